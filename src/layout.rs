@@ -1,0 +1,109 @@
+//! Where things are: the keys of a run's objects below the store's prefix. Owns names, not bytes.
+//!
+//! A byte of a name outside `[A-Za-z0-9_-]` and inner dots becomes `=XX` (upper-case hex). So `@` never begins a
+//! schema's name, no key has `.` or `..` as a segment, and every store accepts the keys: Supabase Storage refuses
+//! `%` and everything outside ASCII.
+
+use std::fmt::Write as _;
+
+/// Name of the pointer to the newest complete run, below the prefix.
+pub const LATEST: &str = "latest.json";
+/// Name of the manifest below a run; written last.
+pub const MANIFEST: &str = "manifest.json";
+/// Name of the restore instructions below a run.
+pub const RESTORE_MD: &str = "RESTORE.md";
+/// Stem of the roles script below a run.
+pub const ROLES: &str = "@roles.sql";
+/// Stem of the archive of the whole database's DDL and sequence values.
+pub const DATABASE: &str = "@database.dump";
+/// Stem of the archive of the large objects.
+pub const LARGE_OBJECTS: &str = "@large-objects.dump";
+
+/// A PostgreSQL name as one segment of a key.
+///
+/// ASCII letters, digits, `_` and `-` stay; a dot stays unless it is the first or last byte; every other byte of the
+/// UTF-8 form becomes `=XX`. The mapping is one to one.
+#[must_use]
+pub fn segment(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    let last = name.len().saturating_sub(1);
+    for (at, byte) in name.bytes().enumerate() {
+        let plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || (byte == b'.' && at != 0 && at != last);
+        if plain {
+            out.push(char::from(byte));
+        } else {
+            let written = write!(out, "={byte:02X}");
+            debug_assert!(written.is_ok(), "writing to a String does not fail");
+        }
+    }
+    out
+}
+
+/// `runs/<run>/`, below the store's prefix.
+#[must_use]
+pub fn run_prefix(run: &str) -> String {
+    format!("runs/{run}/")
+}
+
+/// `runs/<run>/<key>`, below the store's prefix.
+#[must_use]
+pub fn in_run(run: &str, key: &str) -> String {
+    format!("runs/{run}/{key}")
+}
+
+/// Stem of a schema's archive, relative to the run: `<schema>.dump`.
+#[must_use]
+pub fn schema_dump(schema: &str) -> String {
+    format!("{}.dump", segment(schema))
+}
+
+/// Stem of a table's SQL file, relative to the run: `<schema>/<table>.sql`.
+#[must_use]
+pub fn table_sql(schema: &str, table: &str) -> String {
+    format!("{}/{}.sql", segment(schema), segment(table))
+}
+
+/// Key of a large table's index of pieces, relative to the run: `<schema>/<table>.index`. Never compressed.
+#[must_use]
+pub fn table_index(schema: &str, table: &str) -> String {
+    format!("{}/{}.index", segment(schema), segment(table))
+}
+
+/// True for a run's name as pgstow makes them: `20261122T150405Z-1a2b3c`.
+#[must_use]
+pub fn is_run(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    bytes.len() == 23
+        && bytes.iter().enumerate().all(|(at, byte)| match at {
+            8 => *byte == b'T',
+            15 => *byte == b'Z',
+            16 => *byte == b'-',
+            0..=14 => byte.is_ascii_digit(),
+            _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(byte),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_segments_every_store_accepts() {
+        assert_eq!(segment("users"), "users");
+        assert_eq!(segment("a.b"), "a.b");
+        assert_eq!(segment("."), "=2E");
+        assert_eq!(segment(".."), "=2E=2E");
+        assert_eq!(segment("a/b c=%"), "a=2Fb=20c=3D=25");
+        assert_eq!(segment("@x"), "=40x");
+        assert_eq!(segment("é"), "=C3=A9");
+        assert_eq!(segment("x."), "x=2E");
+    }
+
+    #[test]
+    fn run_names_are_recognised() {
+        assert!(is_run("20261122T150405Z-1a2b3c"));
+        assert!(!is_run("20261122T150405Z-1a2b3g"));
+        assert!(!is_run("latest"));
+    }
+}

@@ -1,0 +1,74 @@
+//! The program: reads `.env` and arguments, runs the command, prints an error once, decides the exit code.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use pgstow::cli::{Cli, LogFormat};
+use pgstow::commands::{self, Outcome};
+use pgstow::error::{Error, Kind};
+use pgstow::shutdown::Shutdown;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    if let Err(error) = dotenvy::dotenv()
+        && !error.not_found()
+    {
+        return fail(&Error::usage(format!("read .env: {error}")).hint("fix the line, or remove the file"));
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+            return match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_broken_pipe) => ExitCode::from(code.max(1)),
+            };
+        }
+    };
+    let filter = match tracing_subscriber::EnvFilter::try_new(&cli.global.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            return fail(
+                &Error::usage(format!("--log {:?}: {error}", cli.global.log))
+                    .hint("use error, warn, info, debug or trace"),
+            );
+        }
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(pgstow::progress::LogWriter::default);
+    match cli.global.log_format {
+        LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Error::failed(format!("start: {error}"))),
+    };
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        commands::run(cli.command, cli.global, shutdown).await
+    });
+    // Reader threads of a child's pipe may still be blocked; nothing they hold matters any more.
+    runtime.shutdown_background();
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Partial) => ExitCode::from(Kind::Partial.exit_code()),
+        Ok(Outcome::Damage) => ExitCode::from(Kind::Damage.exit_code()),
+        Err(error) => fail(&error),
+    }
+}
+
+/// Prints an error and its hints on stderr: the one place that does.
+fn fail(error: &Error) -> ExitCode {
+    let mut text = format!("error: {error}\n");
+    for hint in error.hints() {
+        text.push_str("hint: ");
+        text.push_str(hint);
+        text.push('\n');
+    }
+    // Nothing can be done when stderr is gone; the exit code still tells.
+    let _unwritable = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(error.kind().exit_code())
+}

@@ -1,0 +1,333 @@
+//! The manifest of a run and the `latest` pointer: what a run is, written last. Owns the format `pgstow/1`.
+//!
+//! Readers ignore unknown fields; writers write every field they know. The JSON Schema of the format comes from these
+//! types (`pgstow schema`), so the doc comments here are the format's documentation.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The value of `format` in every manifest this program writes and reads.
+pub const FORMAT: &str = "pgstow/1";
+
+/// Whether everything the policy asks for was saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Everything was saved.
+    Complete,
+    /// Some relations could not be read and were left out on request; `skipped` names each.
+    Partial,
+}
+
+/// The manifest of one run.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Manifest {
+    /// Always `pgstow/1`.
+    pub format: String,
+    /// Name of the run: `20261122T150405Z-1a2b3c` (UTC start, random tail).
+    pub run: String,
+    /// `complete` or `partial`.
+    pub status: Status,
+    /// Start of the run, RFC 3339 in UTC.
+    pub started_at: String,
+    /// End of the run, RFC 3339 in UTC, when the manifest was written.
+    pub finished_at: String,
+    /// The program that made the run.
+    pub tool: Tool,
+    /// The database that was saved.
+    pub source: Source,
+    /// Compression of the objects: `zstd:3`, `gzip:6` or `none`.
+    pub compression: String,
+    /// Encryption of the objects, absent when they are not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// Sums over the run.
+    pub totals: Totals,
+    /// The roles script.
+    pub roles: Roles,
+    /// The archive of the whole database's DDL and sequence values.
+    pub database: Database,
+    /// The archive of the large objects.
+    pub large_objects: LargeObjects,
+    /// RESTORE.md of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_md: Option<Object>,
+    /// One entry a schema, in the order of their names.
+    pub schemas: Vec<Schema>,
+    /// What the policy covers but this run does not hold, each with its reason.
+    pub skipped: Vec<Skipped>,
+    /// What PostgreSQL keeps from this role by design, or what lives outside the database.
+    pub omitted: Vec<Omitted>,
+}
+
+/// The program that made a run.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Tool {
+    /// `pgstow`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// The database that was saved, as it was at the snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// Host name, address or socket folder.
+    pub host: String,
+    /// TCP port (or socket number).
+    pub port: u16,
+    /// Name of the database.
+    pub database: String,
+    /// What makes this database this one: `<system identifier>/<database oid>`, or a hash of host, port and name
+    /// where the role may not read the system identifier.
+    pub identity: String,
+    /// `server_version` of the server.
+    pub server_version: String,
+    /// Version of the pg_dump that described the catalogue.
+    pub pg_dump_version: String,
+    /// Encoding of the database; the objects are in UTF8 unless this is `SQL_ASCII`.
+    pub encoding: String,
+    /// Name of the exported snapshot.
+    pub snapshot: String,
+    /// WAL position at the snapshot (`0/1A2B3C8`), absent when the role may not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_lsn: Option<String>,
+    /// True when the source was a standby.
+    pub in_recovery: bool,
+    /// The role the backup ran as.
+    pub role: String,
+    /// Whether that role is a superuser.
+    pub superuser: bool,
+}
+
+/// How the objects are encrypted.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Encryption {
+    /// `age`.
+    pub scheme: String,
+    /// The public keys the objects are sealed to.
+    pub recipients: Vec<String>,
+}
+
+/// Sums over a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Totals {
+    /// Schemas.
+    pub schemas: u64,
+    /// Tables of every kind that have a file.
+    pub tables: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of COPY text, counted once.
+    pub raw_bytes: u64,
+    /// Bytes in the store, of every object but the manifest.
+    pub stored_bytes: u64,
+    /// Objects in the store, the manifest not counted.
+    pub objects: u64,
+}
+
+/// The roles script.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Roles {
+    /// The stored script.
+    pub object: Object,
+    /// Whether it holds password hashes (the role could read `pg_authid`).
+    pub passwords: bool,
+}
+
+/// The archive of the whole database's DDL.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Database {
+    /// The stored archive.
+    pub object: Object,
+}
+
+/// The archive of the large objects.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct LargeObjects {
+    /// The stored archive, absent when the database has no large object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<Object>,
+    /// How many large objects it holds.
+    pub count: u64,
+    /// Bytes of large objects' contents.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Sum over the large objects of XXH3-128(oid as 4 little-endian bytes, then the content), wrapping:
+    /// `xxh3-128-sum:<32 hex>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// A stored object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Object {
+    /// Key relative to the run.
+    pub key: String,
+    /// Size as stored (compressed, encrypted).
+    pub bytes: u64,
+    /// SHA-256 of the stored bytes, 64 lower-case hex digits.
+    pub sha256: String,
+    /// Size of the plain content.
+    pub raw_bytes: u64,
+    /// The volumes, in order, where a provider's size limit forced a split; `key` then names the first, and `bytes`
+    /// and `sha256` are of the volumes put together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+}
+
+/// One volume of a split object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Volume {
+    /// Key relative to the run.
+    pub key: String,
+    /// Size as stored.
+    pub bytes: u64,
+    /// SHA-256 of the stored bytes.
+    pub sha256: String,
+}
+
+/// One schema of a run.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Schema {
+    /// Name of the schema.
+    pub name: String,
+    /// Owner of the schema.
+    pub owner: String,
+    /// Its archive with its rows.
+    pub dump: Object,
+    /// Its tables, in the order of the archive's table of contents.
+    pub tables: Vec<Table>,
+    /// What its archive needs from elsewhere when restored on its own (`schema`, `extension`, `role` and their names).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+}
+
+/// What a relation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum TableKind {
+    /// An ordinary table or a partition that holds rows.
+    #[serde(rename = "table")]
+    Table,
+    /// A partitioned table: its rows are in its partitions.
+    #[serde(rename = "partitioned table")]
+    PartitionedTable,
+    /// A foreign table: its rows are elsewhere.
+    #[serde(rename = "foreign table")]
+    ForeignTable,
+    /// A materialised view: refreshed on restore.
+    #[serde(rename = "materialized view")]
+    MaterializedView,
+}
+
+impl TableKind {
+    /// The words of the manifest.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::PartitionedTable => "partitioned table",
+            Self::ForeignTable => "foreign table",
+            Self::MaterializedView => "materialized view",
+        }
+    }
+}
+
+/// One table of a schema.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Table {
+    /// Name of the table.
+    pub name: String,
+    /// What it is.
+    pub kind: TableKind,
+    /// Rows saved.
+    pub rows: u64,
+    /// Content fingerprint: the wrapping 128-bit sum of XXH3-128 (seed 0) over the COPY text lines, each without its
+    /// newline, the end marker `\.` not counted: `xxh3-128-sum:<32 hex>`. Does not depend on the order of rows.
+    pub digest: String,
+    /// The same, each line's hash multiplied (wrapping) by its 1-based position before it is added:
+    /// `xxh3-128-wsum:<32 hex>`. Depends on the order of rows, so swapped pieces of an object are seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
+    /// Bytes of its COPY text, without the end marker.
+    pub raw_bytes: u64,
+    /// Its SQL file.
+    pub file: Object,
+    /// The index of the pieces of a large table's rows (see [`Index`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Object>,
+    /// The extension that owns the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension: Option<String>,
+    /// The condition (`WHERE ...`) of an extension's configuration table: only rows that meet it were saved, since
+    /// `CREATE EXTENSION` makes the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+}
+
+/// Something the policy covers that a run does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Skipped {
+    /// Its schema; empty for what is in none.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// `table`, `sequence`, `schema`, `large object`, ...
+    pub kind: String,
+    /// Why, in plain words.
+    pub reason: String,
+}
+
+/// Something no logical backup by this role can hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Omitted {
+    /// `subscription`, `user mapping`, `role passwords`, `vault root key`, `storage files`, ...
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Why, and what a person must do.
+    pub reason: String,
+}
+
+/// The index of the pieces of a large table (`<schema>/<table>.index`, JSON, never compressed).
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Index {
+    /// Always `pgstow/1`.
+    pub format: String,
+    /// Schema of the table.
+    pub schema: String,
+    /// Name of the table.
+    pub table: String,
+    /// The `COPY ... FROM stdin;` statement the rows belong to.
+    pub copy: String,
+    /// Consecutive pieces; each is whole rows and decompresses on its own. Together they are all rows of the table.
+    pub pieces: Vec<Piece>,
+}
+
+/// One piece of a table's rows in its SQL file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Piece {
+    /// Offset of its first byte in the stored object (before encryption, when encrypted).
+    pub offset: u64,
+    /// Its bytes in the object.
+    pub bytes: u64,
+    /// Its rows.
+    pub rows: u64,
+    /// SHA-256 of its bytes in the object.
+    pub sha256: String,
+}
+
+/// The pointer `latest.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Latest {
+    /// Name of the run.
+    pub run: String,
+    /// Key of its manifest, relative to the prefix.
+    pub manifest: String,
+    /// SHA-256 of the manifest's bytes.
+    pub sha256: String,
+    /// `finished_at` of the run.
+    pub finished_at: String,
+    /// `source.identity` of the run: a prefix belongs to one database.
+    pub identity: String,
+}

@@ -1,0 +1,3 @@
+//! Frames, compression, hashes and fingerprints: what happens to bytes between PostgreSQL and the store.
+
+pub mod digest;

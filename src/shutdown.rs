@@ -1,0 +1,60 @@
+//! How a run is told to stop: one token that every task watches, and the signal that caused it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Kind};
+
+/// Tells every task of the program to stop; clones share the state.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    token: CancellationToken,
+    signal: Arc<AtomicU8>,
+}
+
+impl Shutdown {
+    /// A token that SIGINT and SIGTERM trip. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn on_signals() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let shutdown = Self::default();
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let shared = shutdown.clone();
+        tokio::spawn(async move {
+            let which = tokio::select! {
+                _ = interrupt.recv() => 2,
+                _ = terminate.recv() => 15,
+            };
+            shared.signal.store(which, Ordering::SeqCst);
+            shared.token.cancel();
+        });
+        Ok(shutdown)
+    }
+
+    /// The token; cancelled by a signal only.
+    #[must_use]
+    pub const fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// Waits until the program was told to stop and returns the error to end with.
+    pub async fn requested(&self) -> Error {
+        self.token.cancelled().await;
+        self.error()
+    }
+
+    /// The error to end with once the program was told to stop.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        if self.signal.load(Ordering::SeqCst) == 15 {
+            Error::new(Kind::Terminated, "terminated by SIGTERM")
+        } else {
+            Error::new(Kind::Interrupted, "interrupted")
+        }
+    }
+}
