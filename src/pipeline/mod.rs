@@ -1,1 +1,14 @@
-//! (being written)
+//! Ordered parallel streaming: segments of rows come from many readers, are sealed into frames on all cores, and are
+//! drained in one global order into the objects of the run. Sees bytes, never PostgreSQL.
+//!
+//! Law of motion: readers take tasks in order from an [`Intake`]; what they send is bounded by a [`budget::Budget`]
+//! of bytes; the task being drained always has memory reserved, so readers that ran ahead can never starve it. One
+//! place ([`crate::commands::backup`]) starts all tasks and waits for all of them.
+
+pub mod budget;
+pub mod drain;
+pub mod feed;
+pub mod segment;
+
+pub use feed::{Feed, Intake};
+pub use segment::{Segment, Segmenter};

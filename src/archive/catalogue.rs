@@ -1,0 +1,283 @@
+//! pg_dump's table of contents, put in order for composing: which entry belongs to which table and to which archive.
+//!
+//! Belonging is decided by what the entries say of themselves (catalogue id, namespace, dependencies) and by
+//! [`Belongs`], a map made from the system catalogues; never by taking a tag apart, since a name can hold anything.
+//!
+//! Facts (PostgreSQL `src/bin/pg_dump/pg_dump.c`): a `TABLE DATA` entry carries the table's oid with catalogue id 0; comments, ACLs,
+//! security labels, `SEQUENCE OWNED BY` and attach entries carry no oid and name their object as first dependency.
+
+use std::collections::{HashMap, HashSet};
+
+use libpgdump::format::ArchiveMetadata;
+use libpgdump::{Entry, ObjectType, OffsetState, Section};
+
+/// Oid of `pg_class`, the catalogue of relations.
+pub const PG_CLASS: u32 = 1259;
+
+/// Which relation an object belongs to: (oid of its catalogue, its oid) to the relation's oid, for constraints,
+/// indexes, triggers, rules, policies, defaults, extended statistics and owned sequences.
+pub type Belongs = HashMap<(u32, u32), u32>;
+
+/// What an extension has to do with schemas: an archive of any of them holds its `EXTENSION` entry.
+#[derive(Debug, Clone, Default)]
+pub struct ExtensionReach {
+    /// Oid of the extension.
+    pub oid: u32,
+    /// Names of schemas it owns, owns a relation in, or is installed into.
+    pub schemas: HashSet<String>,
+}
+
+/// The whole database's table of contents.
+#[derive(Debug)]
+pub struct Catalogue {
+    /// Header and entries as pg_dump wrote them, with entries of our own added.
+    pub meta: ArchiveMetadata,
+    /// For each entry, in order: the oid of the relation whose SQL file it belongs to.
+    table_of: Vec<Option<u32>>,
+}
+
+/// A number of an entry as pg_dump writes it, 0 where it is none.
+fn number(text: &str) -> u32 {
+    text.parse().unwrap_or(0)
+}
+
+/// The oid an entry carries.
+#[must_use]
+pub fn oid(entry: &Entry) -> u32 {
+    number(&entry.oid)
+}
+
+/// The namespace of an entry; empty where it has none.
+#[must_use]
+pub fn namespace(entry: &Entry) -> &str {
+    entry.namespace.as_deref().unwrap_or_default()
+}
+
+/// The tag of an entry; empty where it has none.
+#[must_use]
+pub fn tag(entry: &Entry) -> &str {
+    entry.tag.as_deref().unwrap_or_default()
+}
+
+const fn is_prelude(desc: &ObjectType) -> bool {
+    matches!(desc, ObjectType::Encoding | ObjectType::StdStrings | ObjectType::SearchPath)
+}
+
+const fn is_attachment(desc: &ObjectType) -> bool {
+    matches!(desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel)
+}
+
+const fn is_large_object(desc: &ObjectType) -> bool {
+    matches!(desc, ObjectType::Blob | ObjectType::BlobMetadata | ObjectType::Blobs)
+}
+
+/// Entries of publications and subscriptions carry a table's namespace although `pg_dump -n` leaves them out.
+const fn is_database_wide(desc: &ObjectType) -> bool {
+    matches!(
+        desc,
+        ObjectType::PublicationTable | ObjectType::PublicationTablesInSchema | ObjectType::SubscriptionTable
+    )
+}
+
+impl Catalogue {
+    /// Sorts the entries of `meta` by what they belong to.
+    #[must_use]
+    pub fn new(meta: ArchiveMetadata, belongs: &Belongs) -> Self {
+        let by_id: HashMap<i32, usize> = meta.entries.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect();
+        let mut table_of: Vec<Option<u32>> = Vec::with_capacity(meta.entries.len());
+        for entry in &meta.entries {
+            table_of.push(direct_table(entry, belongs));
+        }
+        // A dependency may stand later in the order (never in practice for these, but cheap to be sure): two rounds.
+        for _round in 0..2 {
+            for at in 0..meta.entries.len() {
+                if let Some(found) = meta.entries.get(at).and_then(|e| inherited_table(e, &meta.entries, &by_id, &table_of))
+                    && let Some(slot @ None) = table_of.get_mut(at)
+                {
+                    *slot = Some(found);
+                }
+            }
+        }
+        Self { meta, table_of }
+    }
+
+    /// Numbers of all entries by the relation they belong to, each list in order.
+    #[must_use]
+    pub fn numbers_by_table(&self) -> HashMap<u32, Vec<usize>> {
+        let mut map: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (at, table) in self.table_of.iter().enumerate() {
+            if let Some(table) = table {
+                map.entry(*table).or_default().push(at);
+            }
+        }
+        map
+    }
+
+    /// The highest dump id, for numbering entries of our own.
+    #[must_use]
+    pub fn last_dump_id(&self) -> i32 {
+        self.meta.entries.iter().map(|entry| entry.dump_id).max().unwrap_or(0)
+    }
+
+    /// Adds an entry of our own: one with rows or a sequence value behind the last entry of the data section, a
+    /// definition before the first one, so that both stand after every extension and type.
+    pub fn add(&mut self, entry: Entry, table: Option<u32>) {
+        let is_data = |e: &Entry| e.section == Section::Data && !is_large_object(&e.desc);
+        let at = if entry.section == Section::Data {
+            self.meta.entries.iter().rposition(is_data).map(|last| last + 1)
+        } else {
+            self.meta.entries.iter().position(|e| e.section == Section::Data)
+        }
+        .or_else(|| self.meta.entries.iter().position(|e| e.section == Section::PostData))
+        .unwrap_or(self.meta.entries.len());
+        self.meta.entries.insert(at, entry);
+        self.table_of.insert(at, table);
+    }
+
+    /// Entries of `@database.dump`: all but rows and large objects.
+    #[must_use]
+    pub fn database(&self) -> Vec<Entry> {
+        let blobs = self.large_object_ids();
+        self.select(|entry| {
+            entry.desc != ObjectType::TableData
+                && !blobs.contains(&entry.dump_id)
+                && !is_of_large_object(entry, &blobs)
+        })
+    }
+
+    /// Entries of `@large-objects.dump`: the prelude, the large objects and what is attached to them.
+    #[must_use]
+    pub fn large_objects(&self) -> Vec<Entry> {
+        let blobs = self.large_object_ids();
+        self.select(|entry| {
+            is_prelude(&entry.desc) || blobs.contains(&entry.dump_id) || is_of_large_object(entry, &blobs)
+        })
+    }
+
+    /// The blocks of large objects: dump id, and the objects in it in order.
+    ///
+    /// Up to pg_dump 16 each object has a `BLOB` entry (tag: its oid) and one `BLOBS` block holds all; from 17 on a
+    /// `BLOB METADATA` entry lists a group's oids in its definition, a line each, and the `BLOBS` entry that depends
+    /// on it holds them.
+    #[must_use]
+    pub fn large_object_blocks(&self) -> Vec<(i32, Vec<u32>)> {
+        let single = || self.meta.entries.iter().filter(|e| e.desc == ObjectType::Blob).map(|e| number(tag(e)));
+        let grouped: HashMap<i32, &Entry> =
+            self.meta.entries.iter().filter(|e| e.desc == ObjectType::BlobMetadata).map(|e| (e.dump_id, e)).collect();
+        let members = |entry: &Entry| -> Vec<u32> {
+            let groups = entry.dependencies.iter().filter_map(|id| grouped.get(id));
+            groups.flat_map(|g| g.defn.as_deref().unwrap_or_default().lines().map(|line| number(line.trim()))).collect()
+        };
+        let blocks = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Blobs);
+        blocks
+            .map(|e| (e.dump_id, if grouped.is_empty() { single().collect() } else { members(e) }))
+            .map(|(id, oids): (i32, Vec<u32>)| (id, oids.into_iter().filter(|oid| *oid != 0).collect()))
+            .collect()
+    }
+
+    /// Entries of a schema's archive, in order.
+    ///
+    /// `extensions` are those whose reach includes the schema. ACL, comment and label of the schema itself are found
+    /// by their tag (`SCHEMA name`), since `public` has no `SCHEMA` entry.
+    #[must_use]
+    pub fn schema(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<Entry> {
+        let reaching: HashSet<u32> =
+            extensions.iter().filter(|e| e.schemas.contains(schema)).map(|e| e.oid).collect();
+        let own: HashSet<i32> = self
+            .meta
+            .entries
+            .iter()
+            .filter(|e| e.desc == ObjectType::Extension && reaching.contains(&oid(e)))
+            .map(|e| e.dump_id)
+            .collect();
+        let schema_entry = self.meta.entries.iter().find(|e| e.desc == ObjectType::Schema && tag(e) == schema);
+        let schema_id: HashSet<i32> = schema_entry.map(|e| e.dump_id).into_iter().collect();
+        let plain_tag = format!("SCHEMA {schema}");
+        let quoted_tag = format!("SCHEMA {}", super::table_sql::quote(schema));
+        self.select(|entry| {
+            if is_prelude(&entry.desc) || own.contains(&entry.dump_id) {
+                return true;
+            }
+            if !namespace(entry).is_empty() {
+                return namespace(entry) == schema && !is_database_wide(&entry.desc);
+            }
+            match entry.desc {
+                ObjectType::Schema => tag(entry) == schema,
+                ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel => {
+                    hangs_on(entry, &schema_id)
+                        || hangs_on(entry, &own)
+                        || (schema_id.is_empty() && (tag(entry) == plain_tag || tag(entry) == quoted_tag))
+                }
+                _ => false,
+            }
+        })
+    }
+
+    fn large_object_ids(&self) -> HashSet<i32> {
+        self.meta.entries.iter().filter(|e| is_large_object(&e.desc)).map(|e| e.dump_id).collect()
+    }
+
+    fn select(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+        self.meta.entries.iter().filter(|entry| wanted(entry)).cloned().map(without_offset).collect()
+    }
+}
+
+/// Whether an ACL, comment or label is attached to one of these entries.
+fn hangs_on(entry: &Entry, ids: &HashSet<i32>) -> bool {
+    is_attachment(&entry.desc) && entry.dependencies.first().is_some_and(|first| ids.contains(first))
+}
+
+/// Whether an ACL, comment or label is a large object's: by its entry, or by the tag where objects are grouped (17+).
+fn is_of_large_object(entry: &Entry, blobs: &HashSet<i32>) -> bool {
+    hangs_on(entry, blobs)
+        || (is_attachment(&entry.desc) && namespace(entry).is_empty() && tag(entry).starts_with("LARGE OBJECT"))
+}
+
+/// As pg_dump leaves it in an archive written to a pipe.
+fn without_offset(mut entry: Entry) -> Entry {
+    entry.data_state = if entry.had_dumper { OffsetState::NotSet } else { OffsetState::NoData };
+    entry.offset = 0;
+    entry
+}
+
+fn direct_table(entry: &Entry, belongs: &Belongs) -> Option<u32> {
+    let id = (number(&entry.table_oid), oid(entry));
+    match entry.desc {
+        ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView => Some(id.1),
+        ObjectType::TableData | ObjectType::MaterializedViewData | ObjectType::RowSecurity => Some(id.1),
+        ObjectType::Sequence | ObjectType::SequenceSet => belongs.get(&(PG_CLASS, id.1)).copied(),
+        // The publications' rows have catalogues of their own; a view's rules and triggers find no file later on.
+        _ if id.0 != 0 => belongs.get(&id).copied(),
+        _ => None,
+    }
+}
+
+fn inherited_table(
+    entry: &Entry,
+    entries: &[Entry],
+    by_id: &HashMap<i32, usize>,
+    table_of: &[Option<u32>],
+) -> Option<u32> {
+    let table_of_id = |id: &i32| by_id.get(id).and_then(|at| table_of.get(*at).copied().flatten());
+    match entry.desc {
+        ObjectType::Acl
+        | ObjectType::Comment
+        | ObjectType::SecurityLabel
+        | ObjectType::SequenceOwnedBy
+        | ObjectType::StatisticsData => entry.dependencies.first().and_then(table_of_id),
+        // Depends on both the parent and the child; belongs to the child, whose name it carries.
+        ObjectType::TableAttach | ObjectType::IndexAttach => entry
+            .dependencies
+            .iter()
+            .find(|id| {
+                by_id.get(id).and_then(|at| entries.get(*at)).is_some_and(|on| {
+                    namespace(on) == namespace(entry)
+                        && (tag(on) == tag(entry)
+                            || (matches!(on.desc, ObjectType::Constraint)
+                                && tag(on).ends_with(&format!(" {}", tag(entry)))))
+                })
+            })
+            .and_then(table_of_id),
+        _ => None,
+    }
+}

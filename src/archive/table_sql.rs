@@ -1,0 +1,263 @@
+//! The text of a table's SQL file around its rows: what `pg_dump -t` prints, made from pg_dump's own entries.
+//!
+//! The order is that of a plain dump (`pg_backup_archiver.c`): definitions, rows, sequence values, the rest in the
+//! order of the table of contents, then ACLs, then the refresh of a materialised view. Statements come from the
+//! entries; only owner and access-method statements are put together here, around names that pg_dump quoted.
+//!
+//! Nothing a name holds can leave a comment: line ends in comments become spaces. psql stops at the first error
+//! (`ON_ERROR_STOP`), so rows are never read as commands when their `COPY` failed.
+
+use libpgdump::format::ArchiveMetadata;
+use libpgdump::{Entry, ObjectType, Section};
+
+use super::catalogue::{namespace, tag};
+
+/// Relation kind of a partitioned table in an entry (archive version 1.16 and newer).
+const PARTITIONED: char = 'p';
+
+/// The text before and after a table's rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSql {
+    /// Everything up to and including the `COPY ... FROM stdin;` line, where there is one.
+    pub before: String,
+    /// Everything after the last row, beginning with the end marker where there are rows.
+    pub after: String,
+}
+
+/// Says what the file is, in its first lines.
+#[derive(Debug, Clone, Copy)]
+pub struct Title<'a> {
+    /// Schema of the table.
+    pub schema: &'a str,
+    /// Name of the table.
+    pub table: &'a str,
+    /// Words for the kind of relation, and its extension where it has one.
+    pub note: &'a str,
+}
+
+/// A name in double quotes.
+#[must_use]
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as an SQL literal, with standard-conforming strings on.
+#[must_use]
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A name as it may stand in a comment: on one line.
+#[must_use]
+pub fn in_comment(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Puts together the text around the rows from the entries of one table, in the order of the table of contents.
+#[must_use]
+pub fn compose(meta: &ArchiveMetadata, title: Title<'_>, entries: &[&Entry]) -> TableSql {
+    let mut printer = Printer::new(meta);
+    printer.header(title);
+    let (main, acls, refreshes) = passes(entries);
+    let data = main.iter().position(|entry| entry.desc == ObjectType::TableData);
+    let (first, rest) = match data {
+        Some(at) => main.split_at(at),
+        // Without rows: what would stand before them does.
+        None => main.split_at(main.partition_point(|entry| !matches!(entry.section, Section::Data | Section::PostData))),
+    };
+    first.iter().for_each(|entry| printer.entry(entry));
+    let mut rest = rest.iter();
+    if data.is_some()
+        && let Some(rows) = rest.next()
+    {
+        printer.name_comment("Data for Name", rows);
+        printer.out.push_str(rows.copy_stmt.as_deref().unwrap_or_default());
+        if !printer.out.ends_with('\n') {
+            printer.out.push('\n');
+        }
+    }
+    let before = std::mem::take(&mut printer.out);
+    if data.is_some() {
+        printer.out.push_str("\\.\n\n\n");
+    }
+    rest.chain(&acls).chain(&refreshes).for_each(|entry| printer.entry(entry));
+    printer.footer(title);
+    TableSql { before, after: printer.out }
+}
+
+/// The three passes of a plain dump.
+fn passes<'a>(entries: &[&'a Entry]) -> (Vec<&'a Entry>, Vec<&'a Entry>, Vec<&'a Entry>) {
+    let (mut main, mut acls, mut refreshes) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in entries {
+        match entry.desc {
+            ObjectType::Acl => acls.push(*entry),
+            ObjectType::MaterializedViewData => refreshes.push(*entry),
+            ObjectType::PublicationTable | ObjectType::SubscriptionTable => {}
+            _ => main.push(*entry),
+        }
+    }
+    (main, acls, refreshes)
+}
+
+struct Printer<'a> {
+    out: String,
+    meta: &'a ArchiveMetadata,
+    tablespace: Option<String>,
+    access_method: Option<String>,
+}
+
+impl<'a> Printer<'a> {
+    const fn new(meta: &'a ArchiveMetadata) -> Self {
+        Self { out: String::new(), meta, tablespace: None, access_method: None }
+    }
+
+    fn line(&mut self, text: &str) {
+        self.out.push_str(text);
+        self.out.push('\n');
+    }
+
+    fn header(&mut self, title: Title<'_>) {
+        let name = in_comment(&format!("{}.{}", title.schema, title.table));
+        self.line("--");
+        self.line(&format!("-- pgstow: {} {name}", in_comment(title.note)));
+        self.line(&format!("-- Dumped from database version {}", in_comment(&self.meta.server_version)));
+        self.line(&format!("-- DDL by pg_dump version {}", in_comment(&self.meta.dump_version)));
+        self.line("--\n");
+        self.line("\\set ON_ERROR_STOP on\n");
+        self.line("SET statement_timeout = 0;");
+        self.line("SET lock_timeout = 0;");
+        self.line("SET idle_in_transaction_session_timeout = 0;");
+        let prelude = |wanted: &ObjectType| self.meta.entries.iter().find(|e| e.desc == *wanted);
+        let settings: String = [ObjectType::Encoding, ObjectType::StdStrings, ObjectType::SearchPath]
+            .iter()
+            .filter_map(|desc| prelude(desc).and_then(|entry| entry.defn.as_deref()))
+            .collect();
+        self.out.push_str(&settings);
+        self.line("SET check_function_bodies = false;");
+        self.line("SET xmloption = content;");
+        self.line("SET client_min_messages = warning;");
+        self.line("SET row_security = off;\n");
+    }
+
+    fn footer(&mut self, title: Title<'_>) {
+        let name = in_comment(&format!("{}.{}", title.schema, title.table));
+        self.line(&format!("-- pgstow: end of {name}"));
+    }
+
+    fn name_comment(&mut self, what: &str, entry: &Entry) {
+        let schema = if namespace(entry).is_empty() { "-" } else { namespace(entry) };
+        let owner = entry.owner.as_deref().filter(|owner| !owner.is_empty()).unwrap_or("-");
+        let text = format!(
+            "--\n-- {what}: {}; Type: {}; Schema: {}; Owner: {}\n--\n",
+            in_comment(tag(entry)),
+            entry.desc,
+            in_comment(schema),
+            in_comment(owner)
+        );
+        self.line(&text);
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        self.select_tablespace(entry);
+        self.select_access_method(entry);
+        self.name_comment("Name", entry);
+        if let Some(defn) = entry.defn.as_deref().filter(|defn| !defn.is_empty()) {
+            self.out.push_str(defn);
+            self.out.push_str("\n\n");
+        }
+        self.owner(entry);
+        self.access_method_without_storage(entry);
+    }
+
+    fn select_tablespace(&mut self, entry: &Entry) {
+        let Some(wanted) = &entry.tablespace else { return };
+        if self.tablespace.as_ref() != Some(wanted) {
+            let value = if wanted.is_empty() { "''".to_owned() } else { quote(wanted) };
+            self.line(&format!("SET default_tablespace = {value};\n"));
+            self.tablespace = Some(wanted.clone());
+        }
+    }
+
+    fn select_access_method(&mut self, entry: &Entry) {
+        let Some(wanted) = entry.tableam.as_ref().filter(|name| !name.is_empty()) else { return };
+        if entry.relkind != Some(PARTITIONED) && self.access_method.as_ref() != Some(wanted) {
+            self.line(&format!("SET default_table_access_method = {};\n", plain_or_quoted(wanted)));
+            self.access_method = Some(wanted.clone());
+        }
+    }
+
+    fn access_method_without_storage(&mut self, entry: &Entry) {
+        if let Some(method) = entry.tableam.as_ref().filter(|name| !name.is_empty())
+            && entry.relkind == Some(PARTITIONED)
+            && let Some((_kind, name)) = dropped_name(entry)
+        {
+            self.line(&format!("ALTER TABLE {name} SET ACCESS METHOD {};\n", plain_or_quoted(method)));
+        }
+    }
+
+    fn owner(&mut self, entry: &Entry) {
+        let Some(owner) = entry.owner.as_deref().filter(|owner| !owner.is_empty()) else { return };
+        if let Some((kind, name)) = dropped_name(entry) {
+            self.line(&format!("ALTER {kind} {name} OWNER TO {};\n", plain_or_quoted(owner)));
+        }
+    }
+}
+
+/// Kind and quoted name of an object that has an owner of its own, from its `DROP` statement, as pg_dump wrote it.
+fn dropped_name(entry: &Entry) -> Option<(&str, &str)> {
+    let kind = match entry.desc {
+        ObjectType::Table
+        | ObjectType::ForeignTable
+        | ObjectType::MaterializedView
+        | ObjectType::Sequence
+        | ObjectType::Statistics => entry.desc.as_str(),
+        _ => return None,
+    };
+    let statement = entry.drop_stmt.as_deref()?.trim_end();
+    let name = statement.strip_prefix("DROP ")?.strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix(';')?;
+    Some((kind, name))
+}
+
+/// A name without quotes where that is safe whatever the keywords of a version are: what is neither lower-case nor
+/// plain is quoted, and so is every name pg_dump might take for a keyword.
+fn plain_or_quoted(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain && !KEYWORDISH.contains(&name) { name.to_owned() } else { quote(name) }
+}
+
+/// Keywords that cannot be a role's or an access method's name unquoted (PostgreSQL 18 appendix C, reserved).
+const KEYWORDISH: &[&str] = &[
+    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check",
+    "collate", "column", "constraint", "create", "default", "deferrable", "desc", "distinct", "do", "else", "end",
+    "except", "false", "fetch", "for", "foreign", "from", "grant", "group", "having", "in", "initially", "intersect",
+    "into", "lateral", "leading", "limit", "localtime", "localtimestamp", "not", "null", "offset", "on", "only", "or",
+    "order", "placing", "primary", "references", "returning", "select", "some", "symmetric", "system", "table", "then",
+    "to", "trailing", "true", "union", "unique", "user", "using", "variadic", "when", "where", "window", "with",
+    "authorization", "binary", "collation", "concurrently", "cross", "freeze", "full", "ilike", "inner", "is",
+    "isnull", "join", "left", "like", "natural", "notnull", "outer", "overlaps", "right", "similar", "tablesample",
+    "verbose", "between", "bigint", "bit", "boolean", "char", "character", "coalesce", "dec", "decimal", "exists",
+    "extract", "float", "greatest", "grouping", "inout", "int", "integer", "interval", "json", "least", "national",
+    "nchar", "none", "normalize", "nullif", "numeric", "out", "overlay", "position", "precision", "real", "row",
+    "setof", "smallint", "substring", "time", "timestamp", "treat", "trim", "values", "varchar", "xmlattributes",
+    "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlnamespaces", "xmlparse", "xmlpi", "xmlroot",
+    "xmlserialize", "xmltable", "session_user", "current_user", "current_role", "current_catalog", "current_date",
+    "current_schema", "current_time", "current_timestamp",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_leave_its_comment() {
+        assert_eq!(in_comment("a\n\\! touch x\r--"), "a \\! touch x --");
+    }
+
+    #[test]
+    fn names_are_quoted_where_they_must_be() {
+        assert_eq!(plain_or_quoted("lh_owner"), "lh_owner");
+        assert_eq!(plain_or_quoted("user"), "\"user\"");
+        assert_eq!(plain_or_quoted("Odd \"x\""), "\"Odd \"\"x\"\"\"");
+    }
+}

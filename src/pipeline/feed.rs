@@ -1,0 +1,171 @@
+//! Between readers and the drain: tasks handed out in order, frames sealed on all cores, delivered in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+
+use super::budget::{Budget, Permit};
+use super::segment::Segment;
+use crate::error::{Error, Result};
+use crate::seal::compress::Compression;
+use crate::seal::digest::Fingerprint;
+
+/// Items a task may have on their way; bytes are bounded by the budget, this bounds the rest.
+const ITEMS: usize = 64;
+
+/// One sealed frame of whole rows.
+#[derive(Debug)]
+pub struct Frame {
+    /// The frame as it is stored.
+    pub bytes: Bytes,
+    /// Rows, raw bytes and sums of the rows in it.
+    pub print: Fingerprint,
+    _permit: Permit,
+}
+
+/// What a reader says about the chunk it is at; chunks of a task come one after the other.
+#[derive(Debug)]
+pub enum Item {
+    /// The next rows.
+    Frame(oneshot::Receiver<Result<Frame>>),
+    /// All rows of the chunk were sent.
+    End,
+    /// The reader could not get the table's lock; nothing was sent: the leader's session must read the chunk.
+    Refused,
+}
+
+/// Hands out tasks in order.
+#[derive(Debug)]
+pub struct Intake<T> {
+    tasks: Mutex<(u64, VecDeque<T>, mpsc::UnboundedSender<mpsc::Receiver<Item>>)>,
+    seal: Sealer,
+}
+
+/// Seals segments.
+#[derive(Debug, Clone)]
+pub struct Sealer {
+    compression: Compression,
+    budget: Budget,
+    cores: Arc<Semaphore>,
+}
+
+/// The reader's end of one task.
+#[derive(Debug)]
+pub struct Feed {
+    task: u64,
+    items: mpsc::Sender<Item>,
+    seal: Sealer,
+}
+
+/// Receives the tasks' items in the order of the tasks.
+pub type Delivery = mpsc::UnboundedReceiver<mpsc::Receiver<Item>>;
+
+impl Sealer {
+    /// Seals with this compression, within the budget, on at most `cores` threads at once.
+    #[must_use]
+    pub fn new(compression: Compression, budget: Budget, cores: usize) -> Self {
+        Self { compression, budget, cores: Arc::new(Semaphore::new(cores)) }
+    }
+
+    /// The compression frames are sealed with.
+    #[must_use]
+    pub const fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// A feed outside any intake, for a chunk that is read when its turn to be drained has come.
+    #[must_use]
+    pub fn direct(&self) -> (Feed, mpsc::Receiver<Item>) {
+        let (items, receiver) = mpsc::channel(ITEMS);
+        // Task 0 has always been reached: the reserve is open to it.
+        (Feed { task: 0, items, seal: self.clone() }, receiver)
+    }
+}
+
+impl<T> Intake<T> {
+    /// An intake over these tasks, in this order, and the delivery for the drain.
+    #[must_use]
+    pub fn new(tasks: Vec<T>, seal: Sealer) -> (Self, Delivery) {
+        let (deliver, delivery) = mpsc::unbounded_channel();
+        (Self { tasks: Mutex::new((0, tasks.into(), deliver)), seal }, delivery)
+    }
+
+    /// The next task and the feed to send its rows to; `None` when all are taken.
+    pub async fn next(&self) -> Option<(T, Feed)> {
+        let mut tasks = self.tasks.lock().await;
+        let task = tasks.1.pop_front()?;
+        let number = tasks.0;
+        tasks.0 += 1;
+        let (items, receiver) = mpsc::channel(ITEMS);
+        tasks.2.send(receiver).ok()?;
+        Some((task, Feed { task: number, items, seal: self.seal.clone() }))
+    }
+}
+
+impl Feed {
+    /// Sends the next rows of the current chunk: waits for memory, then for a core, and returns while they are being
+    /// sealed.
+    pub async fn segment(&self, segment: Segment) -> Result<()> {
+        let mut permit = self.seal.budget.acquire(self.task, segment.bytes).await?;
+        let core = Arc::clone(&self.seal.cores)
+            .acquire_owned()
+            .await
+            .map_err(|closed| Error::failed(format!("wait for a core: {closed}")))?;
+        let (done, sealed) = oneshot::channel();
+        let compression = self.seal.compression;
+        tokio::task::spawn_blocking(move || {
+            let _core = core;
+            let result = seal(compression, segment).map(|(bytes, print)| {
+                permit.shrink_to(bytes.len());
+                Frame { bytes, print, _permit: permit }
+            });
+            // When nobody waits any more, the run is ending.
+            drop(done.send(result));
+        });
+        self.send(Item::Frame(sealed)).await
+    }
+
+    /// Says that all rows of the current chunk were sent.
+    pub async fn end(&self) -> Result<()> {
+        self.send(Item::End).await
+    }
+
+    /// Says that the current chunk must be read by the leader's session.
+    pub async fn refused(&self) -> Result<()> {
+        self.send(Item::Refused).await
+    }
+
+    /// Ends the chunk with an error, which the drain will return.
+    pub async fn failed(&self, error: Error) -> Result<()> {
+        let (done, sealed) = oneshot::channel();
+        drop(done.send(Err(error)));
+        self.send(Item::Frame(sealed)).await
+    }
+
+    async fn send(&self, item: Item) -> Result<()> {
+        self.items.send(item).await.map_err(|closed| Error::failed(format!("the run is ending: {closed}")))
+    }
+}
+
+fn seal(compression: Compression, segment: Segment) -> Result<(Bytes, Fingerprint)> {
+    let mut print = Fingerprint::default();
+    let mut carried: Vec<u8> = Vec::new();
+    for part in &segment.parts {
+        // A row that came in several messages is put together; rows of one message are hashed in place.
+        let left = if carried.is_empty() {
+            print.lines(part)
+        } else {
+            carried.extend_from_slice(part);
+            let left = print.lines(&carried);
+            carried.drain(..carried.len() - left);
+            continue;
+        };
+        carried.extend_from_slice(part.get(part.len() - left..).unwrap_or_default());
+    }
+    if !carried.is_empty() {
+        return Err(Error::failed("a segment does not end with a row"));
+    }
+    Ok((compression.frame(&segment.parts)?, print))
+}

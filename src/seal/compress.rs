@@ -1,0 +1,146 @@
+//! Compression of frames. A frame is a complete zstd frame (RFC 8878, with content checksum) or gzip member
+//! (RFC 1952); frames put one after the other are again a valid file for the stock `zstd -d` and `gzip -d`.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::Write as _;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::error::{Context as _, Error, Result};
+
+/// How objects are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// zstd at this level (1 to 19).
+    Zstd(i32),
+    /// gzip at this level (1 to 9).
+    Gzip(u32),
+    /// Stored as it is.
+    None,
+}
+
+impl Compression {
+    /// The suffix of compressed objects: `.zst`, `.gz` or nothing.
+    #[must_use]
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Zstd(_) => ".zst",
+            Self::Gzip(_) => ".gz",
+            Self::None => "",
+        }
+    }
+
+    /// Compresses the parts, put together, into one frame. Runs on the calling thread; keeps one compressor a thread.
+    ///
+    /// Memory: the frame, and the parts while it runs.
+    pub fn frame(self, parts: &[Bytes]) -> Result<Bytes> {
+        match self {
+            Self::None => Ok(match parts {
+                [one] => one.clone(),
+                many => Bytes::from(many.concat()),
+            }),
+            Self::Gzip(level) => {
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+                for part in parts {
+                    gzip.write_all(part).context("compress")?;
+                }
+                gzip.finish().map(Bytes::from).context("compress")
+            }
+            Self::Zstd(level) => match parts {
+                [one] => zstd_whole(level, one),
+                many => zstd_parts(level, many),
+            },
+        }
+    }
+}
+
+fn zstd_whole(level: i32, data: &[u8]) -> Result<Bytes> {
+    thread_local! {
+        static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    }
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let fitting = slot.take().filter(|(made_for, _)| *made_for == level);
+        let (_, compressor) = match fitting {
+            Some(kept) => slot.insert(kept),
+            None => {
+                let mut made = zstd::bulk::Compressor::new(level).context("compress")?;
+                made.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true)).context("compress")?;
+                slot.insert((level, made))
+            }
+        };
+        compressor.compress(data).map(Bytes::from).context("compress")
+    })
+}
+
+fn zstd_parts(level: i32, parts: &[Bytes]) -> Result<Bytes> {
+    let total: usize = parts.iter().map(Bytes::len).sum();
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).context("compress")?;
+    encoder.include_checksum(true).context("compress")?;
+    encoder.set_pledged_src_size(Some(total as u64)).context("compress")?;
+    for part in parts {
+        encoder.write_all(part).context("compress")?;
+    }
+    encoder.finish().map(Bytes::from).context("compress")
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, level) = match text.split_once(':') {
+            Some((name, level)) => (name, Some(level)),
+            None => (text, None),
+        };
+        let wrong = || {
+            Error::usage(format!("--compression {text:?} is not known"))
+                .hint("use zstd, zstd:1 to zstd:19, gzip, gzip:1 to gzip:9, or none")
+        };
+        let level_in = |default: i32, most: i32| match level {
+            None => Ok(default),
+            Some(digits) => digits.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(wrong),
+        };
+        match name {
+            "zstd" => level_in(3, 19).map(Self::Zstd),
+            "gzip" => level_in(6, 9).map(|n| Self::Gzip(n.unsigned_abs())),
+            "none" if level.is_none() => Ok(Self::None),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+            Self::Gzip(level) => write!(f, "gzip:{level}"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        for text in ["zstd:3", "gzip:6", "none", "zstd:19"] {
+            assert_eq!(text.parse::<Compression>().unwrap().to_string(), text);
+        }
+        assert_eq!("zstd".parse::<Compression>().unwrap(), Compression::Zstd(3));
+        for text in ["", "zstd:0", "zstd:20", "zstd:x", "gzip:10", "none:1", "lz4"] {
+            assert!(text.parse::<Compression>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn frames_put_together_decompress_to_the_parts_put_together() {
+        let parts = [Bytes::from_static(b"abc"), Bytes::from(vec![7; 100_000])];
+        let mut stored = Compression::Zstd(3).frame(&parts).unwrap().to_vec();
+        stored.extend_from_slice(&Compression::Zstd(3).frame(&parts[..1]).unwrap());
+        let plain = zstd::stream::decode_all(&stored[..]).unwrap();
+        assert_eq!(plain, [parts.concat(), b"abc".to_vec()].concat());
+    }
+}
