@@ -1,1 +1,23 @@
-//! (being written)
+//! The PostgreSQL side: connection strings, sessions, the client programs and what a database holds.
+//!
+//! `tokio_postgres` is used here only; nothing here knows where a backup is stored.
+
+pub mod conninfo;
+pub mod detect;
+mod passfile;
+pub mod session;
+pub mod tls;
+pub mod tools;
+
+/// An SQL identifier, always quoted.
+#[must_use]
+pub fn quote_ident(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An SQL string literal that means the same whatever `standard_conforming_strings` is.
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
