@@ -183,6 +183,12 @@ pub struct Output {
 }
 
 impl Output {
+    /// The compression frames of this object are sealed with.
+    #[must_use]
+    pub const fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// Compresses a text into a frame of its own and writes it.
     pub async fn text(&mut self, text: Vec<u8>) -> Result<(), WriteError> {
         if text.is_empty() {

@@ -2,9 +2,15 @@
 //!
 //! `tokio_postgres` is used here only; nothing here knows where a backup is stored.
 
+pub mod absent;
+pub mod catalogue;
 pub mod conninfo;
 pub mod detect;
+pub mod large_objects;
+pub mod leader;
 mod passfile;
+pub mod pg_dump;
+pub mod rows;
 pub mod session;
 pub mod tls;
 pub mod tools;

@@ -63,8 +63,8 @@ pub async fn table_of_contents(
         .arg(format!("--encoding={}", request.encoding))
         .arg(format!("--snapshot={}", request.snapshot))
         .arg(format!("--lock-wait-timeout={}", request.lock_timeout.as_millis()))
-        .args(&request.leave_out)
-        .envs(info.child_env());
+        .args(&request.leave_out);
+    info.apply(&mut command);
     let mut child = spawn(&mut command, "pg_dump")?;
     let stderr = drain_stderr(child.stderr.take());
     let stdout = child.stdout.take().ok_or_else(|| Error::failed("pg_dump has no stdout"))?;
@@ -177,7 +177,8 @@ fn roles_failed(words: &str) -> Error {
 
 async fn dumpall(tools: &PgTools, info: &ConnInfo, passwords: bool) -> Result<Result<Vec<u8>, String>> {
     let mut command = Command::new(tools.pg_dumpall());
-    command.args(["--roles-only", "--no-password", "--encoding=UTF8"]).envs(info.child_env());
+    command.args(["--roles-only", "--no-password", "--encoding=UTF8"]);
+    info.apply(&mut command);
     // Without a database name pg_dumpall connects to `postgres`, which the role may not be allowed to.
     command.arg(format!("--database={}", conninfo_database(info.database())));
     if !passwords {

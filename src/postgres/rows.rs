@@ -58,8 +58,6 @@ pub struct Readers {
     pub snapshot: String,
     /// Longest wait for a lock that a COPY itself takes.
     pub lock_timeout: Duration,
-    /// `UTF8`, or `SQL_ASCII` for such a database.
-    pub encoding: String,
 }
 
 /// Why a task was not read.
@@ -85,6 +83,14 @@ impl Readers {
     /// Opens a session fit for reading.
     pub async fn session(&self) -> Result<Session> {
         Session::connect(&self.info, self.connect_timeout, "reader").await
+    }
+
+    /// A session in a transaction on the snapshot, for reading what is not rows.
+    pub async fn on_snapshot(&self) -> Result<Session> {
+        let session = self.session().await?;
+        let begun = session.client.batch_execute(&self.begin(&[])).await;
+        begun.map_err(|e| failure(&e).context("open a transaction on the snapshot"))?;
+        Ok(session)
     }
 
     /// Works until the intake is empty.

@@ -1,0 +1,174 @@
+//! RESTORE.md: how to restore this very run with the stock tools only. Its one `sh` block is a complete script that
+//! a test executes verbatim.
+
+use super::Run;
+use super::plan::Plan;
+use crate::archive::table_sql::in_comment;
+use crate::manifest::{Omitted, Schema, Skipped};
+use crate::postgres::leader::Leader;
+use crate::seal::compress::Compression;
+
+/// What the text is made from.
+pub(super) struct Facts<'a> {
+    pub(super) run: &'a Run,
+    pub(super) leader: &'a Leader,
+    pub(super) plan: &'a Plan,
+    pub(super) schemas: &'a [Schema],
+    pub(super) roles_key: &'a str,
+    pub(super) passwords: bool,
+    pub(super) database_key: &'a str,
+    pub(super) large_objects_key: Option<&'a str>,
+    pub(super) skipped: &'a [Skipped],
+    pub(super) omitted: &'a [Omitted],
+}
+
+/// The text.
+pub(super) fn compose(facts: &Facts<'_>) -> String {
+    let server = &facts.leader.detection.server;
+    let run = &facts.run.name;
+    let mut text = format!(
+        "# Restore run {run}\n\n\
+         Database `{}` of a PostgreSQL {} server, saved {} by pgstow {} with pg_dump {}.\n\n\
+         With pgstow: `pgstow download {run}` fetches and verifies everything. Without it, everything below works with\n\
+         psql and pg_restore (version {} or newer){} alone.\n\n",
+        in_comment(&server.database),
+        in_comment(&server.version),
+        facts.run.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        env!("CARGO_PKG_VERSION"),
+        facts.run.tools.version,
+        facts.run.tools.major,
+        match facts.run.target.compression {
+            Compression::Zstd(_) => " and zstd",
+            Compression::Gzip(_) => " and gzip",
+            Compression::None => "",
+        }
+    );
+    text.push_str(&fetch(facts));
+    text.push_str(&script(facts));
+    text.push_str(&parts(facts));
+    text.push_str(&gaps(facts));
+    text
+}
+
+fn fetch(facts: &Facts<'_>) -> String {
+    let (store, run) = (facts.run.target.store.describe(), &facts.run.name);
+    let how = if facts.run.target.store.local_path().is_some() {
+        format!("They are in `{store}/runs/{run}`.\n\n")
+    } else {
+        format!("For example:\n\n    aws s3 cp --recursive {store}/runs/{run}/ ./{run}/\n\n")
+    };
+    format!(
+        "## 1. The files\n\nPut the files of this run into a folder, keeping their names. {how}\
+         `manifest.json` lists the SHA-256 of each: compare before you trust them.\n\n"
+    )
+}
+
+fn script(facts: &Facts<'_>) -> String {
+    let cat = match facts.run.target.compression {
+        Compression::Zstd(_) => "zstd -qdc",
+        Compression::Gzip(_) => "gzip -dc",
+        Compression::None => "cat",
+    };
+    let mut sh = format!(
+        "## 2. The whole database\n\n\
+         Make an empty database on a server with the same extensions available, and give its connection string as\n\
+         `DB`, the folder as `RUN`. The role should be a superuser; roles that exist are left as they are (psql says so).\n\n\
+         ```sh\n\
+         set -euo pipefail\n\
+         : \"${{RUN:?folder with the files of this run}}\"\n\
+         : \"${{DB:?connection string of the empty database}}\"\n\
+         export PGOPTIONS='-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0'\n\
+         work=$(mktemp -d)\n\
+         trap 'rm -rf \"$work\"' EXIT\n\n\
+         # Roles. Your own role keeps its password; roles that exist make an error that is not fatal.\n\
+         me=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(current_user)')\n\
+         {cat} \"$RUN/{roles}\" |\n  \
+           awk -v c=\"CREATE ROLE $me;\" -v a=\"ALTER ROLE $me WITH \" '$0 != c && index($0, a) != 1' |\n  \
+           psql -X -q -d \"$DB\"\n\n\
+         # Definitions: extensions, schemas, types, functions, tables.\n\
+         {cat} \"$RUN/{database}\" > \"$work/database.dump\"\n\
+         pg_restore --exit-on-error --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
+         # Rows, schema by schema. Not in parallel: rows of extension tables need their order.\n",
+        roles = facts.roles_key,
+        database = facts.database_key,
+    );
+    for schema in facts.schemas {
+        sh.push_str(&format!("{cat} \"$RUN/{}\" | pg_restore --exit-on-error --section=data -d \"$DB\"\n", schema.dump.key));
+    }
+    if let Some(key) = facts.large_objects_key {
+        sh.push_str(&format!("\n# Large objects.\n{cat} \"$RUN/{key}\" | pg_restore --exit-on-error -d \"$DB\"\n"));
+    }
+    let name = sed_pattern(&plain_ident(&facts.leader.detection.server.database));
+    sh.push_str(&format!(
+        "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
+         pg_restore --exit-on-error --section=data -d \"$DB\" \"$work/database.dump\"\n\
+         pg_restore --exit-on-error --section=post-data -j 4 -d \"$DB\" \"$work/database.dump\"\n\n\
+         # Settings, rights and comment of the database itself, under whatever name it has now.\n\
+         pg_restore --create --section=pre-data -f - \"$work/database.dump\" |\n  \
+           sed -n -e 's/^ALTER DATABASE {name} SET /ALTER DATABASE :\"DBNAME\" SET /p' \\\n    \
+           -e 's/^\\(ALTER ROLE .*\\) IN DATABASE {name} SET /\\1 IN DATABASE :\"DBNAME\" SET /p' \\\n    \
+           -e 's/^COMMENT ON DATABASE {name} IS /COMMENT ON DATABASE :\"DBNAME\" IS /p' \\\n    \
+           -e 's/^\\(GRANT .*\\|REVOKE .*\\) ON DATABASE {name} /\\1 ON DATABASE :\"DBNAME\" /p' |\n  \
+           psql -X -q -d \"$DB\"\n\
+         psql -X -q -d \"$DB\" -c ANALYZE\n\
+         ```\n\n"
+    ));
+    sh
+}
+
+/// A name as it stands in pg_dump's statements: quoted unless plain.
+fn plain_ident(name: &str) -> String {
+    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain { name.to_owned() } else { crate::archive::table_sql::quote(name) }
+}
+
+/// A text as a basic regular expression within single quotes of the shell.
+fn sed_pattern(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '\'' => out.push_str("'\\''"),
+            '\\' | '/' | '.' | '*' | '[' | ']' | '^' | '$' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => out.push('.'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+fn parts(facts: &Facts<'_>) -> String {
+    let suffix = facts.run.target.compression.suffix();
+    let mut text = format!(
+        "## 3. Parts of it\n\n\
+         One table with its rows, indexes, constraints, policies and grants (types, functions and tables it refers to\n\
+         must exist): `<schema>/<table>.sql{suffix}`, for psql. One schema with its rows: `<schema>.dump{suffix}`, for\n\
+         pg_restore. What a schema's archive needs from elsewhere:\n\n"
+    );
+    for schema in facts.schemas {
+        let needs = if schema.needs.is_empty() { "nothing".to_owned() } else { schema.needs.join(", ") };
+        text.push_str(&format!("- `{}`: {}\n", schema.dump.key, in_comment(&needs)));
+    }
+    text.push('\n');
+    text
+}
+
+fn gaps(facts: &Facts<'_>) -> String {
+    let mut text = String::from("## 4. What is not in this run\n\n");
+    if !facts.passwords {
+        text.push_str("- role passwords: the role that made the backup may not read `pg_authid`. Set them with `ALTER ROLE ... PASSWORD`.\n");
+    }
+    for skipped in facts.skipped {
+        let name = in_comment(&format!("{}.{}", skipped.schema, skipped.name));
+        text.push_str(&format!("- {} `{name}`: {}\n", skipped.kind, in_comment(&skipped.reason)));
+    }
+    for omitted in facts.omitted {
+        text.push_str(&format!("- {} `{}`: {}\n", omitted.kind, in_comment(&omitted.name), in_comment(&omitted.reason)));
+    }
+    if facts.plan.skipped.is_empty() && facts.omitted.is_empty() && facts.skipped.is_empty() && facts.passwords {
+        text.push_str("Nothing that was found.\n");
+    }
+    text
+}
