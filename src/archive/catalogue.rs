@@ -213,6 +213,31 @@ impl Catalogue {
         })
     }
 
+    /// What a schema's archive refers to and does not hold: `schema "x"`, `extension "y"`, `role "z"`, sorted.
+    #[must_use]
+    pub fn needs(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<String> {
+        let own = self.schema(schema, extensions);
+        let held: HashSet<i32> = own.iter().map(|e| e.dump_id).collect();
+        let by_id: HashMap<i32, &Entry> = self.meta.entries.iter().map(|e| (e.dump_id, e)).collect();
+        let mut needs = std::collections::BTreeSet::new();
+        for entry in &own {
+            if let Some(owner) = entry.owner.as_deref().filter(|owner| !owner.is_empty()) {
+                needs.insert(format!("role \"{owner}\""));
+            }
+            let outside = entry.dependencies.iter().filter(|id| !held.contains(id)).filter_map(|id| by_id.get(id));
+            for other in outside {
+                if other.desc == ObjectType::Extension {
+                    needs.insert(format!("extension \"{}\"", tag(other)));
+                } else if !namespace(other).is_empty() && namespace(other) != schema {
+                    needs.insert(format!("schema \"{}\"", namespace(other)));
+                } else if matches!(other.desc, ObjectType::Server | ObjectType::ForeignServer) {
+                    needs.insert(format!("server \"{}\"", tag(other)));
+                }
+            }
+        }
+        needs.into_iter().collect()
+    }
+
     fn large_object_ids(&self) -> HashSet<i32> {
         self.meta.entries.iter().filter(|e| is_large_object(&e.desc)).map(|e| e.dump_id).collect()
     }

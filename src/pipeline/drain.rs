@@ -129,7 +129,7 @@ impl From<Error> for Stopped {
 }
 
 /// Where objects go.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Target {
     /// The store.
     pub store: Store,
@@ -173,7 +173,6 @@ impl Target {
 }
 
 /// An object being written.
-#[derive(Debug)]
 pub struct Output {
     writer: ObjectWriter,
     key: String,

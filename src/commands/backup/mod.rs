@@ -49,7 +49,6 @@ const RESERVE_BYTES: usize = 12 << 20;
 struct Run {
     name: String,
     started: jiff::Timestamp,
-    clock: Instant,
     info: ConnInfo,
     tools: PgTools,
     target: Target,
@@ -85,7 +84,6 @@ pub async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> Result<O
 
 async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifest, bool)> {
     let started = jiff::Timestamp::now();
-    let clock = Instant::now();
     let compression: Compression = args.compression.parse()?;
     let info = ConnInfo::resolve(args.source.database_url.as_deref())?;
     refuse_same_project(&args, &info, store)?;
@@ -98,7 +96,7 @@ async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifes
     let name = run_name(started);
     let target = Target { store: store.clone(), prefix: layout::run_prefix(&name), compression };
     let counters = Arc::new(Counters::default());
-    let run = Run { name, started, clock, info, tools, target, args, counters };
+    let run = Run { name, started, info, tools, target, args, counters };
     tracing::info!(run = %run.name, database = %run.info.database(), store = %store.describe(), "backup started");
     let (leader, meta) = run.lead(candidate).await?;
     let plan = run.plan(&leader, meta).await?;

@@ -30,7 +30,7 @@ const BATCH_TABLES: usize = 16;
 
 /// A table of the run, with what the manifest says of it beyond its rows.
 #[derive(Debug, Clone)]
-pub struct PlannedTable {
+pub(super) struct PlannedTable {
     /// Oid of the relation.
     pub oid: u32,
     /// Its name.
@@ -45,7 +45,7 @@ pub struct PlannedTable {
 
 /// A schema of the run.
 #[derive(Debug, Clone)]
-pub struct PlannedSchema {
+pub(super) struct PlannedSchema {
     /// Its name.
     pub name: String,
     /// Its owner.
@@ -56,7 +56,7 @@ pub struct PlannedSchema {
 
 /// The whole plan.
 #[derive(Debug)]
-pub struct Plan {
+pub(super) struct Plan {
     /// Schemas and tables for the manifest.
     pub schemas: Vec<PlannedSchema>,
     /// The same for the drain.
@@ -74,7 +74,7 @@ pub struct Plan {
 
 /// Relations of extensions that pg_dump leaves out: tables, then sequences.
 #[must_use]
-pub fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'a Relation>, Vec<&'a Relation>) {
+pub(super) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'a Relation>, Vec<&'a Relation>) {
     let with_rows = oids_of(entries, &[ObjectType::TableData]);
     let with_value = oids_of(entries, &[ObjectType::SequenceSet]);
     let owned = |r: &&Relation| r.extension.is_some() && r.unreadable.is_none() && r.persistence != 'u';
@@ -88,7 +88,7 @@ fn oids_of(entries: &[Entry], descs: &[ObjectType]) -> HashSet<u32> {
 }
 
 /// Adds entries of our own for what pg_dump left out of extensions.
-pub fn add_absent(
+pub(super) fn add_absent(
     catalogue: &mut Catalogue,
     detection: &Detection,
     tables: &[AbsentTable],
@@ -153,7 +153,7 @@ pub fn add_absent(
 }
 
 /// Plans the run.
-pub fn plan(
+pub(super) fn plan(
     detection: &Detection,
     catalogue: Catalogue,
     reach: Vec<ExtensionReach>,
@@ -344,7 +344,7 @@ fn copy_columns(statement: &str) -> Option<&str> {
 impl Plan {
     /// The tasks of the schemas from number `first` on, and how many chunks each has.
     #[must_use]
-    pub fn tasks(&self, first: usize, detection: &Detection) -> (Vec<Task>, VecDeque<usize>) {
+    pub(super) fn tasks(&self, first: usize, detection: &Detection) -> (Vec<Task>, VecDeque<usize>) {
         let sizes: HashMap<(&str, &str), i64> =
             detection.relations.iter().map(|r| ((r.schema.as_str(), r.name.as_str()), r.bytes)).collect();
         let mut tasks: Vec<Task> = Vec::new();
@@ -372,9 +372,15 @@ impl Plan {
         (tasks, counts)
     }
 
+    /// What a schema's archive needs from elsewhere when it is restored on its own.
+    #[must_use]
+    pub(super) fn needs(&self, schema: &str) -> Vec<String> {
+        self.catalogue.needs(schema, &self.reach)
+    }
+
     /// What makes the texts of the run's objects.
     #[must_use]
-    pub fn texts(&self) -> RunTexts {
+    pub(super) fn texts(&self) -> RunTexts {
         let mut by_table: HashMap<u32, Vec<usize>> = HashMap::new();
         for (table, entries) in self.catalogue.numbers_by_table() {
             by_table.insert(table, entries);
@@ -390,7 +396,7 @@ impl Plan {
 
 /// Makes the texts of the run's objects from the catalogue.
 #[derive(Debug)]
-pub struct RunTexts {
+pub(super) struct RunTexts {
     catalogue: Arc<Catalogue>,
     reach: Arc<Vec<ExtensionReach>>,
     by_table: HashMap<u32, Vec<usize>>,

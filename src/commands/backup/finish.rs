@@ -1,0 +1,301 @@
+//! The end of a run: RESTORE.md, the manifest (written last, read back), then the pointer `latest.json`.
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::plan::Plan;
+use super::{Gathered, Run, restore_md};
+use crate::error::{Context as _, Error, Result};
+use crate::layout;
+use crate::manifest::{
+    Database, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table, Tool, Totals,
+};
+use crate::pipeline::drain::{SchemaDone, hex};
+use crate::postgres::leader::Leader;
+use crate::store::{Condition, Put, Store};
+
+/// Times the pointer is tried when somebody else moves it at the same moment.
+const POINTER_ATTEMPTS: u32 = 10;
+
+/// Refuses a prefix that belongs to another database.
+pub(super) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
+    let Some((latest, _etag)) = read_latest(store).await? else { return Ok(()) };
+    if latest.identity == identity {
+        return Ok(());
+    }
+    if adopt {
+        tracing::warn!("{} held backups of another database ({}); adopted", store.describe(), latest.identity);
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{} holds backups of another database ({}; this one is {identity})",
+        store.describe(),
+        latest.identity
+    ))
+    .hint("give each database a prefix of its own, or use --adopt-prefix when this database replaced the other one"))
+}
+
+async fn read_latest(store: &Store) -> Result<Option<(Latest, Option<String>)>> {
+    let Some(body) = store.get(layout::LATEST).await? else { return Ok(None) };
+    let etag = store.head(layout::LATEST).await?.and_then(|info| info.etag);
+    let latest = serde_json::from_slice(&body).map_err(std::io::Error::from);
+    let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()))?;
+    Ok(Some((latest, etag)))
+}
+
+/// Writes what is left of the run. Returns the manifest and whether `latest` names this run now.
+pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered) -> Result<(Manifest, bool)> {
+    let skipped = skipped(leader, plan);
+    let mut omitted = leader.detection.omitted.clone();
+    if !gathered.roles.passwords && !omitted.iter().any(|o| o.kind == "role passwords") {
+        omitted.push(Omitted {
+            kind: "role passwords".to_owned(),
+            name: "*".to_owned(),
+            reason: "the role may not read pg_authid; set passwords with ALTER ROLE after a restore".to_owned(),
+        });
+    }
+    let schemas = schemas(plan, &gathered.schemas);
+    let facts = restore_md::Facts {
+        run,
+        leader,
+        plan,
+        schemas: &schemas,
+        roles_key: &gathered.roles.object.key,
+        passwords: gathered.roles.passwords,
+        database_key: &gathered.database.key,
+        large_objects_key: gathered.large_objects.object.as_ref().map(|o| o.key.as_str()),
+        skipped: &skipped,
+        omitted: &omitted,
+    };
+    let restore_md = run.target.put_plain(layout::RESTORE_MD, Bytes::from(restore_md::compose(&facts))).await?;
+    let partial = plan.partial || !leader.detection.unreadable.is_empty();
+    let mut manifest = Manifest {
+        format: FORMAT.to_owned(),
+        run: run.name.clone(),
+        status: if partial { Status::Partial } else { Status::Complete },
+        started_at: rfc3339(run.started),
+        finished_at: rfc3339(jiff::Timestamp::now()),
+        tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        source: source(run, leader),
+        compression: run.target.compression.to_string(),
+        encryption: None,
+        totals: Totals::default(),
+        roles: gathered.roles,
+        database: Database { object: gathered.database },
+        large_objects: LargeObjects {
+            object: gathered.large_objects.object,
+            count: gathered.large_objects.count,
+            bytes: gathered.large_objects.bytes,
+            digest: gathered.large_objects.digest,
+        },
+        restore_md: Some(restore_md),
+        schemas,
+        skipped,
+        omitted,
+    };
+    manifest.totals = totals(&manifest);
+    let sha256 = put_manifest(run, &manifest).await?;
+    let latest = if partial && !run.args.allow_partial_latest {
+        tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
+        false
+    } else {
+        let pointer = Latest {
+            run: run.name.clone(),
+            manifest: layout::in_run(&run.name, layout::MANIFEST),
+            sha256,
+            finished_at: manifest.finished_at.clone(),
+            identity: manifest.source.identity.clone(),
+        };
+        move_latest(&run.target.store, &pointer).await?
+    };
+    Ok((manifest, latest))
+}
+
+fn rfc3339(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+fn source(run: &Run, leader: &Leader) -> Source {
+    let server = &leader.detection.server;
+    Source {
+        host: run.info.host().to_owned(),
+        port: run.info.port(),
+        database: server.database.clone(),
+        identity: server.identity.clone(),
+        server_version: server.version.clone(),
+        pg_dump_version: run.tools.version.clone(),
+        encoding: server.encoding.clone(),
+        snapshot: leader.snapshot.clone(),
+        wal_lsn: leader.wal_lsn.clone(),
+        in_recovery: server.in_recovery,
+        role: server.role.clone(),
+        superuser: server.superuser,
+    }
+}
+
+fn skipped(leader: &Leader, plan: &Plan) -> Vec<Skipped> {
+    let mut all: Vec<Skipped> = plan.skipped.clone();
+    for unreadable in &leader.detection.unreadable {
+        let known = all.iter().any(|s| s.schema == unreadable.schema && s.name == unreadable.name);
+        if !known {
+            all.push(Skipped {
+                schema: unreadable.schema.clone(),
+                name: unreadable.name.clone(),
+                kind: unreadable.kind.clone(),
+                reason: unreadable.reason.clone(),
+            });
+        }
+    }
+    all
+}
+
+fn schemas(plan: &Plan, done: &[SchemaDone]) -> Vec<Schema> {
+    let both = plan.schemas.iter().zip(done);
+    both.map(|(planned, done)| Schema {
+        name: planned.name.clone(),
+        owner: planned.owner.clone(),
+        dump: done.dump.clone(),
+        tables: planned
+            .tables
+            .iter()
+            .zip(&done.tables)
+            .map(|(table, done)| Table {
+                name: table.name.clone(),
+                kind: table.kind,
+                rows: done.print.rows,
+                digest: done.print.digest(),
+                order: Some(done.print.order()),
+                raw_bytes: done.print.bytes,
+                file: done.file.clone(),
+                index: done.index.clone(),
+                extension: table.extension.clone(),
+                filter: table.filter.clone(),
+            })
+            .collect(),
+        needs: plan.needs(&planned.name),
+    })
+    .collect()
+}
+
+fn totals(manifest: &Manifest) -> Totals {
+    let tables = || manifest.schemas.iter().flat_map(|s| &s.tables);
+    let objects = manifest
+        .schemas
+        .iter()
+        .map(|s| &s.dump)
+        .chain(tables().map(|t| &t.file))
+        .chain(tables().filter_map(|t| t.index.as_ref()))
+        .chain([&manifest.roles.object, &manifest.database.object])
+        .chain(&manifest.large_objects.object)
+        .chain(&manifest.restore_md);
+    let (count, stored) = objects.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.bytes));
+    Totals {
+        schemas: manifest.schemas.len() as u64,
+        tables: tables().count() as u64,
+        rows: tables().map(|t| t.rows).sum(),
+        raw_bytes: tables().map(|t| t.raw_bytes).sum::<u64>() + manifest.large_objects.bytes,
+        stored_bytes: stored,
+        objects: count,
+    }
+}
+
+/// Writes the manifest, reads it back and returns its SHA-256.
+async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
+    let key = layout::in_run(&run.name, layout::MANIFEST);
+    let mut json = serde_json::to_vec_pretty(manifest).map_err(std::io::Error::from).context("write the manifest")?;
+    json.push(b'\n');
+    let body = Bytes::from(json);
+    let store = &run.target.store;
+    store.put(&key, body.clone(), Condition::None).await?;
+    if store.get(&key).await?.as_ref() != Some(&body) {
+        // A manifest that does not read back would make a broken run look whole.
+        store.delete(&key).await?;
+        return Err(Error::failed(format!("{key} of {} does not read back as it was written", store.describe())));
+    }
+    Ok(hex(&Sha256::digest(&body)))
+}
+
+/// Moves `latest.json` to this run, never backwards. Returns whether it names this run (or would, had a newer one not
+/// won meanwhile).
+///
+/// Where the store has just been seen to refuse a conditional PUT, the move is one; elsewhere the pointer is compared
+/// before and checked after.
+pub(super) async fn move_latest(store: &Store, pointer: &Latest) -> Result<bool> {
+    let json = serde_json::to_vec_pretty(pointer).map_err(std::io::Error::from).context("write the pointer")?;
+    let body = Bytes::from([json, b"\n".to_vec()].concat());
+    for _attempt in 0..POINTER_ATTEMPTS {
+        let before = read_latest(store).await?;
+        if let Some((there, _)) = &before
+            && there.identity == pointer.identity
+            && (&there.finished_at, &there.run) > (&pointer.finished_at, &pointer.run)
+        {
+            tracing::warn!("{} names the newer run {}; left as it is", layout::LATEST, there.run);
+            return Ok(false);
+        }
+        // Must be refused when there is a pointer: that is how a store shows that it honours conditions.
+        let first = store.put(layout::LATEST, body.clone(), Condition::Absent).await?;
+        if let (Put::Refused, Some((_, Some(etag)))) = (&first, &before) {
+            match store.put(layout::LATEST, body.clone(), Condition::Matches(etag.clone())).await? {
+                Put::Stored { .. } => {}
+                Put::Refused => continue,
+            }
+        } else if matches!(first, Put::Refused) {
+            continue;
+        }
+        match read_latest(store).await? {
+            Some((there, _)) if there == *pointer => return Ok(true),
+            Some((there, _)) if there.finished_at > pointer.finished_at => return Ok(false),
+            _ => {}
+        }
+    }
+    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe()))
+        .hint("the run itself is complete; `pgstow list` shows it"))
+}
+
+/// The final summary for people.
+pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
+    let totals = &manifest.totals;
+    let took = manifest
+        .finished_at
+        .parse::<jiff::Timestamp>()
+        .ok()
+        .zip(manifest.started_at.parse::<jiff::Timestamp>().ok())
+        .map_or(0.0, |(end, start)| end.duration_since(start).as_secs_f64());
+    let human = |bytes: u64| indicatif::HumanBytes(bytes).to_string();
+    let mut text = format!(
+        "Run {run} is {status}.\n\n  \
+           database       {database} (PostgreSQL {version}, snapshot {snapshot})\n  \
+           schemas        {schemas}\n  \
+           tables         {tables} with {rows} rows\n  \
+           large objects  {blobs}\n  \
+           text           {raw}\n  \
+           stored         {stored} in {objects} objects, {compression}\n  \
+           time           {took:.1} s\n  \
+           store          {store}/runs/{run}\n  \
+           latest         {latest}\n",
+        run = manifest.run,
+        status = if manifest.status == Status::Complete { "complete" } else { "PARTIAL" },
+        database = manifest.source.database,
+        version = manifest.source.server_version,
+        snapshot = manifest.source.snapshot,
+        schemas = totals.schemas,
+        tables = totals.tables,
+        rows = indicatif::HumanCount(totals.rows),
+        blobs = manifest.large_objects.count,
+        raw = human(totals.raw_bytes),
+        stored = human(totals.stored_bytes),
+        objects = totals.objects + 1,
+        compression = manifest.compression,
+        latest = if latest { "this run" } else { "not moved" },
+    );
+    for (title, lines) in [
+        ("Skipped", manifest.skipped.iter().map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason)).collect::<Vec<_>>()),
+        ("Outside of what a logical backup can hold", manifest.omitted.iter().map(|o| format!("{} {}: {}", o.kind, o.name, o.reason)).collect()),
+    ] {
+        if !lines.is_empty() {
+            text.push_str(&format!("\n{title}:\n"));
+            lines.iter().for_each(|line| text.push_str(&format!("  - {}\n", crate::archive::table_sql::in_comment(line))));
+        }
+    }
+    text
+}
