@@ -1,5 +1,7 @@
 //! One module a command. Each puts the parts below together and returns how it ended.
 
+mod detect;
+
 use crate::cli::{Command, Global};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -20,8 +22,8 @@ pub enum Outcome {
 /// # Errors
 /// What the command failed with; `main` prints it and decides the exit code.
 pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result<Outcome> {
-    let _unused = (&global, &shutdown);
     match command {
+        Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
         _ => Err(Error::usage("this command is being written")),
     }
 }
