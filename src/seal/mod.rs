@@ -1,3 +1,4 @@
 //! Frames, compression, hashes and fingerprints: what happens to bytes between PostgreSQL and the store.
 
+pub mod decode;
 pub mod digest;
