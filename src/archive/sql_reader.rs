@@ -375,7 +375,7 @@ ALTER TABLE x ADD CHECK (a$b$c <> $1);
             let sql = read(FILE.as_bytes(), pieces).unwrap();
             assert_eq!(sql.copy.as_deref(), Some("COPY \"s\".\"t; -- \"\"q\" (a, \"b\"\"\n\\.\n'\") FROM stdin;"));
             assert_eq!(sql.rows.rows, 4);
-            assert_eq!(sql.rows.bytes, 4 + 2 + 27 + 1);
+            assert_eq!(sql.rows.bytes, 4 + 2 + 26 + 1);
             assert_eq!(sql.end, "-- pgstow: end of s.t");
         }
     }
