@@ -82,6 +82,8 @@ pub(crate) struct Finding {
     pub(crate) problems: Vec<(String, String)>,
     /// Table and `COPY` statement, of every block of rows.
     pub(crate) copies: Vec<(String, String)>,
+    /// Key of the index and why the pieces it tells of could not be read.
+    pieces: Option<(String, String)>,
 }
 
 /// Reads one object.
@@ -111,6 +113,27 @@ pub(crate) async fn examine(run: &Run, task: Task) -> Result<Finding> {
     if !present(run, &object, &mut finding) {
         return Ok(finding);
     }
+    let before = finding.problems.len();
+    let mut finding = read_once(run, task, object.clone(), finding, index).await?;
+    if let Some((key, problem)) = finding.pieces.take() {
+        // Either of the two may be the damaged one: the file is judged without its index, then blame is clear.
+        finding.problems.truncate(before);
+        finding = read_once(run, task, object, finding, None).await?;
+        if finding.problems.len() == before {
+            finding.problems.push((key, problem));
+        }
+    }
+    Ok(finding)
+}
+
+/// Reads the stored bytes from the first to the last.
+async fn read_once(
+    run: &Run,
+    task: Task,
+    object: Object,
+    finding: Finding,
+    index: Option<(Index, String)>,
+) -> Result<Finding> {
     let (tap, stored) = objects::tapped(&run.store, &run.manifest.run, &object);
     let reading = Reading { run: run.clone(), task, object, tap: tap.clone(), finding, index };
     let read = tokio::task::spawn_blocking(move || reading.read(stored)).await;
@@ -218,7 +241,7 @@ impl Reading {
                 self.problem("SHA-256 differs from the manifest's");
             }
         }
-        self.finding.bytes = self.tap.bytes();
+        self.finding.bytes += self.tap.bytes();
         self.finding
     }
 
@@ -325,7 +348,7 @@ impl Reading {
     }
 
     /// Reads a SQL file piece by piece of its index, each with a decoder of its own; returns its plain bytes when
-    /// it could be read to the end.
+    /// all pieces were as the index says.
     fn pieces(&mut self, mut stored: Tapped<Stored>, index: &Index, key: &str) -> Option<u64> {
         let mut sql = SqlReader::default();
         let mut bytes = 0;
@@ -341,30 +364,21 @@ impl Reading {
             bytes += plain.bytes;
             result
         };
-        let mut read = || -> Result<Result<(), String>> {
+        let mut read = || -> Result<()> {
             part(&mut stored, &mut sql, begin)?;
             for (at, piece) in index.pieces.iter().enumerate() {
                 let before = sql.between_rows();
                 self.tap.begin_piece();
                 part(&mut stored, &mut sql, piece.bytes).with_context(|| format!("piece {at}"))?;
                 let sha256 = self.tap.piece_sha256();
-                if let Err(problem) = whole_rows(piece, before, sql.between_rows(), sha256.as_deref()) {
-                    return Ok(Err(format!("piece {at} {problem}")));
-                }
+                whole_rows(piece, before, sql.between_rows(), sha256.as_deref())
+                    .map_err(|problem| Error::damage(format!("piece {at} {problem}")))?;
             }
-            part(&mut stored, &mut sql, self.object.bytes.saturating_sub(end))?;
-            Ok(Ok(()))
+            part(&mut stored, &mut sql, self.object.bytes.saturating_sub(end))
         };
-        match read() {
-            Ok(Ok(())) => {}
-            Ok(Err(problem)) => {
-                self.finding.problems.push((key.to_owned(), problem));
-                return None;
-            }
-            Err(error) => {
-                self.problem(error.message());
-                return None;
-            }
+        if let Err(error) = read() {
+            self.finding.pieces = Some((key.to_owned(), error.message().to_owned()));
+            return None;
         }
         match sql.finish() {
             Ok(sql) => {
