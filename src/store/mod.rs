@@ -1,1 +1,283 @@
-//! (being written)
+//! Where runs are kept: one contract, two makes. [`s3`] speaks to S3-compatible servers, [`dir`] to a directory.
+//!
+//! Owns keys below the store's prefix, atomic appearance of objects, conditions, bounded memory of uploads, and the
+//! wording of what went wrong. Knows nothing of runs and manifests. An object appears whole or not at all; what a
+//! dropped or failed writer leaves behind is removed by a tracked task that [`Store::drain`] waits for.
+
+mod dir;
+mod s3;
+mod writer;
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::task::TaskTracker;
+
+use crate::cli::StoreArgs;
+use crate::error::{Error, Result};
+
+pub use writer::{ObjectWriter, Plan, Stored, WriteError};
+
+/// How long [`Store::drain`] waits at most: a shutdown must not hang on a dead network.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A place for objects, below one prefix. Clones share connections, memory bounds and what was learnt.
+#[derive(Clone)]
+pub struct Store {
+    make: Make,
+    cleaners: TaskTracker,
+}
+
+#[derive(Clone)]
+enum Make {
+    Dir(Arc<dir::Dir>),
+    S3(Arc<s3::S3>),
+}
+
+/// What a store knows of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Key below the store's prefix.
+    pub key: String,
+    /// Stored size.
+    pub bytes: u64,
+    /// The store's own tag of this version, verbatim; made for [`Condition::Matches`], not for integrity.
+    pub etag: Option<String>,
+    /// When it was stored, by the store's clock.
+    pub modified: Option<SystemTime>,
+}
+
+/// When a [`Store::put`] takes effect. S3 servers may ignore conditions (Supabase does): probe before relying on one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Always; replaces what is there.
+    None,
+    /// Only where no object has the key.
+    Absent,
+    /// Only where the object's etag is this one.
+    Matches(String),
+}
+
+/// What became of a [`Store::put`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// The object is stored, durably.
+    Stored {
+        /// Its etag, where the store tells one.
+        etag: Option<String>,
+    },
+    /// The condition was not met; nothing changed.
+    Refused,
+}
+
+/// Something unfinished in the store: a multipart upload of S3, a temporary file of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// Key it is for, below the store's prefix; of a directory: the temporary file itself.
+    pub key: String,
+    /// The store's name of the upload; empty for a directory.
+    pub id: String,
+    /// When it began (S3), when it was last written to (directory).
+    pub started: Option<SystemTime>,
+}
+
+/// The bytes of (a range of) an object; see [`Store::read`].
+pub struct ObjectReader {
+    inner: Pin<Box<dyn AsyncRead + Send>>,
+}
+
+impl AsyncRead for ObjectReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        self.inner.as_mut().poll_read(cx, buf)
+    }
+}
+
+impl Store {
+    /// Opens `s3://bucket/prefix`, `file:///path` or a plain path. No network but what finding credentials needs;
+    /// [`Store::check`] tells whether the store can be used.
+    ///
+    /// # Errors
+    /// A name or setting that makes no sense (usage), no credentials found, an unreadable CA file.
+    pub async fn open(args: &StoreArgs) -> Result<Self> {
+        Self::open_with(args, None).await
+    }
+
+    /// Like [`Store::open`] with a fixed (access key, secret key) instead of the default chain.
+    #[doc(hidden)]
+    pub async fn open_with(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
+        let cleaners = TaskTracker::new();
+        let make = if args.store.starts_with("s3://") {
+            Make::S3(Arc::new(Box::pin(s3::S3::open(args, credentials)).await?))
+        } else {
+            Make::Dir(Arc::new(dir::Dir::open(&args.store)?))
+        };
+        Ok(Self { make, cleaners })
+    }
+
+    /// `s3://bucket/prefix` or the path; never a secret.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match &self.make {
+            Make::Dir(dir) => dir.root().display().to_string(),
+            Make::S3(s3) => s3.describe(),
+        }
+    }
+
+    /// The directory of a directory store.
+    #[must_use]
+    pub fn local_path(&self) -> Option<&Path> {
+        match &self.make {
+            Make::Dir(dir) => Some(dir.root()),
+            Make::S3(_) => None,
+        }
+    }
+
+    /// The S3 endpoint, when one is set.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        match &self.make {
+            Make::Dir(_) => None,
+            Make::S3(s3) => s3.endpoint(),
+        }
+    }
+
+    /// Whether the store can be reached, exists and accepts the credentials. A directory that does not exist yet is
+    /// fine: the first object makes it.
+    ///
+    /// # Errors
+    /// What is wrong, with hints.
+    pub async fn check(&self) -> Result<()> {
+        match &self.make {
+            Make::Dir(dir) => dir.check().await,
+            Make::S3(s3) => Box::pin(s3.check()).await,
+        }
+    }
+
+    /// A small object whole, in memory; `None` when absent.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+        match &self.make {
+            Make::Dir(dir) => dir.get(key).await,
+            Make::S3(s3) => Box::pin(s3.get(key)).await,
+        }
+    }
+
+    /// What is known of an object; `None` when absent.
+    pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        match &self.make {
+            Make::Dir(dir) => dir.head(key).await,
+            Make::S3(s3) => Box::pin(s3.head(key)).await,
+        }
+    }
+
+    /// The bytes `[start, end)` of an object. A broken or stalled stream is resumed at the byte it reached. An object
+    /// that ends before `end` ends the stream early: the caller compares sizes.
+    ///
+    /// # Errors
+    /// An absent key, now; a stream that cannot be resumed, or an object replaced meanwhile, while reading.
+    pub async fn read(&self, key: &str, range: Range<u64>) -> Result<ObjectReader> {
+        let inner = match &self.make {
+            Make::Dir(dir) => dir.read(key, range).await?,
+            Make::S3(s3) => Box::pin(s3::S3::read(s3, key, range)).await?,
+        };
+        Ok(ObjectReader { inner })
+    }
+
+    /// Stores a small object in one piece.
+    pub async fn put(&self, key: &str, body: Bytes, condition: Condition) -> Result<Put> {
+        match &self.make {
+            Make::Dir(dir) => dir.put(key, body, condition).await,
+            Make::S3(s3) => Box::pin(s3.put(key, body, &condition)).await,
+        }
+    }
+
+    /// Begins a streamed object; nothing is sent before the first part is full.
+    #[must_use]
+    pub fn writer(&self, key: &str, plan: Plan) -> ObjectWriter {
+        let cleaners = self.cleaners.clone();
+        match &self.make {
+            Make::Dir(dir) => ObjectWriter::dir(dir::Writer::new(Arc::clone(dir), key, cleaners)),
+            Make::S3(s3) => ObjectWriter::s3(s3::Writer::new(Arc::clone(s3), key, plan, cleaners)),
+        }
+    }
+
+    /// All objects whose keys begin with `prefix`, in byte order of their keys.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let mut objects = match &self.make {
+            Make::Dir(dir) => dir.list(prefix).await,
+            Make::S3(s3) => Box::pin(s3.list(prefix)).await,
+        }?;
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    /// Names of the direct sub-folders of `prefix` (empty, or ending in `/`) that hold an object, sorted, without `/`.
+    pub async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut names = match &self.make {
+            Make::Dir(dir) => dir.folders(prefix).await,
+            Make::S3(s3) => Box::pin(s3.folders(prefix)).await,
+        }?;
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Deletes an object; an absent one is fine.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        match &self.make {
+            Make::Dir(dir) => dir.delete(key).await,
+            Make::S3(s3) => Box::pin(s3.delete(key)).await,
+        }
+    }
+
+    /// What is unfinished below `prefix`, of this or any other process.
+    pub async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
+        match &self.make {
+            Make::Dir(dir) => dir.uploads(prefix).await,
+            Make::S3(s3) => Box::pin(s3.uploads(prefix)).await,
+        }
+    }
+
+    /// Removes something unfinished; already gone is fine.
+    pub async fn abort_upload(&self, upload: &OpenUpload) -> Result<()> {
+        match &self.make {
+            Make::Dir(dir) => dir.delete_file(&upload.key).await,
+            Make::S3(s3) => Box::pin(s3.abort(&upload.key, &upload.id)).await,
+        }
+    }
+
+    /// Waits, 5 s at most, until what dropped writers left behind is removed. Call before the runtime ends.
+    pub async fn drain(&self) {
+        self.cleaners.close();
+        if tokio::time::timeout(DRAIN, self.cleaners.wait()).await.is_err() {
+            tracing::warn!(store = %self.describe(), "unfinished uploads may be left in the store");
+        }
+        self.cleaners.reopen();
+    }
+}
+
+/// Refuses keys that no store could hold safely: empty segments, `.` and `..`, control characters.
+fn check_key(key: &str) -> Result<()> {
+    let bad = key.split('/').any(|segment| matches!(segment, "" | "." | "..")) || key.chars().any(char::is_control);
+    if bad { Err(Error::failed(format!("{key:?} is no key of an object"))) } else { Ok(()) }
+}
+
+/// Lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let written = write!(out, "{byte:02x}");
+        debug_assert!(written.is_ok(), "writing to a String does not fail");
+    }
+    out
+}
