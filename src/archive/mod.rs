@@ -1,4 +1,4 @@
-//! pg_dump's custom format and the text of a table's SQL file: reading both back to the last byte.
+//! `pg_dump`'s custom format and the text of a table's SQL file: reading both back to the last byte.
 
 pub mod reader;
 pub mod rows;

@@ -24,8 +24,7 @@ const BUFFER: usize = 256 * 1024;
 /// Receives the content of an archive in its order. An error ends the reading.
 pub trait Visitor {
     /// The table of contents was read; blocks follow.
-    fn contents(&mut self, metadata: &ArchiveMetadata) -> Result<()> {
-        let _unused = metadata;
+    fn contents(&mut self, _metadata: &ArchiveMetadata) -> Result<()> {
         Ok(())
     }
     /// The block of this entry begins.
@@ -247,7 +246,10 @@ pub struct LargeObjects {
 
 impl std::fmt::Debug for LargeObjects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LargeObjects").field("count", &self.count).field("digest", &self.digest()).finish()
+        f.debug_struct("LargeObjects")
+            .field("count", &self.count)
+            .field("digest", &self.digest())
+            .finish_non_exhaustive()
     }
 }
 

@@ -99,7 +99,7 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
             Err(error) => return Err(error),
         }
     }
-    if let Some(error) = together(failures) {
+    if let Some(error) = together(&failures) {
         return Err(error);
     }
     // Last, so that a folder with a manifest is a finished download.
@@ -108,7 +108,7 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
     report(&summary, json)
 }
 
-fn together(failures: Vec<Error>) -> Option<Error> {
+fn together(failures: &[Error]) -> Option<Error> {
     let messages: Vec<String> = failures.iter().map(ToString::to_string).collect();
     (!messages.is_empty()).then(|| {
         Error::damage(format!("{} objects are damaged: {}", messages.len(), messages.join("; ")))

@@ -169,7 +169,7 @@ fn text(document: &Document) -> String {
     }
     for row in &document.runs {
         if let Some(problem) = &row.problem {
-            text.push_str(&format!("{}: {problem}\n", row.run));
+            text.extend([row.run.as_str(), ": ", problem, "\n"]);
         }
     }
     text

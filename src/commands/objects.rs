@@ -93,7 +93,7 @@ impl<'a> Plain<'a> {
 impl io::Read for Plain<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let size = self.inner.read(buffer).map_err(|error| {
-            if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
+            if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Error>) {
                 error
             } else {
                 Error::damage(format!("after {} plain bytes: decompression failed: {error}", self.bytes)).into()

@@ -223,7 +223,7 @@ fn text(receipt: &Receipt) -> String {
     let mut text = format!("run {} is DAMAGED: {} of {read}\n", receipt.run, receipt.damaged.len());
     for damaged in &receipt.damaged {
         for problem in &damaged.problems {
-            text.push_str(&format!("  {}: {}\n", damaged.key, output::plain(problem)));
+            text.extend(["  ", damaged.key.as_str(), ": ", &output::plain(problem), "\n"]);
         }
     }
     text

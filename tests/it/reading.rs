@@ -1,6 +1,6 @@
 //! Reading runs back: whatever byte of a run is damaged, `verify` names the object; `download` gives what was stored.
 //!
-//! [`damage_is_found`] takes any sound run in a directory store. Here runs are put together from a real pg_dump's
+//! [`damage_is_found`] takes any sound run in a directory store. Here runs are put together from a real `pg_dump`'s
 //! archives and real COPY text, by code that shares nothing with the program but the fingerprint.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 #![allow(clippy::case_sensitive_file_extension_comparisons, reason = "keys are lower case")]
@@ -74,7 +74,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let data = self.data();
-        let _ = Command::new("runuser")
+        let _stopped = Command::new("runuser")
             .args(["-u", "postgres", "--", &format!("{BIN}/pg_ctl"), "-D", &data, "-m", "immediate", "stop"])
             .current_dir("/")
             .output();
@@ -163,7 +163,7 @@ impl Builder {
             let mut list = Vec::new();
             for piece in &pieces {
                 let stored = self.frame(piece);
-                let rows = piece.iter().filter(|byte| **byte == b'\n').count();
+                let rows = piece.split(|byte| *byte == b'\n').count() - 1;
                 list.push(json!({"offset": offset, "bytes": stored.len(), "rows": rows, "sha256": sha256(&stored)}));
                 offset += stored.len();
             }
@@ -215,7 +215,10 @@ fn run_of(server: &Server, compression: &'static str) -> tempfile::TempDir {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    let digest: [u8; 32] = Sha256::digest(bytes).into();
+    let (high, low) = digest.split_at(16);
+    let number = |half: &[u8]| u128::from_be_bytes(half.try_into().unwrap());
+    format!("{:032x}{:032x}", number(high), number(low))
 }
 
 /// Writes a manifest and lets `latest.json` point to it.
@@ -421,6 +424,9 @@ fn frames_of_one_object(patient: &mut Patient<'_>, key: &str) {
     }
 }
 
+/// Changes a list of pieces, in the middle of which `usize` points.
+type Change = fn(&mut Value, usize);
+
 /// An index that tells other pieces than the file has, its own hash made to match.
 fn index_of_one_table(patient: &mut Patient<'_>, key: &str) {
     let sound: Value = serde_json::from_slice(&fs::read(patient.path(key)).unwrap()).unwrap();
@@ -428,7 +434,7 @@ fn index_of_one_table(patient: &mut Patient<'_>, key: &str) {
     assert!(count > 2);
     let middle = count / 2;
     let number = |value: &Value| value.as_u64().unwrap();
-    let changes: [(&str, fn(&mut Value, usize)); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("a piece less", |pieces, at| drop(pieces.as_array_mut().unwrap().remove(at))),
         ("a row moved", |pieces, at| {
             pieces[at]["rows"] = json!(pieces[at]["rows"].as_u64().unwrap() + 1);
@@ -512,7 +518,7 @@ fn a_run_is_listed_shown_and_downloaded() {
     ok(&["download", "--to", to_text]);
     let file = to.join("s/twin_a.sql");
     let content = fs::read(&file).unwrap();
-    assert_eq!(content.iter().filter(|byte| **byte == b'\n').count(), 2000 + 9);
+    assert_eq!(content.split(|byte| *byte == b'\n').count() - 1, 2000 + 9);
     let listed = Command::new(format!("{BIN}/pg_restore")).arg("-l").arg(to.join("s.dump")).output().unwrap();
     assert!(listed.status.success());
     fs::write(&file, content.to_ascii_uppercase()).unwrap();
