@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
@@ -249,6 +249,14 @@ pub struct SchemaCommand {}
 pub struct Completions {
     /// The shell.
     pub shell: clap_complete::Shell,
+}
+
+/// The completion script of a shell.
+#[must_use]
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "pgstow", &mut script);
+    script
 }
 
 /// A duration as humantime reads it: `30s`, `2h 15m`.

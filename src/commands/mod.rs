@@ -1,10 +1,22 @@
 //! One module a command. Each puts the parts below together and returns how it ended.
 
-pub mod backup;
+mod backup;
+mod check;
+mod completions;
+mod detect;
+mod download;
+mod list;
+mod objects;
+mod output;
+mod resolve;
+pub mod schema;
+mod show;
+mod verify;
 
 use crate::cli::{Command, Global};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
+use crate::store::Store;
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +35,26 @@ pub enum Outcome {
 /// What the command failed with; `main` prints it and decides the exit code.
 pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result<Outcome> {
     match command {
-        Command::Backup(args) => Box::pin(backup::run(args, &global, &shutdown)).await,
-        _ => Err(Error::usage("this command is being written")),
+        // Watches the signals itself: what it has open must be aborted first.
+        Command::Backup(arguments) => Box::pin(backup::run(arguments, &global, &shutdown)).await,
+        Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
+        other => tokio::select! {
+            result = Box::pin(dispatch(other, global)) => result,
+            error = shutdown.requested() => Err(error),
+        },
+    }
+}
+
+async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
+    let json = global.json;
+    let done = |()| Outcome::Done;
+    match command {
+        Command::List(_) => list::run(&Store::open(&global.store).await?, json).await.map(done),
+        Command::Show(arguments) => show::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Verify(arguments) => verify::run(&Store::open(&global.store).await?, &arguments, json).await,
+        Command::Download(arguments) => download::run(&Store::open(&global.store).await?, &arguments, json).await,
+        Command::Schema(_) => schema::run().map(done),
+        Command::Completions(arguments) => completions::run(&arguments).map(done),
+        Command::Backup(_) | Command::Detect(_) => Err(Error::failed("a command was dispatched twice")),
     }
 }

@@ -20,9 +20,13 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Adds one line, given without its newline.
     pub fn line(&mut self, line: &[u8]) {
-        let hash = xxh3_128(line);
+        self.hashed(xxh3_128(line), line.len() as u64);
+    }
+
+    /// Adds one line by its XXH3-128 and its length without the newline, for a line that was never held whole.
+    pub fn hashed(&mut self, hash: u128, bytes: u64) {
         self.rows += 1;
-        self.bytes += line.len() as u64 + 1;
+        self.bytes += bytes + 1;
         self.sum = self.sum.wrapping_add(hash);
         self.weighted = self.weighted.wrapping_add(hash.wrapping_mul(u128::from(self.rows)));
     }

@@ -193,7 +193,7 @@ fn totals(manifest: &Manifest) -> Totals {
         schemas: manifest.schemas.len() as u64,
         tables: tables().count() as u64,
         rows: tables().map(|t| t.rows).sum(),
-        raw_bytes: tables().map(|t| t.raw_bytes).sum::<u64>() + manifest.large_objects.bytes,
+        raw_bytes: tables().map(|t| t.raw_bytes).sum(),
         stored_bytes: stored,
         objects: count,
     }

@@ -1,0 +1,427 @@
+//! `pgstow download`: fetches a run, or parts of it, into a folder, verified before a file gets its final name.
+//!
+//! Re-running continues: finished files are kept when their content still is what was written. The folder holds one
+//! run only, and says which in its state file. Memory: the buffers of one stream a job.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use futures::stream::{self, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tracing::debug;
+
+use super::objects::{self, Plain};
+use super::show::unknown;
+use super::{Outcome, output, resolve};
+use crate::cli::Download;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::manifest::{Manifest, Object};
+use crate::seal::compress::Compression;
+use crate::seal::decode;
+use crate::store::Store;
+
+/// Which run the folder holds and what was finished in it.
+const STATE: &str = ".pgstow-download.json";
+/// What an unfinished file's name ends in.
+const UNFINISHED: &str = ".pgstow-part";
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    run: String,
+    /// By path below the folder.
+    files: BTreeMap<String, Finished>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Finished {
+    /// SHA-256 of the file.
+    sha256: String,
+    bytes: u64,
+    /// SHA-256 of the object it came from.
+    stored_sha256: String,
+}
+
+/// One file to make.
+#[derive(Debug, Clone)]
+struct Target {
+    path: String,
+    object: Object,
+    compression: Compression,
+    raw: bool,
+}
+
+/// How a command's work ended, for `--json`.
+#[derive(Debug, Serialize)]
+struct Summary {
+    run: String,
+    to: PathBuf,
+    files: u64,
+    bytes: u64,
+    kept: u64,
+    seconds: f64,
+}
+
+/// Downloads a run.
+pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Result<Outcome> {
+    let started = Instant::now();
+    refuse_inside_store(store, &arguments.to)?;
+    let found = resolve::run(store, &arguments.run).await?;
+    let targets = targets(&found.manifest, arguments)?;
+    let mut state = open_folder(&arguments.to, &found.name)?;
+    write_state(&arguments.to, &state)?;
+    let mut summary =
+        Summary { run: found.name.clone(), to: arguments.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
+    let jobs = targets.into_iter().map(|target| {
+        let done = state.files.get(&target.path).cloned();
+        fetch(store.clone(), found.name.clone(), arguments.to.clone(), target, done)
+    });
+    let jobs: Vec<_> = jobs.collect();
+    let mut results = stream::iter(jobs).buffer_unordered(usize::from(arguments.jobs));
+    let mut failures = Vec::new();
+    while let Some((path, result)) = results.next().await {
+        match result {
+            Ok((finished, kept)) => {
+                debug!(file = %path, kept, "done");
+                summary.files += 1;
+                summary.bytes += finished.bytes;
+                summary.kept += u64::from(kept);
+                state.files.insert(path, finished);
+                if !kept {
+                    write_state(&arguments.to, &state)?;
+                }
+            }
+            // Damage of one object must not keep a person from the others; anything else would repeat itself.
+            Err(error) if error.kind() == crate::error::Kind::Damage => failures.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = together(&failures) {
+        return Err(error);
+    }
+    // Last, so that a folder with a manifest is a finished download.
+    write_whole(&arguments.to.join(layout::MANIFEST), &found.bytes)?;
+    summary.seconds = started.elapsed().as_secs_f64();
+    report(&summary, json)
+}
+
+fn together(failures: &[Error]) -> Option<Error> {
+    let messages: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    (!messages.is_empty()).then(|| {
+        Error::damage(format!("{} objects are damaged: {}", messages.len(), messages.join("; ")))
+            .hint("all other files were fetched; `pgstow verify` tells more, another run may be sound")
+    })
+}
+
+fn report(summary: &Summary, json: bool) -> Result<Outcome> {
+    if json {
+        output::print_json(summary)?;
+    } else {
+        let kept = if summary.kept > 0 { format!(" ({} were already there)", summary.kept) } else { String::new() };
+        output::print(&format!(
+            "run {} is in {}: {} files{kept}, {}, {:.1}s\n",
+            summary.run,
+            summary.to.display(),
+            output::count(summary.files + 1),
+            output::size(summary.bytes),
+            summary.seconds
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// What was asked for, as files.
+fn targets(manifest: &Manifest, arguments: &Download) -> Result<Vec<Target>> {
+    let compression = objects::sealing(manifest)?;
+    let everything = arguments.schema.is_empty() && arguments.table.is_empty();
+    let mut chosen: Vec<&Object> = Vec::new();
+    if everything {
+        chosen.extend([&manifest.roles.object, &manifest.database.object]);
+        chosen.extend(&manifest.large_objects.object);
+    }
+    let names: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
+    if let Some(wanted) = arguments.schema.iter().find(|wanted| !names.contains(&wanted.as_str())) {
+        return Err(unknown("schema", wanted, &names));
+    }
+    let mut tables = Vec::new();
+    for wanted in &arguments.table {
+        tables.push(table(manifest, wanted)?);
+    }
+    for (at, schema) in manifest.schemas.iter().enumerate() {
+        let whole = everything || arguments.schema.contains(&schema.name);
+        if whole {
+            chosen.push(&schema.dump);
+        }
+        for (number, table) in schema.tables.iter().enumerate() {
+            if whole || tables.contains(&(at, number)) {
+                chosen.push(&table.file);
+                chosen.extend(table.index.as_ref().filter(|_| arguments.raw));
+            }
+        }
+    }
+    let indexes: Vec<&Object> =
+        manifest.schemas.iter().flat_map(|schema| &schema.tables).filter_map(|table| table.index.as_ref()).collect();
+    let mut targets: Vec<Target> = Vec::new();
+    for object in chosen.into_iter().chain(&manifest.restore_md) {
+        let as_it_is = indexes.contains(&object) || manifest.restore_md.as_ref() == Some(object);
+        let compression = if as_it_is { Compression::None } else { compression };
+        let stem = object.key.strip_suffix(compression.suffix()).unwrap_or(&object.key);
+        let path = if arguments.raw { &object.key } else { stem };
+        if !objects::safe(path) || path.ends_with(UNFINISHED) || path == STATE {
+            return Err(Error::damage(format!(
+                "the manifest names an object {:?}, which cannot be a file",
+                object.key
+            )));
+        }
+        targets.push(Target { path: path.to_owned(), object: object.clone(), compression, raw: arguments.raw });
+    }
+    targets.sort_by_key(|target| std::cmp::Reverse(target.object.bytes));
+    Ok(targets)
+}
+
+/// Finds `schema.table`: either name may be in double quotes, and an unquoted dot may stand anywhere.
+fn table(manifest: &Manifest, wanted: &str) -> Result<(usize, usize)> {
+    let mut matching = Vec::new();
+    for (at, schema) in manifest.schemas.iter().enumerate() {
+        for (number, table) in schema.tables.iter().enumerate() {
+            if spellings(wanted).any(|(s, t)| s == schema.name && t == table.name) {
+                matching.push((at, number, format!("{}.{}", quoted(&schema.name), quoted(&table.name))));
+            }
+        }
+    }
+    match matching.as_slice() {
+        [(at, number, _)] => Ok((*at, *number)),
+        [] => {
+            let known: Vec<String> = manifest
+                .schemas
+                .iter()
+                .flat_map(|schema| schema.tables.iter().map(move |table| format!("{}.{}", schema.name, table.name)))
+                .collect();
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            Err(unknown("table", wanted, &known))
+        }
+        several => {
+            let names: Vec<&str> = several.iter().map(|(_, _, name)| name.as_str()).collect();
+            Err(Error::usage(format!("{wanted:?} can be several tables")).hint(format!("write {}", names.join(" or "))))
+        }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Every way to read `wanted` as schema and table.
+fn spellings(wanted: &str) -> impl Iterator<Item = (String, String)> {
+    wanted.match_indices('.').filter_map(|(at, _)| {
+        let (schema, table) = wanted.split_at(at);
+        Some((unquoted(schema)?, unquoted(table.strip_prefix('.')?)?))
+    })
+}
+
+/// A name with its quotes taken off; `None` where quotes stand so that it is no name.
+fn unquoted(name: &str) -> Option<String> {
+    let Some(rest) = name.strip_prefix('"') else {
+        return (!name.is_empty() && !name.contains('"')).then(|| name.to_owned());
+    };
+    let inner = rest.strip_suffix('"')?;
+    let plain = inner.replace("\"\"", "\0");
+    (!plain.is_empty() && !plain.contains('"')).then(|| plain.replace('\0', "\""))
+}
+
+/// Refuses a folder inside a directory store: its files would look like the store's own.
+fn refuse_inside_store(store: &Store, to: &Path) -> Result<()> {
+    let to = absolute(to)?;
+    let refused =
+        || Error::usage(format!("{} is inside a store", to.display())).hint("choose a folder outside with --to");
+    if let Some(own) = store.local_path()
+        && to.starts_with(absolute(own)?)
+    {
+        return Err(refused());
+    }
+    if to.ancestors().any(|folder| folder.join(layout::LATEST).is_file() && folder.join("runs").is_dir()) {
+        return Err(refused());
+    }
+    Ok(())
+}
+
+/// The real path, links followed, of a folder that need not exist yet.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).map_err(|error| at(path, &error, "find"))?;
+    for existing in path.ancestors() {
+        if let Ok(real) = existing.canonicalize() {
+            let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
+            return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
+        }
+    }
+    Ok(path)
+}
+
+/// Makes the folder ready for this run, or says why it is not for it.
+fn open_folder(to: &Path, run: &str) -> Result<State> {
+    fs::create_dir_all(to).map_err(|error| at(to, &error, "create"))?;
+    match fs::read(to.join(STATE)) {
+        Ok(bytes) => {
+            let state: State = serde_json::from_slice(&bytes)
+                .map_err(|error| Error::failed(format!("{}: {error}", to.join(STATE).display())))?;
+            if state.run != run {
+                let message = format!("{} holds files of run {}", to.display(), state.run);
+                return Err(Error::usage(message).hint("choose another folder with --to, or remove this one"));
+            }
+            Ok(state)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if fs::read_dir(to).map_err(|error| at(to, &error, "read"))?.next().is_some() {
+                return Err(Error::usage(format!("{} is not empty and no download began in it", to.display()))
+                    .hint("choose another folder with --to, or empty this one"));
+            }
+            Ok(State { run: run.to_owned(), files: BTreeMap::new() })
+        }
+        Err(error) => Err(at(&to.join(STATE), &error, "read")),
+    }
+}
+
+fn write_state(to: &Path, state: &State) -> Result<()> {
+    let text = serde_json::to_vec_pretty(state).map_err(|error| Error::failed(error.to_string()))?;
+    write_whole(&to.join(STATE), &text)
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let unfinished = unfinished(path);
+    fs::write(&unfinished, bytes).map_err(|error| at(&unfinished, &error, "write"))?;
+    fs::rename(&unfinished, path).map_err(|error| at(path, &error, "rename to"))
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    PathBuf::from(name)
+}
+
+/// Makes one file; true when it was there already.
+async fn fetch(
+    store: Store,
+    run: String,
+    to: PathBuf,
+    target: Target,
+    done: Option<Finished>,
+) -> (String, Result<(Finished, bool)>) {
+    let path = target.path.clone();
+    let made = tokio::task::spawn_blocking(move || {
+        let file = to.join(&target.path);
+        if let Some(done) = done
+            && done.stored_sha256 == target.object.sha256
+            && intact(&file, &done)?
+        {
+            return Ok((done, true));
+        }
+        make(&store, &run, &file, &target).map(|finished| (finished, false))
+    });
+    let result = made.await.unwrap_or_else(|error| Err(Error::failed(format!("write a file: {error}"))));
+    (path, result)
+}
+
+/// Whether a finished file still is what was written.
+fn intact(path: &Path, done: &Finished) -> Result<bool> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(at(path, &error, "read")),
+    };
+    if file.metadata().map_err(|error| at(path, &error, "read"))?.len() != done.bytes {
+        return Ok(false);
+    }
+    let mut hash = Sha256::new();
+    copy(&mut file, |part| {
+        hash.update(part);
+        Ok(())
+    })
+    .map_err(|error| error.context(path.display()))?;
+    Ok(decode::hex(&hash.finalize()) == done.sha256)
+}
+
+fn make(store: &Store, run: &str, path: &Path, target: &Target) -> Result<Finished> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|error| at(folder, &error, "create"))?;
+    let temporary = unfinished(path);
+    let mut file = File::create(&temporary).map_err(|error| at(&temporary, &error, "create"))?;
+    let result = fill(store, run, &mut file, &temporary, target);
+    if result.is_err() {
+        // The error counts; what is left over is overwritten next time.
+        let _left_over = fs::remove_file(&temporary);
+    }
+    let finished = result?;
+    fs::rename(&temporary, path).map_err(|error| at(path, &error, "rename to"))?;
+    Ok(finished)
+}
+
+fn fill(store: &Store, run: &str, file: &mut File, path: &Path, target: &Target) -> Result<Finished> {
+    let object = &target.object;
+    let (tap, stored) = objects::tapped(store, run, object);
+    let compression = if target.raw { Compression::None } else { target.compression };
+    let mut plain = Plain::new(stored, compression);
+    let mut hash = Sha256::new();
+    let copied = copy(&mut plain, |part| {
+        hash.update(part);
+        file.write_all(part).map_err(|error| at(path, &error, "write"))
+    });
+    if let Some(failure) = tap.store_failure() {
+        return Err(failure);
+    }
+    copied.map_err(|error| error.context(&object.key))?;
+    let expected = if target.raw { object.bytes } else { object.raw_bytes };
+    if tap.bytes() != object.bytes || tap.sha256() != object.sha256 {
+        return Err(Error::damage(format!("{}: its stored bytes are not the manifest's (SHA-256)", object.key)));
+    }
+    if plain.bytes != expected {
+        let message = format!("{}: {} plain bytes, the manifest says {expected}", object.key, plain.bytes);
+        return Err(Error::damage(message));
+    }
+    file.sync_all().map_err(|error| at(path, &error, "write"))?;
+    Ok(Finished { sha256: decode::hex(&hash.finalize()), bytes: plain.bytes, stored_sha256: object.sha256.clone() })
+}
+
+fn copy(from: &mut impl Read, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; decode::BUFFER];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(size) => each(buffer.get(..size).unwrap_or_default())?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// An error of the file system, with the path and what was being done.
+fn at(path: &Path, error: &io::Error, operation: &str) -> Error {
+    let message = format!("{operation} {}: {error}", path.display());
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::failed(message)
+            .hint("free some room, or choose another disk with --to; the same command goes on where this one stopped"),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            Error::failed(message).hint("choose a folder you may write to with --to")
+        }
+        _ => Error::failed(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_found_however_its_name_is_quoted() {
+        let all = |text: &str| spellings(text).collect::<Vec<_>>();
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(all("a.b"), [pair("a", "b")]);
+        assert_eq!(all("a.b.c"), [pair("a", "b.c"), pair("a.b", "c")]);
+        assert_eq!(all("\"a.b\".c"), [pair("a.b", "c")]);
+        assert_eq!(all("a.\"b.\"\"c\"\"\""), [pair("a", "b.\"c\"")]);
+        assert_eq!(all("nothing"), []);
+    }
+}

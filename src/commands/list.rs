@@ -1,0 +1,195 @@
+//! `pgstow list`: the runs of the store, newest first, with what `verify` and `drill` found out about each.
+
+use std::collections::HashMap;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use super::{output, resolve};
+use crate::error::{Context as _, Result};
+use crate::manifest::{Status, Totals};
+use crate::store::Store;
+
+/// Small objects read at once; enough to hide a store's latency.
+const READS: usize = 16;
+
+/// One run as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Row {
+    run: String,
+    latest: bool,
+    /// `complete`, `partial`, `incomplete` (no manifest) or `unreadable`.
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    details: Option<Details>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verified: Option<Receipt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drilled: Option<Receipt>,
+}
+
+#[derive(Debug, Serialize)]
+struct Details {
+    started_at: String,
+    finished_at: String,
+    seconds: f64,
+    database: String,
+    host: String,
+    totals: Totals,
+}
+
+/// What `list` reads of a receipt.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Receipt {
+    #[serde(skip_serializing)]
+    kind: String,
+    at: String,
+    ok: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Document {
+    store: String,
+    latest: Option<String>,
+    runs: Vec<Row>,
+}
+
+/// Lists the runs.
+pub(crate) async fn run(store: &Store, json: bool) -> Result<()> {
+    let latest = resolve::latest(store).await?.map(|latest| latest.run);
+    let names = resolve::names(store).await?;
+    let receipts = receipts(store).await?;
+    let rows: Vec<Row> = stream::iter(names)
+        .map(|name| row(store, name, latest.as_deref(), &receipts))
+        .buffered(READS)
+        .try_collect()
+        .await?;
+    let document = Document { store: store.describe(), latest, runs: rows };
+    if json { output::print_json(&document) } else { output::print(&text(&document)) }
+}
+
+/// Keys of the receipts of each run, newest first.
+async fn receipts(store: &Store) -> Result<HashMap<String, Vec<String>>> {
+    let mut keys: HashMap<String, Vec<String>> = HashMap::new();
+    for object in store.list("receipts/").await.context("list the receipts")?.into_iter().rev() {
+        let mut parts = object.key.split('/').skip(1);
+        if let (Some(run), Some(_file), None) = (parts.next(), parts.next(), parts.next()) {
+            keys.entry(run.to_owned()).or_default().push(object.key.clone());
+        }
+    }
+    Ok(keys)
+}
+
+async fn row(store: &Store, run: String, latest: Option<&str>, receipts: &HashMap<String, Vec<String>>) -> Result<Row> {
+    let mut row = Row {
+        latest: latest == Some(run.as_str()),
+        run,
+        status: "incomplete",
+        problem: None,
+        details: None,
+        verified: None,
+        drilled: None,
+    };
+    match resolve::manifest(store, &row.run).await {
+        Ok(None) => return Ok(row),
+        Ok(Some(found)) => {
+            let manifest = found.manifest;
+            row.status = match manifest.status {
+                Status::Complete => "complete",
+                Status::Partial => "partial",
+            };
+            row.details = Some(Details {
+                seconds: seconds(&manifest.started_at, &manifest.finished_at).unwrap_or_default(),
+                started_at: manifest.started_at,
+                finished_at: manifest.finished_at,
+                database: manifest.source.database,
+                host: manifest.source.host,
+                totals: manifest.totals,
+            });
+        }
+        // A manifest that makes no sense must not hide the other runs; a store that fails does end the list.
+        Err(error) if store.get(crate::layout::LATEST).await.is_ok() => {
+            row.status = "unreadable";
+            row.problem = Some(error.message().to_owned());
+        }
+        Err(error) => return Err(error),
+    }
+    for key in receipts.get(&row.run).into_iter().flatten().take(READS) {
+        let Some(bytes) = store.get(key).await? else { continue };
+        let Ok(receipt) = serde_json::from_slice::<Receipt>(&bytes) else { continue };
+        match receipt.kind.as_str() {
+            "verify" if row.verified.is_none() => row.verified = Some(receipt),
+            "drill" if row.drilled.is_none() => row.drilled = Some(receipt),
+            _ => {}
+        }
+        if row.verified.is_some() && row.drilled.is_some() {
+            break;
+        }
+    }
+    Ok(row)
+}
+
+fn seconds(from: &str, to: &str) -> Option<f64> {
+    let from: jiff::Timestamp = from.parse().ok()?;
+    let to: jiff::Timestamp = to.parse().ok()?;
+    Some(to.duration_since(from).as_secs_f64())
+}
+
+/// Time since a moment in one or two units; `-` where the text is no moment.
+fn age(at: &str) -> String {
+    let Ok(at) = at.parse::<jiff::Timestamp>() else { return "-".to_owned() };
+    let passed = jiff::Timestamp::now().duration_since(at).as_secs().max(0);
+    match passed {
+        0..60 => format!("{passed}s"),
+        60..3_600 => format!("{}m", passed / 60),
+        3_600..86_400 => format!("{}h {}m", passed / 3_600, passed % 3_600 / 60),
+        _ => format!("{}d {}h", passed / 86_400, passed % 86_400 / 3_600),
+    }
+}
+
+fn receipt(receipt: Option<&Receipt>) -> String {
+    receipt.map_or_else(
+        || "-".to_owned(),
+        |receipt| if receipt.ok { format!("{} ago", age(&receipt.at)) } else { "DAMAGED".to_owned() },
+    )
+}
+
+fn text(document: &Document) -> String {
+    if document.runs.is_empty() {
+        return format!("no backups in {} yet\n", document.store);
+    }
+    let head = ["RUN", "STATUS", "AGE", "DATABASE", "TABLES", "ROWS", "RAW", "STORED", "TOOK", "VERIFIED", "DRILLED"];
+    let rows: Vec<Vec<String>> = document.runs.iter().map(cells).collect();
+    let mut text = output::table(&head, &[4, 5, 6, 7, 8], &rows);
+    match &document.latest {
+        Some(_) => text.push_str("* latest\n"),
+        None => text.push_str("no run is latest\n"),
+    }
+    for row in &document.runs {
+        if let Some(problem) = &row.problem {
+            text.extend([row.run.as_str(), ": ", problem, "\n"]);
+        }
+    }
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let mark = if row.latest { "*" } else { "" };
+    let mut cells = vec![format!("{}{mark}", row.run), row.status.to_owned()];
+    if let Some(details) = &row.details {
+        cells.extend([
+            age(&details.finished_at),
+            output::plain(&details.database),
+            output::count(details.totals.tables),
+            output::count(details.totals.rows),
+            output::size(details.totals.raw_bytes),
+            output::size(details.totals.stored_bytes),
+            format!("{:.1}s", details.seconds),
+            receipt(row.verified.as_ref()),
+            receipt(row.drilled.as_ref()),
+        ]);
+    }
+    cells
+}

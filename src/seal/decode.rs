@@ -1,0 +1,220 @@
+//! From stored bytes back to plain ones: hashing on the way in, decompression of every frame to the last byte.
+//!
+//! Objects are frames put one after another; a frame cut short or bytes that are no frame are errors. Encrypted
+//! objects will be opened here too, before decompression. Memory: one input buffer and the decoder's window.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, BufReader, ReadBuf};
+
+use super::compress::Compression;
+use crate::error::Error;
+
+/// One request to the operating system or the network client for this many bytes.
+pub const BUFFER: usize = 256 * 1024;
+
+/// The plain bytes of `stored`.
+///
+/// Reads `stored` to its end; an error of its own comes out unchanged, a broken frame as any other [`io::Error`].
+/// Decompression runs inside `poll_read`, so large objects belong on a blocking thread.
+pub fn decoder<'a, R: AsyncRead + Send + Unpin + 'a>(
+    stored: R,
+    compression: Compression,
+) -> Box<dyn AsyncRead + Send + Unpin + 'a> {
+    let stored = BufReader::with_capacity(BUFFER, stored);
+    match compression {
+        Compression::Zstd(_) => {
+            let mut decoder = ZstdDecoder::new(stored);
+            decoder.multiple_members(true);
+            Box::new(decoder)
+        }
+        Compression::Gzip(_) => {
+            let mut decoder = GzipDecoder::new(stored);
+            decoder.multiple_members(true);
+            Box::new(decoder)
+        }
+        Compression::None => Box::new(stored),
+    }
+}
+
+/// Sees every stored byte that passes through a [`Tapped`] reader; clones share what was seen.
+#[derive(Debug, Clone, Default)]
+pub struct Tap {
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    bytes: u64,
+    all: Sha256,
+    piece: Option<Sha256>,
+    failure: Option<Error>,
+}
+
+impl Tap {
+    /// Wraps a reader of stored bytes.
+    pub fn reader<R>(&self, stored: R) -> Tapped<R> {
+        Tapped { inner: stored, tap: self.clone() }
+    }
+
+    /// Stored bytes seen.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.with(|seen| seen.bytes)
+    }
+
+    /// SHA-256 of all bytes seen, in lower-case hex.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        self.with(|seen| hex(&seen.all.clone().finalize()))
+    }
+
+    /// Begins a piece: [`Tap::piece_sha256`] hashes what comes from here on.
+    pub fn begin_piece(&self) {
+        self.with(|seen| seen.piece = Some(Sha256::new()));
+    }
+
+    /// SHA-256 of the bytes since [`Tap::begin_piece`]; ends the piece.
+    #[must_use]
+    pub fn piece_sha256(&self) -> Option<String> {
+        self.with(|seen| seen.piece.take()).map(|piece| hex(&piece.finalize()))
+    }
+
+    /// What the store failed with, as opposed to bytes that make no sense.
+    #[must_use]
+    pub fn store_failure(&self) -> Option<Error> {
+        self.with(|seen| seen.failure.clone())
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn saw(&self, bytes: &[u8]) {
+        self.with(|seen| {
+            seen.bytes += bytes.len() as u64;
+            seen.all.update(bytes);
+            if let Some(piece) = &mut seen.piece {
+                piece.update(bytes);
+            }
+        });
+    }
+
+    fn failed(&self, error: io::Error) -> io::Error {
+        let error = Error::from(error);
+        self.with(|seen| seen.failure = Some(error.clone()));
+        error.into()
+    }
+}
+
+/// A reader that shows a [`Tap`] what passes.
+#[derive(Debug)]
+pub struct Tapped<R> {
+    inner: R,
+    tap: Tap,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Tapped<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.inner).poll_read(context, buffer) {
+            Poll::Ready(Ok(())) => {
+                let (_, new) = buffer.filled().split_at(before);
+                self.tap.saw(new);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.tap.failed(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// SHA-256 of some bytes, in lower-case hex.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Lower-case hex digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let written = write!(text, "{byte:02x}");
+        debug_assert!(written.is_ok(), "writing to a String does not fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    const PARTS: [&[u8]; 4] = [b"first", b"", b"x", b"the last part\n"];
+
+    fn framed(compression: Compression) -> Vec<u8> {
+        let mut stored = Vec::new();
+        for part in PARTS {
+            match compression {
+                Compression::Zstd(_) => stored.extend(zstd::encode_all(part, 3).unwrap()),
+                Compression::Gzip(_) => {
+                    let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+                    member.write_all(part).unwrap();
+                    stored.extend(member.finish().unwrap());
+                }
+                Compression::None => stored.extend(part),
+            }
+        }
+        stored
+    }
+
+    async fn plain(stored: &[u8], compression: Compression) -> io::Result<(Vec<u8>, Tap)> {
+        let tap = Tap::default();
+        let mut out = Vec::new();
+        decoder(tap.reader(stored), compression).read_to_end(&mut out).await?;
+        Ok((out, tap))
+    }
+
+    #[tokio::test]
+    async fn every_frame_comes_back_and_every_stored_byte_is_hashed() {
+        for compression in [Compression::Zstd(3), Compression::Gzip(6), Compression::None] {
+            let stored = framed(compression);
+            let (out, tap) = plain(&stored, compression).await.unwrap();
+            assert_eq!(out, PARTS.concat());
+            assert_eq!(tap.bytes(), stored.len() as u64);
+            assert_eq!(tap.sha256(), sha256(&stored));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_cut_short_and_bytes_that_are_no_frame_are_errors() {
+        for compression in [Compression::Zstd(3), Compression::Gzip(6)] {
+            let stored = framed(compression);
+            let last = match compression {
+                Compression::Zstd(_) => zstd::encode_all(PARTS[3], 3).unwrap().len(),
+                _ => 18 + 16,
+            };
+            for cut in stored.len() - last.min(20)..stored.len() {
+                assert!(plain(&stored[..cut], compression).await.is_err(), "{compression:?} cut at {cut}");
+            }
+            for tail in [&b"\0"[..], b"x", b"\0\0\0\0\0\0\0\0", b"garbage that is longer than a header"] {
+                let garbage = [&stored[..], tail].concat();
+                assert!(plain(&garbage, compression).await.is_err(), "{compression:?} with {tail:?} at the end");
+            }
+        }
+    }
+}
