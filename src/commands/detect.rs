@@ -50,7 +50,7 @@ fn document(value: &impl serde::Serialize) -> Result<String> {
 
 fn names(detection: &Detection, json: bool) -> Result<String> {
     let names: Vec<&str> = detection.schemas.iter().map(|schema| schema.name.as_str()).collect();
-    if json { document(&names) } else { Ok(names.iter().map(|name| format!("{name}\n")).collect()) }
+    if json { document(&names) } else { Ok(names.join("\n") + if names.is_empty() { "" } else { "\n" }) }
 }
 
 /// The text for people: one line a schema, then what cannot be read and what a dump cannot hold.

@@ -429,12 +429,10 @@ impl ConnInfo {
 
     fn set_known(&mut self, key: &str, value: &str) -> Result<()> {
         if PARAMETERS.iter().all(|(known, _)| *known != key) {
-            // An unquoted password with a space or a & makes such a "key": it is not shown unless it is a plain word.
-            let plain = key.len() <= 32 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-            let secret = self.secrets.values().any(|secret| secret.0.contains(key)) || !plain;
-            let named = if secret { String::new() } else { format!(" {key}") };
-            return Err(Error::usage(format!("unknown parameter{named} in the connection string"))
+            // Not named: an unquoted password with a space and a = in it makes just such a "parameter".
+            return Err(Error::usage("unknown parameter in the connection string")
                 .hint("parameters are libpq's: host, port, user, password, dbname, sslmode, sslrootcert, ...")
+                .hint("quote a value that has spaces: password='two words'")
                 .hint(PERCENT));
         }
         self.set(key, value);

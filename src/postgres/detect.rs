@@ -37,6 +37,7 @@ pub struct Detection {
 }
 
 /// The server, the database and the role.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about a server, not states")]
 #[derive(Debug, Clone, Serialize)]
 pub struct ServerInfo {
     /// `server_version_num`.

@@ -16,7 +16,8 @@ pub(super) fn complete(info: &mut ConnInfo, environment: &Environment) {
         Some(file) if file.is_file() => file,
         _ => return,
     };
-    let private = std::fs::metadata(&file).is_ok_and(|meta| meta.permissions().mode() & 0o077 == 0);
+    // None of the six bits for group and others.
+    let private = std::fs::metadata(&file).is_ok_and(|meta| meta.permissions().mode().trailing_zeros() >= 6);
     if !private {
         tracing::warn!("{} is ignored: others may read it (chmod 600 cures that)", file.display());
         return;

@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 /// What every session sets right after connecting, in one round trip. By `SET`, since poolers drop startup options,
 /// and in this place, since settings of the role or the database came in at the start of the session.
 ///
-/// - `client_encoding`: UTF8, so that a LATIN1 database comes back right; a SQL_ASCII database has no encoding to
-///   convert from, so both sides stay SQL_ASCII and bytes pass as they are;
+/// - `client_encoding`: UTF8, so that a LATIN1 database comes back right; a `SQL_ASCII` database has no encoding to
+///   convert from, so both sides stay `SQL_ASCII` and bytes pass as they are;
 /// - `DateStyle`, `IntervalStyle`, `extra_float_digits`, `bytea_output`, `TimeZone`: text that reads back the same
 ///   everywhere, and the same bytes each time a chunk is read;
 /// - `synchronize_seqscans`, `max_parallel_workers_per_gather`: rows in physical order, each time;

@@ -208,7 +208,16 @@ pub(super) async fn large_objects(client: &Client, detection: &mut Detection) ->
 
 /// A column by position, the driver's error made ours.
 pub(super) fn at<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, index: usize) -> Result<T> {
-    row.try_get(index).map_err(|error| failure(&error))
+    row.try_get(index).map_err(|error| {
+        let utf8 = std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<std::str::Utf8Error>);
+        if utf8 {
+            return Error::failed(
+                "a name in the catalogue is not valid UTF-8 (a SQL_ASCII database holds bytes of any kind)",
+            )
+            .hint("rename the object, or the schema, to a name in ASCII or UTF-8");
+        }
+        failure(&error)
+    })
 }
 
 fn letter(row: &Row, index: usize) -> Result<char> {
