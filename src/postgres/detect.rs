@@ -149,15 +149,26 @@ pub struct Unreadable {
     pub cure: String,
 }
 
-/// Looks at a database. Not inside a transaction: it sets `lock_timeout` for one query, and that query may fail.
-/// Memory: about 300 bytes a relation.
+/// Looks at a database, outside a transaction. Memory: about 300 bytes a relation.
 ///
 /// # Errors
 /// Only when the connection or a catalogue fails; what cannot be read is part of the answer.
 pub async fn detect(client: &Client) -> Result<Detection> {
+    look(client, false).await
+}
+
+/// The same inside a transaction, as of its snapshot; leaves no lock behind that the transaction had not.
+///
+/// # Errors
+/// As [`detect`].
+pub async fn detect_in_transaction(client: &Client) -> Result<Detection> {
+    look(client, true).await
+}
+
+async fn look(client: &Client, in_transaction: bool) -> Result<Detection> {
     let server = queries::server(client).await.context("look at the server")?;
     let schemas = queries::schemas(client).await.context("list the schemas")?;
-    let (relations, privileges) = queries::relations(client, &server).await.context("list the relations")?;
+    let (relations, privileges) = queries::relations(client, &server, in_transaction).await.context("list the relations")?;
     let mut detection =
         Detection { schemas, relations, large_objects: 0, unreadable: Vec::new(), omitted: Vec::new(), server };
     detection.note_unreadable(&privileges);

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::conninfo::ConnInfo;
-use super::detect::{Detection, Relation, detect};
+use super::detect::{Detection, Relation, detect, detect_in_transaction};
 use super::session::{Session, failure};
 use crate::archive::table_sql::quote;
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ impl Candidate {
         }
         let snapshot = client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
         let snapshot: String = snapshot.map_err(|e| failure(&e).context("export the snapshot"))?.get(0);
-        let detection = detect(client).await?;
+        let detection = detect_in_transaction(client).await?;
         if let Some(why) = difference(&self.detection, &detection) {
             return Ok(Err(why));
         }

@@ -68,7 +68,7 @@ struct Gathered {
 ///
 /// # Errors
 /// What stopped it; nothing was promoted and open uploads were aborted.
-pub async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let store = Store::open(&global.store).await?;
     let result = tokio::select! {
         biased;

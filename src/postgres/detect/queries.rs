@@ -97,13 +97,25 @@ pub(super) async fn schemas(client: &Client) -> Result<Vec<SchemaInfo>> {
 /// The size functions lock the relation, and would wait behind an ALTER TABLE that holds or awaits its exclusive
 /// lock. So relations with such a lock are sized by the planner's statistics, and should a lock come up in the very
 /// moment, the query gives up after a second and all are.
-pub(super) async fn relations(client: &Client, server: &ServerInfo) -> Result<(Vec<Relation>, Vec<Privileges>)> {
-    client.batch_execute("SET lock_timeout = '1s'").await.map_err(|error| failure(&error))?;
+///
+/// In a transaction this happens behind a savepoint that is always rolled back: a failure does not end the
+/// transaction, and locks on what the transaction did not lock itself are let go at once.
+pub(super) async fn relations(
+    client: &Client,
+    server: &ServerInfo,
+    in_transaction: bool,
+) -> Result<(Vec<Relation>, Vec<Privileges>)> {
+    let (before, after) = if in_transaction {
+        ("SAVEPOINT sizes; SET LOCAL lock_timeout = '1s'", "ROLLBACK TO SAVEPOINT sizes; RELEASE SAVEPOINT sizes")
+    } else {
+        ("SET lock_timeout = '1s'", "SET lock_timeout = 0")
+    };
+    client.batch_execute(before).await.map_err(|error| failure(&error))?;
     let mut rows = client.query(&relations_sql(true), &[]).await;
+    client.batch_execute(after).await.map_err(|error| failure(&error))?;
     if rows.as_ref().is_err_and(|error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)) {
         rows = client.query(&relations_sql(false), &[]).await;
     }
-    client.batch_execute("SET lock_timeout = 0").await.map_err(|error| failure(&error))?;
     let rows = rows.map_err(|error| failure(&error))?;
     let mut relations = Vec::with_capacity(rows.len());
     let mut privileges = Vec::with_capacity(rows.len());
