@@ -72,7 +72,7 @@ fn script(facts: &Facts<'_>) -> String {
     let mut sh = format!(
         "## 2. The whole database\n\n\
          Make an empty database on a server with the same extensions available, and give its connection string as\n\
-         `DB`, the folder as `RUN`. The role should be a superuser; roles that exist are left as they are (psql says so).\n\n\
+         `DB`, the folder as `RUN`. The role should be a superuser.\n\n\
          ```sh\n\
          set -euo pipefail\n\
          : \"${{RUN:?folder with the files of this run}}\"\n\
@@ -80,11 +80,14 @@ fn script(facts: &Facts<'_>) -> String {
          export PGOPTIONS='-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0'\n\
          work=$(mktemp -d)\n\
          trap 'rm -rf \"$work\"' EXIT\n\n\
-         # Roles. Your own role keeps its password; roles that exist make an error that is not fatal.\n\
-         me=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(current_user)')\n\
-         {cat} \"$RUN/{roles}\" |\n  \
-           awk -v c=\"CREATE ROLE $me;\" -v a=\"ALTER ROLE $me WITH \" '$0 != c && index($0, a) != 1' |\n  \
-           psql -X -q -d \"$DB\"\n\n\
+         # Roles that are missing; those that exist are left as they are.\n\
+         HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(rolname) FROM pg_roles')\n\
+         export HAVE\n\
+         {cat} \"$RUN/{roles}\" | awk '\n  \
+           BEGIN {{ n = split(ENVIRON[\"HAVE\"], have, \"\\n\") }}\n  \
+           {{ for (i = 1; i <= n; i++)\n      \
+             if ($0 == \"CREATE ROLE \" have[i] \";\" || index($0, \"ALTER ROLE \" have[i] \" \") == 1) next\n    \
+             print }}' | psql -X -q -d \"$DB\"\n\n\
          # Definitions: extensions, schemas, types, functions, tables.\n\
          {cat} \"$RUN/{database}\" > \"$work/database.dump\"\n\
          pg_restore --exit-on-error --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
@@ -98,20 +101,22 @@ fn script(facts: &Facts<'_>) -> String {
     if let Some(key) = facts.large_objects_key {
         sh.push_str(&format!("\n# Large objects.\n{cat} \"$RUN/{key}\" | pg_restore --exit-on-error -d \"$DB\"\n"));
     }
-    let name = sed_pattern(&plain_ident(&facts.leader.detection.server.database));
     sh.push_str(&format!(
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
          pg_restore --exit-on-error --section=data -d \"$DB\" \"$work/database.dump\"\n\
          pg_restore --exit-on-error --section=post-data -j 4 -d \"$DB\" \"$work/database.dump\"\n\n\
          # Settings, rights and comment of the database itself, under whatever name it has now.\n\
-         pg_restore --create --section=pre-data -f - \"$work/database.dump\" |\n  \
-           sed -n -e 's/^ALTER DATABASE {name} SET /ALTER DATABASE :\"DBNAME\" SET /p' \\\n    \
-           -e 's/^\\(ALTER ROLE .*\\) IN DATABASE {name} SET /\\1 IN DATABASE :\"DBNAME\" SET /p' \\\n    \
-           -e 's/^COMMENT ON DATABASE {name} IS /COMMENT ON DATABASE :\"DBNAME\" IS /p' \\\n    \
-           -e 's/^\\(GRANT .*\\|REVOKE .*\\) ON DATABASE {name} /\\1 ON DATABASE :\"DBNAME\" /p' |\n  \
-           psql -X -q -d \"$DB\"\n\
+         export NAME={name}\n\
+         pg_restore -l \"$work/database.dump\" |\n  \
+           grep -E '^[0-9]+; [0-9]+ [0-9]+ (DATABASE |(ACL|COMMENT|SECURITY LABEL) - DATABASE )' > \"$work/list\" || true\n\
+         pg_restore --create -L \"$work/list\" -f - \"$work/database.dump\" | awk '\n  \
+           !on {{ at = index($0, \" DATABASE \" ENVIRON[\"NAME\"] \" \")\n         \
+             on = at && /^(ALTER|GRANT|REVOKE|COMMENT|SECURITY)/ && !/ OWNER TO /\n         \
+             if (on) $0 = substr($0, 1, at) \"DATABASE :\\\"DBNAME\\\" \" substr($0, at + 11 + length(ENVIRON[\"NAME\"])) }}\n  \
+           on {{ print; open = (open + gsub(/\\047/, \"&\")) % 2; if (!open && /;$/) on = 0 }}' | psql -X -q -d \"$DB\"\n\
          psql -X -q -d \"$DB\" -c ANALYZE\n\
-         ```\n\n"
+         ```\n\n",
+        name = shell_quoted(&plain_ident(&facts.leader.detection.server.database)),
     ));
     sh
 }
@@ -122,21 +127,9 @@ fn plain_ident(name: &str) -> String {
     if plain { name.to_owned() } else { crate::archive::table_sql::quote(name) }
 }
 
-/// A text as a basic regular expression within single quotes of the shell.
-fn sed_pattern(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '\'' => out.push_str("'\\''"),
-            '\\' | '/' | '.' | '*' | '[' | ']' | '^' | '$' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if c.is_control() => out.push('.'),
-            c => out.push(c),
-        }
-    }
-    out
+/// A text as one word of the shell.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn parts(facts: &Facts<'_>) -> String {
