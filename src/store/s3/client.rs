@@ -1,6 +1,7 @@
 //! The S3 client: endpoint, region, credentials, TLS and proxy. Retries, checks and time limits of the SDK are off:
 //! `attempt` has its own.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use aws_sdk_s3::error::DisplayErrorContext;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
@@ -125,6 +127,25 @@ fn http(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
             connector = connector.connector_settings(settings.clone());
         }
         connector.set_sleep_impl(components.and_then(aws_sdk_s3::config::RuntimeComponents::sleep_impl));
-        connector.build()
+        connector.build_with_resolver(Names)
     }))
+}
+
+/// The system's name resolution, but names below `localhost` are this machine (RFC 6761, 6.3), which not every system
+/// knows: a local server is then reachable in virtual-host style.
+#[derive(Debug, Clone)]
+struct Names;
+
+impl ResolveDns for Names {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            if name.ends_with(".localhost") {
+                return Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+            }
+            match tokio::net::lookup_host((name, 0)).await {
+                Ok(found) => Ok(found.map(|address| address.ip()).collect()),
+                Err(error) => Err(ResolveDnsError::new(error)),
+            }
+        })
+    }
 }

@@ -51,7 +51,11 @@ impl Reading {
     /// Asks for what is still missing; leaves `answer` empty when the object ends before it.
     async fn request(&mut self) -> Result<()> {
         let full = self.s3.full(&self.key)?;
-        let range = format!("bytes={}-{}", self.at, self.end - 1);
+        // Servers refuse numbers beyond 63 bits.
+        let range = match i64::try_from(self.end) {
+            Ok(end) => format!("bytes={}-{}", self.at, end - 1),
+            Err(_too_large) => format!("bytes={}-", self.at),
+        };
         let s3 = &self.s3;
         let answer = s3
             .tried_raw(s3.attempts, |_tries| async {
