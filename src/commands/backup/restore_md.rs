@@ -107,7 +107,7 @@ fn script(facts: &Facts<'_>) -> String {
          pg_restore --exit-on-error --section=post-data -j 4 -d \"$DB\" \"$work/database.dump\"\n\n\
          # Settings, rights and comment of the database itself, under whatever name it has now.\n\
          export NAME={name}\n\
-         pg_restore -l \"$work/database.dump\" |\n  \
+         pg_restore --create -l \"$work/database.dump\" |\n  \
            grep -E '^[0-9]+; [0-9]+ [0-9]+ (DATABASE |(ACL|COMMENT|SECURITY LABEL) - DATABASE )' > \"$work/list\" || true\n\
          pg_restore --create -L \"$work/list\" -f - \"$work/database.dump\" | awk '\n  \
            !on {{ at = index($0, \" DATABASE \" ENVIRON[\"NAME\"] \" \")\n         \

@@ -1,79 +1,389 @@
-//! An S3-compatible server as a store.
+//! An S3-compatible server as a store: single requests. Uploads in parts are in `upload`, reading in `read`, the client
+//! in `client`, what is tried again and what a failure is called in `attempt`.
+//!
+//! No sub-resource (`?tagging`, `?acl`, ...) is ever asked for: Supabase Storage takes such a request for one of the
+//! object itself. Bodies are in memory with their SHA-256 signed: no aws-chunked framing, no trailers.
+
+mod attempt;
+mod client;
+mod read;
+mod upload;
+
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use bytes::Bytes;
+use md5::{Digest as _, Md5};
 use tokio::io::AsyncRead;
-use tokio_util::task::TaskTracker;
+use tokio::sync::Semaphore;
 
-use super::{Condition, ObjectInfo, OpenUpload, Plan, Put, WriteError};
+use self::attempt::{Failure, Progress};
+use super::{Condition, ObjectInfo, OpenUpload, Put, check_key, hex};
 use crate::cli::StoreArgs;
 use crate::error::{Error, Result};
 
-pub(super) struct S3;
-pub(super) struct Writer;
+pub(super) use upload::Writer;
 
-fn unfinished<T>() -> Result<T> {
-    Err(Error::failed("s3 is not there yet"))
+/// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
+const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Requests with a body at once: Supabase Storage was seen to take 8 well.
+const IN_FLIGHT: usize = 8;
+/// Largest body of one PUT whose `ETag` is its MD5 on Supabase Storage; larger ones go in parts.
+const SINGLE_PUT: usize = 16 << 20;
+/// Attempts of [`S3::check`]: a person waits for it.
+const CHECK_ATTEMPTS: u32 = 3;
+
+const UNKNOWN: u8 = 0;
+const IS_MD5: u8 = 1;
+const NOT_MD5: u8 = 2;
+
+/// One bucket and prefix of a server.
+pub(super) struct S3 {
+    client: Client,
+    bucket: String,
+    /// Empty, or ending in `/`.
+    prefix: String,
+    endpoint: Option<String>,
+    max_parts: u32,
+    part_bytes: u64,
+    attempts: u32,
+    stall: Duration,
+    bytes: Arc<Semaphore>,
+    requests: Semaphore,
+    /// Whether this store's etags are MD5 sums, learnt from the first upload.
+    etags: AtomicU8,
 }
 
-#[allow(clippy::unused_async, clippy::unused_self, unused_variables, reason = "being written")]
 impl S3 {
     pub(super) async fn open(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
-        unfinished()
+        let (bucket, prefix) = name(&args.store)?;
+        let (client, endpoint) = Box::pin(client::connect(args, credentials)).await?;
+        Ok(Self {
+            client,
+            bucket,
+            prefix,
+            endpoint,
+            max_parts: args.s3_max_parts,
+            part_bytes: args.s3_part_size_mib << 20,
+            attempts: args.s3_attempts,
+            stall: args.s3_stall_timeout,
+            bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
+            requests: Semaphore::new(IN_FLIGHT),
+            etags: AtomicU8::new(UNKNOWN),
+        })
     }
+
     pub(super) fn describe(&self) -> String {
-        String::new()
+        format!("s3://{}/{}", self.bucket, self.prefix.trim_end_matches('/')).trim_end_matches('/').to_owned()
     }
+
     pub(super) fn endpoint(&self) -> Option<&str> {
-        None
+        self.endpoint.as_deref()
     }
+
+    fn full(&self, key: &str) -> Result<String> {
+        check_key(key)?;
+        Ok(format!("{}{key}", self.prefix))
+    }
+
+    fn relative<'a>(&self, key: &'a str) -> Option<&'a str> {
+        key.strip_prefix(&self.prefix)
+    }
+
     pub(super) async fn check(&self) -> Result<()> {
-        unfinished()
+        self.tried("open the store", "", self.attempts.min(CHECK_ATTEMPTS), |_tries| async {
+            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1).send();
+            self.watch(&Progress::default(), request).await
+        })
+        .await?;
+        Ok(())
     }
+
     pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
-        unfinished()
+        let full = self.full(key)?;
+        let body = self
+            .tried_raw(self.attempts, |_tries| async {
+                let request = self.client.get_object().bucket(&self.bucket).key(&full).send();
+                let mut answer = self.watch(&Progress::default(), request).await?;
+                let mut body = Vec::new();
+                while let Some(bytes) = self.chunk(&mut answer.body).await? {
+                    body.extend_from_slice(&bytes);
+                }
+                Ok(Bytes::from(body))
+            })
+            .await;
+        match body {
+            Ok(body) => Ok(Some(body)),
+            Err(failure) if failure.is_absent() => Ok(None),
+            Err(failure) => Err(self.error("read", key, &failure)),
+        }
     }
+
     pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
-        unfinished()
+        match self.head_raw(key).await {
+            Ok(found) => Ok(Some(found)),
+            // An answer to HEAD has no body: a missing bucket looks like a missing key.
+            Err(failure) if failure.status == Some(404) => Ok(None),
+            Err(failure) => Err(self.error("look up", key, &failure)),
+        }
     }
+
+    async fn head_raw(&self, key: &str) -> Result<ObjectInfo, Failure> {
+        let full = self.full(key).map_err(|error| Failure::of(&error))?;
+        let answer = self
+            .tried_raw(self.attempts, |_tries| async {
+                let request = self.client.head_object().bucket(&self.bucket).key(&full).send();
+                self.watch(&Progress::default(), request).await
+            })
+            .await?;
+        Ok(ObjectInfo {
+            key: key.to_owned(),
+            // Supabase Storage sends no Content-Length for an empty object.
+            bytes: size(answer.content_length),
+            etag: answer.e_tag,
+            modified: answer.last_modified.as_ref().and_then(time),
+        })
+    }
+
     pub(super) async fn read(this: &Arc<Self>, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
-        unfinished()
+        read::open(Arc::clone(this), key, range).await
     }
+
     pub(super) async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<Put> {
-        unfinished()
+        let full = self.full(key)?;
+        let lost = AtomicU8::new(0);
+        let stored = self
+            .tried_raw(self.attempts, |_tries| async {
+                let stored = self.put_once(&full, &body, condition).await;
+                if stored.as_ref().is_err_and(|failure| failure.ambiguous) {
+                    lost.store(1, Ordering::Relaxed);
+                }
+                stored
+            })
+            .await;
+        match stored {
+            Ok(etag) => Ok(Put::Stored { etag }),
+            Err(failure) if *condition != Condition::None && failure.is_refusal() => {
+                // An answer was lost: the refusal may be about our own object.
+                if lost.load(Ordering::Relaxed) == 1 && self.get(key).await?.as_ref() == Some(&body) {
+                    return Ok(Put::Stored { etag: self.head(key).await?.and_then(|found| found.etag) });
+                }
+                Ok(Put::Refused)
+            }
+            Err(failure) => Err(self.error("write", key, &failure)),
+        }
     }
+
+    async fn put_once(&self, full: &str, body: &Bytes, condition: &Condition) -> Result<Option<String>, Failure> {
+        let _turn = self.requests.acquire().await.map_err(|error| Failure::of(&error))?;
+        let md5 = self.md5(body);
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(full)
+            .content_type("application/octet-stream")
+            .body(ByteStream::from(body.clone()));
+        let request = match condition {
+            Condition::None => request,
+            Condition::Absent => request.if_none_match("*"),
+            Condition::Matches(etag) => request.if_match(etag),
+        };
+        let progress = Progress::default();
+        let answer = self.watch(&progress, request.customize().interceptor(progress.interceptor(body)).send()).await?;
+        if body.len() <= SINGLE_PUT {
+            self.compare(answer.e_tag.as_deref(), md5.as_deref())?;
+        }
+        Ok(answer.e_tag)
+    }
+
+    /// MD5 of a body in hex, while this store's etags may be MD5 sums.
+    fn md5(&self, body: &[u8]) -> Option<String> {
+        (self.etags.load(Ordering::Relaxed) != NOT_MD5).then(|| hex(&Md5::digest(body)))
+    }
+
+    /// Compares an etag with the body's MD5, or learns from the first one whether that can be done. True when the
+    /// etag is the MD5.
+    fn compare(&self, etag: Option<&str>, md5: Option<&str>) -> Result<bool, Failure> {
+        let (Some(etag), Some(md5)) = (etag, md5) else { return Ok(false) };
+        let same = etag.trim_matches('"').eq_ignore_ascii_case(md5);
+        let learnt = if same { IS_MD5 } else { NOT_MD5 };
+        let known = self
+            .etags
+            .compare_exchange(UNKNOWN, learnt, Ordering::Relaxed, Ordering::Relaxed)
+            .map_or_else(|known| known, |_unknown| learnt);
+        if known == IS_MD5 && !same { Err(Failure::corrupted()) } else { Ok(same) }
+    }
+
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        unfinished()
+        let mut found = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let page = self.list_page(prefix, None, token.as_ref()).await?;
+            for object in page.contents() {
+                if let Some(key) = object.key().and_then(|key| self.relative(key)).filter(|key| !key.is_empty()) {
+                    found.push(ObjectInfo {
+                        key: key.to_owned(),
+                        bytes: size(object.size()),
+                        etag: object.e_tag().map(str::to_owned),
+                        modified: object.last_modified().and_then(time),
+                    });
+                }
+            }
+            token = self.next_page(prefix, &page, token)?;
+            if token.is_none() {
+                return Ok(found);
+            }
+        }
     }
+
     pub(super) async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        unfinished()
+        let mut found = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let page = self.list_page(prefix, Some("/"), token.as_ref()).await?;
+            for folder in page.common_prefixes() {
+                let name = folder
+                    .prefix()
+                    .and_then(|folder| self.relative(folder))
+                    .and_then(|folder| folder.strip_prefix(prefix))
+                    .map(|folder| folder.trim_end_matches('/'));
+                found.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
+            }
+            token = self.next_page(prefix, &page, token)?;
+            if token.is_none() {
+                return Ok(found);
+            }
+        }
     }
+
+    async fn list_page(
+        &self,
+        prefix: &str,
+        delimiter: Option<&str>,
+        token: Option<&String>,
+    ) -> Result<aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output> {
+        self.tried("list", prefix, self.attempts, |_tries| async {
+            let request = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(format!("{}{prefix}", self.prefix))
+                .set_delimiter(delimiter.map(str::to_owned))
+                .set_continuation_token(token.cloned())
+                .send();
+            self.watch(&Progress::default(), request).await
+        })
+        .await
+    }
+
+    /// The token of the next page. A page that claims to go on without saying how would cut the list: an error.
+    fn next_page(
+        &self,
+        prefix: &str,
+        page: &aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output,
+        last: Option<String>,
+    ) -> Result<Option<String>> {
+        if page.is_truncated() != Some(true) {
+            return Ok(None);
+        }
+        match page.next_continuation_token() {
+            Some(token) if last.as_deref() != Some(token) => Ok(Some(token.to_owned())),
+            _ => Err(Error::failed(format!("{}: list {prefix}: the server cuts its list", self.describe()))),
+        }
+    }
+
     pub(super) async fn delete(&self, key: &str) -> Result<()> {
-        unfinished()
+        let full = self.full(key)?;
+        let deleted = self
+            .tried_raw(self.attempts, |_tries| async {
+                let request = self.client.delete_object().bucket(&self.bucket).key(&full).send();
+                self.watch(&Progress::default(), request).await
+            })
+            .await;
+        match deleted {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_absent() => Ok(()),
+            Err(failure) => Err(self.error("delete", key, &failure)),
+        }
     }
+
     pub(super) async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
-        unfinished()
+        let mut found = Vec::new();
+        let mut marker: (Option<String>, Option<String>) = (None, None);
+        loop {
+            let page = self
+                .tried("list unfinished uploads below", prefix, self.attempts, |_tries| async {
+                    let request = self
+                        .client
+                        .list_multipart_uploads()
+                        .bucket(&self.bucket)
+                        .prefix(format!("{}{prefix}", self.prefix))
+                        // Supabase Storage loses entries between pages: ask for the largest page.
+                        .max_uploads(1000)
+                        .set_key_marker(marker.0.clone())
+                        .set_upload_id_marker(marker.1.clone())
+                        .send();
+                    self.watch(&Progress::default(), request).await
+                })
+                .await?;
+            for upload in page.uploads() {
+                if let (Some(key), Some(id)) = (upload.key().and_then(|key| self.relative(key)), upload.upload_id()) {
+                    let started = upload.initiated().and_then(time);
+                    found.push(OpenUpload { key: key.to_owned(), id: id.to_owned(), started });
+                }
+            }
+            let next = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || next.0.is_none() || next == marker {
+                return Ok(found);
+            }
+            marker = next;
+        }
     }
+
     pub(super) async fn abort(&self, key: &str, id: &str) -> Result<()> {
-        unfinished()
+        let full = self.full(key)?;
+        let aborted = self
+            .tried_raw(self.attempts, |_tries| async {
+                let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&full).upload_id(id).send();
+                self.watch(&Progress::default(), request).await
+            })
+            .await;
+        match aborted {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.code.as_deref() == Some("NoSuchUpload") => Ok(()),
+            Err(failure) => Err(self.error("abort the upload of", key, &failure)),
+        }
     }
 }
 
-#[allow(clippy::unused_async, clippy::unused_self, unused_variables, reason = "being written")]
-impl Writer {
-    pub(super) fn new(s3: Arc<S3>, key: &str, plan: Plan, cleaners: TaskTracker) -> Self {
-        Self
+/// Bucket and prefix (empty, or ending in `/`) of `s3://bucket/prefix`.
+fn name(store: &str) -> Result<(String, String)> {
+    let wrong = || Error::usage(format!("--store {store}: not s3://bucket/prefix"));
+    let rest = store.strip_prefix("s3://").ok_or_else(wrong)?;
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let prefix = prefix.trim_matches('/');
+    if bucket.is_empty() || bucket.contains(['?', '#', '@', ':']) {
+        return Err(
+            wrong().hint("the endpoint is given by --s3-endpoint, credentials by the AWS environment variables")
+        );
     }
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {
-        Ok(unfinished()?)
+    if prefix.is_empty() {
+        return Ok((bucket.to_owned(), String::new()));
     }
-    pub(super) async fn finish(self) -> Result<(), WriteError> {
-        Ok(unfinished()?)
-    }
-    pub(super) async fn abort(self) {}
-    pub(super) fn part_bytes(&self) -> u64 {
-        0
-    }
+    check_key(prefix).map_err(|error| wrong().hint(error.message().to_owned()))?;
+    Ok((bucket.to_owned(), format!("{prefix}/")))
+}
+
+fn size(length: Option<i64>) -> u64 {
+    length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0)
+}
+
+fn time(time: &DateTime) -> Option<SystemTime> {
+    SystemTime::try_from(*time).ok()
 }

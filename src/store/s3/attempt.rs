@@ -1,0 +1,385 @@
+//! One request, tried until it works or it makes no sense to go on; and what a failure is called in front of people.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::S3;
+use crate::error::{Error, Result};
+
+/// First pause between attempts, doubled each time up to [`LONGEST`], with jitter: 8 attempts span about a minute.
+const PAUSE: Duration = Duration::from_millis(300);
+const LONGEST: Duration = Duration::from_secs(20);
+/// A body goes to the connection in slices of this size, so that a stall is seen within a part.
+const SLICE: usize = 64 << 10;
+/// Once a body is handed over, the kernel's buffers still have to drain and the server has to store it.
+const ANSWER: u32 = 4;
+
+/// Why one request, or all attempts of it, failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) status: Option<u16>,
+    pub(super) code: Option<String>,
+    message: String,
+    /// Trying again makes sense.
+    pub(super) retry: bool,
+    /// The server may have done what was asked.
+    pub(super) ambiguous: bool,
+    attempts: u32,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>, retry: bool) -> Self {
+        Self { status: None, code: None, message: message.into(), retry, ambiguous: retry, attempts: 1 }
+    }
+
+    /// A failure of our own that no second attempt mends.
+    pub(super) fn of(error: &dyn std::error::Error) -> Self {
+        Self::new(error.to_string(), false)
+    }
+
+    /// A stream that ended before its announced length.
+    pub(super) fn cut() -> Self {
+        Self::new("the connection was closed within the object", true)
+    }
+
+    pub(super) fn corrupted() -> Self {
+        let mut failure = Self::new("the server's checksum of what it received is not that of what was sent", true);
+        failure.ambiguous = false;
+        failure
+    }
+
+    pub(super) fn is_absent(&self) -> bool {
+        match self.code.as_deref() {
+            Some("NoSuchKey") => true,
+            Some(_) => false,
+            None => self.status == Some(404),
+        }
+    }
+
+    /// The condition of a PUT was not met.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.status, Some(409 | 412)) || self.is_absent()
+    }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let status = error.raw_response().map(|answer| answer.status().as_u16());
+        let code = error.code().map(str::to_owned);
+        let chain = DisplayErrorContext(&error).to_string();
+        let (retry, ambiguous) = match &error {
+            SdkError::ConstructionFailure(_) => (false, false),
+            SdkError::DispatchFailure(failed) => {
+                (!failed.is_user() && !is_tls(&chain) && !is_credentials(&chain), true)
+            }
+            SdkError::ServiceError(_) => {
+                let again = status.is_some_and(again_status) || code.as_deref().is_some_and(again_code);
+                (again, again)
+            }
+            _ => (true, true),
+        };
+        let message = match (error.message(), &error) {
+            (Some(message), SdkError::ServiceError(_)) => message.to_owned(),
+            (None, SdkError::ServiceError(_)) => "the server says no more".to_owned(),
+            _ => causes(&error),
+        };
+        Self { status, code, message, retry, ambiguous, attempts: 1 }
+    }
+}
+
+/// An error's causes in one line: the SDK's own display ends before them, its debug form shows internals.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !texts.iter().any(|known| known.contains(&text)) {
+            texts.push(text);
+        }
+        cause = inner.source();
+    }
+    texts.join(": ")
+}
+
+/// 423 (locks) and 544 (database timeout) are Supabase Storage's.
+fn again_status(status: u16) -> bool {
+    matches!(status, 408 | 423 | 429 | 500 | 502 | 503 | 504 | 544)
+}
+
+/// Also found inside an answer with status 200.
+fn again_code(code: &str) -> bool {
+    matches!(
+        code,
+        "InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted" | "LockTimeout"
+    ) || matches!(
+        code,
+        "ResourceLocked" | "DatabaseTimeout" | "BadDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch"
+    )
+}
+
+fn is_tls(chain: &str) -> bool {
+    ["invalid peer certificate", "UnknownIssuer", "InvalidCertificate", "AlertReceived", "InvalidMessage"]
+        .iter()
+        .any(|sign| chain.contains(sign))
+}
+
+fn is_credentials(chain: &str) -> bool {
+    chain.contains("no providers in chain provided credentials") || chain.contains("CredentialsNotLoaded")
+}
+
+impl S3 {
+    /// Tries until it works; the failure becomes the error that a person reads.
+    pub(super) async fn tried<T, F, A>(&self, operation: &str, key: &str, attempts: u32, call: F) -> Result<T>
+    where
+        F: FnMut(u32) -> A,
+        A: Future<Output = Result<T, Failure>>,
+    {
+        self.tried_raw(attempts, call).await.map_err(|failure| self.error(operation, key, &failure))
+    }
+
+    /// Tries until it works, makes no sense any more, or `attempts` are used; the call gets the number of attempts
+    /// that came before.
+    pub(super) async fn tried_raw<T, F, A>(&self, attempts: u32, mut call: F) -> Result<T, Failure>
+    where
+        F: FnMut(u32) -> A,
+        A: Future<Output = Result<T, Failure>>,
+    {
+        let mut tries = 0;
+        loop {
+            match call(tries).await {
+                Ok(done) => return Ok(done),
+                Err(mut failure) => {
+                    tries += 1;
+                    failure.attempts = tries;
+                    if !failure.retry || tries >= attempts {
+                        return Err(failure);
+                    }
+                    tracing::debug!(store = %self.describe(), tries, failure = %failure.message, "trying again");
+                    pause(tries).await;
+                }
+            }
+        }
+    }
+
+    /// Runs one request; gives up when not a byte moved for the stall timeout.
+    pub(super) async fn watch<T, E, A>(&self, progress: &Progress, request: A) -> Result<T, Failure>
+    where
+        A: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.watch_for(self.stall, progress, request).await
+    }
+
+    /// Like [`S3::watch`] with another patience.
+    pub(super) async fn watch_for<T, E, A>(
+        &self,
+        stall: Duration,
+        progress: &Progress,
+        request: A,
+    ) -> Result<T, Failure>
+    where
+        A: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let mut request = Box::pin(request);
+        loop {
+            let (quiet, patience) = progress.quiet(stall);
+            if quiet >= patience {
+                return Err(Failure::new(format!("not a byte moved for {} s", patience.as_secs_f32()), true));
+            }
+            if let Ok(answer) = tokio::time::timeout(patience - quiet, &mut request).await {
+                return answer.map_err(Failure::from);
+            }
+        }
+    }
+
+    /// The next bytes of an answer's body.
+    pub(super) async fn chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
+        match tokio::time::timeout(self.stall, body.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Ok(Some(Err(error))) => Err(Failure::new(causes(&error), true)),
+            Err(_elapsed) => Err(Failure::new(format!("not a byte moved for {} s", self.stall.as_secs_f32()), true)),
+        }
+    }
+
+    /// The error a person reads: store, operation, key, the server's code and words, hints.
+    pub(super) fn error(&self, operation: &str, key: &str, failure: &Failure) -> Error {
+        let mut text = format!("{}: {operation}", self.describe());
+        if !key.is_empty() {
+            text = format!("{text} {key}");
+        }
+        if let Some(code) = &failure.code {
+            text = format!("{text}: {code}");
+        }
+        text = format!("{text}: {}", failure.message.trim_end_matches('.'));
+        if let Some(status) = failure.status {
+            text = format!("{text} (HTTP {status})");
+        }
+        if failure.attempts > 1 {
+            text = format!("{text}, after {} attempts", failure.attempts);
+        }
+        match self.hint(failure) {
+            Some(hint) => Error::failed(text).hint(hint),
+            None => Error::failed(text),
+        }
+    }
+
+    fn hint(&self, failure: &Failure) -> Option<String> {
+        let endpoint = self.endpoint.as_deref().unwrap_or("Amazon S3");
+        let message = failure.message.as_str();
+        let hint = match failure.code.as_deref() {
+            Some("NoSuchBucket") => {
+                format!("create the bucket {} at {endpoint}, or correct --store", self.bucket)
+            }
+            Some("AccessDenied" | "AllAccessDisabled") => "the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload on this bucket and prefix".to_owned(),
+            Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSignature") => {
+                format!("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), and that they belong to {endpoint} and its region")
+            }
+            Some("ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => {
+                "the session token is no longer valid: sign in again, or use credentials that renew themselves".to_owned()
+            }
+            Some("RequestTimeTooSkewed") => "this machine's clock is wrong: set it by NTP".to_owned(),
+            Some("EntityTooLarge") => "the provider's limit for one object is reached (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan): raise it there".to_owned(),
+            Some("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
+                "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
+            }
+            _ if matches!(failure.status, Some(301 | 307)) => {
+                "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
+            }
+            _ if failure.status == Some(413) => "the provider's limit for one object is reached: raise it there".to_owned(),
+            _ if failure.status == Some(403) => "check the credentials and what they may do on this bucket".to_owned(),
+            _ if is_tls(message) => "the server's certificate is not trusted: give its authority's certificate by --s3-ca-file".to_owned(),
+            _ if is_credentials(message) => client_hint().to_owned(),
+            _ if message.contains("dns error") || message.contains("lookup address") => {
+                format!("the host of {endpoint} is unknown: check --s3-endpoint (and --s3-path-style), or the network")
+            }
+            _ if message.contains("Connection refused") => format!("nothing listens at {endpoint}: check --s3-endpoint"),
+            _ => return None,
+        };
+        Some(hint)
+    }
+}
+
+/// What to do without credentials.
+pub(super) const fn client_hint() -> &'static str {
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
+}
+
+/// Waits before the next attempt.
+pub(super) async fn pause(tries: u32) {
+    let longest = PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(LONGEST);
+    tokio::time::sleep(longest.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+}
+
+/// When the last byte of a request's body moved.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    begun: Instant,
+    shared: Arc<Moved>,
+}
+
+#[derive(Debug, Default)]
+struct Moved {
+    /// Milliseconds after `begun`.
+    last: AtomicU64,
+    /// Bytes that the connection has not taken yet.
+    left: AtomicU64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { begun: Instant::now(), shared: Arc::default() }
+    }
+}
+
+impl Progress {
+    /// How long nothing moved, and how long that may last now.
+    fn quiet(&self, stall: Duration) -> (Duration, Duration) {
+        let last = Duration::from_millis(self.shared.last.load(Ordering::Relaxed));
+        let handed_over = self.shared.left.load(Ordering::Relaxed) == 0 && !last.is_zero();
+        (self.begun.elapsed().saturating_sub(last), if handed_over { stall * ANSWER } else { stall })
+    }
+
+    fn moved(&self, left: usize) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        self.shared.last.store(now, Ordering::Relaxed);
+        self.shared.left.store(left as u64, Ordering::Relaxed);
+    }
+
+    /// Slices the body after it is signed, and notes each slice taken.
+    pub(super) fn interceptor(&self, body: &Bytes) -> Slicer {
+        Slicer { progress: self.clone(), body: body.clone() }
+    }
+}
+
+/// See [`Progress::interceptor`].
+#[derive(Debug)]
+pub(super) struct Slicer {
+    progress: Progress,
+    body: Bytes,
+}
+
+impl Intercept for Slicer {
+    fn name(&self) -> &'static str {
+        "Slicer"
+    }
+
+    fn modify_before_transmit(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        let body = context.request_mut().body_mut();
+        // A body that the SDK has wrapped (checksums asked for) stays as it is.
+        if self.body.len() > SLICE && body.bytes().is_some_and(|bytes| bytes.len() == self.body.len()) {
+            self.progress.moved(self.body.len());
+            *body = SdkBody::from_body_1_x(Sliced { rest: self.body.clone(), progress: self.progress.clone() });
+        }
+        Ok(())
+    }
+}
+
+struct Sliced {
+    rest: Bytes,
+    progress: Progress,
+}
+
+impl Body for Sliced {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let taken = self.rest.len().min(SLICE);
+        let slice = self.rest.split_to(taken);
+        self.progress.moved(self.rest.len());
+        Poll::Ready(Some(Ok(Frame::data(slice))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}

@@ -1,0 +1,151 @@
+//! The S3 client: endpoint, region, credentials, TLS and proxy. Retries, checks and time limits of the SDK are off:
+//! `attempt` has its own.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, ProvideCredentials as _, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, SharedHttpClient, StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::DisplayErrorContext;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use aws_smithy_http_client::{Builder, Connector};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use super::attempt::client_hint;
+use crate::cli::{Checksums, StoreArgs};
+use crate::error::{Context as _, Error, Result};
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A client and its endpoint, if one is set.
+pub(super) async fn connect(
+    args: &StoreArgs,
+    credentials: Option<(String, String)>,
+) -> Result<(Client, Option<String>)> {
+    let http = http(args.s3_ca_file.as_deref())?;
+    let mut config = aws_sdk_s3::Config::builder();
+    let (endpoint, region) = if let Some((key, secret)) = credentials {
+        config = config.credentials_provider(Credentials::new(key, secret, None, None, "given"));
+        (args.s3_endpoint.clone(), None)
+    } else {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
+        if let Some(region) = &args.s3_region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        let shared = Box::pin(loader.load()).await;
+        let Some(provider) = shared.credentials_provider() else {
+            return Err(Error::failed("no AWS credentials found").hint(client_hint()));
+        };
+        provider.provide_credentials().await.map_err(|error| {
+            Error::failed(format!("find AWS credentials: {}", DisplayErrorContext(&error))).hint(client_hint())
+        })?;
+        config = config.credentials_provider(provider);
+        let endpoint = args
+            .s3_endpoint
+            .clone()
+            .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
+            .or_else(|| variable("AWS_ENDPOINT_URL"))
+            .or_else(|| shared.endpoint_url().map(str::to_owned));
+        (endpoint, shared.region().cloned())
+    };
+    let endpoint = endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()).filter(|it| !it.is_empty());
+    if let Some(endpoint) = &endpoint
+        && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
+    {
+        return Err(Error::usage(format!("--s3-endpoint {endpoint}: not an http:// or https:// URL")));
+    }
+    let region = args.s3_region.clone().map(Region::new).or(region);
+    let region = match (region, &endpoint) {
+        (Some(region), _) => region,
+        (None, Some(_)) => Region::new("us-east-1"),
+        (None, None) => {
+            return Err(Error::usage("the bucket's region is not known")
+                .hint("set --s3-region or AWS_REGION; another provider than Amazon needs --s3-endpoint"));
+        }
+    };
+    config = config
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(http)
+        .region(region)
+        .force_path_style(args.s3_path_style.unwrap_or(endpoint.is_some()))
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    config = match args.s3_checksums {
+        Checksums::WhenRequired => config
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired),
+        Checksums::WhenSupported => config
+            .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
+            .response_checksum_validation(ResponseChecksumValidation::WhenSupported),
+    };
+    config.set_endpoint_url(endpoint.clone());
+    Ok((Client::from_conf(config.build()), endpoint))
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// HTTP over rustls with the system's roots and those of `ca_file`; a proxy from the usual environment variables.
+fn http(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
+    let mut trust = TrustStore::default();
+    if let Some(path) = ca_file {
+        let operation = || format!("read --s3-ca-file {}", path.display());
+        let pem = std::fs::read(path).with_context(operation)?;
+        // The client would panic on a bad file.
+        let mut certificates = 0;
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            certificate.map_err(|error| Error::usage(format!("{}: {error}", operation())))?;
+            certificates += 1;
+        }
+        if certificates == 0 {
+            return Err(Error::usage(format!("{}: no certificate in it", operation())));
+        }
+        trust = trust.with_pem_certificate(pem);
+    }
+    let tls = TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|error| Error::failed(format!("prepare TLS: {error}")))?;
+    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .tls_context(tls.clone())
+            .proxy_config(ProxyConfig::from_env())
+            .enable_tcp_nodelay(true);
+        if let Some(settings) = settings {
+            connector = connector.connector_settings(settings.clone());
+        }
+        connector.set_sleep_impl(components.and_then(aws_sdk_s3::config::RuntimeComponents::sleep_impl));
+        connector.build_with_resolver(Names)
+    }))
+}
+
+/// The system's name resolution, but names below `localhost` are this machine (RFC 6761, 6.3), which not every system
+/// knows: a local server is then reachable in virtual-host style.
+#[derive(Debug, Clone)]
+struct Names;
+
+impl ResolveDns for Names {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            if name.ends_with(".localhost") {
+                return Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+            }
+            match tokio::net::lookup_host((name, 0)).await {
+                Ok(found) => Ok(found.map(|address| address.ip()).collect()),
+                Err(error) => Err(ResolveDnsError::new(error)),
+            }
+        })
+    }
+}
