@@ -1,1 +1,3 @@
 //! The integration tests: one binary, real PostgreSQL servers, real S3 servers over HTTP, stock tools as judges.
+
+mod support;

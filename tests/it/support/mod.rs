@@ -1,0 +1,7 @@
+//! What the tests stand on: real PostgreSQL clusters, judges, and a reader of archives that shares nothing with the
+//! product. Nothing here is a test of the product itself; its own unit tests sit beside the code.
+
+#![allow(dead_code, unreachable_pub, reason = "support is shared by test modules that each use a part of it")]
+
+pub mod pg;
+pub mod process;
