@@ -3,5 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "support is shared by test modules that each use a part of it")]
 
+pub mod archive_walker;
+pub mod judge;
 pub mod pg;
 pub mod process;
