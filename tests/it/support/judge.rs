@@ -182,6 +182,9 @@ fn copy_length(rest: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::archive_walker::walk;
+    use super::super::pg;
+    use super::super::process::succeed_with;
     use super::*;
 
     #[test]
@@ -206,5 +209,25 @@ mod tests {
         let right = "-- load via partition root p\nCOPY p FROM stdin;\n1\n2\n\\.\n-- load via partition root p\nCOPY p FROM stdin;\n\\.\n";
         assert_eq!(comparable(left), comparable(right));
         assert_ne!(comparable(left), comparable(&left.replace("\n1\n", "\n3\n")));
+    }
+
+    #[test]
+    fn the_awkward_database_survives_stock_pg_dump_and_pg_restore() {
+        for version in pg::versions() {
+            let cluster = Cluster::start(version);
+            cluster.create_database("app");
+            cluster.create_database("copy");
+            cluster.psql_file("postgres", &pg::fixture("awkward_roles.sql"), &[]);
+            cluster.psql_file("app", &pg::fixture("awkward.sql"), &[]);
+            cluster.psql_file("app", &pg::fixture("volume.sql"), &[("rows", "1000"), ("tables", "20")]);
+            let mut dump = cluster.command("pg_dump");
+            let archive = succeed_with(dump.args(["-Fc", "-Z0", "-d", &cluster.url("app")]), b"").stdout;
+            let walked = walk(archive.as_slice()).unwrap();
+            assert_eq!(walked.rows_of("kinds", "zero_columns"), Some(5));
+            assert_eq!(walked.rows_of("many", "large"), Some(1000));
+            succeed_with(cluster.command("pg_restore").args(["-d", &cluster.url("copy")]), &archive);
+            assert_same_database((&cluster, "app"), (&cluster, "copy"));
+            assert!(!std::path::Path::new("/tmp/pwned").exists());
+        }
     }
 }
