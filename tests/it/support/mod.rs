@@ -2,6 +2,18 @@
 //! nothing with the product. Nothing here is a test of the product itself; its own unit tests sit beside the code.
 
 #![allow(dead_code, unreachable_pub, reason = "support is shared by test modules that each use a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::map_err_ignore,
+    clippy::doc_markdown,
+    clippy::struct_field_names,
+    clippy::missing_panics_doc,
+    missing_docs,
+    reason = "a test's support fails loudly, where a product must not"
+)]
 
 pub mod archive_walker;
 pub mod judge;

@@ -24,6 +24,8 @@ pub const PASSWORD: &str = "it's a p@ss/word%";
 /// Starts the server, says "ready", waits for stdin to close, stops it, removes everything.
 /// Arguments: base folder, folder of the programs, server options, then the words that change the user.
 const WATCHDOG: &str = r#"
+# The reader of "ready" may be gone already: that must not end this shell before it has stopped the server.
+trap '' PIPE HUP INT TERM
 base=$1; bin=$2; options=$3; shift 3
 if "$@" "$bin/pg_ctl" start -w -t 120 -s -D "$base/data" -l "$base/log" -o "$options" </dev/null >/dev/null 2>&1
 then echo ready; else echo failed; fi
