@@ -21,3 +21,4 @@ pub mod pg;
 pub mod process;
 pub mod program;
 pub mod s3;
+pub mod session;

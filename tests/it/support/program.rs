@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
@@ -30,6 +29,14 @@ pub fn pgstow() -> Command {
 pub fn backup(cluster: &Cluster, database: &str, store: &Path) -> Command {
     let mut command = pgstow();
     command.args(["backup", "--pg-bin-dir"]).arg(cluster.bin_dir()).env("DATABASE_URL", cluster.url(database));
+    command.arg("--store").arg(store);
+    command
+}
+
+/// As [`backup`], with the client programs of a gate.
+pub fn gated(cluster: &Cluster, database: &str, store: &Path, gate: &Gate) -> Command {
+    let mut command = pgstow();
+    command.args(["backup", "--pg-bin-dir"]).arg(gate.bin_dir()).env("DATABASE_URL", cluster.url(database));
     command.arg("--store").arg(store);
     command
 }
@@ -266,7 +273,118 @@ pub fn restore_as_told(run: &Run, cluster: &Cluster, database: &str) {
 pub fn drain(mut from: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        from.by_ref().read_to_end(&mut bytes).expect("a child's output is readable");
+        from.read_to_end(&mut bytes).expect("a child's output is readable");
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+/// A run of the program that goes on while the test does something.
+#[derive(Debug)]
+pub struct Going {
+    child: std::process::Child,
+    out: std::thread::JoinHandle<String>,
+    err: std::thread::JoinHandle<String>,
+}
+
+impl Going {
+    /// Starts it.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        use std::process::Stdio;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program can be started");
+        let out = drain(child.stdout.take().expect("stdout is piped"));
+        let err = drain(child.stderr.take().expect("stderr is piped"));
+        Self { child, out, err }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// Sends a signal: `INT`, `TERM`.
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        super::process::succeed(Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()));
+    }
+
+    /// Waits for its end, wants that exit code, returns stdout and stderr.
+    #[track_caller]
+    pub fn expect_code(mut self, code: i32) -> (String, String) {
+        let status = self.child.wait().expect("a child can be waited for");
+        let (out, err) = (self.out.join().expect("the reader ends"), self.err.join().expect("the reader ends"));
+        assert_eq!(status.code(), Some(code), "ended with {status}\n--- stderr\n{err}\n--- stdout\n{out}");
+        (out, err)
+    }
+}
+
+/// A folder with the client programs of a cluster, `pg_dump` replaced by a script that stops at a gate. What does the
+/// work is the real program still.
+#[derive(Debug)]
+pub struct Gate {
+    folder: tempfile::TempDir,
+}
+
+/// Where a gate stops `pg_dump`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// Before it starts.
+    Start,
+    /// When it has ended, before anybody reads what it wrote.
+    End,
+    /// Nowhere: it only writes its arguments down.
+    Nowhere,
+}
+
+impl Gate {
+    /// Makes the folder.
+    #[track_caller]
+    pub fn new(cluster: &Cluster, at: At) -> Self {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        for name in ["pg_dumpall", "pg_restore", "psql"] {
+            symlink(cluster.bin(name), folder.path().join(name)).expect("a link can be made");
+        }
+        let (real, here) = (cluster.bin("pg_dump").display().to_string(), folder.path().display().to_string());
+        let wait = format!("touch '{here}/arrived'; while [ ! -e '{here}/go' ]; do sleep 0.02; done");
+        let work = match at {
+            At::Start => format!("{wait}; exec '{real}' \"$@\""),
+            At::End => format!("'{real}' \"$@\" > '{here}/out'; code=$?; {wait}; cat '{here}/out'; exit $code"),
+            At::Nowhere => format!("tr '\\0' '\\n' < /proc/$PPID/cmdline >> '{here}/words'; exec '{real}' \"$@\""),
+        };
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in *--version*) exec '{real}' --version;; esac\nprintf '%s\\n' \"$@\" >> '{here}/words'\n{work}\n"
+        );
+        let path = folder.path().join("pg_dump");
+        fs::write(&path, script).expect("a temporary file can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("we own the file");
+        Self { folder }
+    }
+
+    /// For `--pg-bin-dir`.
+    pub fn bin_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Waits until pg_dump stands at the gate.
+    #[track_caller]
+    pub fn arrived(&self) {
+        super::session::until("pg_dump at the gate", || self.folder.path().join("arrived").exists());
+    }
+
+    /// Opens the gate, for good.
+    pub fn open(&self) {
+        fs::write(self.folder.path().join("go"), "").expect("a temporary file can be written");
+    }
+
+    /// The arguments pg_dump was given, one a line.
+    pub fn words(&self) -> String {
+        fs::read_to_string(self.folder.path().join("words")).expect("pg_dump was started")
+    }
 }
