@@ -41,6 +41,7 @@ fn the_script_of_restore_md_makes_the_same_database_again() {
 fn tables_come_back_one_by_one(source: &Awkward, target: &Cluster) {
     let odd = "evil\n\\! touch /tmp/pwned\n--";
     for (schema, table) in [
+        ("analytics", "m3_no_data"),
         ("kinds", "values_of_all_kinds"),
         ("kinds", "big"),
         ("kinds", "zero_columns"),
@@ -51,12 +52,12 @@ fn tables_come_back_one_by_one(source: &Awkward, target: &Cluster) {
         ("kinds", "checked"),
         ("kinds", "triggered"),
         ("kinds", "unlogged"),
-        ("parts", "r2024_even"),
+        // Partitions with indexes are missing here: `pg_dump -t` of one makes them twice where the parent has them.
         ("parts", "l_other"),
         ("parts", "puppy"),
         ("storage", "objects"),
-        ("lh_billing", "invoices"),
-        ("analytics", "m3_no_data"),
+        // Not invoices: default privileges of its owner, which come last in a whole restore, would reach its sequence.
+        ("lh_billing", "uses_foreign_sequence"),
         ("line\nschema", odd),
         ("Odd \"schema\"/with.dots", "\\."),
         ("many", "large"),
@@ -97,7 +98,14 @@ fn a_schema_s_archive_has_the_entries_of_pg_dump_n() {
             let mut dump = cluster.command("pg_dump");
             dump.args(["-Fc", "-Z0", "-n", &quote(name), "-d", &cluster.url("app")]);
             let theirs = entries(cluster, &succeed_with(&mut dump, b"").stdout);
-            let ours: Vec<String> = ours.into_iter().filter(|line| !line.contains(" EXTENSION ")).collect();
+            // The view groups by a key of another schema. Of the whole database pg_dump makes it in two steps (a rule
+            // once the key is there); alone it does not see the key.
+            let two_steps = "RULE kinds needs_key _RETURN postgres";
+            assert!(name != "kinds" || ours.iter().any(|line| line.ends_with(two_steps)));
+            let ours: Vec<String> =
+                ours.into_iter().filter(|line| !line.contains(" EXTENSION ") && !line.ends_with(two_steps)).collect();
+            // Every database has `public`; alone pg_dump makes it all the same, and such an archive restores nowhere.
+            let theirs: Vec<String> = theirs.into_iter().filter(|line| !line.contains(" SCHEMA - public ") && !line.contains(" - SCHEMA public ")).collect();
             judge::assert_same(&theirs.join("\n"), &ours.join("\n"));
         }
     }

@@ -388,3 +388,12 @@ impl Gate {
         fs::read_to_string(self.folder.path().join("words")).expect("pg_dump was started")
     }
 }
+
+/// As [`plain`] where the content is what the name says, else the bytes as they are.
+pub fn plain_or_raw(path: &Path) -> Vec<u8> {
+    let raw = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    if raw.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return super::process::succeed_with(Command::new("zstd").arg("-dc"), &raw).stdout;
+    }
+    raw
+}
