@@ -63,9 +63,13 @@ pub fn compose(meta: &ArchiveMetadata, title: Title<'_>, entries: &[&Entry]) -> 
     let (first, rest) = match data {
         Some(at) => main.split_at(at),
         // Without rows: what would stand before them does.
-        None => main.split_at(main.partition_point(|entry| !matches!(entry.section, Section::Data | Section::PostData))),
+        None => {
+            main.split_at(main.partition_point(|entry| !matches!(entry.section, Section::Data | Section::PostData)))
+        }
     };
-    first.iter().for_each(|entry| printer.entry(entry));
+    for entry in first {
+        printer.entry(entry);
+    }
     let mut rest = rest.iter();
     if data.is_some()
         && let Some(rows) = rest.next()
@@ -80,7 +84,9 @@ pub fn compose(meta: &ArchiveMetadata, title: Title<'_>, entries: &[&Entry]) -> 
     if data.is_some() {
         printer.out.push_str("\\.\n\n\n");
     }
-    rest.chain(&acls).chain(&refreshes).for_each(|entry| printer.entry(entry));
+    for entry in rest.chain(&acls).chain(&refreshes) {
+        printer.entry(entry);
+    }
     printer.footer(title);
     TableSql { before, after: printer.out }
 }
@@ -202,7 +208,8 @@ impl<'a> Printer<'a> {
     fn owner(&mut self, entry: &Entry) {
         let Some(owner) = entry.owner.as_deref().filter(|owner| !owner.is_empty()) else { return };
         if let Some((kind, name)) = dropped_name(entry) {
-            let kind = if self.plain_alter && matches!(kind, "MATERIALIZED VIEW" | "SEQUENCE") { "TABLE" } else { kind };
+            let kind =
+                if self.plain_alter && matches!(kind, "MATERIALIZED VIEW" | "SEQUENCE") { "TABLE" } else { kind };
             self.line(&format!("ALTER {kind} {name} OWNER TO {};\n", plain_or_quoted(owner)));
         }
     }
@@ -233,21 +240,159 @@ fn plain_or_quoted(name: &str) -> String {
 
 /// Keywords that cannot be a role's or an access method's name unquoted (PostgreSQL 18 appendix C, reserved).
 const KEYWORDISH: &[&str] = &[
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check",
-    "collate", "column", "constraint", "create", "default", "deferrable", "desc", "distinct", "do", "else", "end",
-    "except", "false", "fetch", "for", "foreign", "from", "grant", "group", "having", "in", "initially", "intersect",
-    "into", "lateral", "leading", "limit", "localtime", "localtimestamp", "not", "null", "offset", "on", "only", "or",
-    "order", "placing", "primary", "references", "returning", "select", "some", "symmetric", "system", "table", "then",
-    "to", "trailing", "true", "union", "unique", "user", "using", "variadic", "when", "where", "window", "with",
-    "authorization", "binary", "collation", "concurrently", "cross", "freeze", "full", "ilike", "inner", "is",
-    "isnull", "join", "left", "like", "natural", "notnull", "outer", "overlaps", "right", "similar", "tablesample",
-    "verbose", "between", "bigint", "bit", "boolean", "char", "character", "coalesce", "dec", "decimal", "exists",
-    "extract", "float", "greatest", "grouping", "inout", "int", "integer", "interval", "json", "least", "national",
-    "nchar", "none", "normalize", "nullif", "numeric", "out", "overlay", "position", "precision", "real", "row",
-    "setof", "smallint", "substring", "time", "timestamp", "treat", "trim", "values", "varchar", "xmlattributes",
-    "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlnamespaces", "xmlparse", "xmlpi", "xmlroot",
-    "xmlserialize", "xmltable", "session_user", "current_user", "current_role", "current_catalog", "current_date",
-    "current_schema", "current_time", "current_timestamp",
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "column",
+    "constraint",
+    "create",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "from",
+    "grant",
+    "group",
+    "having",
+    "in",
+    "initially",
+    "intersect",
+    "into",
+    "lateral",
+    "leading",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "not",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "select",
+    "some",
+    "symmetric",
+    "system",
+    "table",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "when",
+    "where",
+    "window",
+    "with",
+    "authorization",
+    "binary",
+    "collation",
+    "concurrently",
+    "cross",
+    "freeze",
+    "full",
+    "ilike",
+    "inner",
+    "is",
+    "isnull",
+    "join",
+    "left",
+    "like",
+    "natural",
+    "notnull",
+    "outer",
+    "overlaps",
+    "right",
+    "similar",
+    "tablesample",
+    "verbose",
+    "between",
+    "bigint",
+    "bit",
+    "boolean",
+    "char",
+    "character",
+    "coalesce",
+    "dec",
+    "decimal",
+    "exists",
+    "extract",
+    "float",
+    "greatest",
+    "grouping",
+    "inout",
+    "int",
+    "integer",
+    "interval",
+    "json",
+    "least",
+    "national",
+    "nchar",
+    "none",
+    "normalize",
+    "nullif",
+    "numeric",
+    "out",
+    "overlay",
+    "position",
+    "precision",
+    "real",
+    "row",
+    "setof",
+    "smallint",
+    "substring",
+    "time",
+    "timestamp",
+    "treat",
+    "trim",
+    "values",
+    "varchar",
+    "xmlattributes",
+    "xmlconcat",
+    "xmlelement",
+    "xmlexists",
+    "xmlforest",
+    "xmlnamespaces",
+    "xmlparse",
+    "xmlpi",
+    "xmlroot",
+    "xmlserialize",
+    "xmltable",
+    "session_user",
+    "current_user",
+    "current_role",
+    "current_catalog",
+    "current_date",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
 ];
 
 #[cfg(test)]

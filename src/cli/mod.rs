@@ -146,6 +146,7 @@ pub enum Command {
 }
 
 /// `pgstow backup`
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Backup {

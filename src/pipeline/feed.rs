@@ -117,7 +117,9 @@ impl Feed {
         let compression = self.seal.compression;
         tokio::task::spawn_blocking(move || {
             let _core = core;
-            let result = seal(compression, segment).map(|(bytes, print)| {
+            let sealed = seal(compression, &segment);
+            drop(segment);
+            let result = sealed.map(|(bytes, print)| {
                 permit.shrink_to(bytes.len());
                 Frame { bytes, print, _permit: permit }
             });
@@ -155,7 +157,7 @@ impl Feed {
     }
 }
 
-fn seal(compression: Compression, segment: Segment) -> Result<(Bytes, Fingerprint)> {
+fn seal(compression: Compression, segment: &Segment) -> Result<(Bytes, Fingerprint)> {
     let mut print = Fingerprint::default();
     let mut carried: Vec<u8> = Vec::new();
     for part in &segment.parts {

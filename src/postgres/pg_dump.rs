@@ -110,10 +110,9 @@ fn drain_stderr(stderr: Option<ChildStderr>) -> JoinHandle<String> {
 async fn end(child: &mut Child, delivered: bool) {
     if delivered
         && let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+        && let Err(gone) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
     {
-        if let Err(gone) = rustix::process::kill_process(pid, rustix::process::Signal::TERM) {
-            tracing::debug!("pg_dump ended by itself: {gone}");
-        }
+        tracing::debug!("pg_dump ended by itself: {gone}");
     }
     if tokio::time::timeout(GRACE, child.wait()).await.is_err()
         && let Err(error) = child.kill().await

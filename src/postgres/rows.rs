@@ -164,7 +164,10 @@ impl Readers {
 
     async fn task(&self, client: &Client, task: &Task, feed: &Feed, position: &mut Position) -> Result<(), Trouble> {
         let chunks = task.chunks.get(position.done..).unwrap_or_default();
-        client.batch_execute(&self.begin(chunks)).await.map_err(|e| trouble(&e, "open a transaction on the snapshot"))?;
+        client
+            .batch_execute(&self.begin(chunks))
+            .await
+            .map_err(|e| trouble(&e, "open a transaction on the snapshot"))?;
         let statements = futures::future::try_join_all(chunks.iter().map(|chunk| client.prepare(&chunk.copy)));
         let statements = statements.await.map_err(|e| trouble(&e, "prepare a COPY"))?;
         let mut streams: FuturesOrdered<_> = statements.iter().map(|statement| client.copy_out(statement)).collect();
@@ -258,11 +261,12 @@ fn trouble(error: &tokio_postgres::Error, operation: &str) -> Trouble {
         {
             Trouble::Lost(told)
         }
-        Some(_) => Trouble::Fatal(told),
-        None if error.is_closed() || std::error::Error::source(error).is_some_and(|s| s.is::<std::io::Error>()) => {
+        None if error.is_closed()
+            || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>) =>
+        {
             Trouble::Lost(told)
         }
-        None => Trouble::Fatal(told),
+        _ => Trouble::Fatal(told),
     }
 }
 

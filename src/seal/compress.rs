@@ -66,13 +66,12 @@ fn zstd_whole(level: i32, data: &[u8]) -> Result<Bytes> {
     }
     COMPRESSOR.with_borrow_mut(|slot| {
         let fitting = slot.take().filter(|(made_for, _)| *made_for == level);
-        let (_, compressor) = match fitting {
-            Some(kept) => slot.insert(kept),
-            None => {
-                let mut made = zstd::bulk::Compressor::new(level).context("compress")?;
-                made.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true)).context("compress")?;
-                slot.insert((level, made))
-            }
+        let (_, compressor) = if let Some(kept) = fitting {
+            slot.insert(kept)
+        } else {
+            let mut made = zstd::bulk::Compressor::new(level).context("compress")?;
+            made.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true)).context("compress")?;
+            slot.insert((level, made))
         };
         compressor.compress(data).map(Bytes::from).context("compress")
     })

@@ -43,7 +43,10 @@ fn the_checks_of_the_policy_hold_verbatim_after_a_download() {
             assert!(found.lines().any(|line| line == format!("backups/latest/{dump}")), "{dump} is not in\n{found}");
             for table in schema["tables"].as_array().unwrap() {
                 let file = pgstow::layout::table_sql(name, table["name"].as_str().unwrap());
-                assert!(found.lines().any(|line| line == format!("backups/latest/{file}")), "{file} is not in\n{found}");
+                assert!(
+                    found.lines().any(|line| line == format!("backups/latest/{file}")),
+                    "{file} is not in\n{found}"
+                );
             }
         }
         // What was fetched is what was stored, without its compression.
@@ -74,9 +77,15 @@ fn parts_of_a_run_can_be_fetched_and_a_second_fetch_changes_nothing() {
     };
     let odd = "Odd \"schema\"/with.dots";
     let one = fetch("one", &["--schema", odd]);
-    assert!(one.contains(&pgstow::layout::schema_dump(odd)) && !one.iter().any(|file| file.starts_with("kinds")), "{one:?}");
+    assert!(
+        one.contains(&pgstow::layout::schema_dump(odd)) && !one.iter().any(|file| file.starts_with("kinds")),
+        "{one:?}"
+    );
     let table = fetch("table", &["--table", "kinds.big"]);
-    assert!(table.contains(&"kinds/big.sql".to_owned()) && !table.contains(&"kinds/indexed.sql".to_owned()), "{table:?}");
+    assert!(
+        table.contains(&"kinds/big.sql".to_owned()) && !table.contains(&"kinds/indexed.sql".to_owned()),
+        "{table:?}"
+    );
     let raw = fetch("raw", &["--raw", "--schema", "kinds"]);
     assert!(raw.contains(&"kinds.dump.zst".to_owned()), "{raw:?}");
     let stamp = |file: &str| fs::metadata(folder.path().join("one").join(file)).unwrap().modified().unwrap();
@@ -143,7 +152,14 @@ pub(crate) fn there_and_back(environment: &[(&str, String)], store: &str, argume
         command.args(words).args(["--store", store]).args(arguments).envs(environment.iter().map(|(k, v)| (k, v)));
         command
     };
-    let mut backup = command(&["backup", "--json", "--s3-part-size-mib", "5", "--pg-bin-dir", source.cluster.bin_dir().to_str().unwrap()]);
+    let mut backup = command(&[
+        "backup",
+        "--json",
+        "--s3-part-size-mib",
+        "5",
+        "--pg-bin-dir",
+        source.cluster.bin_dir().to_str().unwrap(),
+    ]);
     let (out, _) = expect_code(backup.env("DATABASE_URL", source.cluster.url("app")), 0);
     let manifest: serde_json::Value = serde_json::from_str(&out).unwrap();
     for field in ["tables", "rows", "raw_bytes", "schemas"] {
@@ -162,8 +178,12 @@ pub(crate) fn there_and_back(environment: &[(&str, String)], store: &str, argume
     let cluster = &source.cluster;
     let archive = fs::read(latest.join("kinds.dump")).unwrap();
     let ours = succeed_with(cluster.command("pg_restore").args(["-f", "-"]), &archive).stdout;
-    let theirs = succeed_with(cluster.command("pg_restore").args(["-f", "-"]), &source.run.plain("kinds.dump.zst")).stdout;
-    judge::assert_same(&judge::comparable(&String::from_utf8(theirs).unwrap()), &judge::comparable(&String::from_utf8(ours).unwrap()));
+    let theirs =
+        succeed_with(cluster.command("pg_restore").args(["-f", "-"]), &source.run.plain("kinds.dump.zst")).stdout;
+    judge::assert_same(
+        &judge::comparable(&String::from_utf8(theirs).unwrap()),
+        &judge::comparable(&String::from_utf8(ours).unwrap()),
+    );
     assert!(quote("x") == "\"x\"");
 }
 
@@ -181,15 +201,20 @@ fn a_run_into_a_real_s3_server_and_out_of_it_path_style_and_virtual_host() {
     }
     there_and_back(&environment, &format!("s3://{}/virtual", server.bucket), &["--s3-path-style=false"]);
     let stored = files(&folder.path().join(&server.bucket));
-    assert!(stored.iter().any(|f| f.starts_with("path/style/runs/")) && stored.iter().any(|f| f == "virtual/latest.json"), "{stored:?}");
+    assert!(
+        stored.iter().any(|f| f.starts_with("path/style/runs/")) && stored.iter().any(|f| f == "virtual/latest.json"),
+        "{stored:?}"
+    );
 }
 
 #[test]
 #[ignore = "needs PGSTOW_TEST_S3_ENDPOINT, PGSTOW_TEST_S3_BUCKET and AWS credentials of a real server"]
 fn a_run_into_the_s3_server_of_the_environment_and_out_of_it() {
     let bucket = std::env::var("PGSTOW_TEST_S3_BUCKET").expect("PGSTOW_TEST_S3_BUCKET names a bucket");
-    let mut environment: Vec<(&str, String)> =
-        vec![("AWS_ENDPOINT_URL_S3", std::env::var("PGSTOW_TEST_S3_ENDPOINT").expect("PGSTOW_TEST_S3_ENDPOINT is a URL"))];
+    let mut environment: Vec<(&str, String)> = vec![(
+        "AWS_ENDPOINT_URL_S3",
+        std::env::var("PGSTOW_TEST_S3_ENDPOINT").expect("PGSTOW_TEST_S3_ENDPOINT is a URL"),
+    )];
     for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"] {
         environment.extend(std::env::var(name).ok().map(|value| (name, value)));
     }

@@ -43,7 +43,9 @@ pub(super) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Don
         .filter_map(|u| u.name.parse().ok())
         .collect();
     let mut blocks = plan.catalogue.large_object_blocks();
-    blocks.iter_mut().for_each(|(_, oids)| oids.retain(|oid| !unreadable.contains(oid)));
+    for (_, oids) in &mut blocks {
+        oids.retain(|oid| !unreadable.contains(oid));
+    }
     if blocks.is_empty() {
         return Ok(Done::default());
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::store::{Condition, Plan, WriteError, hex};
 
 /// Servers put large objects together before they answer.
-const COMPLETE: Duration = Duration::from_secs(600);
+const COMPLETE: Duration = Duration::from_mins(10);
 /// First size of a part's buffer; it doubles, so that small objects stay small.
 const FIRST_BUFFER: usize = 16 << 10;
 
@@ -206,10 +206,7 @@ impl Writer {
                 .upload_id(&id)
                 .multipart_upload(parts.clone())
                 .send();
-            let failure = match s3.watch_for(patience, &Progress::default(), request).await {
-                Ok(_) => return Ok(()),
-                Err(failure) => failure,
-            };
+            let Err(failure) = s3.watch_for(patience, &Progress::default(), request).await else { return Ok(()) };
             tries += 1;
             answer_lost |= failure.ambiguous;
             let gone = failure.code.as_deref() == Some("NoSuchUpload");
