@@ -27,6 +27,8 @@ use crate::store::Store;
 
 /// Which run the folder holds and what was finished in it.
 const STATE: &str = ".pgstow-download.json";
+/// Finished files between two writes of the state.
+const STATE_EVERY: u64 = 64;
 /// What an unfinished file's name ends in.
 const UNFINISHED: &str = ".pgstow-part";
 
@@ -73,6 +75,7 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
     let found = resolve::run(store, &arguments.run).await?;
     let targets = targets(&found.manifest, arguments)?;
     let mut state = open_folder(&arguments.to, &found.name)?;
+    let stale = stale(&mut state, &found.name, &arguments.to, &targets)?;
     write_state(&arguments.to, &state)?;
     let mut summary =
         Summary { run: found.name.clone(), to: arguments.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
@@ -91,7 +94,8 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
                 summary.bytes += finished.bytes;
                 summary.kept += u64::from(kept);
                 state.files.insert(path, finished);
-                if !kept {
+                // What is lost of it by a crash is fetched again; the file grows with the run.
+                if !kept && summary.files.is_multiple_of(STATE_EVERY) {
                     write_state(&arguments.to, &state)?;
                 }
             }
@@ -100,9 +104,15 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
             Err(error) => return Err(error),
         }
     }
+    write_state(&arguments.to, &state)?;
     if let Some(error) = together(&failures) {
         return Err(error);
     }
+    for path in stale {
+        remove(&arguments.to.join(&path))?;
+        state.files.remove(&path);
+    }
+    write_state(&arguments.to, &state)?;
     // Last, so that a folder with a manifest is a finished download.
     write_whole(&arguments.to.join(layout::MANIFEST), &found.bytes)?;
     summary.seconds = started.elapsed().as_secs_f64();
@@ -268,10 +278,6 @@ fn open_folder(to: &Path, run: &str) -> Result<State> {
         Ok(bytes) => {
             let state: State = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::failed(format!("{}: {error}", to.join(STATE).display())))?;
-            if state.run != run {
-                let message = format!("{} holds files of run {}", to.display(), state.run);
-                return Err(Error::usage(message).hint("choose another folder with --to, or remove this one"));
-            }
             Ok(state)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -282,6 +288,27 @@ fn open_folder(to: &Path, run: &str) -> Result<State> {
             Ok(State { run: run.to_owned(), files: BTreeMap::new() })
         }
         Err(error) => Err(at(&to.join(STATE), &error, "read")),
+    }
+}
+
+/// Where the folder holds an earlier download of another run, it becomes one of this run: same objects stay, others
+/// are replaced one by one, and what this run does not have is returned, to be removed at the end. Its manifest goes
+/// first: a folder with a manifest is a finished download.
+fn stale(state: &mut State, run: &str, to: &Path, targets: &[Target]) -> Result<Vec<String>> {
+    if state.run == run {
+        return Ok(Vec::new());
+    }
+    tracing::info!("{} holds run {}; bringing it to run {run}", to.display(), state.run);
+    remove(&to.join(layout::MANIFEST))?;
+    run.clone_into(&mut state.run);
+    let wanted: std::collections::HashSet<&str> = targets.iter().map(|target| target.path.as_str()).collect();
+    Ok(state.files.keys().filter(|path| !wanted.contains(path.as_str())).cloned().collect())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(at(path, &error, "remove")),
+        _ => Ok(()),
     }
 }
 

@@ -537,9 +537,21 @@ fn a_run_is_listed_shown_and_downloaded() {
     assert!(status == 2 && error.contains("did you mean \"s\"?"), "{error}");
     let (status, error) = code(&["show", "2025"]);
     assert!(status == 2 && error.contains("hint:"), "{error}");
-    fs::write(to.join(".pgstow-download.json"), br#"{"run":"20261122T150405Z-ffffff","files":{}}"#).unwrap();
-    let (status, error) = code(&["download", "--to", to_text]);
-    assert!(status == 2 && error.contains("holds files of run"), "{error}");
+    // A folder of yesterday's run becomes one of today's: what is the same stays, what is gone goes.
+    let state = to.join(".pgstow-download.json");
+    let mut yesterday: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
+    yesterday["run"] = json!("20261121T150405Z-ffffff");
+    yesterday["files"]["s/gone.sql"] = json!({"sha256": "", "bytes": 1, "stored_sha256": ""});
+    fs::write(&state, yesterday.to_string()).unwrap();
+    fs::write(to.join("s/gone.sql"), "x").unwrap();
+    let today: Value = serde_json::from_str(&ok(&["download", "--to", to_text, "--json"])).unwrap();
+    assert_eq!(today["files"], today["kept"]);
+    assert!(!to.join("s/gone.sql").exists() && to.join("manifest.json").exists());
+    let foreign = folder.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("precious"), "x").unwrap();
+    let (status, error) = code(&["download", "--to", foreign.to_str().unwrap()]);
+    assert!(status == 2 && error.contains("not empty"), "{error}");
 }
 
 #[test]
