@@ -4,7 +4,8 @@
 //! [`Belongs`], a map made from the system catalogues; never by taking a tag apart, since a name can hold anything.
 //!
 //! Facts (PostgreSQL `src/bin/pg_dump/pg_dump.c`): a `TABLE DATA` entry carries the table's oid with catalogue id 0; comments, ACLs,
-//! security labels, `SEQUENCE OWNED BY` and attach entries carry no oid and name their object as first dependency.
+//! security labels, `SEQUENCE OWNED BY`, `SEQUENCE SET` and attach entries carry no oid and name their object as first
+//! dependency.
 
 use std::collections::{HashMap, HashSet};
 
@@ -270,7 +271,7 @@ fn direct_table(entry: &Entry, belongs: &Belongs) -> Option<u32> {
     match entry.desc {
         ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView => Some(id.1),
         ObjectType::TableData | ObjectType::MaterializedViewData | ObjectType::RowSecurity => Some(id.1),
-        ObjectType::Sequence | ObjectType::SequenceSet => belongs.get(&(PG_CLASS, id.1)).copied(),
+        ObjectType::Sequence => belongs.get(&(PG_CLASS, id.1)).copied(),
         // The publications' rows have catalogues of their own; a view's rules and triggers find no file later on.
         _ if id.0 != 0 => belongs.get(&id).copied(),
         _ => None,
@@ -289,6 +290,7 @@ fn inherited_table(
         | ObjectType::Comment
         | ObjectType::SecurityLabel
         | ObjectType::SequenceOwnedBy
+        | ObjectType::SequenceSet
         | ObjectType::StatisticsData => entry.dependencies.first().and_then(table_of_id),
         // Depends on both the parent and the child; belongs to the child, whose name it carries.
         ObjectType::TableAttach | ObjectType::IndexAttach => entry

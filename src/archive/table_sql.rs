@@ -104,11 +104,15 @@ struct Printer<'a> {
     meta: &'a ArchiveMetadata,
     tablespace: Option<String>,
     access_method: Option<String>,
+    /// pg_dump before 16 says `ALTER TABLE` for sequences and materialised views.
+    plain_alter: bool,
 }
 
 impl<'a> Printer<'a> {
-    const fn new(meta: &'a ArchiveMetadata) -> Self {
-        Self { out: String::new(), meta, tablespace: None, access_method: None }
+    fn new(meta: &'a ArchiveMetadata) -> Self {
+        let major = meta.dump_version.split(|c: char| !c.is_ascii_digit()).next().and_then(|word| word.parse().ok());
+        let plain_alter = major.is_some_and(|major: u32| major < 16);
+        Self { out: String::new(), meta, tablespace: None, access_method: None, plain_alter }
     }
 
     fn line(&mut self, text: &str) {
@@ -198,6 +202,7 @@ impl<'a> Printer<'a> {
     fn owner(&mut self, entry: &Entry) {
         let Some(owner) = entry.owner.as_deref().filter(|owner| !owner.is_empty()) else { return };
         if let Some((kind, name)) = dropped_name(entry) {
+            let kind = if self.plain_alter && matches!(kind, "MATERIALIZED VIEW" | "SEQUENCE") { "TABLE" } else { kind };
             self.line(&format!("ALTER {kind} {name} OWNER TO {};\n", plain_or_quoted(owner)));
         }
     }

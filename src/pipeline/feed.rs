@@ -144,6 +144,12 @@ impl Feed {
         self.send(Item::Frame(sealed)).await
     }
 
+    /// True once nobody will read what is sent: the drain has ended, and why is for it to say.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.items.is_closed()
+    }
+
     async fn send(&self, item: Item) -> Result<()> {
         self.items.send(item).await.map_err(|closed| Error::failed(format!("the run is ending: {closed}")))
     }

@@ -129,7 +129,9 @@ fn warnings(words: &str) -> Vec<String> {
 
 fn explain(words: &str, error: &libpgdump::Error) -> Failure {
     let text = words.trim();
-    if text.contains("lock timeout") || text.contains("could not obtain lock") {
+    // --lock-wait-timeout is a statement_timeout around LOCK TABLE. The server's words may be in any language, so
+    // what failed decides: the leader has locked these tables, and only waiting or a missing right can stop pg_dump.
+    if text.contains("LOCK TABLE") && !text.contains("permission denied") {
         return Failure::Lock(first_error(text));
     }
     if let libpgdump::Error::InvalidUtf8(wrong) = error {

@@ -93,7 +93,7 @@ impl Readers {
         Ok(session)
     }
 
-    /// Works until the intake is empty.
+    /// Works until the intake is empty, or nobody wants the rows any more.
     ///
     /// Cancel by dropping: the connection closes, the server ends the COPY at its next write.
     pub async fn work(&self, mut session: Session, intake: &Intake<Task>) -> Result<()> {
@@ -102,6 +102,8 @@ impl Readers {
             let mut tries = 0;
             while let Err(trouble) = self.task(&session.client, &task, &feed, &mut position).await {
                 match trouble {
+                    // A failed drain says why; that it stopped listening is only the echo of that.
+                    Trouble::Fatal(_) if feed.is_abandoned() => return Ok(()),
                     Trouble::Fatal(error) => return Err(error),
                     Trouble::Refused => self.one_by_one(&session.client, &task, &feed, &mut position).await?,
                     Trouble::Lost(error) => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
-use crate::archive::catalogue::{Catalogue, ExtensionReach, namespace, oid};
+use crate::archive::catalogue::{Catalogue, ExtensionReach, namespace, oid, tag};
 use crate::archive::compose;
 use crate::archive::table_sql::{self, TableSql, Title};
 use crate::error::{Error, Result};
@@ -76,10 +76,14 @@ pub(super) struct Plan {
 #[must_use]
 pub(super) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'a Relation>, Vec<&'a Relation>) {
     let with_rows = oids_of(entries, &[ObjectType::TableData]);
-    let with_value = oids_of(entries, &[ObjectType::SequenceSet]);
+    // These carry no oid, but schema and name of their sequence.
+    let values = entries.iter().filter(|e| e.desc == ObjectType::SequenceSet);
+    let with_value: HashSet<(&str, &str)> = values.map(|e| (namespace(e), tag(e))).collect();
     let owned = |r: &&Relation| r.extension.is_some() && r.unreadable.is_none() && r.persistence != 'u';
     let tables = detection.relations.iter().filter(owned).filter(|r| r.relkind == 'r' && !with_rows.contains(&r.oid));
-    let sequences = detection.relations.iter().filter(owned).filter(|r| r.relkind == 'S' && !with_value.contains(&r.oid));
+    let sequences = detection.relations.iter().filter(owned).filter(|r| {
+        r.relkind == 'S' && !with_value.contains(&(r.schema.as_str(), r.name.as_str()))
+    });
     (tables.collect(), sequences.collect())
 }
 

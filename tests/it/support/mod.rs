@@ -19,4 +19,6 @@ pub mod archive_walker;
 pub mod judge;
 pub mod pg;
 pub mod process;
+pub mod program;
 pub mod s3;
+pub mod session;
