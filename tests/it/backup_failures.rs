@@ -91,7 +91,10 @@ fn a_database_that_cannot_be_reached_is_named_and_the_store_stays() {
     let mut command = backup(cluster, name, kept.store.path());
     let (_, all) = expect_failure(command.env("DATABASE_URL", "postgresql://postgres:S3cr3t@127.0.0.1:no/x"), 2);
     assert!(!all.contains("S3cr3t"), "{all}");
-    let (error, all) = expect_failure(command.env_remove("DATABASE_URL").env("HOME", "/nonexistent").args(["--lock-timeout", "soon"]), 2);
+    let (error, all) = expect_failure(
+        command.env_remove("DATABASE_URL").env("HOME", "/nonexistent").args(["--lock-timeout", "soon"]),
+        2,
+    );
     assert!(error.contains("soon"), "{all}");
     cluster.drop_database(name);
 }
@@ -150,7 +153,8 @@ fn a_pg_dump_that_fails_is_quoted() {
         ("printf PGDMP; exit 0", "table of contents"),
         ("kill -9 $$", "table of contents"),
     ] {
-        let text = format!("#!/bin/sh\ncase \"$*\" in *--version*) echo '{}'; exit 0;; esac\n{script}\n", version.trim());
+        let text =
+            format!("#!/bin/sh\ncase \"$*\" in *--version*) echo '{}'; exit 0;; esac\n{script}\n", version.trim());
         fs::write(gate.bin_dir().join("pg_dump"), text).unwrap();
         let (error, _) = expect_failure(&mut gated(cluster, name, kept.store.path(), &gate), 1);
         assert!(error.contains(words), "{error}");
@@ -171,7 +175,7 @@ fn a_full_disk_under_a_directory_store_is_said_and_the_old_run_stays() {
         mount -t tmpfs -o size=1m pgstow "$1"
         mkdir "$1/store"; shift_to=$1; shift
         code=0; "$@" --store "$shift_to/store" || code=$?
-        echo "code $code"; find "$shift_to/store" -type f
+        echo "code $code"; cd "$shift_to/store"; find . -type f
     "#;
     let mut command = Command::new("unshare");
     command.args(["-Urm", "sh", "-c", script, "sh"]).arg(mount.path()).arg(env!("CARGO_BIN_EXE_pgstow"));
@@ -246,7 +250,10 @@ fn a_missing_bucket_and_denied_credentials_are_told_apart() {
     assert!(error.contains("no-such-bucket"), "{all}");
     let (error, all) = expect_failure(bucket.backup(cluster, name).env("AWS_SECRET_ACCESS_KEY", "wrong-n33dle"), 1);
     assert!(!all.contains("wrong-n33dle") && all.contains("hint: "), "{all}");
-    assert!(error.to_lowercase().contains("denied") || error.contains("Signature") || error.contains("credentials"), "{error}");
+    assert!(
+        error.to_lowercase().contains("denied") || error.contains("Signature") || error.contains("credentials"),
+        "{error}"
+    );
     let (error, all) = expect_failure(bucket.backup(cluster, name).env("AWS_ACCESS_KEY_ID", "UNKNOWNKEY"), 1);
     assert!(error.contains("backups"), "{all}");
     assert_eq!(bucket.files(), Vec::<String>::new());

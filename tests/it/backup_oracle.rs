@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::archive_walker::walk;
+use crate::support::judge;
 use crate::support::pg::{self, Cluster, quote};
 use crate::support::process::{output_with, succeed, succeed_with};
 use crate::support::program::{self, Awkward, Run, awkward, expect_code, pgstow, restore_as_told, story};
-use crate::support::judge;
 
 /// What `pg_dumpall --roles-only` prints, comparable.
 fn roles(cluster: &Cluster) -> String {
@@ -29,7 +29,10 @@ fn the_script_of_restore_md_makes_the_same_database_again() {
         let target = Cluster::start(version);
         target.create_database("app");
         restore_as_told(&source.run, &target, "app");
-        judge::assert_same(&judge::dump_text(&source.cluster, "app", &["-C"]), &judge::dump_text(&target, "app", &["-C"]));
+        judge::assert_same(
+            &judge::dump_text(&source.cluster, "app", &["-C"]),
+            &judge::dump_text(&target, "app", &["-C"]),
+        );
         judge::assert_same(&roles(&source.cluster), &roles(&target));
         assert!(!Path::new("/tmp/pwned").exists());
         tables_come_back_one_by_one(source, &target);
@@ -82,7 +85,8 @@ fn entries(cluster: &Cluster, archive: &[u8]) -> Vec<String> {
     let listed = succeed_with(cluster.command("pg_restore").arg("-l"), archive).stdout;
     let listed = String::from_utf8(listed).unwrap();
     let lines = listed.lines().filter(|line| !line.starts_with(';'));
-    let mut entries: Vec<String> = lines.filter_map(|line| line.split_once("; ").map(|(_, rest)| rest.to_owned())).collect();
+    let mut entries: Vec<String> =
+        lines.filter_map(|line| line.split_once("; ").map(|(_, rest)| rest.to_owned())).collect();
     entries.sort();
     entries
 }
@@ -105,7 +109,10 @@ fn a_schema_s_archive_has_the_entries_of_pg_dump_n() {
             let ours: Vec<String> =
                 ours.into_iter().filter(|line| !line.contains(" EXTENSION ") && !line.ends_with(two_steps)).collect();
             // Every database has `public`; alone pg_dump makes it all the same, and such an archive restores nowhere.
-            let theirs: Vec<String> = theirs.into_iter().filter(|line| !line.contains(" SCHEMA - public ") && !line.contains(" - SCHEMA public ")).collect();
+            let theirs: Vec<String> = theirs
+                .into_iter()
+                .filter(|line| !line.contains(" SCHEMA - public ") && !line.contains(" - SCHEMA public "))
+                .collect();
             judge::assert_same(&theirs.join("\n"), &ours.join("\n"));
         }
     }
@@ -119,7 +126,8 @@ fn a_table_s_file_is_pg_dump_t_statement_for_statement() {
         for schema in run.schemas() {
             let name = schema["name"].as_str().unwrap();
             // On one version all, on the others those with something of their own.
-            if at > 0 && !["kinds", "parts", "auth", "storage", "analytics", "lh_billing", "extensions"].contains(&name) {
+            if at > 0 && !["kinds", "parts", "auth", "storage", "analytics", "lh_billing", "extensions"].contains(&name)
+            {
                 continue;
             }
             for table in schema["tables"].as_array().unwrap() {
@@ -140,8 +148,10 @@ fn a_table_s_file_is_pg_dump_t_statement_for_statement() {
 #[track_caller]
 fn same_statements(theirs: &str, ours: &str, what: &str) {
     let theirs = judge::statements(theirs);
-    let statistics = |s: &str| ["CREATE", "ALTER", "COMMENT ON"].iter().any(|verb| s.starts_with(&format!("{verb} STATISTICS ")));
-    let ours: Vec<String> = judge::statements(ours).into_iter().filter(|s| !statistics(s) || theirs.contains(s)).collect();
+    let statistics =
+        |s: &str| ["CREATE", "ALTER", "COMMENT ON"].iter().any(|verb| s.starts_with(&format!("{verb} STATISTICS ")));
+    let ours: Vec<String> =
+        judge::statements(ours).into_iter().filter(|s| !statistics(s) || theirs.contains(s)).collect();
     assert!(!theirs.is_empty(), "{what}");
     if theirs != ours {
         println!("statements of {what}:");
@@ -154,7 +164,8 @@ fn every_pg_restore_and_an_independent_reader_read_every_archive_from_a_pipe() {
     let versions = pg::versions();
     for version in &versions {
         let Awkward { run, .. } = awkward(*version);
-        let mut archives: Vec<String> = run.objects().into_iter().map(|(key, _)| key).filter(|key| key.contains(".dump")).collect();
+        let mut archives: Vec<String> =
+            run.objects().into_iter().map(|(key, _)| key).filter(|key| key.contains(".dump")).collect();
         archives.sort();
         archives.dedup();
         assert!(archives.len() > 20, "{archives:?}");
@@ -174,7 +185,8 @@ fn every_pg_restore_and_an_independent_reader_read_every_archive_from_a_pipe() {
                 assert_eq!(walked.rows_of(schema, name), table["rows"].as_u64(), "{schema}.{name}");
             }
         }
-        let walked = walk(run.plain(run.manifest["large_objects"]["object"]["key"].as_str().unwrap()).as_slice()).unwrap();
+        let walked =
+            walk(run.plain(run.manifest["large_objects"]["object"]["key"].as_str().unwrap()).as_slice()).unwrap();
         assert_eq!(Some(walked.large_objects.len() as u64), run.manifest["large_objects"]["count"].as_u64());
         assert_eq!(walked.large_objects.get(&70002), Some(&(16 * 327_680)));
     }
@@ -307,7 +319,10 @@ fn a_schema_s_archive_restores_through_its_data_where_the_others_definitions_are
             let count = format!("SELECT count(*) FROM ONLY {}", pattern(name, table["name"].as_str().unwrap()));
             let there = target.psql("app", &count);
             // Rows loaded through a partition root lie wherever their hash says now.
-            assert!(there == table["rows"].to_string() || table["name"] == "e0" || table["name"] == "e1", "{table}: {there}");
+            assert!(
+                there == table["rows"].to_string() || table["name"] == "e0" || table["name"] == "e1",
+                "{table}: {there}"
+            );
         }
         target.drop_database("app");
     }

@@ -8,7 +8,9 @@ use tempfile::TempDir;
 
 use crate::support::pg::{self, Cluster};
 use crate::support::process::succeed_with;
-use crate::support::program::{At, Gate, Going, Run, assert_untouched, backup, expect_code, expect_failure, files, gated, pgstow};
+use crate::support::program::{
+    At, Gate, Going, Run, assert_untouched, backup, expect_code, expect_failure, files, gated, pgstow,
+};
 use crate::support::session::Talk;
 
 /// A database of its own in the shared cluster of the newest version.
@@ -77,14 +79,16 @@ fn tables_made_and_dropped_between_listing_and_lock_are_as_after_it() {
     );
     assert_eq!(run.rows("public", "z_fresh"), ["5", "6"]);
     assert_eq!(run.rows("fresh", "t"), ["9"]);
-    let names: Vec<&str> = run.schema("public")["tables"].as_array().unwrap().iter().filter_map(|t| t["name"].as_str()).collect();
+    let names: Vec<&str> =
+        run.schema("public")["tables"].as_array().unwrap().iter().filter_map(|t| t["name"].as_str()).collect();
     assert_eq!(names, ["a_locked", "z_fresh", "z_other"]);
 }
 
 #[test]
 fn a_table_that_stays_locked_ends_the_run_and_names_who_holds_it() {
     let name = "snap locked";
-    let cluster = database(name, "CREATE SCHEMA s; CREATE TABLE s.\"held \"\" one\" (id int); CREATE TABLE free (id int)");
+    let cluster =
+        database(name, "CREATE SCHEMA s; CREATE TABLE s.\"held \"\" one\" (id int); CREATE TABLE free (id int)");
     let store = tempfile::tempdir().unwrap();
     expect_code(&mut backup(cluster, name, store.path()), 0);
     let before = files(store.path());
@@ -280,6 +284,9 @@ fn restores_with_its_keys(cluster: &Cluster, run: &Run) {
     cluster.create_database(copy);
     let archive = run.plain(run.schema("public")["dump"]["key"].as_str().unwrap());
     succeed_with(cluster.command("pg_restore").args(["--exit-on-error", "-d", &cluster.url(copy)]), &archive);
-    assert_eq!(cluster.psql(copy, "SELECT sum(amount) FROM (TABLE left_side UNION ALL TABLE right_side) s"), "120000000");
+    assert_eq!(
+        cluster.psql(copy, "SELECT sum(amount) FROM (TABLE left_side UNION ALL TABLE right_side) s"),
+        "120000000"
+    );
     cluster.drop_database(copy);
 }

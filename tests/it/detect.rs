@@ -81,13 +81,19 @@ fn a_superuser_sees_everything_and_misses_nothing() {
         let schemas = detection["schemas"].as_array().unwrap();
         assert_eq!(schemas.len(), count + 1, "{schemas:#?}");
         let missed: Vec<&Value> = schemas.iter().filter(|s| s["by_policy_query"] == false).collect();
-        assert!(missed.len() == 1 && missed[0]["name"] == "pgatemp_data" && missed[0]["note"].is_string(), "{missed:?}");
+        assert!(
+            missed.len() == 1 && missed[0]["name"] == "pgatemp_data" && missed[0]["note"].is_string(),
+            "{missed:?}"
+        );
         let relations = detection["relations"].as_array().unwrap();
         let covered = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'f', 'm', 'S') \
             AND nspname <> 'information_schema' AND nspname !~ '^pg_(catalog|toast|temp_|toast_temp_)'";
         assert_eq!(relations.len().to_string(), source.cluster.psql("app", covered));
         let text = detect(&url, &[]);
-        assert!(text.contains("(superuser)") && text.contains("pgatemp_data") && !text.contains("unreadable by"), "{text}");
+        assert!(
+            text.contains("(superuser)") && text.contains("pgatemp_data") && !text.contains("unreadable by"),
+            "{text}"
+        );
         assert!(!text.contains("touch /tmp/pwned\n"), "a name began a line of its own: {text}");
         let names: Vec<&str> = schemas.iter().filter_map(|s| s["name"].as_str()).collect();
         assert_eq!(detect(&url, &["--schemas"]), names.join("\n") + "\n");
@@ -98,9 +104,13 @@ fn a_superuser_sees_everything_and_misses_nothing() {
 #[test]
 fn a_pipe_that_closes_early_is_no_failure() {
     let source = awkward(pg::versions()[0]);
-    let script = format!("set -o pipefail; '{}' detect | head -1; '{0}' detect --json | head -c 10", env!("CARGO_BIN_EXE_pgstow"));
+    let script = format!(
+        "set -o pipefail; '{}' detect | head -1; '{0}' detect --json | head -c 10",
+        env!("CARGO_BIN_EXE_pgstow")
+    );
     let mut bash = Command::new("bash");
-    let out = process::succeed(bash.args(["-c", &script]).env("DATABASE_URL", source.cluster.url("app")).current_dir("/"));
+    let out =
+        process::succeed(bash.args(["-c", &script]).env("DATABASE_URL", source.cluster.url("app")).current_dir("/"));
     assert!(out.starts_with("PostgreSQL "), "{out}");
 }
 
@@ -110,8 +120,22 @@ fn detect_schemas_of_the_policy_prints_the_schemas() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("infra/detect.sh");
     let mut bash = Command::new("bash");
     bash.args(["-euc", "source \"$1\"; detect_schemas \"$2\"", "bash"]).arg(script).arg(source.cluster.url("app"));
-    let out = process::succeed(bash.env("PGSTOW", env!("CARGO_BIN_EXE_pgstow")).current_dir("/").stderr(Stdio::inherit()));
-    for schema in ["auth", "storage", "realtime", "vault", "extensions", "graphql", "graphql_public", "pgbouncer", "public", "lh_billing", "analytics", "pgatemp_data"] {
+    let out =
+        process::succeed(bash.env("PGSTOW", env!("CARGO_BIN_EXE_pgstow")).current_dir("/").stderr(Stdio::inherit()));
+    for schema in [
+        "auth",
+        "storage",
+        "realtime",
+        "vault",
+        "extensions",
+        "graphql",
+        "graphql_public",
+        "pgbouncer",
+        "public",
+        "lh_billing",
+        "analytics",
+        "pgatemp_data",
+    ] {
         assert!(out.lines().any(|line| line == schema), "{schema} is missing:\n{out}");
     }
 }
@@ -124,7 +148,17 @@ fn a_role_that_reads_little_is_told_what_and_the_cure_cures() {
         let url = cluster.url_as(role, "pw", name);
         let detection = detect_json(&url);
         let told = unreadable(&detection);
-        for word in ["schema ", "table open.secret", "table open.policed", "table open.by_columns", "sequence open.counter", "sequence open.t_id_seq", "large object ", "hidden", "line\nbreak"] {
+        for word in [
+            "schema ",
+            "table open.secret",
+            "table open.policed",
+            "table open.by_columns",
+            "sequence open.counter",
+            "sequence open.t_id_seq",
+            "large object ",
+            "hidden",
+            "line\nbreak",
+        ] {
             assert!(told.iter().any(|line| line.contains(word)), "{word:?} is not in {told:?}");
         }
         assert!(!told.iter().any(|line| line.ends_with("open.t") || line.contains("kept")), "{told:?}");
@@ -157,7 +191,8 @@ fn cure(cluster: &Cluster, name: &str, role: &str, first: &str) {
     assert!(first.contains("hint: GRANT "), "{first}");
     for _round in 0..4 {
         let detection = detect_json(&url);
-        let cures: Vec<&str> = detection["unreadable"].as_array().unwrap().iter().filter_map(|u| u["cure"].as_str()).collect();
+        let cures: Vec<&str> =
+            detection["unreadable"].as_array().unwrap().iter().filter_map(|u| u["cure"].as_str()).collect();
         if cures.is_empty() {
             return;
         }
@@ -182,7 +217,14 @@ fn partial(cluster: &Cluster, url: &str, name: &str) {
     assert_eq!(run.rows("pgatemp_data", "kept"), ["4"]);
     let skipped = run.manifest["skipped"].as_array().unwrap();
     let restore = std::fs::read_to_string(run.folder.join("RESTORE.md")).unwrap();
-    for (schema, gap) in [("open", "secret"), ("open", "policed"), ("open", "by_columns"), ("open", "counter"), ("open", "t_id_seq"), ("hidden", "deep")] {
+    for (schema, gap) in [
+        ("open", "secret"),
+        ("open", "policed"),
+        ("open", "by_columns"),
+        ("open", "counter"),
+        ("open", "t_id_seq"),
+        ("hidden", "deep"),
+    ] {
         let named = skipped.iter().any(|s| s["schema"] == schema && s["name"] == gap);
         let whole = skipped.iter().any(|s| s["kind"] == "schema" && s["name"] == schema);
         assert!(named || whole, "{schema}.{gap} is not in {skipped:?}");
@@ -209,10 +251,19 @@ fn an_owner_and_pg_read_all_data_need_no_superuser() {
             let store = tempfile::tempdir().unwrap();
             expect_code(backup(cluster, name, store.path()).env("DATABASE_URL", &url), 0);
             let run = Run::latest(store.path());
-            assert_eq!((run.rows("s", "t"), &run.manifest["source"]["role"]), (vec!["1\tx".to_owned()], &Value::from(role)));
-            assert_eq!((&run.manifest["source"]["superuser"], &run.manifest["roles"]["passwords"]), (&Value::from(false), &Value::from(role == "reads_all")));
+            assert_eq!(
+                (run.rows("s", "t"), &run.manifest["source"]["role"]),
+                (vec!["1\tx".to_owned()], &Value::from(role))
+            );
+            assert_eq!(
+                (&run.manifest["source"]["superuser"], &run.manifest["roles"]["passwords"]),
+                (&Value::from(false), &Value::from(role == "reads_all"))
+            );
             let roles = String::from_utf8(run.plain(run.manifest["roles"]["object"]["key"].as_str().unwrap())).unwrap();
-            assert_eq!((roles.contains("CREATE ROLE owns_it"), roles.contains("SCRAM-SHA-256")), (true, role == "reads_all"));
+            assert_eq!(
+                (roles.contains("CREATE ROLE owns_it"), roles.contains("SCRAM-SHA-256")),
+                (true, role == "reads_all")
+            );
         }
         // Row-level security with FORCE holds for the owner too.
         cluster.psql(name, "ALTER TABLE s.t FORCE ROW LEVEL SECURITY");
@@ -227,14 +278,16 @@ fn an_owner_and_pg_read_all_data_need_no_superuser() {
 fn latin1_and_sql_ascii_come_back_byte_for_byte() {
     for version in pg::versions() {
         let source = pg::shared(version);
-        for (name, options) in [
-            ("detect latin1", "ENCODING 'LATIN1' LOCALE 'C'"),
-            ("detect ascii", "ENCODING 'SQL_ASCII' LOCALE 'C'"),
-        ] {
+        for (name, options) in
+            [("detect latin1", "ENCODING 'LATIN1' LOCALE 'C'"), ("detect ascii", "ENCODING 'SQL_ASCII' LOCALE 'C'")]
+        {
             let copy = format!("{name} copy");
             source.create_database_with(name, options);
             source.create_database_with(&copy, options);
-            source.psql(name, "SET client_encoding = 'UTF8'; CREATE SCHEMA \"s\"; CREATE TABLE s.t (id int, t text DEFAULT 'x')");
+            source.psql(
+                name,
+                "SET client_encoding = 'UTF8'; CREATE SCHEMA \"s\"; CREATE TABLE s.t (id int, t text DEFAULT 'x')",
+            );
             if name.ends_with("latin1") {
                 source.psql(name, "CREATE TABLE s.\"größe\" (\"é\" text); INSERT INTO s.\"größe\" VALUES ('Ünï'), (chr(255)), (E'tab\\t')");
                 source.psql(name, "INSERT INTO s.t SELECT i, chr(i) FROM generate_series(1, 255) i");

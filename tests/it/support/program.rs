@@ -44,7 +44,11 @@ pub fn gated(cluster: &Cluster, database: &str, store: &Path, gate: &Gate) -> Co
 /// What was printed, for messages.
 pub fn story(output: &Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    format!("ended with {}\n--- stderr\n{err}\n--- stdout\n{}", output.status, out.chars().take(4000).collect::<String>())
+    format!(
+        "ended with {}\n--- stderr\n{err}\n--- stdout\n{}",
+        output.status,
+        out.chars().take(4000).collect::<String>()
+    )
 }
 
 /// Runs to the end, wants that exit code and returns stdout and stderr.
@@ -111,7 +115,10 @@ impl Run {
     /// The manifest's entry of a schema.
     #[track_caller]
     pub fn schema(&self, name: &str) -> &Value {
-        self.schemas().iter().find(|s| s["name"] == name).unwrap_or_else(|| panic!("no schema {name:?} in the manifest"))
+        self.schemas()
+            .iter()
+            .find(|s| s["name"] == name)
+            .unwrap_or_else(|| panic!("no schema {name:?} in the manifest"))
     }
 
     /// The manifest's entry of a table.
@@ -137,9 +144,10 @@ impl Run {
     /// The lines between `COPY ... FROM stdin;` and `\.` of a table's SQL file.
     #[track_caller]
     pub fn rows(&self, schema: &str, table: &str) -> Vec<String> {
-        let sql = self.sql(schema, table);
-        let lines = sql.split('\n').skip_while(|l| !(l.starts_with("COPY ") && l.ends_with(" FROM stdin;"))).skip(1);
-        lines.take_while(|line| *line != "\\.").map(str::to_owned).collect()
+        let statements = super::judge::statements(&self.sql(schema, table));
+        let copies = statements.iter().filter(|s| s.starts_with("COPY "));
+        let (_, rows) = copies.filter_map(|s| s.split_once(" FROM stdin;\n")).next().expect("a table's file has rows");
+        rows.split('\n').take_while(|line| *line != "\\.").map(str::to_owned).collect()
     }
 }
 
@@ -200,7 +208,9 @@ pub fn assert_untouched(store: &Path, before: &[String]) {
     let now = files(store);
     let fresh: Vec<&String> = now.iter().filter(|file| !before.contains(file)).collect();
     assert!(!fresh.iter().any(|file| file.ends_with("manifest.json") || file.ends_with("latest.json")), "{fresh:?}");
-    let temporary = |file: &str| file.contains("tmp") || file.contains(".part") || file.rsplit('/').next().is_some_and(|n| n.starts_with('.'));
+    let temporary = |file: &str| {
+        file.contains("tmp") || file.contains(".part") || file.rsplit('/').next().is_some_and(|n| n.starts_with('.'))
+    };
     assert!(!fresh.iter().any(|file| temporary(file)), "temporary files are left: {fresh:?}");
     assert!(before.iter().all(|file| now.contains(file)), "{before:?} became {now:?}");
 }
