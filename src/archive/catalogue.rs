@@ -74,7 +74,10 @@ const fn is_large_object(desc: &ObjectType) -> bool {
 
 /// Entries of publications and subscriptions carry a table's namespace although `pg_dump -n` leaves them out.
 const fn is_database_wide(desc: &ObjectType) -> bool {
-    matches!(desc, ObjectType::PublicationTable | ObjectType::PublicationTablesInSchema | ObjectType::SubscriptionTable)
+    matches!(
+        desc,
+        ObjectType::PublicationTable | ObjectType::PublicationTablesInSchema | ObjectType::SubscriptionTable
+    )
 }
 
 impl Catalogue {
@@ -89,8 +92,7 @@ impl Catalogue {
         // A dependency may stand later in the order (never in practice for these, but cheap to be sure): two rounds.
         for _round in 0..2 {
             for at in 0..meta.entries.len() {
-                if let Some(found) =
-                    meta.entries.get(at).and_then(|e| inherited_table(e, &meta.entries, &by_id, &table_of))
+                if let Some(found) = meta.entries.get(at).and_then(|e| inherited_table(e, &meta.entries, &by_id, &table_of))
                     && let Some(slot @ None) = table_of.get_mut(at)
                 {
                     *slot = Some(found);
@@ -138,7 +140,9 @@ impl Catalogue {
     pub fn database(&self) -> Vec<Entry> {
         let blobs = self.large_object_ids();
         self.select(|entry| {
-            entry.desc != ObjectType::TableData && !blobs.contains(&entry.dump_id) && !is_of_large_object(entry, &blobs)
+            entry.desc != ObjectType::TableData
+                && !blobs.contains(&entry.dump_id)
+                && !is_of_large_object(entry, &blobs)
         })
     }
 
@@ -178,7 +182,8 @@ impl Catalogue {
     /// by their tag (`SCHEMA name`), since `public` has no `SCHEMA` entry.
     #[must_use]
     pub fn schema(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<Entry> {
-        let reaching: HashSet<u32> = extensions.iter().filter(|e| e.schemas.contains(schema)).map(|e| e.oid).collect();
+        let reaching: HashSet<u32> =
+            extensions.iter().filter(|e| e.schemas.contains(schema)).map(|e| e.oid).collect();
         let own: HashSet<i32> = self
             .meta
             .entries

@@ -77,8 +77,7 @@ impl Framing {
 
     /// Length of the chunk that follows. A chunk may not be empty: length 0 ends the sequence.
     pub fn chunk(self, out: &mut Vec<u8>, bytes: usize) -> Result<()> {
-        let length =
-            i32::try_from(bytes).map_err(|error| Error::failed(format!("a chunk of {bytes} bytes: {error}")))?;
+        let length = i32::try_from(bytes).map_err(|error| Error::failed(format!("a chunk of {bytes} bytes: {error}")))?;
         self.int(out, length.into());
         Ok(())
     }

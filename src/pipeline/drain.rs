@@ -208,13 +208,7 @@ impl Output {
     /// Ends the object.
     pub async fn finish(self) -> Result<Object, WriteError> {
         let stored = self.writer.finish().await?;
-        Ok(Object {
-            key: self.key,
-            bytes: stored.bytes,
-            sha256: stored.sha256,
-            raw_bytes: self.raw,
-            volumes: Vec::new(),
-        })
+        Ok(Object { key: self.key, bytes: stored.bytes, sha256: stored.sha256, raw_bytes: self.raw, volumes: Vec::new() })
     }
 }
 
@@ -340,7 +334,9 @@ impl Drain<'_> {
                     fallback = Some(self.fallback.read(number));
                     continue;
                 }
-                Item::Frame(sealed) => sealed.await.map_err(|gone| Error::failed(format!("seal rows: {gone}")))??,
+                Item::Frame(sealed) => {
+                    sealed.await.map_err(|gone| Error::failed(format!("seal rows: {gone}")))??
+                }
             };
             let raw = usize::try_from(frame.print.bytes).map_err(|error| Error::failed(format!("a frame: {error}")))?;
             self.framing.chunk(between, raw)?;
@@ -369,8 +365,7 @@ struct Chunks {
 impl Chunks {
     async fn item(&mut self, head: &watch::Sender<u64>) -> Result<Item> {
         while self.left == 0 {
-            self.left =
-                self.tasks.pop_front().ok_or_else(|| Error::failed("more chunks are drained than were planned"))?;
+            self.left = self.tasks.pop_front().ok_or_else(|| Error::failed("more chunks are drained than were planned"))?;
             head.send_replace(self.task);
             self.task += 1;
             let receiver = self.delivery.recv().await.ok_or_else(|| Error::failed("the readers ended early"))?;

@@ -75,23 +75,17 @@ mod tests {
 
     #[test]
     fn cuts_do_not_depend_on_how_rows_arrive() {
-        let rows: Vec<Bytes> =
-            (0..40_000_u32).map(|n| Bytes::from(format!("{n}\t{}\n", "x".repeat(n as usize % 300)))).collect();
+        let rows: Vec<Bytes> = (0..40_000_u32).map(|n| Bytes::from(format!("{n}\t{}\n", "x".repeat(n as usize % 300)))).collect();
         let cut = |messages: Vec<Bytes>| {
             let mut segmenter = Segmenter::default();
-            let mut out: Vec<Vec<u8>> =
-                messages.into_iter().filter_map(|m| segmenter.push(m)).map(|s| s.parts.concat()).collect();
+            let mut out: Vec<Vec<u8>> = messages.into_iter().filter_map(|m| segmenter.push(m)).map(|s| s.parts.concat()).collect();
             out.extend(segmenter.finish().unwrap().map(|s| s.parts.concat()));
             out
         };
         let one_by_one = cut(rows.clone());
         assert!(one_by_one.len() > 2);
         assert_eq!(one_by_one.concat(), rows.concat());
-        let halves = rows
-            .iter()
-            .flat_map(|r| [r.slice(..r.len() / 2), r.slice(r.len() / 2..)])
-            .filter(|m| !m.is_empty())
-            .collect();
+        let halves = rows.iter().flat_map(|r| [r.slice(..r.len() / 2), r.slice(r.len() / 2..)]).filter(|m| !m.is_empty()).collect();
         assert_eq!(one_by_one, cut(halves));
     }
 

@@ -74,8 +74,7 @@ pub async fn tables(client: &Client, relations: &[&Relation]) -> Result<Vec<Abse
     let ask = |sql| async move {
         client.query(sql, &[&oids]).await.map_err(|e| failure(&e).context("describe an extension's tables"))
     };
-    let (columns, constraints, indexes) =
-        (ask.clone()(COLUMNS).await?, ask.clone()(CONSTRAINTS).await?, ask(INDEXES).await?);
+    let (columns, constraints, indexes) = (ask.clone()(COLUMNS).await?, ask.clone()(CONSTRAINTS).await?, ask(INDEXES).await?);
     let of = |rows: &[Row], oid: u32| -> Vec<usize> {
         rows.iter().enumerate().filter(|(_, row)| row.get::<_, u32>(0) == oid).map(|(at, _)| at).collect()
     };
@@ -164,8 +163,11 @@ fn load(relation: &Relation, name: &str, columns: &[&Column], list: &str, in_par
     let merge = if columns.is_empty() {
         format!("INSERT INTO {name} SELECT FROM saved")
     } else if whole_key {
-        let others: Vec<String> =
-            columns.iter().filter(|c| !c.in_key).map(|c| format!("{0} = EXCLUDED.{0}", quote(&c.name))).collect();
+        let others: Vec<String> = columns
+            .iter()
+            .filter(|c| !c.in_key)
+            .map(|c| format!("{0} = EXCLUDED.{0}", quote(&c.name)))
+            .collect();
         let action = if others.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", others.join(", ")) };
         format!("{insert} FROM saved ON CONFLICT ({key}) DO {action}")
     } else {

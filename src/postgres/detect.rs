@@ -168,8 +168,7 @@ pub async fn detect_in_transaction(client: &Client) -> Result<Detection> {
 async fn look(client: &Client, in_transaction: bool) -> Result<Detection> {
     let server = queries::server(client).await.context("look at the server")?;
     let schemas = queries::schemas(client).await.context("list the schemas")?;
-    let (relations, privileges) =
-        queries::relations(client, &server, in_transaction).await.context("list the relations")?;
+    let (relations, privileges) = queries::relations(client, &server, in_transaction).await.context("list the relations")?;
     let mut detection =
         Detection { schemas, relations, large_objects: 0, unreadable: Vec::new(), omitted: Vec::new(), server };
     detection.note_unreadable(&privileges);

@@ -84,9 +84,7 @@ impl Candidate {
                     return Ok(Leader { session: self.session, snapshot, wal_lsn, detection });
                 }
                 Err(why) => {
-                    tracing::info!(
-                        "{why} while tables were being locked; starting over (attempt {attempt} of {ATTEMPTS})"
-                    );
+                    tracing::info!("{why} while tables were being locked; starting over (attempt {attempt} of {ATTEMPTS})");
                     rollback(&self.session.client).await?;
                     self.detection = detect(&self.session.client).await?;
                 }
@@ -97,7 +95,10 @@ impl Candidate {
     }
 
     /// One attempt; the inner error says what came or went.
-    async fn attempt(&self, lock_timeout: Duration) -> Result<Result<(String, Option<String>, Detection), String>> {
+    async fn attempt(
+        &self,
+        lock_timeout: Duration,
+    ) -> Result<Result<(String, Option<String>, Detection), String>> {
         let client = &self.session.client;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {}",
@@ -133,9 +134,9 @@ impl Candidate {
                 Err(Error::failed(format!("lock the tables: not to be had within {waited}: {held}"))
                     .hint("wait for that statement, end it, or raise --lock-timeout"))
             }
-            Some(&SqlState::OUT_OF_MEMORY) => Err(failure(error).context("lock the tables").hint(
-                "raise max_locks_per_transaction on the server: every table needs a lock, twice (leader and pg_dump)",
-            )),
+            Some(&SqlState::OUT_OF_MEMORY) => Err(failure(error)
+                .context("lock the tables")
+                .hint("raise max_locks_per_transaction on the server: every table needs a lock, twice (leader and pg_dump)")),
             _ => Err(failure(error).context("lock the tables")),
         }
     }

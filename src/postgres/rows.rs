@@ -164,10 +164,7 @@ impl Readers {
 
     async fn task(&self, client: &Client, task: &Task, feed: &Feed, position: &mut Position) -> Result<(), Trouble> {
         let chunks = task.chunks.get(position.done..).unwrap_or_default();
-        client
-            .batch_execute(&self.begin(chunks))
-            .await
-            .map_err(|e| trouble(&e, "open a transaction on the snapshot"))?;
+        client.batch_execute(&self.begin(chunks)).await.map_err(|e| trouble(&e, "open a transaction on the snapshot"))?;
         let statements = futures::future::try_join_all(chunks.iter().map(|chunk| client.prepare(&chunk.copy)));
         let statements = statements.await.map_err(|e| trouble(&e, "prepare a COPY"))?;
         let mut streams: FuturesOrdered<_> = statements.iter().map(|statement| client.copy_out(statement)).collect();

@@ -24,7 +24,7 @@ impl Samples {
 }
 
 const ACTIVE: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
-    AND query LIKE 'COPY%' AND application_name LIKE 'pgstow%'";
+    AND query LIKE 'COPY%' AND application_name LIKE 'pgstow reader%'";
 
 fn watch(cluster: &Cluster, database: &str, store: &Path) -> Samples {
     let mut observer = Talk::open(cluster, database);

@@ -289,24 +289,12 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
         latest = if latest { "this run" } else { "not moved" },
     );
     for (title, lines) in [
-        (
-            "Skipped",
-            manifest
-                .skipped
-                .iter()
-                .map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason))
-                .collect::<Vec<_>>(),
-        ),
-        (
-            "Outside of what a logical backup can hold",
-            manifest.omitted.iter().map(|o| format!("{} {}: {}", o.kind, o.name, o.reason)).collect(),
-        ),
+        ("Skipped", manifest.skipped.iter().map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason)).collect::<Vec<_>>()),
+        ("Outside of what a logical backup can hold", manifest.omitted.iter().map(|o| format!("{} {}: {}", o.kind, o.name, o.reason)).collect()),
     ] {
         if !lines.is_empty() {
             text.push_str(&format!("\n{title}:\n"));
-            lines
-                .iter()
-                .for_each(|line| text.push_str(&format!("  - {}\n", crate::archive::table_sql::in_comment(line))));
+            lines.iter().for_each(|line| text.push_str(&format!("  - {}\n", crate::archive::table_sql::in_comment(line))));
         }
     }
     text

@@ -111,11 +111,7 @@ fn run_name(started: jiff::Timestamp) -> String {
 
 /// A Supabase project's own Storage keeps its index in the database being saved: lost together with it.
 fn refuse_same_project(args: &Backup, info: &ConnInfo, store: &Store) -> Result<()> {
-    let project = |text: &str| {
-        text.split(['.', '/', ':'])
-            .find(|w| w.len() == 20 && w.bytes().all(|b| b.is_ascii_lowercase()))
-            .map(str::to_owned)
-    };
+    let project = |text: &str| text.split(['.', '/', ':']).find(|w| w.len() == 20 && w.bytes().all(|b| b.is_ascii_lowercase())).map(str::to_owned);
     let database = project(info.host()).or_else(|| project(info.user()));
     let storage = store.endpoint().filter(|e| e.contains("supabase.")).and_then(project);
     match (database, storage) {
@@ -130,8 +126,7 @@ fn refuse_same_project(args: &Backup, info: &ConnInfo, store: &Store) -> Result<
 /// Stops before the first byte when something cannot be read, with the statements that cure it.
 fn preflight(detection: &Detection, allow: bool) -> Result<()> {
     let server = &detection.server;
-    let relations =
-        i64::try_from(detection.relations.iter().filter(|r| matches!(r.relkind, 'r' | 'p')).count()).unwrap_or(0);
+    let relations = i64::try_from(detection.relations.iter().filter(|r| matches!(r.relkind, 'r' | 'p')).count()).unwrap_or(0);
     let room = server.max_locks_per_transaction * (server.max_connections + 1);
     if relations * 2 > room {
         tracing::warn!(
@@ -161,11 +156,7 @@ fn preflight(detection: &Detection, allow: bool) -> Result<()> {
 }
 
 fn named(unreadable: &Unreadable) -> String {
-    if unreadable.schema.is_empty() {
-        unreadable.name.clone()
-    } else {
-        format!("{}.{}", unreadable.schema, unreadable.name)
-    }
+    if unreadable.schema.is_empty() { unreadable.name.clone() } else { format!("{}.{}", unreadable.schema, unreadable.name) }
 }
 
 /// What pg_dump must leave out, as arguments. A sequence keeps its DDL: leaving it out must not cost its table.
@@ -207,17 +198,12 @@ impl Run {
                         tracing::warn!("pg_dump: {warning}");
                     }
                     let (entries, seconds) = (meta.entries.len(), asked.elapsed().as_secs_f64());
-                    tracing::info!(
-                        "catalogue read: {entries} entries in {seconds:.2} s by pg_dump {}",
-                        self.tools.version
-                    );
+                    tracing::info!("catalogue read: {entries} entries in {seconds:.2} s by pg_dump {}", self.tools.version);
                     return Ok((leader, meta));
                 }
                 Err(Failure::Failed(error)) => return Err(error),
                 Err(Failure::Lock(words)) => {
-                    tracing::info!(
-                        "pg_dump could not get its locks ({words}); letting go and starting over (attempt {attempt} of {ATTEMPTS})"
-                    );
+                    tracing::info!("pg_dump could not get its locks ({words}); letting go and starting over (attempt {attempt} of {ATTEMPTS})");
                     refused = crate::postgres::leader::holders(&leader.session.client, &leader.detection).await?;
                 }
             }
@@ -241,12 +227,7 @@ impl Run {
 
     /// Reads and stores everything but the manifest. The first error ends all of it.
     async fn gather(&self, leader: &Leader, plan: &Plan, global: &Global) -> Result<Gathered> {
-        let progress = Progress::start(
-            global,
-            &self.counters,
-            leader.detection.relations.iter().map(|r| r.bytes).sum(),
-            plan.drain.len(),
-        );
+        let progress = Progress::start(global, &self.counters, leader.detection.relations.iter().map(|r| r.bytes).sum(), plan.drain.len());
         let small = async {
             let (script, passwords) = pg_dump::roles(&self.tools, &self.info).await?;
             let object = self.target.put_text(layout::ROLES, Bytes::from(script)).await?;
@@ -394,8 +375,7 @@ async fn race(
 fn report(manifest: &Manifest, latest: bool, json: bool, store: &Store) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = if json {
-        let document =
-            serde_json::to_string_pretty(manifest).map_err(std::io::Error::from).context("print the manifest")?;
+        let document = serde_json::to_string_pretty(manifest).map_err(std::io::Error::from).context("print the manifest")?;
         writeln!(out, "{document}")
     } else {
         out.write_all(finish::summary(manifest, latest, &store.describe()).as_bytes())

@@ -81,11 +81,9 @@ pub(super) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'
     let with_value: HashSet<(&str, &str)> = values.map(|e| (namespace(e), tag(e))).collect();
     let owned = |r: &&Relation| r.extension.is_some() && r.unreadable.is_none() && r.persistence != 'u';
     let tables = detection.relations.iter().filter(owned).filter(|r| r.relkind == 'r' && !with_rows.contains(&r.oid));
-    let sequences = detection
-        .relations
-        .iter()
-        .filter(owned)
-        .filter(|r| r.relkind == 'S' && !with_value.contains(&(r.schema.as_str(), r.name.as_str())));
+    let sequences = detection.relations.iter().filter(owned).filter(|r| {
+        r.relkind == 'S' && !with_value.contains(&(r.schema.as_str(), r.name.as_str()))
+    });
     (tables.collect(), sequences.collect())
 }
 
@@ -187,8 +185,7 @@ pub(super) fn plan(
         let mut tables: Vec<(&Relation, Option<(usize, &Entry)>)> = Vec::new();
         for relation in detection.relations.iter().filter(|r| r.schema == schema.name) {
             let data = rows.get(&relation.oid).copied();
-            if let Some((why, grave)) = left_out(relation, data.is_some(), described.contains(&relation.oid), detection)
-            {
+            if let Some((why, grave)) = left_out(relation, data.is_some(), described.contains(&relation.oid), detection) {
                 partial |= grave;
                 skipped.push(why);
                 if grave || relation.extension.is_some() {
@@ -231,10 +228,9 @@ pub(super) fn plan(
     }
     if planned_rows != rows.len() {
         let known: HashSet<u32> = detection.relations.iter().map(|r| r.oid).collect();
-        let lost = rows
-            .values()
-            .find(|(_, e)| !known.contains(&oid(e)))
-            .map_or_else(String::new, |(_, e)| format!(": {}.{}", namespace(e), e.tag.as_deref().unwrap_or_default()));
+        let lost = rows.values().find(|(_, e)| !known.contains(&oid(e))).map_or_else(String::new, |(_, e)| {
+            format!(": {}.{}", namespace(e), e.tag.as_deref().unwrap_or_default())
+        });
         return Err(Error::failed(format!("pg_dump describes rows of a table that was not detected{lost}"))
             .hint("this is a defect of pgstow; please report it"));
     }
@@ -327,10 +323,7 @@ fn table_chunks(relation: &Relation, entry: &Entry, own_read: Option<&str>) -> R
 /// Ranges of heap blocks; the last one is open, so that no row can fall behind it.
 fn ctid_ranges(relation: &Relation) -> Vec<(i64, Option<i64>)> {
     let pieces = relation.bytes / CHUNK_BYTES;
-    if relation.relkind != 'r'
-        || relation.access_method.as_deref() != Some("heap")
-        || pieces < 2
-        || relation.heap_blocks < 2
+    if relation.relkind != 'r' || relation.access_method.as_deref() != Some("heap") || pieces < 2 || relation.heap_blocks < 2
     {
         return vec![(0, None)];
     }

@@ -96,10 +96,7 @@ fn script(facts: &Facts<'_>) -> String {
         database = facts.database_key,
     );
     for schema in facts.schemas {
-        sh.push_str(&format!(
-            "{cat} \"$RUN/{}\" | pg_restore --exit-on-error --section=data -d \"$DB\"\n",
-            schema.dump.key
-        ));
+        sh.push_str(&format!("{cat} \"$RUN/{}\" | pg_restore --exit-on-error --section=data -d \"$DB\"\n", schema.dump.key));
     }
     if let Some(key) = facts.large_objects_key {
         sh.push_str(&format!("\n# Large objects.\n{cat} \"$RUN/{key}\" | pg_restore --exit-on-error -d \"$DB\"\n"));
@@ -161,12 +158,7 @@ fn gaps(facts: &Facts<'_>) -> String {
         text.push_str(&format!("- {} `{name}`: {}\n", skipped.kind, in_comment(&skipped.reason)));
     }
     for omitted in facts.omitted {
-        text.push_str(&format!(
-            "- {} `{}`: {}\n",
-            omitted.kind,
-            in_comment(&omitted.name),
-            in_comment(&omitted.reason)
-        ));
+        text.push_str(&format!("- {} `{}`: {}\n", omitted.kind, in_comment(&omitted.name), in_comment(&omitted.reason)));
     }
     if facts.plan.skipped.is_empty() && facts.omitted.is_empty() && facts.skipped.is_empty() && facts.passwords {
         text.push_str("Nothing that was found.\n");

@@ -145,8 +145,8 @@ impl Run {
     #[track_caller]
     pub fn rows(&self, schema: &str, table: &str) -> Vec<String> {
         let statements = super::judge::statements(&self.sql(schema, table));
-        let copies = statements.iter().filter(|s| s.starts_with("COPY "));
-        let (_, rows) = copies.filter_map(|s| s.split_once(" FROM stdin;\n")).next().expect("a table's file has rows");
+        let mut copies = statements.iter().filter(|s| s.starts_with("COPY "));
+        let (_, rows) = copies.find_map(|s| s.split_once(" FROM stdin;\n")).expect("a table's file has rows");
         rows.split('\n').take_while(|line| *line != "\\.").map(str::to_owned).collect()
     }
 }
