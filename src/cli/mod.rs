@@ -155,7 +155,7 @@ pub struct Backup {
     /// Sessions that read rows at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
-    /// `zstd[:level]`, `gzip[:level]` or `none`.
+    /// `zstd[:level]` (level 1 unless given), `gzip[:level]` (6) or `none`.
     #[arg(long, env = "PGSTOW_COMPRESSION", default_value = "zstd")]
     pub compression: String,
     /// How long to wait for a table's lock before giving up.
