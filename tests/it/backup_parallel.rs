@@ -43,6 +43,7 @@ fn watch(cluster: &Cluster, database: &str, store: &Path) -> Samples {
 }
 
 #[test]
+#[ignore = "a measurement, to be run alone: cargo test --test it -- --ignored --test-threads 1 backup_parallel"]
 fn three_copies_of_four_are_active_while_rows_are_read() {
     // A server of its own: no other test's work is in the numbers.
     let cluster = Cluster::start_with(*pg::versions().last().unwrap(), &[("max_locks_per_transaction", "512")]);
