@@ -2,6 +2,7 @@
 
 mod backup_failures;
 mod backup_oracle;
+mod backup_parallel;
 mod backup_policy;
 mod backup_snapshot;
 mod detect;
