@@ -134,7 +134,6 @@ struct Work<'a> {
     meta: ArchiveMetadata,
     /// The archive of the definitions of this part.
     archive: PrivateFile,
-    script: Script,
     pg_restore: PgRestore,
     control: Session,
     commits: TaskTracker,
@@ -173,7 +172,6 @@ async fn restore(arguments: &Restore, global: &Global, store: Store, commits: Ta
         source,
         part,
         archive: PrivateFile::new(&definitions)?,
-        script,
         pg_restore: PgRestore { tools, info: info.clone(), server_version_num: control.server_version_num() },
         info,
         control,
