@@ -1,7 +1,7 @@
-//! pg_restore as a child: definitions from a small archive in a file, large objects from a pipe.
+//! `pg_restore` as a child: definitions from a small archive in a file, large objects from a pipe.
 //!
-//! A pg_restore of version 17 or newer sets `transaction_timeout`, which an older server does not know: there its
-//! script goes through psql, without that line. A child that is dropped gets SIGTERM, so that pg_restore cancels the
+//! A `pg_restore` of version 17 or newer sets `transaction_timeout`, which an older server does not know: there its
+//! script goes through psql, without that line. A child that is dropped gets SIGTERM, so that `pg_restore` cancels the
 //! statements of all its connections; SIGKILL would leave its workers behind.
 
 use std::path::Path;
@@ -22,10 +22,10 @@ const UNKNOWN: &[u8] = b"SET transaction_timeout = 0;\n";
 /// Where that line is looked for.
 const HEAD: usize = 16 << 10;
 
-/// Runs pg_restore against one database.
+/// Runs `pg_restore` against one database.
 #[derive(Debug, Clone)]
 pub struct PgRestore {
-    /// The programs; at least as new as the pg_dump that made the archive.
+    /// The programs; at least as new as the `pg_dump` that made the archive.
     pub tools: PgTools,
     /// The database.
     pub info: ConnInfo,
@@ -43,7 +43,7 @@ impl PgRestore {
     /// Restores from an archive in a file. `what` names the step in messages.
     ///
     /// # Errors
-    /// pg_restore's own words, when it fails.
+    /// `pg_restore`'s own words, when it fails.
     pub async fn file(&self, what: &str, arguments: &[&str], archive: &Path) -> Result<()> {
         match self.run(what, arguments, Input::File(archive), true).await {
             // PgBouncer refuses startup options it does not know.
@@ -71,8 +71,9 @@ impl PgRestore {
         let through_psql = self.tools.major >= 17 && self.server_version_num < 170_000;
         let mut command = Command::new(self.tools.pg_restore());
         command.args(["--exit-on-error", "--no-password"]);
-        // A script is made by one process; what psql runs is in one transaction only where pg_restore would do so.
-        let kept = arguments.iter().filter(|a| !through_psql || !(a.starts_with("--jobs") || **a == "--single-transaction"));
+        // A script is made by one process; what psql runs is in one transaction only where `pg_restore` would do so.
+        let kept =
+            arguments.iter().filter(|a| !through_psql || !(a.starts_with("--jobs") || **a == "--single-transaction"));
         command.args(kept);
         self.environment(&mut command, options);
         if through_psql {
@@ -113,12 +114,7 @@ impl PgRestore {
     }
 
     /// Runs a script in which an older server finds nothing it does not know.
-    async fn psql(
-        &self,
-        arguments: &[&str],
-        mut script: impl AsyncRead + Send + Unpin,
-        options: bool,
-    ) -> Result<()> {
+    async fn psql(&self, arguments: &[&str], mut script: impl AsyncRead + Send + Unpin, options: bool) -> Result<()> {
         let mut command = Command::new(self.tools.psql());
         command.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]);
         if arguments.contains(&"--single-transaction") {
@@ -193,7 +189,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+        if let Some(pid) =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
             && let Err(gone) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
         {
             tracing::debug!("{} ended by itself: {gone}", self.name);

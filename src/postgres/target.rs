@@ -82,13 +82,13 @@ pub struct Server {
 
 /// Asks for those names.
 pub async fn server(session: &Session) -> Result<Server> {
-    let ask = |sql| async move { Ok::<_, Error>(strings(&session.client, sql, "look at the server").await?.into_iter().collect()) };
+    let ask = |sql| async move {
+        Ok::<_, Error>(strings(&session.client, sql, "look at the server").await?.into_iter().collect())
+    };
     Ok(Server {
         roles: ask("SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles").await?,
-        extensions: ask(
-            "SELECT name::pg_catalog.text FROM pg_catalog.pg_available_extensions
-             UNION SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension",
-        )
+        extensions: ask("SELECT name::pg_catalog.text FROM pg_catalog.pg_available_extensions
+             UNION SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension")
         .await?,
         tablespaces: ask("SELECT spcname::pg_catalog.text FROM pg_catalog.pg_tablespace").await?,
         databases: ask("SELECT datname::pg_catalog.text FROM pg_catalog.pg_database").await?,
@@ -106,14 +106,16 @@ pub async fn known(session: &Session) -> Result<BTreeSet<(String, String, String
                UNION SELECT 'extension', '', extname FROM pg_catalog.pg_extension
                UNION SELECT 'server', '', srvname FROM pg_catalog.pg_foreign_server";
     let sql = format!("SELECT a::pg_catalog.text, b::pg_catalog.text, c::pg_catalog.text FROM ({sql}) x(a, b, c)");
-    let rows = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("look at what the database holds"))?;
+    let rows =
+        session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("look at what the database holds"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
 /// Whether a table, given as SQL, has a row.
 pub async fn has_rows(session: &Session, table: &str) -> Result<bool> {
     let sql = format!("SELECT EXISTS (SELECT FROM {table})");
-    let row = session.client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context(format!("look into {table}")))?;
+    let row =
+        session.client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context(format!("look into {table}")))?;
     Ok(row.get(0))
 }
 
@@ -123,7 +125,9 @@ pub async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()
     let doing = "remove an unfinished restore";
     execute(session, "SET synchronous_commit = off; SET client_min_messages = error", doing).await?;
     let mut drops: Vec<String> = Vec::new();
-    let named = |kind: &str, names: Vec<String>| names.into_iter().map(|n| format!("DROP {kind} {n} CASCADE")).collect::<Vec<_>>();
+    let named = |kind: &str, names: Vec<String>| {
+        names.into_iter().map(|n| format!("DROP {kind} {n} CASCADE")).collect::<Vec<_>>()
+    };
     let quoted = |sql: &str| format!("SELECT pg_catalog.quote_ident(x.name) FROM ({sql}) x(name)");
     let subscriptions = strings(client, &quoted("SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"), doing).await;
     // Only a superuser may look at subscriptions, and only such a one can have restored any.
@@ -134,16 +138,31 @@ pub async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()
             format!("DROP SUBSCRIPTION {name}"),
         ]);
     }
-    let own = |catalogue: &str, column: &str| quoted(&format!(
+    let own = |catalogue: &str, column: &str| {
+        quoted(&format!(
         "SELECT {column} FROM pg_catalog.{catalogue} c WHERE c.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
           WHERE d.classid = c.tableoid AND d.objid = c.oid AND d.deptype = 'e')"
-    ));
+    ))
+    };
     drops.extend(named("EVENT TRIGGER", strings(client, &own("pg_event_trigger", "evtname"), doing).await?));
     drops.extend(named("PUBLICATION", strings(client, &own("pg_publication", "pubname"), doing).await?));
-    let present = strings(client, "SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'", doing).await?;
-    drops.extend(present.iter().filter(|name| extensions.contains(*name)).map(|n| format!("DROP EXTENSION IF EXISTS {} CASCADE", quote_ident(n))));
+    let present = strings(
+        client,
+        "SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'",
+        doing,
+    )
+    .await?;
+    drops.extend(
+        present
+            .iter()
+            .filter(|name| extensions.contains(*name))
+            .map(|n| format!("DROP EXTENSION IF EXISTS {} CASCADE", quote_ident(n))),
+    );
     run_all(session, &std::mem::take(&mut drops)).await?;
-    drops.extend(named("FOREIGN DATA WRAPPER", strings(client, &own("pg_foreign_data_wrapper", "fdwname"), doing).await?));
+    drops.extend(named(
+        "FOREIGN DATA WRAPPER",
+        strings(client, &own("pg_foreign_data_wrapper", "fdwname"), doing).await?,
+    ));
     let tables = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
                     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
@@ -182,7 +201,8 @@ async fn loose_ends(session: &Session) -> Result<()> {
     let words = "CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END";
     let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(d.defaclrole))
                  || CASE WHEN d.defaclnamespace = 0 THEN '' ELSE ' IN SCHEMA ' || d.defaclnamespace::pg_catalog.regnamespace::pg_catalog.text END";
-    let grantee = "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
+    let grantee =
+        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
     let sql = format!(
         "SELECT {scope} || ' REVOKE ALL ON ' || {words} || ' FROM ' || {grantee}
            FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(d.defaclacl) a

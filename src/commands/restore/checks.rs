@@ -119,11 +119,11 @@ pub(super) async fn prerequisites(session: &Session, entries: &[&Entry], all: &[
     let own: BTreeSet<i32> = entries.iter().map(|e| e.dump_id).collect();
     let by_id: HashMap<i32, &Entry> = all.iter().map(|e| (e.dump_id, e)).collect();
     let known = target::known(session).await?;
-    let has = |kind: &str, schema: &str, name: &str| {
-        known.contains(&(kind.to_owned(), schema.to_owned(), name.to_owned()))
-    };
+    let has =
+        |kind: &str, schema: &str, name: &str| known.contains(&(kind.to_owned(), schema.to_owned(), name.to_owned()));
     let mut lacking: BTreeSet<String> = BTreeSet::new();
-    let outside = entries.iter().flat_map(|e| &e.dependencies).filter(|id| !own.contains(id)).filter_map(|id| by_id.get(id));
+    let outside =
+        entries.iter().flat_map(|e| &e.dependencies).filter(|id| !own.contains(id)).filter_map(|id| by_id.get(id));
     for other in outside {
         let (schema, name) = (namespace(other), tag(other));
         let there = match other.desc {
@@ -148,9 +148,8 @@ pub(super) async fn prerequisites(session: &Session, entries: &[&Entry], all: &[
     }
     let schemas: BTreeSet<&str> = entries.iter().map(|e| namespace(e)).filter(|name| !name.is_empty()).collect();
     let made: BTreeSet<&str> = entries.iter().filter(|e| e.desc == ObjectType::Schema).map(|e| tag(e)).collect();
-    lacking.extend(
-        schemas.difference(&made).filter(|name| !has("schema", "", name)).map(|name| format!("schema {name}")),
-    );
+    lacking
+        .extend(schemas.difference(&made).filter(|name| !has("schema", "", name)).map(|name| format!("schema {name}")));
     if lacking.is_empty() {
         return Ok(());
     }

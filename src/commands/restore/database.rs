@@ -61,7 +61,10 @@ mod tests {
     #[test]
     fn statements_are_said_of_the_new_name() {
         let said = |text| renamed(text, "a b", "c\"d");
-        assert_eq!(said("ALTER DATABASE \"a b\" SET x TO 'DATABASE \"a b\"'"), "ALTER DATABASE \"c\"\"d\" SET x TO 'DATABASE \"a b\"'");
+        assert_eq!(
+            said("ALTER DATABASE \"a b\" SET x TO 'DATABASE \"a b\"'"),
+            "ALTER DATABASE \"c\"\"d\" SET x TO 'DATABASE \"a b\"'"
+        );
         assert_eq!(
             said("ALTER ROLE \"x DATABASE y\" IN DATABASE \"a b\" SET y TO 1"),
             "ALTER ROLE \"x DATABASE y\" IN DATABASE \"c\"\"d\" SET y TO 1"

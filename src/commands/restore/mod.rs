@@ -1,7 +1,7 @@
 //! `pgstow restore`: a run, or a part of it, into a database, straight from the store. Owns the order of things.
 //!
 //! Nothing is changed before everything that can be known to be missing was told. Then: definitions up to the rows by
-//! pg_restore, rows by our own sessions ([`rows`]) beside the large objects, sequence values, then indexes,
+//! `pg_restore`, rows by our own sessions ([`rows`]) beside the large objects, sequence values, then indexes,
 //! constraints, triggers and materialised views by several connections, settings of the database, statistics.
 //!
 //! A database that was empty is marked while it is being restored. The same command, run again after a failure, finds
@@ -191,7 +191,8 @@ async fn restore(arguments: &Restore, global: &Global, store: Store, commits: Ta
 
 /// `15` of `15.20`.
 fn major(version: &str) -> u32 {
-    let digits = version.find(|c: char| !c.is_ascii_digit()).map_or(version, |end| version.get(..end).unwrap_or(version));
+    let digits =
+        version.find(|c: char| !c.is_ascii_digit()).map_or(version, |end| version.get(..end).unwrap_or(version));
     digits.parse().unwrap_or(0)
 }
 
@@ -281,25 +282,38 @@ impl Work<'_> {
             target::mark(&self.control, &self.manifest.run).await?;
         }
         if !arguments.data_only && self.part.archives() {
-            self.step("definitions", self.pg_restore.file("restore definitions", &["--section=pre-data"], &self.archive.path)).await?;
+            self.step(
+                "definitions",
+                self.pg_restore.file("restore definitions", &["--section=pre-data"], &self.archive.path),
+            )
+            .await?;
         }
         let mut after = Vec::new();
         if self.part.has_single_tables() && !arguments.data_only {
-            after = self.step("tables", self.single_tables()).await?;
+            after = self.step("tables", Box::pin(self.single_tables())).await?;
         }
         if !arguments.schema_only {
-            self.step("rows", self.data()).await?;
+            self.step("rows", Box::pin(self.data())).await?;
         }
         if !arguments.schema_only && self.part.archives() {
-            self.step("sequences", self.pg_restore.file("restore sequence values", &["--section=data"], &self.archive.path)).await?;
+            self.step(
+                "sequences",
+                self.pg_restore.file("restore sequence values", &["--section=data"], &self.archive.path),
+            )
+            .await?;
         }
         if !arguments.data_only && self.part.archives() {
             let jobs = format!("--jobs={}", arguments.jobs);
             let post = ["--section=post-data", &jobs];
-            self.step("indexes and constraints", self.pg_restore.file("restore indexes and constraints", &post, &self.archive.path)).await?;
+            self.step(
+                "indexes and constraints",
+                self.pg_restore.file("restore indexes and constraints", &post, &self.archive.path),
+            )
+            .await?;
         }
         for (table, statements) in after {
-            target::execute(&self.control, &format!("BEGIN;\n{statements};\nCOMMIT"), &format!("finish {table}")).await?;
+            target::execute(&self.control, &format!("BEGIN;\n{statements};\nCOMMIT"), &format!("finish {table}"))
+                .await?;
         }
         if self.part.is_whole() && !arguments.data_only {
             for text in database::settings(&self.meta.entries, &self.manifest.source.database, self.info.database()) {
@@ -383,12 +397,19 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Streams the large objects into pg_restore. The end of the archive is held back until its SHA-256 was compared.
+    /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
     async fn large_objects(&self, object: &Object) -> Result<()> {
         let (tap, stored) = objects::tapped(&self.source.store, &self.source.run, object);
         let plain = decode::decoder(stored, self.source.compression);
         let (tapped, damage) = (tap.clone(), Arc::new(Mutex::new(None)));
-        let mut held = HeldBack { inner: plain, last: Vec::new(), ended: false, object: object.clone(), tap, damage: Arc::clone(&damage) };
+        let mut held = HeldBack {
+            inner: plain,
+            last: Vec::new(),
+            ended: false,
+            object: object.clone(),
+            tap,
+            damage: Arc::clone(&damage),
+        };
         let arguments: &[&str] =
             if self.manifest.large_objects.count <= BLOBS_AT_ONCE { &["--single-transaction"] } else { &[] };
         let result = self.pg_restore.pipe("restore large objects", arguments, &mut held).await;

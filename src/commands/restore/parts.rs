@@ -122,9 +122,8 @@ impl Part {
         let mut wanted = Vec::new();
         for (at, schema) in manifest.schemas.iter().enumerate() {
             for (number, table) in schema.tables.iter().enumerate() {
-                let chosen = self.whole
-                    || self.schemas.contains(&at)
-                    || (with_single && self.tables.contains(&(at, number)));
+                let chosen =
+                    self.whole || self.schemas.contains(&at) || (with_single && self.tables.contains(&(at, number)));
                 let left_out = manifest.skipped.iter().any(|s| s.schema == schema.name && s.name == table.name);
                 if chosen && table.kind == TableKind::Table && !left_out {
                     wanted.push(Wanted { schema: schema.name.clone(), table: table.clone() });
@@ -161,7 +160,12 @@ impl Part {
         let is = |e: &&Entry| {
             matches!(e.desc, ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView)
                 && (wanted == format!("{}.{}", namespace(e), tag(e))
-                    || wanted == format!("{}.{}", crate::archive::table_sql::quote(namespace(e)), crate::archive::table_sql::quote(tag(e))))
+                    || wanted
+                        == format!(
+                            "{}.{}",
+                            crate::archive::table_sql::quote(namespace(e)),
+                            crate::archive::table_sql::quote(tag(e))
+                        ))
         };
         let Some(own) = meta.entries.iter().find(is) else { return Vec::new() };
         let belongs = |e: &&Entry| {

@@ -37,7 +37,9 @@ impl Script {
             match role {
                 Some(role) if present.contains(&role) => {}
                 Some(_) => wanted.push(if passwords { statement.to_owned() } else { without_password(statement) }),
-                None if membership(statement).is_some_and(|(of, member)| !present.contains(&of) || !present.contains(&member)) => {
+                None if membership(statement)
+                    .is_some_and(|(of, member)| !present.contains(&of) || !present.contains(&member)) =>
+                {
                     wanted.push(statement.to_owned());
                 }
                 None => {}
@@ -54,7 +56,7 @@ fn membership(statement: &str) -> Option<(String, String)> {
     Some((of, member))
 }
 
-/// `ALTER ROLE x WITH ... PASSWORD 'y'` without the password, which pg_dumpall writes last or before `VALID UNTIL`.
+/// `ALTER ROLE x WITH ... PASSWORD 'y'` without the password, which `pg_dumpall` writes last or before `VALID UNTIL`.
 fn without_password(statement: &str) -> String {
     let words = " PASSWORD '";
     let Some((_, options)) = statement.strip_prefix("ALTER ROLE ").and_then(name) else { return statement.to_owned() };

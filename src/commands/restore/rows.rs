@@ -120,7 +120,9 @@ impl Rows {
         }
         let replica = self.into != Into::Fresh;
         if replica && !self.session().await?.replica_role().await {
-            tracing::warn!("the role may not set session_replication_role: triggers fire and foreign keys are checked; loading one table after the other");
+            tracing::warn!(
+                "the role may not set session_replication_role: triggers fire and foreign keys are checked; loading one table after the other"
+            );
             let loader = self.session().await?;
             for wanted in &others {
                 self.whole(&loader, wanted).await?;
@@ -156,7 +158,9 @@ impl Rows {
                 _ => None,
             };
             match &index {
-                Some(index) => queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) })),
+                Some(index) => {
+                    queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) }))
+                }
                 None => queue.push_back(Unit { table: at, piece: None }),
             }
             large.push(index.map(|index| {
@@ -268,7 +272,7 @@ impl Rows {
         let piece = index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
         let flow = self.source.piece(&wanted.table.file, piece, number).await?;
         let (print, counted) = self.copy(loader, &index.copy, flow, &doing).await?;
-        if counted != print.rows { Err(load::miscounted(&doing, print.rows, counted)) } else { Ok(print) }
+        if counted == print.rows { Ok(print) } else { Err(load::miscounted(&doing, print.rows, counted)) }
     }
 
     async fn copy(&self, loader: &Loader, copy: &str, mut flow: Flow, doing: &str) -> Result<(Fingerprint, u64)> {
@@ -296,7 +300,9 @@ impl Rows {
             match all {
                 Some(prints) if state.active == 0 => {
                     let mut whole = Fingerprint::default();
-                    prints.iter().for_each(|print| whole.append(print));
+                    for print in &prints {
+                        whole.append(print);
+                    }
                     (std::mem::take(&mut state.parked), whole)
                 }
                 _ => return Ok(()),
@@ -306,15 +312,20 @@ impl Rows {
         let (info, timeout, name) = (self.info.clone(), self.connect_timeout, wanted.name());
         // Not to be cut between two commits: what is running is waited for even when the restore is told to stop.
         let committing = self.commits.spawn(async move {
-            let mut committed = 0;
-            for loader in parked {
+            let mut parked = parked.into_iter();
+            let mut some = false;
+            while let Some(loader) = parked.next() {
                 if let Err(error) = loader.execute("COMMIT", &format!("load {name}")).await {
-                    if committed > 0 || !error.message().contains('[') {
+                    // The others roll back: they hold locks that emptying the table would wait for.
+                    drop(loader);
+                    parked.for_each(drop);
+                    // A connection that broke may have committed.
+                    if some || !error.message().contains('[') {
                         load::truncate(&info, timeout, &name).await?;
                     }
                     return Err(error);
                 }
-                committed += 1;
+                some = true;
                 loader.close().await;
             }
             Ok(())
@@ -354,7 +365,8 @@ impl Rows {
         let loader = self.session().await?;
         if wanted.table.kind != crate::manifest::TableKind::Table {
             let text = self.source.read(&wanted.table.file, self.source.compression).await?;
-            let text = String::from_utf8(text).map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
+            let text = String::from_utf8(text)
+                .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
             loader.execute(&format!("BEGIN;\n{};\nCOMMIT", joined(&text)), &doing).await?;
             loader.close().await;
             return Ok(String::new());

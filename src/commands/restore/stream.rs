@@ -49,7 +49,7 @@ pub(super) struct Head {
 
 impl Head {
     /// What must run right before the `COPY`: the making of the temporary table that its rows go through, for tables
-    /// of extensions that pg_dump leaves out; nothing for others.
+    /// of extensions that `pg_dump` leaves out; nothing for others.
     pub(super) fn preamble(&self) -> &str {
         let Some(staging) = self.copy.strip_prefix("COPY pg_temp.") else { return "" };
         let staging = staging.split(' ').next().unwrap_or_default();
