@@ -141,6 +141,8 @@ pub enum Command {
     Download(Download),
     /// Restore a run into a database, straight from the store.
     Restore(Restore),
+    /// Prove a run: restore it into a scratch database, compare every table, drop it.
+    Drill(Drill),
     /// Print the JSON Schema of the manifest.
     Schema(SchemaCommand),
     /// Print shell completions.
@@ -290,6 +292,33 @@ pub struct Restore {
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// Folder of pg_restore and psql. Default: PATH, then the usual folders.
+    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
+    pub pg_bin_dir: Option<PathBuf>,
+    /// Give up connecting after so long.
+    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
+    pub connect_timeout: Duration,
+}
+
+/// `pgstow drill`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Drill {
+    /// The run; default `latest`.
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// A database on the server where the scratch database is made: a URL or `key=value` words.
+    #[arg(long, env = "PGSTOW_DRILL_ON", hide_env_values = true)]
+    pub on: String,
+    /// Name of the scratch database, which must not exist. Default: made from the run's name.
+    #[arg(long, env = "PGSTOW_SCRATCH_NAME")]
+    pub scratch_name: Option<String>,
+    /// Create roles that are missing on that server.
+    #[arg(long)]
+    pub roles: bool,
+    /// Sessions that load and compare rows at the same time.
+    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Folder of pg_dump, pg_restore and psql. Default: PATH, then the usual folders.
     #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
     pub pg_bin_dir: Option<PathBuf>,
     /// Give up connecting after so long.

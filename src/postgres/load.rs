@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::SinkExt as _;
+use futures::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::conninfo::ConnInfo;
 use super::session::{Session, failure};
+use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
+use crate::seal::digest::Fingerprint;
 
 /// A session that loads rows.
 #[derive(Debug)]
@@ -62,6 +64,17 @@ impl Loader {
         sink.finish().await.map_err(|e| failed(&e))
     }
 
+    /// The fingerprint of what a `COPY ... TO STDOUT` gives, with the settings of a backup.
+    pub async fn fingerprint(&self, statement: &str, doing: &str) -> Result<Fingerprint> {
+        let stream = self.session.client.copy_out(statement).await.map_err(|e| failure(&e).context(doing))?;
+        let mut stream = std::pin::pin!(stream);
+        let mut rows = Rows::default();
+        while let Some(part) = stream.next().await {
+            rows.feed(&part.map_err(|e| failure(&e).context(doing))?);
+        }
+        Ok(*rows.fingerprint())
+    }
+
     /// Ends the session in good order.
     pub async fn close(self) {
         self.session.close().await;
@@ -91,4 +104,26 @@ pub async fn analyzable(session: &Session) -> Result<Vec<String>> {
 #[must_use]
 pub fn miscounted(what: &str, sent: u64, counted: u64) -> Error {
     Error::failed(format!("{what}: {sent} rows were sent, the server took {counted}"))
+}
+
+/// What of a table a backup reads.
+#[derive(Debug, Clone)]
+pub struct Readable {
+    /// Its columns that are not generated, quoted, in order.
+    pub columns: String,
+    /// The topmost table it is a partition of, as `schema.table`, quoted; itself where it is none.
+    pub root: String,
+}
+
+/// Columns and root of a table, given by its names; `None` where there is no such table.
+pub async fn readable(session: &Session, schema: &str, table: &str) -> Result<Option<Readable>> {
+    let sql = "SELECT coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                         FROM pg_catalog.pg_attribute a
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), ''),
+                      coalesce(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)::pg_catalog.regclass::pg_catalog.text
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $1 AND c.relname = $2";
+    let row = session.client.query_opt(sql, &[&schema, &table]).await;
+    let row = row.map_err(|e| failure(&e).context(format!("look at {schema}.{table}")))?;
+    Ok(row.map(|row| Readable { columns: row.get(0), root: row.get(1) }))
 }

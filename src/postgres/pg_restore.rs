@@ -33,6 +33,39 @@ pub struct PgRestore {
     pub server_version_num: u32,
 }
 
+/// The definitions of an archive in a file, as text, and those of a database, by programs of the same version.
+///
+/// # Errors
+/// What the program failed with.
+pub async fn definitions_of_archive(tools: &PgTools, archive: &Path) -> Result<String> {
+    let mut command = Command::new(tools.pg_restore());
+    command.args(["--schema-only", "--file=-"]).arg(archive);
+    text(&mut command, "`pg_restore`").await
+}
+
+/// As [`definitions_of_archive`], of a database.
+///
+/// # Errors
+/// What the program failed with.
+pub async fn definitions_of_database(tools: &PgTools, info: &ConnInfo) -> Result<String> {
+    let mut command = Command::new(tools.pg_dump());
+    command.args(["--schema-only", "--no-password", "--encoding=UTF8"]);
+    info.apply(&mut command);
+    command.env("PGTZ", "UTC");
+    text(&mut command, "`pg_dump`").await
+}
+
+async fn text(command: &mut Command, name: &'static str) -> Result<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).env("LC_MESSAGES", "C");
+    let mut running = Running::start(command, name)?;
+    let mut text = Vec::new();
+    if let Some(mut stdout) = running.child.stdout.take() {
+        stdout.read_to_end(&mut text).await.with_context(|| format!("read from {name}"))?;
+    }
+    running.end().await?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Where the archive comes from.
 enum Input<'a> {
     File(&'a Path),

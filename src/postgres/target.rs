@@ -222,3 +222,9 @@ async fn run_all(session: &Session, statements: &[String]) -> Result<()> {
     }
     Ok(())
 }
+
+/// The one database that `pg_cron` can live in on this server; `None` where it is not loaded.
+pub async fn cron_database(session: &Session) -> Result<Option<String>> {
+    let row = session.client.query_one("SELECT pg_catalog.current_setting('cron.database_name', true)", &[]).await;
+    Ok(row.map_err(|e| failure(&e).context("look for pg_cron"))?.get(0))
+}

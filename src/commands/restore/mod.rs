@@ -9,12 +9,13 @@
 
 mod checks;
 mod database;
+mod drill;
 mod parts;
 mod roles;
 mod rows;
 mod stream;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -48,6 +49,7 @@ use crate::progress::Loading;
 use crate::seal::decode;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
+pub(super) use drill::run as drill;
 use parts::Part;
 use roles::Script;
 use rows::{Into, Rows, Wanted};
@@ -57,6 +59,12 @@ use stream::Source;
 const COMMITS: Duration = Duration::from_secs(10);
 /// Up to so many large objects are restored in one transaction: each takes a lock.
 const BLOBS_AT_ONCE: u64 = 2_000;
+
+/// Makes jobs of `pg_cron` inactive as they are loaded: they would run at once.
+const QUIET: &str = "DO $quiet$ BEGIN IF pg_catalog.to_regclass('cron.job') IS NOT NULL THEN
+    CREATE FUNCTION pg_temp.quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.active := false; RETURN NEW; END';
+    CREATE TRIGGER pgstow_quiet BEFORE INSERT ON cron.job FOR EACH ROW EXECUTE FUNCTION pg_temp.quiet();
+  END IF; END $quiet$";
 
 /// What was restored.
 #[derive(Debug, Default, Serialize)]
@@ -127,11 +135,12 @@ fn print(report: &Report, json: bool) -> Result<()> {
 struct Work<'a> {
     arguments: &'a Restore,
     global: &'a Global,
-    manifest: Manifest,
-    source: Source,
+    manifest: &'a Manifest,
+    source: &'a Source,
+    meta: &'a ArchiveMetadata,
+    leave_out: &'a LeaveOut,
     info: ConnInfo,
     part: Part,
-    meta: ArchiveMetadata,
     /// The archive of the definitions of this part.
     archive: PrivateFile,
     pg_restore: PgRestore,
@@ -140,45 +149,92 @@ struct Work<'a> {
     report: Mutex<Report>,
 }
 
+/// A run with what of it is small: its manifest, definitions and roles.
+struct Loaded {
+    source: Source,
+    manifest: Manifest,
+    /// The archive of the definitions.
+    database: Vec<u8>,
+    meta: ArchiveMetadata,
+    script: Script,
+}
+
+impl Loaded {
+    async fn read(store: Store, wanted: &str) -> Result<Self> {
+        let found = resolve::run(&store, wanted).await?;
+        let manifest = found.manifest;
+        let compression = objects::sealing(&manifest)?;
+        let source = Source { store, run: found.name, compression };
+        let database = source.read(&manifest.database.object, compression).await?;
+        let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())
+            .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
+        let script = source.read(&manifest.roles.object, compression).await?;
+        let script = Script::new(script, &manifest.roles.object.key)?;
+        Ok(Self { source, manifest, database, meta, script })
+    }
+
+    /// The programs that read the run's archives.
+    fn tools(&self, arguments: &Restore) -> Result<PgTools> {
+        PgTools::find(arguments.pg_bin_dir.as_deref(), major(&self.manifest.source.pg_dump_version) * 10_000)
+    }
+}
+
+/// What a drill leaves out of a whole run.
+#[derive(Debug, Default)]
+struct LeaveOut {
+    /// Dump ids of entries.
+    entries: HashSet<i32>,
+    /// Tables whose rows are not loaded.
+    tables: HashSet<(String, String)>,
+    /// Keep what is restored from acting: cron jobs come back inactive.
+    quiet: bool,
+}
+
 async fn restore(arguments: &Restore, global: &Global, store: Store, commits: TaskTracker) -> Result<Report> {
-    let started = Instant::now();
-    let found = resolve::run(&store, &arguments.run).await?;
-    let manifest = found.manifest;
-    let compression = objects::sealing(&manifest)?;
-    let source = Source { store, run: found.name, compression };
     let info = ConnInfo::resolve(Some(&arguments.to))?;
-    let part = Part::choose(&manifest, arguments)?;
-    compare_sizes(&source, &manifest, &part).await?;
-    let database = source.read(&manifest.database.object, compression).await?;
-    let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())
-        .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
-    let script = source.read(&manifest.roles.object, compression).await?;
-    let script = Script::new(script, &manifest.roles.object.key)?;
-    let part = part.with_contents(&source, &manifest).await?;
-    let entries = part.entries(&meta);
-    let dump_major = major(&manifest.source.pg_dump_version) * 10_000;
-    let tools = PgTools::find(arguments.pg_bin_dir.as_deref(), dump_major)?;
-    let (control, resumed) = connect(arguments, &manifest, &meta, &info, &script, &entries).await?;
-    part.check(&control, &meta, arguments).await?;
-    let definitions = if part.is_whole() {
-        database
+    let loaded = Loaded::read(store, &arguments.run).await?;
+    restore_loaded(arguments, global, &loaded, info, &LeaveOut::default(), commits).await
+}
+
+async fn restore_loaded(
+    arguments: &Restore,
+    global: &Global,
+    loaded: &Loaded,
+    info: ConnInfo,
+    leave_out: &LeaveOut,
+    commits: TaskTracker,
+) -> Result<Report> {
+    let started = Instant::now();
+    let Loaded { source, manifest, database, meta, script } = loaded;
+    let part = Part::choose(manifest, arguments)?;
+    compare_sizes(source, manifest, &part).await?;
+    let part = part.with_contents(source, manifest).await?;
+    let mut entries = part.entries(meta);
+    entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
+    let tools = loaded.tools(arguments)?;
+    let (control, resumed) = connect(arguments, manifest, meta, &info, script, &entries).await?;
+    part.check(&control, meta, arguments).await?;
+    let archive = if part.is_whole() && leave_out.entries.is_empty() {
+        PrivateFile::new(database)?
     } else {
-        let own: Vec<Entry> = part.archived(&meta, &target::known(&control).await?);
-        compose::head(&meta, own)?
+        let mut own: Vec<Entry> = part.archived(meta, &target::known(&control).await?);
+        own.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
+        PrivateFile::new(&compose::head(meta, own)?)?
     };
     let work = Work {
         arguments,
         global,
+        manifest,
         source,
+        meta,
+        leave_out,
         part,
-        archive: PrivateFile::new(&definitions)?,
+        archive,
         pg_restore: PgRestore { tools, info: info.clone(), server_version_num: control.server_version_num() },
         info,
         control,
         commits,
         report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
-        manifest,
-        meta,
     };
     tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
     Box::pin(work.all(resumed)).await?;
@@ -288,6 +344,9 @@ impl Work<'_> {
             )
             .await?;
         }
+        if self.leave_out.quiet {
+            target::execute(&self.control, QUIET, "keep cron jobs from running").await?;
+        }
         let mut after = Vec::new();
         if self.part.has_single_tables() && !arguments.data_only {
             after = self.step("tables", Box::pin(self.single_tables())).await?;
@@ -362,7 +421,8 @@ impl Work<'_> {
     async fn data(&self) -> Result<()> {
         let arguments = self.arguments;
         let into = if arguments.data_only { Into::Existing { truncate: arguments.truncate } } else { Into::Fresh };
-        let mut tables = self.part.tables(&self.manifest, arguments.data_only);
+        let mut tables = self.part.tables(self.manifest, arguments.data_only);
+        tables.retain(|w| !self.leave_out.tables.contains(&(w.schema.clone(), w.table.name.clone())));
         tables.retain(|wanted| wanted.table.rows > 0 || into == Into::Existing { truncate: true });
         if into == (Into::Existing { truncate: false }) && !arguments.into_existing {
             self.refuse_rows(&tables).await?;
@@ -430,7 +490,7 @@ impl Work<'_> {
         let taken = Arc::new(AtomicU64::new(0));
         let rows = self.rows(&taken, Into::Fresh);
         let mut after = Vec::new();
-        for wanted in self.part.single_tables(&self.manifest) {
+        for wanted in self.part.single_tables(self.manifest) {
             let finish = rows.with_definition(&wanted, !self.arguments.schema_only).await?;
             after.push((format!("{}.{}", wanted.schema, wanted.table.name), finish));
             self.note(|report| {
@@ -447,7 +507,7 @@ impl Work<'_> {
         let tables = if self.part.is_whole() {
             load::analyzable(&self.control).await?
         } else {
-            self.part.tables(&self.manifest, true).iter().map(Wanted::name).collect()
+            self.part.tables(self.manifest, true).iter().map(Wanted::name).collect()
         };
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
