@@ -7,5 +7,6 @@ mod backup_policy;
 mod backup_snapshot;
 mod detect;
 mod reading;
+mod restore;
 mod store_contract;
 mod support;
