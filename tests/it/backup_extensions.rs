@@ -90,10 +90,17 @@ fn jobs_of_pg_cron_and_pgagent_come_back() {
     );
     let (_store, run, target) = there_and_back(&source);
     assert_eq!(run.table("cron", "job")["rows"], 2);
-    for table in ["cron.job", "cron.job_run_details", "pgagent.pga_job", "pgagent.pga_jobclass", "pgagent.pga_jobstep"] {
+    for table in ["cron.job", "cron.job_run_details", "pgagent.pga_job", "pgagent.pga_jobclass", "pgagent.pga_jobstep"]
+    {
         same(&source, &target, &format!("SELECT t FROM {table} t ORDER BY t::text"));
     }
-    for sequence in ["cron.jobid_seq", "cron.runid_seq", "pgagent.pga_job_jobid_seq", "pgagent.pga_jobclass_jclid_seq", "pgagent.pga_jobstep_jstid_seq"] {
+    for sequence in [
+        "cron.jobid_seq",
+        "cron.runid_seq",
+        "pgagent.pga_job_jobid_seq",
+        "pgagent.pga_jobclass_jclid_seq",
+        "pgagent.pga_jobstep_jstid_seq",
+    ] {
         same(&source, &target, &format!("SELECT last_value, is_called FROM {sequence}"));
     }
 }
