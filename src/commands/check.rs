@@ -384,7 +384,7 @@ impl Reading {
         }
         match sql.finish() {
             Ok(sql) => {
-                if sql.copy.as_deref().map(str::trim) != Some(index.copy.trim()) {
+                if !sql.copy.as_deref().is_some_and(|copy| ends_in(&index.copy, copy)) {
                     let problem = format!("its COPY statement is not the one of {}", self.object.key);
                     self.finding.problems.push((key.to_owned(), problem));
                 }
@@ -436,4 +436,10 @@ fn feed(plain: &mut Plain<'_>, sql: &mut SqlReader) -> Result<()> {
 
 fn drain(plain: &mut Plain<'_>) -> Result<()> {
     io::copy(plain, &mut io::sink()).map(drop).map_err(Error::from)
+}
+
+/// Whether statements end in this `COPY`. Rows of an extension's table are loaded behind statements of their own.
+pub(crate) fn ends_in(statements: &str, copy: &str) -> bool {
+    let before = statements.trim().strip_suffix(copy.trim());
+    before.is_some_and(|before| before.is_empty() || before.ends_with(";\n"))
 }

@@ -169,20 +169,20 @@ fn load(relation: &Relation, name: &str, columns: &[&Column], list: &str, in_par
         let action = if others.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", others.join(", ")) };
         format!("{insert} FROM saved ON CONFLICT ({key}) DO {action}")
     } else {
-        // Rows are compared as text: not every type has an equality.
+        // Rows are compared as text: not every type has an equality. `old` and `new` are a trigger's own variables.
         format!(
-            "{insert} FROM (SELECT s.*, r.k, pg_catalog.row_number() OVER (PARTITION BY r.k) AS pgstow_n \
-             FROM saved s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS k) r) new \
-             WHERE NOT EXISTS (SELECT FROM (SELECT r.k, pg_catalog.row_number() OVER (PARTITION BY r.k) AS pgstow_n \
-             FROM ONLY {name} s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS k) r) old \
-             WHERE old.k = new.k AND old.pgstow_n = new.pgstow_n)",
+            "{insert} FROM (SELECT s.*, r.pgstow_k, pg_catalog.row_number() OVER (PARTITION BY r.pgstow_k) AS pgstow_n \
+             FROM saved s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS pgstow_k) r) pgstow_new \
+             WHERE NOT EXISTS (SELECT FROM (SELECT r.pgstow_k, pg_catalog.row_number() OVER (PARTITION BY r.pgstow_k) AS pgstow_n \
+             FROM ONLY {name} s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS pgstow_k) r) pgstow_old \
+             WHERE pgstow_old.pgstow_k = pgstow_new.pgstow_k AND pgstow_old.pgstow_n = pgstow_new.pgstow_n)",
             columns.iter().map(|c| format!("s.{}", quote(&c.name))).collect::<Vec<_>>().join(", ")
         )
     };
     let tag = dollar_tag(&merge);
     format!(
         "CREATE TEMPORARY TABLE {staging} AS SELECT {select} FROM {name} WITH NO DATA;\n\
-         CREATE FUNCTION pg_temp.{staging}() RETURNS trigger LANGUAGE plpgsql AS {tag}BEGIN {merge}; RETURN NULL; END{tag};\n\
+         CREATE FUNCTION pg_temp.{staging}() RETURNS trigger LANGUAGE plpgsql AS {tag}#variable_conflict use_column\nBEGIN {merge}; RETURN NULL; END{tag};\n\
          CREATE TRIGGER merge AFTER INSERT ON pg_temp.{staging} REFERENCING NEW TABLE AS saved FOR EACH STATEMENT \
          EXECUTE FUNCTION pg_temp.{staging}();\n\
          COPY pg_temp.{staging} {in_parens}FROM stdin;\n",

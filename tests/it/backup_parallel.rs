@@ -14,17 +14,19 @@ use crate::support::session::Talk;
 struct Samples {
     /// Active COPYs of each sample from the first with one to the last with one.
     copies: Vec<u32>,
+    /// The same with those that the server is through with.
+    under_way: Vec<u32>,
     seconds: f64,
 }
 
-impl Samples {
-    fn percent_with_three(&self) -> f64 {
-        100.0 * self.copies.iter().filter(|copies| **copies >= 3).count() as f64 / self.copies.len() as f64
-    }
+fn percent_with_three(samples: &[u32]) -> f64 {
+    100.0 * samples.iter().filter(|copies| **copies >= 3).count() as f64 / samples.len() as f64
 }
 
-const ACTIVE: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
-    AND query LIKE 'COPY%' AND application_name LIKE 'pgstow reader%'";
+/// COPYs at work, then sessions that have a COPY under way on either side: what is left of its rows may still be on
+/// its way to the program when the server is through with it.
+const ACTIVE: &str = "SELECT count(*) FILTER (WHERE state = 'active'), count(*) FROM pg_stat_activity \
+    WHERE datname = current_database() AND state <> 'idle' AND query LIKE 'COPY%' AND application_name LIKE 'pgstow reader%'";
 
 fn watch(cluster: &Cluster, database: &str, store: &Path) -> Samples {
     let mut observer = Talk::open(cluster, database);
@@ -33,13 +35,16 @@ fn watch(cluster: &Cluster, database: &str, store: &Path) -> Samples {
     let mut seen = Vec::new();
     while going.runs() {
         let next = Instant::now() + Duration::from_millis(100);
-        seen.push(observer.run(ACTIVE).parse::<u32>().unwrap());
+        let answer = observer.run(ACTIVE);
+        let (active, under_way) = answer.split_once('|').unwrap();
+        seen.push((active.parse::<u32>().unwrap(), under_way.parse::<u32>().unwrap()));
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     going.expect_code(0);
-    let first = seen.iter().position(|copies| *copies > 0).expect("some COPY was seen");
-    let last = seen.iter().rposition(|copies| *copies > 0).expect("some COPY was seen");
-    Samples { copies: seen.drain(first..=last).collect(), seconds: start.elapsed().as_secs_f64() }
+    let first = seen.iter().position(|(copies, _)| *copies > 0).expect("some COPY was seen");
+    let last = seen.iter().rposition(|(copies, _)| *copies > 0).expect("some COPY was seen");
+    let (copies, under_way) = seen.drain(first..=last).unzip();
+    Samples { copies, under_way, seconds: start.elapsed().as_secs_f64() }
 }
 
 #[test]
@@ -65,10 +70,11 @@ fn three_copies_of_four_are_active_while_rows_are_read() {
         let samples = watch(&cluster, database, store.path());
         let run = Run::latest(store.path());
         assert_eq!(run.manifest["totals"]["tables"], tables);
-        let percent = samples.percent_with_three();
+        let percent = percent_with_three(&samples.copies);
         println!(
-            "{database}: {percent:.0} % of {} samples with 3 or more active COPYs, {:.1} s, {} bytes of text: {:?}",
+            "{database}: {percent:.0} % of {} samples with 3 or more active COPYs ({:.0} % under way), {:.1} s, {} bytes of text: {:?}",
             samples.copies.len(),
+            percent_with_three(&samples.under_way),
             samples.seconds,
             run.manifest["totals"]["raw_bytes"],
             samples.copies

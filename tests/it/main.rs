@@ -1,5 +1,6 @@
 //! The integration tests: one binary, real PostgreSQL servers, real S3 servers over HTTP, stock tools as judges.
 
+mod backup_extensions;
 mod backup_failures;
 mod backup_oracle;
 mod backup_parallel;
