@@ -128,8 +128,7 @@ impl Loading {
                 let done = taken.load(Ordering::Relaxed);
                 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
                 let rate = done as f64 / started.elapsed().as_secs_f64().max(0.001);
-                let text =
-                    format!("rows: {} of {} at {}/s", HumanBytes(done), HumanBytes(total), human_rate(rate));
+                let text = format!("rows: {} of {} at {}/s", HumanBytes(done), HumanBytes(total), human_rate(rate));
                 if draws {
                     shown.set_position(done.min(total));
                     shown.set_message(text);

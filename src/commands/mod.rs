@@ -58,6 +58,8 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Download(arguments) => download::run(&Store::open(&global.store).await?, &arguments, json).await,
         Command::Schema(_) => schema::run().map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
-        Command::Backup(_) | Command::Detect(_) | Command::Drill(_) | Command::Restore(_) => Err(Error::failed("a command was dispatched twice")),
+        Command::Backup(_) | Command::Detect(_) | Command::Drill(_) | Command::Restore(_) => {
+            Err(Error::failed("a command was dispatched twice"))
+        }
     }
 }

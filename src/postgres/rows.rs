@@ -77,6 +77,8 @@ struct Position {
     done: usize,
     /// Hashes of the segments of the current chunk that were sent.
     sent: Vec<u128>,
+    /// Whether the session still is in the transaction of the task before: it ends with the next one's beginning.
+    follows: bool,
 }
 
 impl Readers {
@@ -88,7 +90,7 @@ impl Readers {
     /// A session in a transaction on the snapshot, for reading what is not rows.
     pub async fn on_snapshot(&self) -> Result<Session> {
         let session = self.session().await?;
-        let begun = session.client.batch_execute(&self.begin(&[])).await;
+        let begun = session.client.batch_execute(&self.begin(&[], false)).await;
         begun.map_err(|e| failure(&e).context("open a transaction on the snapshot"))?;
         Ok(session)
     }
@@ -97,8 +99,9 @@ impl Readers {
     ///
     /// Cancel by dropping: the connection closes, the server ends the COPY at its next write.
     pub async fn work(&self, mut session: Session, intake: &Intake<Task>) -> Result<()> {
+        let mut follows = false;
         while let Some((task, feed)) = intake.next().await {
-            let mut position = Position::default();
+            let mut position = Position { follows, ..Position::default() };
             let mut tries = 0;
             while let Err(trouble) = self.task(&session.client, &task, &feed, &mut position).await {
                 match trouble {
@@ -113,12 +116,14 @@ impl Readers {
                         }
                         tracing::warn!("a reader's connection was lost ({error}); connecting again");
                         session = self.reconnect(tries).await?;
+                        position.follows = false;
                     }
                 }
                 if position.done >= task.chunks.len() {
                     break;
                 }
             }
+            follows = position.follows;
         }
         session.close().await;
         Ok(())
@@ -138,21 +143,23 @@ impl Readers {
     /// After a refusal: each remaining chunk on its own, those refused left to the leader.
     async fn one_by_one(&self, client: &Client, task: &Task, feed: &Feed, position: &mut Position) -> Result<()> {
         rollback(client).await;
+        position.follows = false;
         while let Some(chunk) = task.chunks.get(position.done) {
             let single = Task { chunks: vec![chunk.clone()] };
-            let mut at = Position { done: 0, sent: std::mem::take(&mut position.sent) };
+            let mut at = Position { done: 0, sent: std::mem::take(&mut position.sent), follows: position.follows };
             let result = self.task(client, &single, feed, &mut at).await;
-            position.sent = at.sent;
+            *position = Position { done: position.done + at.done, ..at };
             match result {
-                Ok(()) => *position = Position { done: position.done + 1, sent: Vec::new() },
+                Ok(()) => {}
                 Err(Trouble::Refused) => {
                     rollback(client).await;
+                    position.follows = false;
                     if !position.sent.is_empty() {
                         return Err(Error::failed(format!("{}: its lock was lost in the middle", chunk.label)));
                     }
                     tracing::debug!("{}: somebody waits for its lock; the leader's session reads it", chunk.label);
                     feed.refused().await?;
-                    *position = Position { done: position.done + 1, sent: Vec::new() };
+                    position.done += 1;
                 }
                 // The caller's loop sees the dead connection at its next statement and connects again.
                 Err(Trouble::Lost(_)) => return Ok(()),
@@ -164,12 +171,15 @@ impl Readers {
 
     async fn task(&self, client: &Client, task: &Task, feed: &Feed, position: &mut Position) -> Result<(), Trouble> {
         let chunks = task.chunks.get(position.done..).unwrap_or_default();
-        client
-            .batch_execute(&self.begin(chunks))
-            .await
-            .map_err(|e| trouble(&e, "open a transaction on the snapshot"))?;
-        let statements = futures::future::try_join_all(chunks.iter().map(|chunk| client.prepare(&chunk.copy)));
-        let statements = statements.await.map_err(|e| trouble(&e, "prepare a COPY"))?;
+        // One round trip for all of it; the statements fail too when a lock is refused, but the cause is said first.
+        let begin = self.begin(chunks, position.follows);
+        let begun = client.batch_execute(&begin);
+        let prepared = futures::future::join_all(chunks.iter().map(|chunk| client.prepare(&chunk.copy)));
+        let (begun, prepared) = futures::join!(begun, prepared);
+        begun.map_err(|e| trouble(&e, "open a transaction on the snapshot"))?;
+        position.follows = true;
+        let statements: Result<Vec<_>, _> = prepared.into_iter().collect();
+        let statements = statements.map_err(|e| trouble(&e, "prepare a COPY"))?;
         let mut streams: FuturesOrdered<_> = statements.iter().map(|statement| client.copy_out(statement)).collect();
         for chunk in chunks {
             let stream = streams.next().await.ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
@@ -179,15 +189,15 @@ impl Readers {
             position.done += 1;
             position.sent.clear();
         }
-        client.batch_execute("COMMIT").await.map_err(|e| trouble(&e, "end a transaction"))?;
         Ok(())
     }
 
-    fn begin(&self, chunks: &[Chunk]) -> String {
+    fn begin(&self, chunks: &[Chunk], follows: bool) -> String {
         let mut locked: Vec<&str> = chunks.iter().filter(|c| c.lockable).map(|c| c.table.as_str()).collect();
         locked.dedup();
         let mut sql = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; SET LOCAL lock_timeout = {};",
+            "{}BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; SET LOCAL lock_timeout = {};",
+            if follows { "COMMIT; " } else { "" },
             self.snapshot.replace('\'', "''"),
             self.lock_timeout.as_millis()
         );

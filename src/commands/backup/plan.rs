@@ -24,9 +24,12 @@ use crate::postgres::rows::{Chunk, Task};
 /// A large heap table is cut into chunks of about so many bytes on disk: enough that a COPY's start costs nothing,
 /// small enough that four sessions share a table of 64 MiB.
 const CHUNK_BYTES: i64 = 16 << 20;
+/// Chunks of a large table that follow each other in one session: the server begins the next one while the last
+/// bytes of the one before are still on their way. More would let one session fall behind the global order.
+const CHUNKS_TOGETHER: usize = 2;
 /// Small tables are read together in one transaction, up to so many bytes on disk and so many tables.
-const BATCH_BYTES: i64 = 4 << 20;
-const BATCH_TABLES: usize = 16;
+const BATCH_BYTES: i64 = 8 << 20;
+const BATCH_TABLES: usize = 32;
 
 /// A table of the run, with what the manifest says of it beyond its rows.
 #[derive(Debug, Clone)]
@@ -363,18 +366,25 @@ impl Plan {
         let mut number: usize = self.drain.iter().take(first).flat_map(|s| &s.tables).map(|t| t.chunks).sum();
         for table in self.drain.iter().skip(first).flat_map(|s| &s.tables) {
             let bytes = sizes.get(&(table.name.0.as_str(), table.name.1.as_str())).copied().unwrap_or(0);
+            let large = table.chunks > 1;
             for _ in 0..table.chunks {
                 let Some(chunk) = self.chunks.get(number).cloned() else { break };
                 number += 1;
-                let fits = table.chunks == 1 && batch_bytes + bytes <= BATCH_BYTES;
                 match tasks.last_mut() {
-                    Some(task) if fits && task.chunks.len() < BATCH_TABLES => {
+                    Some(task)
+                        if large
+                            && task.chunks.len() < CHUNKS_TOGETHER
+                            && task.chunks.first().is_some_and(|c| c.table == chunk.table) =>
+                    {
+                        task.chunks.push(chunk);
+                    }
+                    Some(task) if !large && batch_bytes + bytes <= BATCH_BYTES && task.chunks.len() < BATCH_TABLES => {
                         task.chunks.push(chunk);
                         batch_bytes += bytes;
                     }
                     _ => {
                         tasks.push(Task { chunks: vec![chunk] });
-                        batch_bytes = if table.chunks == 1 { bytes } else { BATCH_BYTES + 1 };
+                        batch_bytes = if large { BATCH_BYTES + 1 } else { bytes };
                     }
                 }
             }

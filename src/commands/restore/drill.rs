@@ -338,7 +338,9 @@ fn compare(seen: &[Seen<'_>], receipt: &mut Receipt) {
             ));
         }
     }
-    receipt.notes.extend(moved.into_iter().map(|root| format!("{root}: rows moved between its hash partitions; compared as a whole")));
+    receipt.notes.extend(
+        moved.into_iter().map(|root| format!("{root}: rows moved between its hash partitions; compared as a whole")),
+    );
 }
 
 /// Compares the definitions with the run's own.
@@ -372,9 +374,16 @@ async fn definitions(
     if saved == restored {
         return Ok(());
     }
-    let (one, other): (HashSet<&str>, HashSet<&str>) = (saved.iter().copied().collect(), restored.iter().copied().collect());
-    let lost = saved.iter().filter(|line| !other.contains(*line)).map(|line| format!("definition saved, not restored: {line}"));
-    let new = restored.iter().filter(|line| !one.contains(*line)).map(|line| format!("definition restored, not saved: {line}"));
+    let (one, other): (HashSet<&str>, HashSet<&str>) =
+        (saved.iter().copied().collect(), restored.iter().copied().collect());
+    let lost = saved
+        .iter()
+        .filter(|line| !other.contains(*line))
+        .map(|line| format!("definition saved, not restored: {line}"));
+    let new = restored
+        .iter()
+        .filter(|line| !one.contains(*line))
+        .map(|line| format!("definition restored, not saved: {line}"));
     let mut told: Vec<String> = lost.chain(new).take(LINES).collect();
     if told.is_empty() {
         told.push("definitions are in another order".to_owned());
@@ -435,4 +444,3 @@ fn text(receipt: &Receipt) -> String {
     }
     text
 }
-
