@@ -62,7 +62,9 @@ fn main() -> ExitCode {
 
 /// Prints an error and its hints on stderr: the one place that does.
 fn fail(error: &Error) -> ExitCode {
-    let mut text = format!("error: {error}\n");
+    // A name can hold line ends and worse: the message is one line all the same.
+    let message: String = error.message().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut text = format!("error: {message}\n");
     for hint in error.hints() {
         text.push_str("hint: ");
         text.push_str(hint);

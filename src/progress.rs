@@ -106,6 +106,47 @@ impl Progress {
     }
 }
 
+/// The progress of a restore: bytes of COPY text taken of those of the run.
+#[derive(Debug)]
+pub struct Loading {
+    bar: ProgressBar,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Loading {
+    /// Shows how many bytes were `taken` until it is dropped.
+    #[must_use]
+    pub fn start(global: &Global, taken: &Arc<std::sync::atomic::AtomicU64>, total: u64) -> Self {
+        let bar = bar(global, total, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
+        let (taken, shown, draws) = (Arc::clone(taken), bar.clone(), draws_bars(global));
+        let task = tokio::spawn(async move {
+            let started = Instant::now();
+            let mut ticks = tokio::time::interval(if draws { DRAW } else { LOG });
+            ticks.tick().await;
+            loop {
+                ticks.tick().await;
+                let done = taken.load(Ordering::Relaxed);
+                #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+                let rate = done as f64 / started.elapsed().as_secs_f64().max(0.001);
+                let text =
+                    format!("rows: {} of {} at {}/s", HumanBytes(done), HumanBytes(total), human_rate(rate));
+                if draws {
+                    shown.set_position(done.min(total));
+                    shown.set_message(text);
+                } else {
+                    tracing::info!("{text}");
+                }
+            }
+        });
+        Self { bar, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Takes the bar away.
+    pub fn end(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people, never negative")]
 fn human_rate(bytes_a_second: f64) -> HumanBytes {
     HumanBytes(bytes_a_second as u64)

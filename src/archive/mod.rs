@@ -6,4 +6,5 @@ pub mod compose;
 pub mod reader;
 pub mod rows;
 pub mod sql_reader;
+pub mod statements;
 pub mod table_sql;

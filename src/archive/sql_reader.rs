@@ -138,6 +138,12 @@ impl SqlReader {
         (self.state == State::Rows && self.rows.between_rows()).then_some(self.rows.fingerprint().rows)
     }
 
+    /// The `COPY ... FROM stdin;` statement, once it was read.
+    #[must_use]
+    pub fn copy(&self) -> Option<&str> {
+        self.copy.as_deref()
+    }
+
     /// The file ends here.
     ///
     /// # Errors

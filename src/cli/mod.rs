@@ -139,6 +139,10 @@ pub enum Command {
     Verify(Verify),
     /// Fetch a run by its manifest, verified.
     Download(Download),
+    /// Restore a run into a database, straight from the store.
+    Restore(Restore),
+    /// Prove a run: restore it into a scratch database, compare every table, drop it.
+    Drill(Drill),
     /// Print the JSON Schema of the manifest.
     Schema(SchemaCommand),
     /// Print shell completions.
@@ -239,6 +243,88 @@ pub struct Download {
     /// Objects fetched at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+}
+
+/// `pgstow restore`
+#[allow(clippy::struct_excessive_bools, reason = "flags a person may combine, not states")]
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Restore {
+    /// The run; default `latest`.
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// The database to restore into: a URL or `key=value` words, as libpq reads them.
+    #[arg(long, env = "PGSTOW_RESTORE_TO", hide_env_values = true)]
+    pub to: String,
+    /// Create that database first, with the properties of the saved one.
+    #[arg(long)]
+    pub create: bool,
+    /// Create roles that are missing; those that exist are never touched.
+    #[arg(long)]
+    pub roles: bool,
+    /// Give the roles that --roles creates their saved passwords.
+    #[arg(long, requires = "roles")]
+    pub role_passwords: bool,
+    /// Only this schema (repeatable).
+    #[arg(long)]
+    pub schema: Vec<String>,
+    /// Only this table, as `schema.table` (repeatable).
+    #[arg(long)]
+    pub table: Vec<String>,
+    /// Rows and sequence values only, into tables that exist.
+    #[arg(long, conflicts_with_all = ["schema_only", "create"])]
+    pub data_only: bool,
+    /// Definitions only, no rows.
+    #[arg(long)]
+    pub schema_only: bool,
+    /// Restore although the database is not empty.
+    #[arg(long)]
+    pub into_existing: bool,
+    /// With --data-only: empty each table before its rows come, in the same transaction.
+    #[arg(long, requires = "data_only")]
+    pub truncate: bool,
+    /// Restore although the database is the very one that was saved.
+    #[arg(long)]
+    pub allow_source: bool,
+    /// Do not gather the planner's statistics at the end.
+    #[arg(long)]
+    pub no_analyze: bool,
+    /// Sessions that load rows and build indexes at the same time.
+    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Folder of pg_restore and psql. Default: PATH, then the usual folders.
+    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
+    pub pg_bin_dir: Option<PathBuf>,
+    /// Give up connecting after so long.
+    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
+    pub connect_timeout: Duration,
+}
+
+/// `pgstow drill`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Drill {
+    /// The run; default `latest`.
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// A database on the server where the scratch database is made: a URL or `key=value` words.
+    #[arg(long, env = "PGSTOW_DRILL_ON", hide_env_values = true)]
+    pub on: String,
+    /// Name of the scratch database, which must not exist. Default: made from the run's name.
+    #[arg(long, env = "PGSTOW_SCRATCH_NAME")]
+    pub scratch_name: Option<String>,
+    /// Create roles that are missing on that server.
+    #[arg(long)]
+    pub roles: bool,
+    /// Sessions that load and compare rows at the same time.
+    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Folder of pg_dump, pg_restore and psql. Default: PATH, then the usual folders.
+    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
+    pub pg_bin_dir: Option<PathBuf>,
+    /// Give up connecting after so long.
+    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
+    pub connect_timeout: Duration,
 }
 
 /// `pgstow schema`

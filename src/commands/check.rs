@@ -183,7 +183,8 @@ async fn read_index(run: &Run, stored: &Object, schema: &str, table: &Table) -> 
     Ok(sound(&index, schema, table).map(|()| index))
 }
 
-fn sound(index: &Index, schema: &str, table: &Table) -> Result<(), String> {
+/// Whether an index belongs to the table and its pieces are all of its rows, one after the other.
+pub(super) fn sound(index: &Index, schema: &str, table: &Table) -> Result<(), String> {
     if index.format.split('.').next() != Some(FORMAT) {
         return Err(format!("format {:?}", index.format));
     }

@@ -194,7 +194,7 @@ fn targets(manifest: &Manifest, arguments: &Download) -> Result<Vec<Target>> {
 }
 
 /// Finds `schema.table`: either name may be in double quotes, and an unquoted dot may stand anywhere.
-fn table(manifest: &Manifest, wanted: &str) -> Result<(usize, usize)> {
+pub(super) fn table(manifest: &Manifest, wanted: &str) -> Result<(usize, usize)> {
     let mut matching = Vec::new();
     for (at, schema) in manifest.schemas.iter().enumerate() {
         for (number, table) in schema.tables.iter().enumerate() {

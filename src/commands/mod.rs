@@ -9,6 +9,7 @@ mod list;
 mod objects;
 mod output;
 mod resolve;
+mod restore;
 pub mod schema;
 mod show;
 mod verify;
@@ -38,6 +39,8 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         // Watches the signals itself: what it has open must be aborted first.
         Command::Backup(arguments) => Box::pin(backup::run(arguments, &global, &shutdown)).await,
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
+        Command::Drill(arguments) => Box::pin(restore::drill(arguments, &global, &shutdown)).await,
+        Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
         other => tokio::select! {
             result = Box::pin(dispatch(other, global)) => result,
             error = shutdown.requested() => Err(error),
@@ -55,6 +58,6 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Download(arguments) => download::run(&Store::open(&global.store).await?, &arguments, json).await,
         Command::Schema(_) => schema::run().map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
-        Command::Backup(_) | Command::Detect(_) => Err(Error::failed("a command was dispatched twice")),
+        Command::Backup(_) | Command::Detect(_) | Command::Drill(_) | Command::Restore(_) => Err(Error::failed("a command was dispatched twice")),
     }
 }

@@ -165,6 +165,14 @@ pub async fn detect_in_transaction(client: &Client) -> Result<Detection> {
     look(client, true).await
 }
 
+/// The server, the database and the role alone.
+///
+/// # Errors
+/// When the connection or a catalogue fails.
+pub async fn server(client: &Client) -> Result<ServerInfo> {
+    queries::server(client).await.context("look at the server")
+}
+
 async fn look(client: &Client, in_transaction: bool) -> Result<Detection> {
     let server = queries::server(client).await.context("look at the server")?;
     let schemas = queries::schemas(client).await.context("list the schemas")?;

@@ -8,10 +8,13 @@ pub mod conninfo;
 pub mod detect;
 pub mod large_objects;
 pub mod leader;
+pub mod load;
 mod passfile;
 pub mod pg_dump;
+pub mod pg_restore;
 pub mod rows;
 pub mod session;
+pub mod target;
 pub mod tls;
 pub mod tools;
 

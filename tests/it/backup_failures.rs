@@ -175,7 +175,7 @@ fn a_full_disk_under_a_directory_store_is_said_and_the_old_run_stays() {
         mount -t tmpfs -o size=1m pgstow "$1"
         mkdir "$1/store"; shift_to=$1; shift
         code=0; "$@" --store "$shift_to/store" || code=$?
-        echo "code $code"; find "$shift_to/store" -type f
+        echo "code $code"; cd "$shift_to/store"; find . -type f
     "#;
     let mut command = Command::new("unshare");
     command.args(["-Urm", "sh", "-c", script, "sh"]).arg(mount.path()).arg(env!("CARGO_BIN_EXE_pgstow"));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::judge;
-use crate::support::pg::{self, quote};
+use crate::support::pg::{self, Cluster};
 use crate::support::process::{succeed, succeed_with};
 use crate::support::program::{Run, awkward, backup, expect_code, expect_failure, files, pgstow};
 
@@ -88,10 +88,12 @@ fn parts_of_a_run_can_be_fetched_and_a_second_fetch_changes_nothing() {
     );
     let raw = fetch("raw", &["--raw", "--schema", "kinds"]);
     assert!(raw.contains(&"kinds.dump.zst".to_owned()), "{raw:?}");
+    let tables: Vec<&String> = one.iter().filter(|file| file.ends_with(".sql")).collect();
+    assert_eq!(tables.len(), 32);
     let stamp = |file: &str| fs::metadata(folder.path().join("one").join(file)).unwrap().modified().unwrap();
-    let before: Vec<_> = one.iter().map(|file| stamp(file)).collect();
+    let before: Vec<_> = tables.iter().map(|file| stamp(file)).collect();
     assert_eq!(fetch("one", &["--schema", odd]), one);
-    assert_eq!(one.iter().map(|file| stamp(file)).collect::<Vec<_>>(), before, "what is there is not fetched again");
+    assert!(tables.iter().map(|file| stamp(file)).eq(before), "what is there and sound is not fetched again");
     let mut inside = pgstow();
     inside.args(["download", "--store"]).arg(&source.run.store).arg("--to").arg(source.run.store.join("here"));
     expect_failure(&mut inside, 2);
@@ -144,9 +146,39 @@ fn whatever_is_damaged_in_a_real_run_is_found() {
     cluster.drop_database(name);
 }
 
-/// What a run into S3 and out of it must be; `arguments` address the store.
-pub(crate) fn there_and_back(environment: &[(&str, String)], store: &str, arguments: &[&str]) {
-    let source = awkward(pg::versions()[0]);
+/// A database and a run of it in a directory.
+struct Source {
+    cluster: &'static Cluster,
+    database: String,
+    run: Run,
+    _store: Option<tempfile::TempDir>,
+}
+
+impl Source {
+    /// The awkward database.
+    fn whole() -> Self {
+        let awkward = awkward(pg::versions()[0]);
+        Self { cluster: &awkward.cluster, database: "app".to_owned(), run: awkward.run.clone(), _store: None }
+    }
+
+    /// The awkward database without its tables of 63-byte names.
+    fn without_long_names() -> Self {
+        let (cluster, database) = (&awkward(pg::versions()[0]).cluster, "policy short names".to_owned());
+        let script = cluster.pg_dump("app", &["-T", "*.ééé*"]);
+        cluster.create_database(&database);
+        let mut psql = cluster.command("psql");
+        succeed_with(
+            psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d"]).arg(cluster.url(&database)),
+            script.as_bytes(),
+        );
+        let store = tempfile::tempdir().unwrap();
+        expect_code(&mut backup(cluster, &database, store.path()), 0);
+        Self { cluster, database, run: Run::latest(store.path()), _store: Some(store) }
+    }
+}
+
+/// What a run into S3 and out of it must be, compared with a run into a directory; `arguments` address the store.
+fn there_and_back(source: &Source, environment: &[(&str, String)], store: &str, arguments: &[&str]) {
     let command = |words: &[&str]| {
         let mut command = pgstow();
         command.args(words).args(["--store", store]).args(arguments).envs(environment.iter().map(|(k, v)| (k, v)));
@@ -160,7 +192,7 @@ pub(crate) fn there_and_back(environment: &[(&str, String)], store: &str, argume
         "--pg-bin-dir",
         source.cluster.bin_dir().to_str().unwrap(),
     ]);
-    let (out, _) = expect_code(backup.env("DATABASE_URL", source.cluster.url("app")), 0);
+    let (out, _) = expect_code(backup.env("DATABASE_URL", source.cluster.url(&source.database)), 0);
     let manifest: serde_json::Value = serde_json::from_str(&out).unwrap();
     for field in ["tables", "rows", "raw_bytes", "schemas"] {
         assert_eq!(manifest["totals"][field], source.run.manifest["totals"][field], "{field}");
@@ -170,12 +202,12 @@ pub(crate) fn there_and_back(environment: &[(&str, String)], store: &str, argume
     let folder = tempfile::tempdir().unwrap();
     expect_code(command(&["download"]).current_dir(folder.path()), 0);
     let latest = folder.path().join("backups/latest");
-    for (key, _) in source.run.objects().iter().filter(|(key, _)| key.ends_with(".sql.zst")) {
+    for (key, _) in source.run.objects().iter().filter(|(key, _)| key.ends_with(".sql.zst") && !key.starts_with('@')) {
         let plain = key.strip_suffix(".zst").unwrap();
         // The sequences' values and the roles are read beside the snapshot; nobody writes here.
         assert!(fs::read(latest.join(plain)).unwrap() == source.run.plain(key), "{plain}");
     }
-    let cluster = &source.cluster;
+    let cluster = source.cluster;
     let archive = fs::read(latest.join("kinds.dump")).unwrap();
     let ours = succeed_with(cluster.command("pg_restore").args(["-f", "-"]), &archive).stdout;
     let theirs =
@@ -184,7 +216,6 @@ pub(crate) fn there_and_back(environment: &[(&str, String)], store: &str, argume
         &judge::comparable(&String::from_utf8(theirs).unwrap()),
         &judge::comparable(&String::from_utf8(ours).unwrap()),
     );
-    assert!(quote("x") == "\"x\"");
 }
 
 #[test]
@@ -193,13 +224,15 @@ fn a_run_into_a_real_s3_server_and_out_of_it_path_style_and_virtual_host() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = runtime.block_on(crate::support::s3::S3Server::start(folder.path()));
     let mut environment = server.env();
-    there_and_back(&environment, &format!("s3://{}/path/style", server.bucket), &[]);
+    // This server makes one file name of a whole key, which may have 255 bytes: the longest names stay at home.
+    let source = Source::without_long_names();
+    there_and_back(&source, &environment, &format!("s3://{}/path/style", server.bucket), &[]);
     for (name, value) in &mut environment {
         if *name == "AWS_ENDPOINT_URL_S3" {
             value.clone_from(&server.virtual_host_endpoint);
         }
     }
-    there_and_back(&environment, &format!("s3://{}/virtual", server.bucket), &["--s3-path-style=false"]);
+    there_and_back(&source, &environment, &format!("s3://{}/virtual", server.bucket), &["--s3-path-style=false"]);
     let stored = files(&folder.path().join(&server.bucket));
     assert!(
         stored.iter().any(|f| f.starts_with("path/style/runs/")) && stored.iter().any(|f| f == "virtual/latest.json"),
@@ -219,5 +252,5 @@ fn a_run_into_the_s3_server_of_the_environment_and_out_of_it() {
         environment.extend(std::env::var(name).ok().map(|value| (name, value)));
     }
     let prefix = format!("policy-{}", std::process::id());
-    there_and_back(&environment, &format!("s3://{bucket}/{prefix}"), &[]);
+    there_and_back(&Source::whole(), &environment, &format!("s3://{bucket}/{prefix}"), &[]);
 }

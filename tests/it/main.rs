@@ -2,9 +2,11 @@
 
 mod backup_failures;
 mod backup_oracle;
+mod backup_parallel;
 mod backup_policy;
 mod backup_snapshot;
 mod detect;
 mod reading;
+mod restore;
 mod store_contract;
 mod support;

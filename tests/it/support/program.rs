@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::pg::{self, Cluster};
 use super::process::output_with;
 
-/// The binary, without settings from the environment or a `.env` of the caller's folder.
+/// The binary (`PGSTOW_TEST_PROGRAM` names another build of it), without settings from the environment or a `.env` of the caller's folder.
 pub fn pgstow() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgstow"));
+    let program = std::env::var_os("PGSTOW_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_pgstow").into());
+    let mut command = Command::new(program);
     for (key, _) in std::env::vars_os() {
         let key = key.to_string_lossy().into_owned();
         if ["PG", "AWS_", "DATABASE_URL", "SUPABASE_DB_URL", "RUST_LOG"].iter().any(|word| key.starts_with(word)) {
@@ -144,9 +145,10 @@ impl Run {
     /// The lines between `COPY ... FROM stdin;` and `\.` of a table's SQL file.
     #[track_caller]
     pub fn rows(&self, schema: &str, table: &str) -> Vec<String> {
-        let sql = self.sql(schema, table);
-        let lines = sql.split('\n').skip_while(|l| !(l.starts_with("COPY ") && l.ends_with(" FROM stdin;"))).skip(1);
-        lines.take_while(|line| *line != "\\.").map(str::to_owned).collect()
+        let statements = super::judge::statements(&self.sql(schema, table));
+        let mut copies = statements.iter().filter(|s| s.starts_with("COPY "));
+        let (_, rows) = copies.find_map(|s| s.split_once(" FROM stdin;\n")).expect("a table's file has rows");
+        rows.split('\n').take_while(|line| *line != "\\.").map(str::to_owned).collect()
     }
 }
 

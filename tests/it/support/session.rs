@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::pg::Cluster;
 
 /// Longest wait for something that is bound to happen.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An open session of the superuser; ends when dropped.
 #[derive(Debug)]

@@ -1,0 +1,603 @@
+//! `pgstow restore`: a run, or a part of it, into a database, straight from the store. Owns the order of things.
+//!
+//! Nothing is changed before everything that can be known to be missing was told. Then: definitions up to the rows by
+//! `pg_restore`, rows by our own sessions ([`rows`]) beside the large objects, sequence values, then indexes,
+//! constraints, triggers and materialised views by several connections, settings of the database, statistics.
+//!
+//! A database that was empty is marked while it is being restored. The same command, run again after a failure, finds
+//! the mark, removes what was made and starts over; it never removes anything from a database without the mark.
+
+mod checks;
+mod database;
+mod drill;
+mod parts;
+mod roles;
+mod rows;
+mod stream;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use libpgdump::format::ArchiveMetadata;
+use libpgdump::{Entry, ObjectType};
+use serde::Serialize;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::task::TaskTracker;
+
+use super::{Outcome, objects, output, resolve};
+use crate::archive::catalogue::tag;
+use crate::archive::compose;
+use crate::cli::{Global, Restore};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::layout;
+use crate::manifest::{Manifest, Object};
+use crate::postgres::conninfo::ConnInfo;
+use crate::postgres::load;
+use crate::postgres::pg_restore::PgRestore;
+use crate::postgres::session::Session;
+use crate::postgres::target::{self, Server};
+use crate::postgres::tools::PgTools;
+use crate::progress::Loading;
+use crate::seal::decode;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+pub(super) use drill::run as drill;
+use parts::Part;
+use roles::Script;
+use rows::{Into, Rows, Wanted};
+use stream::Source;
+
+/// How long an end by signal waits for commits under way.
+const COMMITS: Duration = Duration::from_secs(10);
+/// Up to so many large objects are restored in one transaction: each takes a lock.
+const BLOBS_AT_ONCE: u64 = 2_000;
+
+/// Makes jobs of `pg_cron` inactive as they are loaded: they would run at once.
+const QUIET: &str = "DO $quiet$ BEGIN IF pg_catalog.to_regclass('cron.job') IS NOT NULL THEN
+    CREATE FUNCTION pg_temp.quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.active := false; RETURN NEW; END';
+    CREATE TRIGGER pgstow_quiet BEFORE INSERT ON cron.job FOR EACH ROW EXECUTE FUNCTION pg_temp.quiet();
+  END IF; END $quiet$";
+
+/// What was restored.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    run: String,
+    into: String,
+    tables: u64,
+    rows: u64,
+    raw_bytes: u64,
+    large_objects: u64,
+    seconds: f64,
+    phases: Vec<Phase>,
+}
+
+/// How long one step took.
+#[derive(Debug, Serialize)]
+struct Phase {
+    name: &'static str,
+    seconds: f64,
+}
+
+/// Restores a run, or a part of it.
+///
+/// # Errors
+/// What stopped it. A damaged object fails it with its key; no table is left with some of its rows.
+pub(super) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let store = Store::open(&global.store).await?;
+    let commits = TaskTracker::new();
+    let result = tokio::select! {
+        biased;
+        error = shutdown.requested() => Err(error),
+        result = Box::pin(restore(&arguments, global, store, commits.clone())) => result,
+    };
+    commits.close();
+    if tokio::time::timeout(COMMITS, commits.wait()).await.is_err() {
+        tracing::warn!("a commit is still under way; run the same command again");
+    }
+    match result {
+        Ok(report) => {
+            print(&report, global.json)?;
+            Ok(Outcome::Done)
+        }
+        // Damage of the store is a finding in verify and drill; here it is why the restore failed.
+        Err(error) if error.kind() == Kind::Damage => Err(error
+            .with_kind(Kind::Failed)
+            .hint("`pgstow verify` tells what else is damaged; another run may be sound (`pgstow list`)")),
+        Err(error) => Err(error),
+    }
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    if json {
+        return output::print_json(report);
+    }
+    output::print(&format!(
+        "run {} is restored into {}: {} tables with {} rows ({}), {} large objects, {:.1} s\n",
+        report.run,
+        report.into,
+        output::count(report.tables),
+        output::count(report.rows),
+        output::size(report.raw_bytes),
+        output::count(report.large_objects),
+        report.seconds
+    ))
+}
+
+/// Everything a restore is made with.
+struct Work<'a> {
+    arguments: &'a Restore,
+    global: &'a Global,
+    manifest: &'a Manifest,
+    source: &'a Source,
+    meta: &'a ArchiveMetadata,
+    leave_out: &'a LeaveOut,
+    info: ConnInfo,
+    part: Part,
+    /// The archive of the definitions of this part.
+    archive: PrivateFile,
+    pg_restore: PgRestore,
+    control: Session,
+    commits: TaskTracker,
+    report: Mutex<Report>,
+}
+
+/// A run with what of it is small: its manifest, definitions and roles.
+struct Loaded {
+    source: Source,
+    manifest: Manifest,
+    /// The archive of the definitions.
+    database: Vec<u8>,
+    meta: ArchiveMetadata,
+    script: Script,
+}
+
+impl Loaded {
+    async fn read(store: Store, wanted: &str) -> Result<Self> {
+        let found = resolve::run(&store, wanted).await?;
+        let manifest = found.manifest;
+        let compression = objects::sealing(&manifest)?;
+        let source = Source { store, run: found.name, compression };
+        let database = source.read(&manifest.database.object, compression).await?;
+        let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())
+            .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
+        let script = source.read(&manifest.roles.object, compression).await?;
+        let script = Script::new(script, &manifest.roles.object.key)?;
+        Ok(Self { source, manifest, database, meta, script })
+    }
+
+    /// The programs that read the run's archives.
+    fn tools(&self, arguments: &Restore) -> Result<PgTools> {
+        PgTools::find(arguments.pg_bin_dir.as_deref(), major(&self.manifest.source.pg_dump_version) * 10_000)
+    }
+}
+
+/// What a drill leaves out of a whole run.
+#[derive(Debug, Default)]
+struct LeaveOut {
+    /// Dump ids of entries.
+    entries: HashSet<i32>,
+    /// Tables whose rows are not loaded.
+    tables: HashSet<(String, String)>,
+    /// Keep what is restored from acting: cron jobs come back inactive.
+    quiet: bool,
+}
+
+async fn restore(arguments: &Restore, global: &Global, store: Store, commits: TaskTracker) -> Result<Report> {
+    let info = ConnInfo::resolve(Some(&arguments.to))?;
+    let loaded = Loaded::read(store, &arguments.run).await?;
+    restore_loaded(arguments, global, &loaded, info, &LeaveOut::default(), commits).await
+}
+
+async fn restore_loaded(
+    arguments: &Restore,
+    global: &Global,
+    loaded: &Loaded,
+    info: ConnInfo,
+    leave_out: &LeaveOut,
+    commits: TaskTracker,
+) -> Result<Report> {
+    let started = Instant::now();
+    let Loaded { source, manifest, database, meta, script } = loaded;
+    let part = Part::choose(manifest, arguments)?;
+    compare_sizes(source, manifest, &part).await?;
+    let part = part.with_contents(source, manifest).await?;
+    let mut entries = part.entries(meta);
+    entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
+    let tools = loaded.tools(arguments)?;
+    let (control, resumed) = connect(arguments, manifest, meta, &info, script, &entries).await?;
+    part.check(&control, meta, arguments).await?;
+    let archive = if part.is_whole() && leave_out.entries.is_empty() {
+        PrivateFile::new(database)?
+    } else {
+        let mut own: Vec<Entry> = part.archived(meta, &target::known(&control).await?);
+        own.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
+        PrivateFile::new(&compose::head(meta, own)?)?
+    };
+    let work = Work {
+        arguments,
+        global,
+        manifest,
+        source,
+        meta,
+        leave_out,
+        part,
+        archive,
+        pg_restore: PgRestore { tools, info: info.clone(), server_version_num: control.server_version_num() },
+        info,
+        control,
+        commits,
+        report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
+    };
+    tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
+    Box::pin(work.all(resumed)).await?;
+    work.control.close().await;
+    let mut report = work.report.into_inner().unwrap_or_default();
+    report.into = work.info.to_string();
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// `15` of `15.20`.
+fn major(version: &str) -> u32 {
+    let digits =
+        version.find(|c: char| !c.is_ascii_digit()).map_or(version, |end| version.get(..end).unwrap_or(version));
+    digits.parse().unwrap_or(0)
+}
+
+/// Objects that are missing or of another size fail the restore before it begins.
+async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Result<()> {
+    let prefix = layout::run_prefix(&source.run);
+    let listing = source.store.list(&prefix).await.context("list the run's objects")?;
+    let sizes: HashMap<&str, u64> =
+        listing.iter().filter_map(|o| Some((o.key.strip_prefix(&prefix)?, o.bytes))).collect();
+    let mut problems = Vec::new();
+    for volume in part.objects(manifest).into_iter().flat_map(objects::volumes) {
+        match sizes.get(volume.key.as_str()) {
+            None => problems.push(format!("{}: missing", volume.key)),
+            Some(bytes) if *bytes != volume.bytes => {
+                problems.push(format!("{}: is {bytes} bytes, the manifest says {}", volume.key, volume.bytes));
+            }
+            Some(_) => {}
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::damage(problems.join("; ")).hint("nothing was changed")) }
+}
+
+/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says whether it holds an
+/// unfinished restore of this run.
+async fn connect(
+    arguments: &Restore,
+    manifest: &Manifest,
+    meta: &ArchiveMetadata,
+    info: &ConnInfo,
+    script: &Script,
+    entries: &[&Entry],
+) -> Result<(Session, bool)> {
+    let timeout = arguments.connect_timeout;
+    if !arguments.create {
+        let control = Session::connect(info, timeout, "restore").await?;
+        checks::refuse_source(&control, manifest, arguments).await?;
+        let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
+        let server = target::server(&control).await?;
+        checks::missing(entries, script, &server, arguments)?;
+        make_roles(&control, arguments, script, &server).await?;
+        return Ok((control, resumed));
+    }
+    let maintenance = match Session::connect(&info.with_database("postgres"), timeout, "restore").await {
+        Ok(session) => session,
+        Err(_no_such) => Session::connect(&info.with_database("template1"), timeout, "restore").await?,
+    };
+    let server = target::server(&maintenance).await?;
+    checks::missing(entries, script, &server, arguments)?;
+    make_roles(&maintenance, arguments, script, &server).await?;
+    if !server.databases.contains(info.database()) {
+        let sql = database::create(&meta.entries, info.database());
+        target::execute(&maintenance, &sql, "create the database").await?;
+        if let Some(owner) = database::owner(&meta.entries) {
+            let quoted = crate::archive::table_sql::quote;
+            let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
+            target::execute(&maintenance, &sql, "give the database to its owner").await?;
+        }
+    }
+    maintenance.close().await;
+    let control = Session::connect(info, timeout, "restore").await?;
+    checks::refuse_source(&control, manifest, arguments).await?;
+    let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
+    Ok((control, resumed))
+}
+
+async fn make_roles(session: &Session, arguments: &Restore, script: &Script, server: &Server) -> Result<()> {
+    if !arguments.roles {
+        return Ok(());
+    }
+    let statements = script.missing(&server.roles, arguments.role_passwords);
+    if statements.is_empty() {
+        return Ok(());
+    }
+    let sql = format!("BEGIN; {}; COMMIT", statements.join(";\n"));
+    target::execute(session, &sql, "create the missing roles").await
+}
+
+impl Work<'_> {
+    async fn all(&self, resumed: bool) -> Result<()> {
+        let arguments = self.arguments;
+        let marked = self.part.is_whole() && !arguments.into_existing && !arguments.data_only;
+        if resumed {
+            tracing::info!("an unfinished restore of this run is removed first");
+            let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
+            target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
+        } else if marked {
+            target::mark(&self.control, &self.manifest.run).await?;
+        }
+        if !arguments.data_only && self.part.archives() {
+            self.step(
+                "definitions",
+                self.pg_restore.file("restore definitions", &["--section=pre-data"], &self.archive.path),
+            )
+            .await?;
+        }
+        if self.leave_out.quiet {
+            target::execute(&self.control, QUIET, "keep cron jobs from running").await?;
+        }
+        let mut after = Vec::new();
+        if self.part.has_single_tables() && !arguments.data_only {
+            after = self.step("tables", Box::pin(self.single_tables())).await?;
+        }
+        if !arguments.schema_only {
+            self.step("rows", Box::pin(self.data())).await?;
+        }
+        if !arguments.schema_only && self.part.archives() {
+            self.step(
+                "sequences",
+                self.pg_restore.file("restore sequence values", &["--section=data"], &self.archive.path),
+            )
+            .await?;
+        }
+        if !arguments.data_only && self.part.archives() {
+            let jobs = format!("--jobs={}", arguments.jobs);
+            let post = ["--section=post-data", &jobs];
+            self.step(
+                "indexes and constraints",
+                self.pg_restore.file("restore indexes and constraints", &post, &self.archive.path),
+            )
+            .await?;
+        }
+        for (table, statements) in after {
+            target::execute(&self.control, &format!("BEGIN;\n{statements};\nCOMMIT"), &format!("finish {table}"))
+                .await?;
+        }
+        if self.part.is_whole() && !arguments.data_only {
+            for text in database::settings(&self.meta.entries, &self.manifest.source.database, self.info.database()) {
+                target::execute(&self.control, &text, "restore the database's settings").await?;
+            }
+        }
+        if marked || resumed {
+            target::unmark(&self.control).await?;
+        }
+        if !arguments.no_analyze && !arguments.schema_only {
+            self.step("statistics", self.analyze()).await?;
+        }
+        Ok(())
+    }
+
+    async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let started = Instant::now();
+        let done = tokio::select! {
+            biased;
+            done = doing => done?,
+            gone = self.control.closed() => return Err(gone.context("restore")),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!("{name}: {seconds:.1} s");
+        self.note(|report| report.phases.push(Phase { name, seconds }));
+        Ok(done)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Report)) {
+        change(&mut self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    }
+
+    fn rows(&self, taken: &Arc<AtomicU64>, into: Into) -> Rows {
+        Rows {
+            source: self.source.clone(),
+            info: self.info.clone(),
+            connect_timeout: self.arguments.connect_timeout,
+            jobs: usize::from(self.arguments.jobs),
+            into,
+            taken: Arc::clone(taken),
+            commits: self.commits.clone(),
+        }
+    }
+
+    /// Rows and large objects.
+    async fn data(&self) -> Result<()> {
+        let arguments = self.arguments;
+        let into = if arguments.data_only { Into::Existing { truncate: arguments.truncate } } else { Into::Fresh };
+        let mut tables = self.part.tables(self.manifest, arguments.data_only);
+        tables.retain(|w| !self.leave_out.tables.contains(&(w.schema.clone(), w.table.name.clone())));
+        tables.retain(|wanted| wanted.table.rows > 0 || into == Into::Existing { truncate: true });
+        if into == (Into::Existing { truncate: false }) && !arguments.into_existing {
+            self.refuse_rows(&tables).await?;
+        }
+        let total = tables.iter().map(|w| w.table.raw_bytes).sum();
+        let taken = Arc::new(AtomicU64::new(0));
+        self.note(|report| {
+            report.tables += tables.len() as u64;
+            report.rows += tables.iter().map(|w| w.table.rows).sum::<u64>();
+            report.raw_bytes += total;
+        });
+        let progress = Loading::start(self.global, &taken, total);
+        let blobs = self.manifest.large_objects.object.as_ref().filter(|_| self.part.is_whole());
+        let result = tokio::try_join!(Arc::new(self.rows(&taken, into)).load(tables), async {
+            match blobs {
+                Some(object) => self.large_objects(object).await,
+                None => Ok(()),
+            }
+        });
+        progress.end();
+        tracing::debug!(bytes = taken.load(Ordering::Relaxed), "rows loaded");
+        result.map(drop)
+    }
+
+    async fn refuse_rows(&self, tables: &[Wanted]) -> Result<()> {
+        for wanted in tables {
+            if target::has_rows(&self.control, &wanted.name()).await? {
+                return Err(Error::usage(format!("{}.{} is not empty", wanted.schema, wanted.table.name))
+                    .hint("--truncate replaces its rows, --into-existing adds to them; nothing was changed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
+    async fn large_objects(&self, object: &Object) -> Result<()> {
+        let (tap, stored) = objects::tapped(&self.source.store, &self.source.run, object);
+        let plain = decode::decoder(stored, self.source.compression);
+        let (tapped, damage) = (tap.clone(), Arc::new(Mutex::new(None)));
+        let mut held = HeldBack {
+            inner: plain,
+            last: Vec::new(),
+            ended: false,
+            object: object.clone(),
+            tap,
+            damage: Arc::clone(&damage),
+        };
+        let arguments: &[&str] =
+            if self.manifest.large_objects.count <= BLOBS_AT_ONCE { &["--single-transaction"] } else { &[] };
+        let result = self.pg_restore.pipe("restore large objects", arguments, &mut held).await;
+        if let Some(failure) = tapped.store_failure() {
+            return Err(failure.context(&object.key));
+        }
+        let damaged = damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(damaged) = damaged {
+            return Err(damaged);
+        }
+        result?;
+        self.note(|report| report.large_objects = self.manifest.large_objects.count);
+        Ok(())
+    }
+
+    /// Makes single tables from their SQL files, with their rows; returns what is to be run when all are there.
+    async fn single_tables(&self) -> Result<Vec<(String, String)>> {
+        let taken = Arc::new(AtomicU64::new(0));
+        let rows = self.rows(&taken, Into::Fresh);
+        let mut after = Vec::new();
+        for wanted in self.part.single_tables(self.manifest) {
+            let finish = rows.with_definition(&wanted, !self.arguments.schema_only).await?;
+            after.push((format!("{}.{}", wanted.schema, wanted.table.name), finish));
+            self.note(|report| {
+                report.tables += 1;
+                report.rows += wanted.table.rows;
+                report.raw_bytes += wanted.table.raw_bytes;
+            });
+        }
+        Ok(after)
+    }
+
+    /// Gathers the planner's statistics, table by table, by several sessions.
+    async fn analyze(&self) -> Result<()> {
+        let tables = if self.part.is_whole() {
+            load::analyzable(&self.control).await?
+        } else {
+            self.part.tables(self.manifest, true).iter().map(Wanted::name).collect()
+        };
+        let queue = Mutex::new(tables.into_iter());
+        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+        let worker = || async {
+            let loader = load::Loader::connect(&self.info, self.arguments.connect_timeout).await?;
+            while let Some(table) = next() {
+                loader.execute(&format!("ANALYZE {table}"), &format!("analyze {table}")).await?;
+            }
+            loader.close().await;
+            Ok::<(), Error>(())
+        };
+        futures::future::try_join_all((0..self.arguments.jobs).map(|_| worker())).await.map(drop)
+    }
+}
+
+/// A file that only this user can read, removed when dropped. Holds definitions, never rows.
+struct PrivateFile {
+    path: PathBuf,
+}
+
+impl PrivateFile {
+    fn new(content: &[u8]) -> Result<Self> {
+        let name = format!("pgstow-{}-{:016x}.dump", std::process::id(), rand::random::<u64>());
+        let path = std::env::temp_dir().join(name);
+        let shown = path.display().to_string();
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).context(&shown)?;
+        let this = Self { path };
+        file.write_all(content).context(&shown)?;
+        Ok(this)
+    }
+}
+
+impl Drop for PrivateFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!("remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Plain bytes of an object, the last of which come only when the whole object was compared with the manifest. What
+/// is damaged so ends early, and who reads it fails.
+struct HeldBack<R> {
+    inner: R,
+    last: Vec<u8>,
+    ended: bool,
+    object: Object,
+    tap: decode::Tap,
+    damage: Arc<Mutex<Option<Error>>>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for HeldBack<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        while !self.ended {
+            // Two readings are held, so that the one before the last can be given out.
+            let mut buffer = vec![0; decode::BUFFER.min(out.remaining())];
+            let mut read = ReadBuf::new(&mut buffer);
+            let damage = match Pin::new(&mut self.inner).poll_read(context, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if read.filled().is_empty() => {
+                    let whole = self.tap.bytes() == self.object.bytes && self.tap.sha256() == self.object.sha256;
+                    (!whole).then(|| "its stored bytes are not the manifest's (SHA-256)".to_owned())
+                }
+                Poll::Ready(Ok(())) => {
+                    let new = read.filled().to_vec();
+                    let before = std::mem::replace(&mut self.last, new);
+                    if before.is_empty() {
+                        continue;
+                    }
+                    out.put_slice(&before);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(error)) => Some(format!("decompression failed: {error}")),
+            };
+            self.ended = true;
+            if let Some(why) = damage {
+                self.last.clear();
+                let error = Error::damage(format!("{}: {why}", self.object.key));
+                *self.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+            }
+        }
+        let last = std::mem::take(&mut self.last);
+        let now = last.len().min(out.remaining());
+        let (given, kept) = last.split_at(now);
+        out.put_slice(given);
+        self.last = kept.to_vec();
+        Poll::Ready(Ok(()))
+    }
+}

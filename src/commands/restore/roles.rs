@@ -1,0 +1,122 @@
+//! The roles script of a run, taken apart: which roles it makes, and the statements that make the missing ones
+//! without touching one that exists.
+
+use std::collections::BTreeSet;
+
+use crate::archive::statements::{name, statements};
+use crate::error::{Error, Result};
+
+/// The statements of a roles script.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: String,
+}
+
+impl Script {
+    /// # Errors
+    /// Kind `Damage` where the script is not UTF-8.
+    pub(super) fn new(bytes: Vec<u8>, key: &str) -> Result<Self> {
+        let text = String::from_utf8(bytes).map_err(|error| Error::damage(format!("{key}: is not UTF-8: {error}")))?;
+        Ok(Self { text })
+    }
+
+    /// Names of the roles it makes.
+    pub(super) fn roles(&self) -> BTreeSet<String> {
+        statements(&self.text).into_iter().filter_map(|s| Some(name(s.strip_prefix("CREATE ROLE ")?)?.0)).collect()
+    }
+
+    /// The statements that make the roles which are not in `present`, in order. Passwords are left out unless asked for.
+    pub(super) fn missing(&self, present: &BTreeSet<String>, passwords: bool) -> Vec<String> {
+        let mut wanted = Vec::new();
+        let about = |statement: &str, words: &str| statement.strip_prefix(words).and_then(name).map(|(role, _)| role);
+        for statement in statements(&self.text) {
+            let role = about(statement, "CREATE ROLE ")
+                .or_else(|| about(statement, "ALTER ROLE "))
+                .or_else(|| about(statement, "COMMENT ON ROLE "))
+                .or_else(|| about(statement, "SECURITY LABEL ON ROLE "));
+            match role {
+                Some(role) if present.contains(&role) => {}
+                Some(_) => wanted.push(if passwords { statement.to_owned() } else { without_password(statement) }),
+                None if membership(statement)
+                    .is_some_and(|(of, member)| !present.contains(&of) || !present.contains(&member)) =>
+                {
+                    wanted.push(statement.to_owned());
+                }
+                None => {}
+            }
+        }
+        wanted
+    }
+}
+
+/// The two roles of `GRANT a TO b ...`.
+fn membership(statement: &str) -> Option<(String, String)> {
+    let (of, rest) = name(statement.strip_prefix("GRANT ")?)?;
+    let (member, _) = name(rest.strip_prefix(" TO ")?)?;
+    Some((of, member))
+}
+
+/// `ALTER ROLE x WITH ... PASSWORD 'y'` without the password, which `pg_dumpall` writes last or before `VALID UNTIL`.
+fn without_password(statement: &str) -> String {
+    let words = " PASSWORD '";
+    let Some((_, options)) = statement.strip_prefix("ALTER ROLE ").and_then(name) else { return statement.to_owned() };
+    if !options.starts_with(" WITH ") {
+        return statement.to_owned();
+    }
+    let from = statement.len() - options.len();
+    let Some(at) = options.find(words).map(|at| at + from) else { return statement.to_owned() };
+    let (before, rest) = statement.split_at(at);
+    let rest = rest.get(words.len()..).unwrap_or_default();
+    // A stored password (md5 or SCRAM) holds no quote.
+    let after = rest.find('\'').and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+    format!("{before}{after}")
+}
+
+/// Whether a text names a role, quoted or not.
+pub(super) fn mentions(text: &str, role: &str) -> bool {
+    let quoted = crate::archive::table_sql::quote(role);
+    if text.contains(&quoted) {
+        return true;
+    }
+    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '"' || c == '\'';
+    let plain = role.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    plain
+        && text.match_indices(role).any(|(at, _)| {
+            !text.get(..at).unwrap_or_default().ends_with(word)
+                && !text.get(at + role.len()..).unwrap_or_default().starts_with(word)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCRIPT: &str = "\\restrict x\nSET a = b;\nCREATE ROLE old;\nALTER ROLE old WITH LOGIN PASSWORD 'md5';\n\
+        CREATE ROLE \"new \"\"one\";\nALTER ROLE \"new \"\"one\" WITH LOGIN PASSWORD 'SCRAM-SHA-256$4096:a==$b:c=' VALID UNTIL 'infinity';\n\
+        ALTER ROLE \"new \"\"one\" SET work_mem TO '4MB';\nALTER ROLE old SET work_mem TO '4MB';\n\
+        GRANT old TO \"new \"\"one\" GRANTED BY postgres;\nGRANT old TO other;\n";
+
+    #[test]
+    fn only_missing_roles_are_made_and_without_passwords() {
+        let script = Script::new(SCRIPT.as_bytes().to_vec(), "k").unwrap();
+        let present: BTreeSet<String> = ["old", "other"].map(str::to_owned).into();
+        assert_eq!(script.roles().len(), 2);
+        assert_eq!(
+            script.missing(&present, false),
+            [
+                "CREATE ROLE \"new \"\"one\"",
+                "ALTER ROLE \"new \"\"one\" WITH LOGIN VALID UNTIL 'infinity'",
+                "ALTER ROLE \"new \"\"one\" SET work_mem TO '4MB'",
+                "GRANT old TO \"new \"\"one\" GRANTED BY postgres",
+            ]
+        );
+        assert!(script.missing(&present, true)[1].contains("SCRAM"));
+    }
+
+    #[test]
+    fn a_role_is_found_as_a_word_only() {
+        assert!(mentions("GRANT ALL ON x TO anon;", "anon"));
+        assert!(!mentions("GRANT ALL ON anonymous TO x;", "anon"));
+        assert!(mentions("TO \"Odd\";", "Odd"));
+    }
+}

@@ -1,0 +1,397 @@
+//! Loading the rows of many tables: who loads what when, and what is committed together.
+//!
+//! Tables of extensions come first, one after the other in the archive's order, since their foreign keys exist before
+//! their rows. Then the others, biggest first, by several sessions: a large table piece by piece of its index. A
+//! session that loaded pieces is parked with its transaction open; when the last piece was verified, all parked
+//! sessions of the table commit. When one of those commits fails the table, which was empty, is emptied again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
+
+use super::stream::{Flow, Source};
+use crate::archive::statements;
+use crate::archive::table_sql::quote;
+use crate::error::{Error, Result};
+use crate::manifest::{Index, Table};
+use crate::postgres::conninfo::ConnInfo;
+use crate::postgres::load::{self, Loader};
+use crate::seal::digest::Fingerprint;
+
+/// Times a further session is asked for, a quarter of a second apart, before the restore fails.
+const CONNECTS: u32 = 8;
+
+/// A table whose rows are to be loaded.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// Its schema.
+    pub(super) schema: String,
+    /// What the manifest says of it.
+    pub(super) table: Table,
+}
+
+impl Wanted {
+    /// The name as SQL.
+    pub(super) fn name(&self) -> String {
+        format!("{}.{}", quote(&self.schema), quote(&self.table.name))
+    }
+}
+
+/// How rows come into their tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Into {
+    /// Tables that this restore made, so they are empty and nothing refers to them yet.
+    Fresh,
+    /// Tables that were there; all rows of a table in one transaction, after what is in it was removed if so asked.
+    Existing {
+        /// Remove what is in it.
+        truncate: bool,
+    },
+}
+
+/// Loads rows.
+pub(super) struct Rows {
+    /// Where they come from.
+    pub(super) source: Source,
+    /// Where they go.
+    pub(super) info: ConnInfo,
+    /// Longest time to connect.
+    pub(super) connect_timeout: Duration,
+    /// Sessions at once.
+    pub(super) jobs: usize,
+    /// How they come into their tables.
+    pub(super) into: Into,
+    /// Bytes of COPY text taken so far.
+    pub(super) taken: Arc<AtomicU64>,
+    /// Commits that must not be cut in the middle.
+    pub(super) commits: TaskTracker,
+}
+
+/// Work for one session.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    table: usize,
+    piece: Option<usize>,
+}
+
+/// A table that is loaded by several sessions.
+struct Large {
+    index: Index,
+    state: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    prints: Vec<Option<Fingerprint>>,
+    /// Sessions with an open transaction that still load.
+    active: usize,
+    /// Sessions with an open transaction that wait for the commit.
+    parked: Vec<Loader>,
+}
+
+struct Plan {
+    tables: Vec<Wanted>,
+    large: Vec<Option<Large>>,
+    queue: Mutex<VecDeque<Unit>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rows {
+    /// Loads the rows of these tables, given in the archive's order.
+    ///
+    /// # Errors
+    /// The first that came up; every transaction that was open is rolled back.
+    pub(super) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
+        let (of_extensions, mut others): (Vec<Wanted>, Vec<Wanted>) =
+            tables.into_iter().filter(|w| w.table.rows > 0).partition(|w| w.table.extension.is_some());
+        if !of_extensions.is_empty() {
+            let loader = self.fresh_session().await?;
+            for wanted in &of_extensions {
+                self.whole(&loader, wanted).await?;
+            }
+            loader.close().await;
+        }
+        let replica = self.into != Into::Fresh;
+        if replica && !self.session().await?.replica_role().await {
+            tracing::warn!(
+                "the role may not set session_replication_role: triggers fire and foreign keys are checked; loading one table after the other"
+            );
+            let loader = self.session().await?;
+            for wanted in &others {
+                self.whole(&loader, wanted).await?;
+            }
+            return Ok(());
+        }
+        others.sort_by_key(|w| std::cmp::Reverse(w.table.raw_bytes));
+        let plan = Arc::new(self.plan(others).await?);
+        let workers = self.jobs.min(locked(&plan.queue).len());
+        let mut tasks = JoinSet::new();
+        for _worker in 0..workers {
+            let (this, plan) = (Arc::clone(&self), Arc::clone(&plan));
+            tasks.spawn(async move { this.work(&plan).await });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| Error::failed(format!("a loader broke: {error}")))??;
+        }
+        Ok(())
+    }
+
+    /// Reads the indexes of large tables and lines the work up.
+    async fn plan(&self, tables: Vec<Wanted>) -> Result<Plan> {
+        let mut large = Vec::with_capacity(tables.len());
+        let mut queue = VecDeque::new();
+        for (at, wanted) in tables.iter().enumerate() {
+            let index = match &wanted.table.index {
+                Some(object) if self.into == Into::Fresh && wanted.table.file.volumes.is_empty() => {
+                    let index = self.source.index(&wanted.schema, &wanted.table, object).await?;
+                    // Rows that go through another table (a partition's root) are loaded by one session: that table
+                    // cannot be emptied for one of its partitions.
+                    Some(index).filter(|index| into_itself(&index.copy, wanted))
+                }
+                _ => None,
+            };
+            match &index {
+                Some(index) => {
+                    queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) }))
+                }
+                None => queue.push_back(Unit { table: at, piece: None }),
+            }
+            large.push(index.map(|index| {
+                let prints = vec![None; index.pieces.len()];
+                Large { index, state: Mutex::new(Progress { prints, ..Progress::default() }) }
+            }));
+        }
+        Ok(Plan { tables, large, queue: Mutex::new(queue) })
+    }
+
+    async fn session(&self) -> Result<Loader> {
+        let mut tries = 0;
+        loop {
+            match Loader::connect(&self.info, self.connect_timeout).await {
+                Ok(loader) => return Ok(loader),
+                Err(error) if tries >= CONNECTS || !error.message().contains("53300") => return Err(error),
+                Err(_too_many) => tokio::time::sleep(Duration::from_millis(250)).await,
+            }
+            tries += 1;
+        }
+    }
+
+    /// One session after the other works until nothing is left.
+    async fn work(&self, plan: &Plan) -> Result<()> {
+        let mut loader: Option<Loader> = None;
+        let mut open: Option<usize> = None;
+        loop {
+            let unit = locked(&plan.queue).pop_front();
+            let goes_on = unit.is_some_and(|unit| unit.piece.is_some() && Some(unit.table) == open);
+            if !goes_on
+                && let Some(table) = open.take()
+                && let Some(done) = loader.take()
+            {
+                self.park(plan, table, done).await?;
+            }
+            let Some(unit) = unit else { break };
+            let Some(wanted) = plan.tables.get(unit.table) else { break };
+            let session = match loader.take() {
+                Some(session) => session,
+                None => self.fresh_session().await?,
+            };
+            match (unit.piece, plan.large.get(unit.table).and_then(Option::as_ref)) {
+                (Some(piece), Some(large)) => {
+                    if open.is_none() {
+                        locked(&large.state).active += 1;
+                        session.execute("BEGIN", "begin to load").await?;
+                        open = Some(unit.table);
+                    }
+                    let print = self.piece(&session, wanted, &large.index, piece).await?;
+                    if let Some(slot) = locked(&large.state).prints.get_mut(piece) {
+                        *slot = Some(print);
+                    }
+                }
+                _ => self.whole(&session, wanted).await?,
+            }
+            loader = Some(session);
+        }
+        if let Some(loader) = loader {
+            loader.close().await;
+        }
+        Ok(())
+    }
+
+    async fn fresh_session(&self) -> Result<Loader> {
+        let loader = self.session().await?;
+        if self.into != Into::Fresh {
+            loader.replica_role().await;
+        }
+        Ok(loader)
+    }
+
+    /// Loads all rows of a table in one transaction.
+    async fn whole(&self, loader: &Loader, wanted: &Wanted) -> Result<()> {
+        let name = wanted.name();
+        let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
+        let (head, flow) = self.source.file(&wanted.table.file);
+        let Ok(head) = head.await else {
+            flow.finish().await?;
+            return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
+        };
+        loader.execute("BEGIN", &doing).await?;
+        match self.into {
+            Into::Existing { truncate: true } => {
+                let (truncate, delete) = (format!("TRUNCATE ONLY {name}"), format!("DELETE FROM ONLY {name}"));
+                loader.execute("SAVEPOINT before", &doing).await?;
+                if loader.execute(&truncate, &doing).await.is_err() {
+                    // Others refer to it; with triggers off its rows can be replaced all the same.
+                    loader.execute(&format!("ROLLBACK TO before; {delete}"), &doing).await?;
+                }
+            }
+            Into::Existing { truncate: false } | Into::Fresh => {}
+        }
+        let preamble = head.preamble();
+        if !preamble.is_empty() {
+            loader.execute(preamble, &doing).await?;
+        }
+        let (print, counted) = self.copy(loader, &head.copy, flow, &doing).await?;
+        compare(wanted, &print)?;
+        // Triggers of an extension's own tables may change what is kept.
+        if counted != print.rows && wanted.table.extension.is_none() {
+            return Err(load::miscounted(&doing, print.rows, counted));
+        }
+        loader.execute("COMMIT", &doing).await
+    }
+
+    /// Loads one piece in the session's open transaction.
+    async fn piece(&self, loader: &Loader, wanted: &Wanted, index: &Index, number: usize) -> Result<Fingerprint> {
+        let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
+        let piece = index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
+        let flow = self.source.piece(&wanted.table.file, piece, number).await?;
+        let (print, counted) = self.copy(loader, &index.copy, flow, &doing).await?;
+        if counted == print.rows { Ok(print) } else { Err(load::miscounted(&doing, print.rows, counted)) }
+    }
+
+    async fn copy(&self, loader: &Loader, copy: &str, mut flow: Flow, doing: &str) -> Result<(Fingerprint, u64)> {
+        let counted = loader.copy(copy, &mut flow.rows, doing).await;
+        let read = flow.finish().await;
+        match (counted, read) {
+            (Ok(counted), Ok((print, _after))) => {
+                self.taken.fetch_add(print.bytes, Ordering::Relaxed);
+                Ok((print, counted))
+            }
+            // Damage is the cause of a COPY that failed with it; otherwise the reader only saw the session end.
+            (_, Err(damage)) if damage.kind() == crate::error::Kind::Damage => Err(damage),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    }
+
+    /// Keeps a session's transaction open until all pieces of its table are verified; the last one commits all.
+    async fn park(&self, plan: &Plan, table: usize, loader: Loader) -> Result<()> {
+        let (Some(wanted), Some(Some(large))) = (plan.tables.get(table), plan.large.get(table)) else { return Ok(()) };
+        let (parked, print) = {
+            let mut state = locked(&large.state);
+            state.active -= 1;
+            state.parked.push(loader);
+            let all: Option<Vec<Fingerprint>> = state.prints.iter().copied().collect();
+            match all {
+                Some(prints) if state.active == 0 => {
+                    let mut whole = Fingerprint::default();
+                    for print in &prints {
+                        whole.append(print);
+                    }
+                    (std::mem::take(&mut state.parked), whole)
+                }
+                _ => return Ok(()),
+            }
+        };
+        compare(wanted, &print)?;
+        let (info, timeout, name) = (self.info.clone(), self.connect_timeout, wanted.name());
+        // Not to be cut between two commits: what is running is waited for even when the restore is told to stop.
+        let committing = self.commits.spawn(async move {
+            let mut parked = parked.into_iter();
+            let mut some = false;
+            while let Some(loader) = parked.next() {
+                if let Err(error) = loader.execute("COMMIT", &format!("load {name}")).await {
+                    // The others roll back: they hold locks that emptying the table would wait for.
+                    drop(loader);
+                    parked.for_each(drop);
+                    // A connection that broke may have committed.
+                    if some || !error.message().contains('[') {
+                        load::truncate(&info, timeout, &name).await?;
+                    }
+                    return Err(error);
+                }
+                some = true;
+                loader.close().await;
+            }
+            Ok(())
+        });
+        committing.await.map_err(|error| Error::failed(format!("a commit broke: {error}")))?
+    }
+}
+
+/// Whether a COPY statement names the table itself.
+fn into_itself(copy: &str, wanted: &Wanted) -> bool {
+    let parsed = || {
+        let (schema, rest) = statements::name(copy.strip_prefix("COPY ")?)?;
+        let (table, _) = statements::name(rest.strip_prefix('.')?)?;
+        Some(schema == wanted.schema && table == wanted.table.name)
+    };
+    parsed().unwrap_or(false)
+}
+
+/// All rows of a table must be those of the manifest.
+fn compare(wanted: &Wanted, print: &Fingerprint) -> Result<()> {
+    let table = &wanted.table;
+    if print.rows == table.rows && print.digest() == table.digest && print.bytes == table.raw_bytes {
+        return Ok(());
+    }
+    Err(Error::damage(format!(
+        "{}: its rows are not those of the manifest ({} rows, the manifest says {})",
+        table.file.key, print.rows, table.rows
+    )))
+}
+
+impl Rows {
+    /// Makes a table from its SQL file and loads its rows, in one transaction; returns the statements that make its
+    /// indexes, constraints and the like.
+    pub(super) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
+        let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
+        let joined = |text: &str| statements::statements(text).join(";\n");
+        let loader = self.session().await?;
+        if wanted.table.kind != crate::manifest::TableKind::Table {
+            let text = self.source.read(&wanted.table.file, self.source.compression).await?;
+            let text = String::from_utf8(text)
+                .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
+            loader.execute(&format!("BEGIN;\n{};\nCOMMIT", joined(&text)), &doing).await?;
+            loader.close().await;
+            return Ok(String::new());
+        }
+        let (head, mut flow) = self.source.file(&wanted.table.file);
+        let Ok(head) = head.await else {
+            flow.finish().await?;
+            return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
+        };
+        loader.execute(&format!("BEGIN;\n{}", joined(&head.before)), &doing).await?;
+        let after = if with_rows {
+            let counted = loader.copy(&head.copy, &mut flow.rows, &doing).await;
+            let (print, after) = flow.finish().await?;
+            let counted = counted?;
+            compare(wanted, &print)?;
+            if counted != print.rows && wanted.table.extension.is_none() {
+                return Err(load::miscounted(&doing, print.rows, counted));
+            }
+            after
+        } else {
+            while flow.rows.recv().await.is_some() {}
+            flow.finish().await?.1
+        };
+        loader.execute("COMMIT", &doing).await?;
+        loader.close().await;
+        Ok(joined(&after))
+    }
+}

@@ -1,0 +1,266 @@
+//! From stored bytes to COPY text: the rows of a SQL file or of one piece of it, as a channel of parts, with their
+//! fingerprint. Decompression runs on blocking threads. Nothing is believed before it was compared: a piece before
+//! its first byte is used, a whole object at its end, so the caller commits after this has returned.
+
+use std::io::{Cursor, Read};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::archive::rows::Rows;
+use crate::archive::sql_reader::SqlReader;
+use crate::commands::objects::{self, Plain};
+use crate::error::{Context as _, Error, Result};
+use crate::layout;
+use crate::manifest::{Index, Object, Piece, Table};
+use crate::seal::compress::Compression;
+use crate::seal::decode;
+use crate::seal::digest::Fingerprint;
+use crate::store::Store;
+
+/// Bytes of COPY text sent at once.
+const PART_BYTES: usize = 256 << 10;
+/// Parts on their way for each session: a decompressor's burst is taken without waiting.
+const PARTS: usize = 6;
+/// Definitions before a table's rows are held; PostgreSQL allows 1,600 columns, whose comments may be long.
+const LONGEST_HEAD: usize = 64 << 20;
+
+/// Where a run's objects are.
+#[derive(Clone)]
+pub(super) struct Source {
+    /// The store.
+    pub(super) store: Store,
+    /// Name of the run.
+    pub(super) run: String,
+    /// How its objects are sealed.
+    pub(super) compression: Compression,
+}
+
+/// What stands before the rows in a SQL file.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Everything before the `COPY` statement.
+    pub(super) before: String,
+    /// The `COPY ... FROM stdin;` statement.
+    pub(super) copy: String,
+}
+
+impl Head {
+    /// What must run right before the `COPY`: the making of the temporary table that its rows go through, for tables
+    /// of extensions that `pg_dump` leaves out; nothing for others.
+    pub(super) fn preamble(&self) -> &str {
+        let Some(staging) = self.copy.strip_prefix("COPY pg_temp.") else { return "" };
+        let staging = staging.split(' ').next().unwrap_or_default();
+        let begin = format!("CREATE TEMPORARY TABLE {staging} AS SELECT ");
+        self.before.find(&begin).and_then(|at| self.before.get(at..)).unwrap_or_default()
+    }
+}
+
+/// Rows on their way, and what becomes known at their end.
+pub(super) struct Flow {
+    /// The rows; ends with them. An error comes through it too, so that the COPY is cancelled.
+    pub(super) rows: mpsc::Receiver<Result<Bytes>>,
+    /// Their fingerprint, once everything was compared; for a SQL file also what follows the rows.
+    pub(super) end: JoinHandle<Result<(Fingerprint, String)>>,
+}
+
+impl Flow {
+    /// Waits for the end. What the rows came from is damaged where this fails with kind `Damage`.
+    pub(super) async fn finish(self) -> Result<(Fingerprint, String)> {
+        drop(self.rows);
+        self.end.await.map_err(|error| Error::failed(format!("read rows: {error}")))?
+    }
+}
+
+impl Source {
+    /// A whole object in memory, plain, verified.
+    pub(super) async fn read(&self, object: &Object, compression: Compression) -> Result<Vec<u8>> {
+        let (tap, stored) = objects::tapped(&self.store, &self.run, object);
+        let object = object.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut plain = Plain::new(stored, compression);
+            let mut content = Vec::new();
+            let read = plain.read_to_end(&mut content);
+            settle(&tap, &object, read.map(drop).map_err(Error::from), plain.bytes)?;
+            Ok(content)
+        });
+        read.await.map_err(|error| Error::failed(format!("read an object: {error}")))?
+    }
+
+    /// The index of a large table, verified.
+    pub(super) async fn index(&self, schema: &str, table: &Table, stored: &Object) -> Result<Index> {
+        let bytes = self.read(stored, Compression::None).await?;
+        let damaged = |why: String| Error::damage(format!("{}: {why}", stored.key));
+        let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        crate::commands::check::sound(&index, schema, table).map_err(damaged)?;
+        Ok(index)
+    }
+
+    /// The rows of a SQL file. The first receiver gets what stands before them.
+    pub(super) fn file(&self, object: &Object) -> (oneshot::Receiver<Head>, Flow) {
+        let (tell, head) = oneshot::channel();
+        let (send, rows) = mpsc::channel(PARTS);
+        let (tap, stored) = objects::tapped(&self.store, &self.run, object);
+        let (object, compression) = (object.clone(), self.compression);
+        let end = tokio::task::spawn_blocking(move || {
+            let mut plain = Plain::new(stored, compression);
+            let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
+            let read = file(&mut plain, tell, &mut out);
+            let drained = match &read {
+                Ok(_) => std::io::copy(&mut plain, &mut std::io::sink()).map(drop).map_err(Error::from),
+                Err(error) => Err(error.clone()),
+            };
+            let settled = settle(&tap, &object, drained, plain.bytes);
+            if let Err(error) = &settled {
+                // Nobody listens any more when the COPY itself failed.
+                drop(send.blocking_send(Err(error.clone())));
+            }
+            settled?;
+            read.map(|after| (*out.rows.fingerprint(), after))
+        });
+        (head, Flow { rows, end })
+    }
+
+    /// The rows of one piece of a SQL file, compared with its SHA-256 before any is sent.
+    pub(super) async fn piece(&self, object: &Object, piece: &Piece, number: usize) -> Result<Flow> {
+        let key = layout::in_run(&self.run, &object.key);
+        let mut stored = Vec::with_capacity(usize::try_from(piece.bytes).unwrap_or(0));
+        let mut reader = self.store.read(&key, piece.offset..piece.offset + piece.bytes).await?;
+        reader.read_to_end(&mut stored).await.with_context(|| key.clone())?;
+        let (send, rows) = mpsc::channel(PARTS);
+        let (key, piece, compression) = (object.key.clone(), piece.clone(), self.compression);
+        let end = tokio::task::spawn_blocking(move || {
+            let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
+            let read = whole_piece(stored, &piece, compression, &mut out)
+                .map_err(|error| error.context(format!("{key}: piece {number}")));
+            if let Err(error) = &read {
+                drop(send.blocking_send(Err(error.clone())));
+            }
+            read.map(|()| (*out.rows.fingerprint(), String::new()))
+        });
+        Ok(Flow { rows, end })
+    }
+}
+
+/// Whether an object was read to its end and is the manifest's; an error of the store itself comes first.
+fn settle(tap: &decode::Tap, object: &Object, read: Result<()>, plain: u64) -> Result<()> {
+    if let Some(failure) = tap.store_failure() {
+        return Err(failure.context(&object.key));
+    }
+    read.map_err(|error| error.context(&object.key))?;
+    if tap.bytes() != object.bytes || tap.sha256() != object.sha256 || plain != object.raw_bytes {
+        return Err(Error::damage(format!("{}: its stored bytes are not the manifest's (SHA-256)", object.key)));
+    }
+    Ok(())
+}
+
+/// Reads a SQL file; returns what follows the rows.
+fn file(plain: &mut Plain<'_>, tell: oneshot::Sender<Head>, out: &mut Out<'_>) -> Result<String> {
+    let mut sql = SqlReader::default();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let mut tell = Some(tell);
+    let mut buffer = vec![0; PART_BYTES];
+    loop {
+        let size = plain.read(&mut buffer)?;
+        let mut rest = buffer.get(..size).unwrap_or_default();
+        if rest.is_empty() {
+            break;
+        }
+        while let (true, Some((byte, more))) = (tell.is_some(), rest.split_first()) {
+            sql.feed(&[*byte])?;
+            before.push(*byte);
+            rest = more;
+            if before.len() > LONGEST_HEAD {
+                return Err(Error::damage("the definitions before the rows are too long"));
+            }
+            if sql.between_rows() == Some(0)
+                && let Some(tell) = tell.take()
+            {
+                // Nobody listens any more when the restore is ending; the next send finds out.
+                drop(tell.send(head(&before, sql.copy().unwrap_or_default())?));
+            }
+        }
+        let taken = out.push(rest)?;
+        after.extend_from_slice(rest.get(taken..).unwrap_or_default());
+    }
+    if tell.is_some() {
+        return Err(Error::damage("has no COPY statement"));
+    }
+    if !out.rows.ended() {
+        return Err(Error::damage(r"ends inside the rows, without \."));
+    }
+    String::from_utf8(after).map_err(|error| Error::damage(format!("what follows the rows is not UTF-8: {error}")))
+}
+
+fn head(before: &[u8], copy: &str) -> Result<Head> {
+    let text = std::str::from_utf8(before).map_err(|error| Error::damage(format!("is not UTF-8: {error}")))?;
+    let end = text.rfind(copy).unwrap_or(text.len());
+    Ok(Head { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() })
+}
+
+fn whole_piece(stored: Vec<u8>, piece: &Piece, compression: Compression, out: &mut Out<'_>) -> Result<()> {
+    if stored.len() as u64 != piece.bytes || decode::sha256(&stored) != piece.sha256 {
+        return Err(Error::damage("differs from its SHA-256"));
+    }
+    let stored = Cursor::new(stored);
+    let mut plain: Box<dyn Read> = match compression {
+        Compression::Zstd(_) => Box::new(zstd::stream::read::Decoder::new(stored)?),
+        Compression::Gzip(_) => Box::new(flate2::read::MultiGzDecoder::new(stored)),
+        Compression::None => Box::new(stored),
+    };
+    let mut buffer = vec![0; PART_BYTES];
+    loop {
+        let size = plain.read(&mut buffer).map_err(|error| Error::damage(error.to_string()))?;
+        if size == 0 {
+            break;
+        }
+        out.push(buffer.get(..size).unwrap_or_default())?;
+    }
+    out.flush()?;
+    if out.rows.ended() || !out.rows.between_rows() || out.rows.fingerprint().rows != piece.rows {
+        return Err(Error::damage(format!("is not {} whole rows", piece.rows)));
+    }
+    Ok(())
+}
+
+/// Sends rows on, without the end marker's line.
+struct Out<'a> {
+    rows: Rows,
+    /// The last bytes, which may be the marker's.
+    held: BytesMut,
+    send: &'a mpsc::Sender<Result<Bytes>>,
+}
+
+/// `\.` and its newline.
+const MARKER: usize = 3;
+
+impl Out<'_> {
+    /// Takes text up to the end of the rows; returns how much was taken.
+    fn push(&mut self, text: &[u8]) -> Result<usize> {
+        if text.is_empty() || self.rows.ended() {
+            return Ok(0);
+        }
+        let taken = self.rows.feed(text);
+        let mut part = std::mem::take(&mut self.held);
+        part.extend_from_slice(text.get(..taken).unwrap_or_default());
+        let ready = part.len().saturating_sub(MARKER);
+        self.held = part.split_off(ready);
+        self.send(part.freeze())?;
+        Ok(taken)
+    }
+
+    /// The rows end here, without a marker.
+    fn flush(&mut self) -> Result<()> {
+        let part = std::mem::take(&mut self.held).freeze();
+        self.send(part)
+    }
+
+    fn send(&self, part: Bytes) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        self.send.blocking_send(Ok(part)).map_err(|_closed| Error::failed("the session that loads these rows ended"))
+    }
+}

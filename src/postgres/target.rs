@@ -1,0 +1,230 @@
+//! The database that is restored into: what it holds, what it lacks, and the mark of an unfinished restore in it.
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Client;
+
+use super::session::{Session, failure};
+use super::{quote_ident, quote_literal};
+use crate::error::{Error, Result};
+
+/// Schema that marks an unfinished restore; its comment names the run.
+pub const MARK: &str = "pgstow_restore";
+
+/// Tables dropped in one statement: each needs some locks.
+const DROPPED_AT_ONCE: usize = 50;
+
+async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
+    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Runs statements without results.
+pub async fn execute(session: &Session, sql: &str, doing: &str) -> Result<()> {
+    session.client.batch_execute(sql).await.map_err(|e| failure(&e).context(doing))
+}
+
+/// Some of what a person has in this database, in words; nothing when it is empty. Members of extensions, and the mark,
+/// are not counted.
+pub async fn contents(session: &Session) -> Result<Vec<String>> {
+    let sql = format!(
+        "WITH things(class, oid) AS (
+            SELECT 1259, oid FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND relpersistence <> 't'
+            UNION ALL SELECT 1255, oid FROM pg_catalog.pg_proc
+            UNION ALL SELECT 1247, oid FROM pg_catalog.pg_type WHERE typtype IN ('d', 'e', 'r')
+            UNION ALL SELECT 2615, oid FROM pg_catalog.pg_namespace
+                       WHERE nspname <> {mark} AND nspname !~ '^pg_(temp|toast_temp)_'
+            UNION ALL SELECT 2328, oid FROM pg_catalog.pg_foreign_data_wrapper
+            UNION ALL SELECT 6104, oid FROM pg_catalog.pg_publication
+            UNION ALL SELECT 3466, oid FROM pg_catalog.pg_event_trigger
+            UNION ALL SELECT 2613, oid FROM pg_catalog.pg_largeobject_metadata)
+         SELECT pg_catalog.pg_describe_object(class::pg_catalog.oid, oid, 0) FROM things
+          WHERE (oid >= 16384 OR class = 2613)
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = class::pg_catalog.oid AND d.objid = things.oid AND d.deptype = 'e')
+          LIMIT 4",
+        mark = quote_literal(MARK)
+    );
+    strings(&session.client, &sql, "look at what the database holds").await
+}
+
+/// The run whose restore was not finished here.
+pub async fn unfinished(session: &Session) -> Result<Option<String>> {
+    let sql = format!(
+        "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = {}",
+        quote_literal(MARK)
+    );
+    Ok(strings(&session.client, &sql, "look for an unfinished restore").await?.into_iter().next())
+}
+
+/// Marks the database, which is empty, as being restored from this run.
+pub async fn mark(session: &Session, run: &str) -> Result<()> {
+    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", quote_literal(run));
+    execute(session, &sql, "mark the database as being restored").await
+}
+
+/// Takes the mark away. A synchronous commit: everything before it is on disk then.
+pub async fn unmark(session: &Session) -> Result<()> {
+    execute(session, &format!("SET synchronous_commit = on; DROP SCHEMA {MARK}"), "take the mark away").await
+}
+
+/// Names of roles, extensions that can be had, and tablespaces of the server.
+#[derive(Debug, Clone, Default)]
+pub struct Server {
+    /// Roles.
+    pub roles: BTreeSet<String>,
+    /// Extensions available or installed.
+    pub extensions: BTreeSet<String>,
+    /// Tablespaces.
+    pub tablespaces: BTreeSet<String>,
+    /// Databases.
+    pub databases: BTreeSet<String>,
+}
+
+/// Asks for those names.
+pub async fn server(session: &Session) -> Result<Server> {
+    let ask = |sql| async move {
+        Ok::<_, Error>(strings(&session.client, sql, "look at the server").await?.into_iter().collect())
+    };
+    Ok(Server {
+        roles: ask("SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles").await?,
+        extensions: ask("SELECT name::pg_catalog.text FROM pg_catalog.pg_available_extensions
+             UNION SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension")
+        .await?,
+        tablespaces: ask("SELECT spcname::pg_catalog.text FROM pg_catalog.pg_tablespace").await?,
+        databases: ask("SELECT datname::pg_catalog.text FROM pg_catalog.pg_database").await?,
+    })
+}
+
+/// What can be referred to in the database: kind (`schema`, `relation`, `type`, `function`, `extension`, `server`),
+/// schema (empty for what is in none) and name.
+pub async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> {
+    let sql = "WITH n AS (SELECT oid, nspname::pg_catalog.text AS s FROM pg_catalog.pg_namespace)
+               SELECT 'schema', '', s FROM n
+               UNION SELECT 'relation', s, relname FROM pg_catalog.pg_class c JOIN n ON n.oid = relnamespace
+               UNION SELECT 'type', s, typname FROM pg_catalog.pg_type JOIN n ON n.oid = typnamespace
+               UNION SELECT 'function', s, proname FROM pg_catalog.pg_proc JOIN n ON n.oid = pronamespace
+               UNION SELECT 'extension', '', extname FROM pg_catalog.pg_extension
+               UNION SELECT 'server', '', srvname FROM pg_catalog.pg_foreign_server";
+    let sql = format!("SELECT a::pg_catalog.text, b::pg_catalog.text, c::pg_catalog.text FROM ({sql}) x(a, b, c)");
+    let rows =
+        session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("look at what the database holds"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+/// Whether a table, given as SQL, has a row.
+pub async fn has_rows(session: &Session, table: &str) -> Result<bool> {
+    let sql = format!("SELECT EXISTS (SELECT FROM {table})");
+    let row =
+        session.client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context(format!("look into {table}")))?;
+    Ok(row.get(0))
+}
+
+/// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes.
+pub async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()> {
+    let client = &session.client;
+    let doing = "remove an unfinished restore";
+    execute(session, "SET synchronous_commit = off; SET client_min_messages = error", doing).await?;
+    let mut drops: Vec<String> = Vec::new();
+    let named = |kind: &str, names: Vec<String>| {
+        names.into_iter().map(|n| format!("DROP {kind} {n} CASCADE")).collect::<Vec<_>>()
+    };
+    let quoted = |sql: &str| format!("SELECT pg_catalog.quote_ident(x.name) FROM ({sql}) x(name)");
+    let subscriptions = strings(client, &quoted("SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"), doing).await;
+    // Only a superuser may look at subscriptions, and only such a one can have restored any.
+    for name in subscriptions.unwrap_or_default() {
+        drops.extend([
+            format!("ALTER SUBSCRIPTION {name} DISABLE"),
+            format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)"),
+            format!("DROP SUBSCRIPTION {name}"),
+        ]);
+    }
+    let own = |catalogue: &str, column: &str| {
+        quoted(&format!(
+        "SELECT {column} FROM pg_catalog.{catalogue} c WHERE c.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+          WHERE d.classid = c.tableoid AND d.objid = c.oid AND d.deptype = 'e')"
+    ))
+    };
+    drops.extend(named("EVENT TRIGGER", strings(client, &own("pg_event_trigger", "evtname"), doing).await?));
+    drops.extend(named("PUBLICATION", strings(client, &own("pg_publication", "pubname"), doing).await?));
+    let present = strings(
+        client,
+        "SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'",
+        doing,
+    )
+    .await?;
+    drops.extend(
+        present
+            .iter()
+            .filter(|name| extensions.contains(*name))
+            .map(|n| format!("DROP EXTENSION IF EXISTS {} CASCADE", quote_ident(n))),
+    );
+    run_all(session, &std::mem::take(&mut drops)).await?;
+    drops.extend(named(
+        "FOREIGN DATA WRAPPER",
+        strings(client, &own("pg_foreign_data_wrapper", "fdwname"), doing).await?,
+    ));
+    let tables = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                   WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')";
+    for some in strings(client, tables, doing).await?.chunks(DROPPED_AT_ONCE) {
+        drops.push(format!("DROP TABLE IF EXISTS {} CASCADE", some.join(", ")));
+    }
+    run_all(session, &std::mem::take(&mut drops)).await?;
+    let schemas = quoted(&format!(
+        "SELECT nspname FROM pg_catalog.pg_namespace c WHERE nspname NOT IN ('public', 'information_schema', {}) AND nspname !~ '^pg_'
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 2615 AND d.objid = c.oid AND d.deptype = 'e')",
+        quote_literal(MARK)
+    ));
+    drops.extend(named("SCHEMA", strings(client, &schemas, doing).await?));
+    run_all(session, &std::mem::take(&mut drops)).await?;
+    loose_ends(session).await
+}
+
+/// What is left in `public` and outside of schemas.
+async fn loose_ends(session: &Session) -> Result<()> {
+    let client = &session.client;
+    let doing = "remove an unfinished restore";
+    let sql = "SELECT 'DROP ' || i.type || ' IF EXISTS ' || i.identity || ' CASCADE' FROM pg_catalog.pg_depend d,
+                      LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) i
+                WHERE d.refclassid = 2615 AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public')
+                  AND d.deptype = 'n' AND d.objid >= 16384 AND i.type NOT IN ('default acl', 'extension', 'index')
+                UNION ALL
+               SELECT 'DROP ' || i.type || ' IF EXISTS ' || i.identity || ' CASCADE'
+                 FROM (SELECT 2605, oid FROM pg_catalog.pg_cast UNION ALL SELECT 2612, oid FROM pg_catalog.pg_language
+                       UNION ALL SELECT 2601, oid FROM pg_catalog.pg_am) c(class, oid),
+                      LATERAL pg_catalog.pg_identify_object(c.class::pg_catalog.oid, c.oid, 0) i
+                WHERE c.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                      WHERE d.classid = c.class::pg_catalog.oid AND d.objid = c.oid AND d.deptype = 'e')";
+    run_all(session, &strings(client, sql, doing).await?).await?;
+    // A default privilege is gone when it says what it says by default.
+    let words = "CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END";
+    let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(d.defaclrole))
+                 || CASE WHEN d.defaclnamespace = 0 THEN '' ELSE ' IN SCHEMA ' || d.defaclnamespace::pg_catalog.regnamespace::pg_catalog.text END";
+    let grantee =
+        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
+    let sql = format!(
+        "SELECT {scope} || ' REVOKE ALL ON ' || {words} || ' FROM ' || {grantee}
+           FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(d.defaclacl) a
+         UNION ALL
+         SELECT {scope} || ' GRANT ' || a.privilege_type || ' ON ' || {words} || ' TO ' || {grantee}
+           FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(pg_catalog.acldefault(
+                CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)) a WHERE d.defaclnamespace = 0"
+    );
+    run_all(session, &strings(client, &sql, doing).await?).await?;
+    execute(session, "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata", doing).await?;
+    execute(session, "SET synchronous_commit = on; RESET client_min_messages", doing).await
+}
+
+async fn run_all(session: &Session, statements: &[String]) -> Result<()> {
+    for sql in statements {
+        execute(session, sql, &format!("remove an unfinished restore ({sql})")).await?;
+    }
+    Ok(())
+}
+
+/// The one database that `pg_cron` can live in on this server; `None` where it is not loaded.
+pub async fn cron_database(session: &Session) -> Result<Option<String>> {
+    let row = session.client.query_one("SELECT pg_catalog.current_setting('cron.database_name', true)", &[]).await;
+    Ok(row.map_err(|e| failure(&e).context("look for pg_cron"))?.get(0))
+}

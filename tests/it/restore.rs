@@ -1,0 +1,280 @@
+//! `pgstow restore`: what comes back is what was saved, whole or in parts; damage and wrong targets are refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::support::judge;
+use super::support::pg::{self, Cluster};
+use super::support::process::{output_with, succeed_with};
+
+/// The program, with nothing of the caller's environment that could change what it does.
+fn pgstow(cluster: &Cluster, store: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgstow"));
+    for (key, _) in std::env::vars_os() {
+        let key = key.to_string_lossy().into_owned();
+        if key.starts_with("PG") || key.starts_with("AWS_") || key == "DATABASE_URL" {
+            command.env_remove(key);
+        }
+    }
+    command.current_dir(store.parent().unwrap()).env("PGSTOW_STORE", store).env("PGSTOW_PG_BIN_DIR", cluster.bin_dir());
+    command.args(arguments);
+    command
+}
+
+fn backup(cluster: &Cluster, database: &str, store: &Path) {
+    let url = cluster.url(database);
+    succeed_with(&mut pgstow(cluster, store, &["backup", "--database-url", &url]), b"");
+}
+
+fn restore(cluster: &Cluster, database: &str, store: &Path, more: &[&str]) -> Output {
+    let url = cluster.url(database);
+    output_with(pgstow(cluster, store, &["restore", "--to", &url]).args(more), b"")
+}
+
+#[track_caller]
+fn restored(cluster: &Cluster, database: &str, store: &Path, more: &[&str]) -> String {
+    let output = restore(cluster, database, store, more);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "restore {more:?} ended with {}\n{stderr}", output.status);
+    stderr
+}
+
+#[track_caller]
+fn refused(cluster: &Cluster, database: &str, store: &Path, more: &[&str], code: i32) -> String {
+    let output = restore(cluster, database, store, more);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "restore {more:?}\n{stderr}");
+    stderr
+}
+
+/// A cluster with the awkward database `app`.
+fn awkward(version: u32) -> Cluster {
+    let cluster = Cluster::start(version);
+    cluster.create_database("app");
+    cluster.psql_file("postgres", &pg::fixture("awkward_roles.sql"), &[]);
+    cluster.psql_file("app", &pg::fixture("awkward.sql"), &[]);
+    cluster.psql_file("app", &pg::fixture("volume.sql"), &[("rows", "1000"), ("tables", "20")]);
+    cluster
+}
+
+const LARGE_OBJECTS: &str =
+    "SELECT m.oid, md5(lo_get(m.oid)), pg_get_userbyid(lomowner), lomacl FROM pg_largeobject_metadata m ORDER BY 1";
+const SETTINGS: &str = "SELECT setrole::regrole, setconfig FROM pg_db_role_setting WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1";
+const DATABASE: &str =
+    "SELECT datacl, shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()";
+
+fn same(cluster: &Cluster, one: &str, other: &str) {
+    judge::assert_same_database((cluster, one), (cluster, other));
+    for question in [LARGE_OBJECTS, SETTINGS, DATABASE] {
+        assert_eq!(cluster.psql(one, question), cluster.psql(other, question), "{question}");
+    }
+}
+
+#[test]
+fn the_awkward_database_comes_back_in_every_version() {
+    for version in pg::versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        let cluster = awkward(version);
+        backup(&cluster, "app", &store);
+
+        cluster.create_database("copy \"x\"");
+        restored(&cluster, "copy \"x\"", &store, &[]);
+        same(&cluster, "app", "copy \"x\"");
+        let told = refused(&cluster, "copy \"x\"", &store, &[], 2);
+        assert!(told.contains("is not empty"), "{told}");
+        let told = refused(&cluster, "app", &store, &["--into-existing"], 2);
+        assert!(told.contains("the very database"), "{told}");
+
+        restored(&cluster, "made", &store, &["--create", "--jobs", "1"]);
+        same(&cluster, "app", "made");
+        let properties = |name: &str| {
+            cluster.psql(name, "SELECT encoding, datcollate, datctype, pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
+        };
+        assert_eq!(properties("app"), properties("made"));
+    }
+}
+
+/// The stored object with this key of the newest run.
+fn object(store: &Path, key: &str) -> PathBuf {
+    let run = fs::read_dir(store.join("runs")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let path = run.join(key);
+    assert!(path.is_file(), "{} is missing", path.display());
+    path
+}
+
+#[test]
+fn damage_fails_a_restore_with_its_key_and_the_same_command_completes_it_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = awkward(15);
+    backup(&cluster, "app", &store);
+    cluster.create_database("copy");
+    for key in
+        ["kinds/big.sql.zst", "kinds/values_of_all_kinds.sql.zst", "@large-objects.dump.zst", "@database.dump.zst"]
+    {
+        let path = object(&store, key);
+        let sound = fs::read(&path).unwrap();
+        let mut flipped = sound.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 0x10;
+        for damaged in [&flipped[..], &sound[..sound.len() - 7]] {
+            fs::write(&path, damaged).unwrap();
+            let told = refused(&cluster, "copy", &store, &[], 1);
+            assert!(told.contains(key), "{key}: {told}");
+        }
+        fs::write(&path, &flipped).unwrap();
+        refused(&cluster, "copy", &store, &[], 1);
+        let rows = cluster.psql("copy", "SELECT to_regclass('kinds.big') IS NULL");
+        if rows == "f" && key.starts_with("kinds/") {
+            let table = key.trim_end_matches(".sql.zst").replace('/', ".");
+            assert_eq!(cluster.psql("copy", &format!("SELECT count(*) FROM {table}")), "0", "{key}: half a table");
+        }
+        fs::write(&path, &sound).unwrap();
+    }
+    let log = restored(&cluster, "copy", &store, &[]);
+    assert!(log.contains("unfinished restore"), "{log}");
+    same(&cluster, "app", "copy");
+}
+
+#[test]
+fn extensions_and_missing_roles_come_back_on_another_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = Cluster::start(15);
+    cluster.install_extension(&pg::fixture("ext"));
+    cluster.create_database("app");
+    cluster.psql_file("postgres", &pg::fixture("awkward_roles.sql"), &[]);
+    cluster.psql(
+        "app",
+        "CREATE EXTENSION pg_cron; CREATE EXTENSION pgagent; CREATE EXTENSION pgstow_probe;
+         SELECT cron.schedule('nightly', '0 3 * * *', 'SELECT 1');
+         INSERT INTO cron.job_run_details (jobid, runid, status) SELECT 1, i, 'failed' FROM generate_series(1, 500) i;
+         INSERT INTO pgagent.pga_job (jobjclid, jobname) SELECT 1, 'job ' || i FROM generate_series(1, 5) i;
+         INSERT INTO pgagent.pga_jobstep (jstjobid, jstname, jstkind, jstcode, jstconnstr)
+              SELECT jobid, 'step', 's', 'SELECT 1', 'dbname=x' FROM pgagent.pga_job;
+         CREATE TABLE t (id integer PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10);
+         GRANT SELECT ON t TO lh_reader; ALTER TABLE t OWNER TO lh_owner",
+    );
+    backup(&cluster, "app", &store);
+
+    let other = Cluster::start(15);
+    let told = refused(&other, "app", &store, &["--create"], 1);
+    assert!(told.contains("role lh_owner, role lh_reader") && told.contains("--roles"), "{told}");
+    assert_eq!(other.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'app'"), "0");
+    restored(&other, "app", &store, &["--create", "--roles"]);
+    judge::assert_same_database((&cluster, "app"), (&other, "app"));
+    let sequences = "SELECT last_value FROM pgagent.pga_job_jobid_seq UNION ALL SELECT last_value FROM cron.jobid_seq";
+    assert_eq!(cluster.psql("app", sequences), other.psql("app", sequences));
+    let roles = "SELECT rolname, rolcanlogin, rolconnlimit, rolvaliduntil, rolconfig, pg_has_role('lh_app', 'lh_reader', 'USAGE') FROM pg_roles WHERE oid >= 16384 ORDER BY 1";
+    assert_eq!(cluster.psql("postgres", roles), other.psql("postgres", roles));
+    assert_eq!(
+        other.psql("postgres", "SELECT count(*) FROM pg_authid WHERE oid >= 16384 AND rolpassword IS NOT NULL"),
+        "0"
+    );
+}
+
+#[test]
+fn a_large_table_is_loaded_by_several_sessions_and_a_damaged_piece_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("restore_large");
+    cluster.create_database("restore_large_copy");
+    cluster.psql(
+        "restore_large",
+        "CREATE TABLE large (id integer PRIMARY KEY, t text);
+         INSERT INTO large SELECT i, encode(sha512(i::text::bytea) || sha512((-i)::text::bytea), 'base64') FROM generate_series(1, 600000) i;
+         CREATE TABLE refers (id integer REFERENCES large); INSERT INTO refers SELECT generate_series(1, 1000);
+         CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM large; VACUUM ANALYZE large",
+    );
+    backup(cluster, "restore_large", &store);
+    let path = object(&store, "public/large.sql.zst");
+    object(&store, "public/large.index");
+    let sound = fs::read(&path).unwrap();
+    let mut flipped = sound.clone();
+    let at = flipped.len() - 3_000_000;
+    flipped[at] ^= 1;
+    fs::write(&path, &flipped).unwrap();
+    let told = refused(cluster, "restore_large_copy", &store, &[], 1);
+    assert!(told.contains("public/large.sql.zst"), "{told}");
+    assert_eq!(cluster.psql("restore_large_copy", "SELECT count(*) FROM large"), "0");
+    fs::write(&path, &sound).unwrap();
+    restored(cluster, "restore_large_copy", &store, &[]);
+    // Several sessions: the order of rows is another one.
+    let rows = "SELECT count(*), sum(hashtextextended(id || t, 0)) FROM large";
+    assert_eq!(cluster.psql("restore_large", rows), cluster.psql("restore_large_copy", rows));
+    let rest = |name| judge::dump_text(cluster, name, &["--exclude-table-data=large"]);
+    judge::assert_same(&rest("restore_large"), &rest("restore_large_copy"));
+    assert!(
+        !cluster
+            .psql("restore_large_copy", "SELECT 1 FROM pg_namespace WHERE nspname = 'pgstow_restore'")
+            .contains('1')
+    );
+}
+
+#[test]
+fn parts_come_back_and_what_they_need_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    for name in ["restore_parts", "restore_parts_copy"] {
+        cluster.create_database(name);
+    }
+    cluster.psql(
+        "restore_parts",
+        "CREATE SCHEMA a; CREATE SCHEMA b; CREATE TYPE a.mood AS ENUM ('ok');
+         CREATE TABLE a.parent (id serial PRIMARY KEY, m a.mood); INSERT INTO a.parent (m) SELECT 'ok' FROM generate_series(1, 9);
+         CREATE TABLE b.child (id integer PRIMARY KEY REFERENCES a.parent, m a.mood DEFAULT 'ok'); INSERT INTO b.child SELECT generate_series(1, 9);
+         CREATE INDEX ON b.child (m); CREATE TABLE b.alone (t text); INSERT INTO b.alone VALUES ('x;'), (NULL)",
+    );
+    backup(cluster, "restore_parts", &store);
+    let copy = "restore_parts_copy";
+    let told = refused(cluster, copy, &store, &["--schema", "b"], 1);
+    assert!(told.contains("table a.parent") && told.contains("type a.mood"), "{told}");
+    let told = refused(cluster, copy, &store, &["--table", "b.child"], 1);
+    assert!(told.contains("schema b") && told.contains("table a.parent"), "{told}");
+    restored(cluster, copy, &store, &["--schema", "a"]);
+    cluster.psql(copy, "CREATE SCHEMA b");
+    let told = refused(cluster, copy, &store, &["--table", "b.child"], 2);
+    assert!(told.contains("--into-existing"), "{told}");
+    restored(cluster, copy, &store, &["--table", "b.child", "--table", "b.alone", "--into-existing"]);
+    judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
+
+    // Rows alone, into what is there.
+    cluster.psql(copy, "UPDATE b.child SET m = NULL; DELETE FROM b.alone; SELECT setval('a.parent_id_seq', 1)");
+    let told = refused(cluster, copy, &store, &["--data-only"], 2);
+    assert!(told.contains("a.parent is not empty"), "{told}");
+    restored(cluster, copy, &store, &["--data-only", "--truncate"]);
+    judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
+
+    cluster.drop_database(copy);
+    cluster.create_database(copy);
+    restored(cluster, copy, &store, &["--schema-only"]);
+    let schema = |name| judge::dump_text(cluster, name, &["--schema-only"]);
+    judge::assert_same(&schema("restore_parts"), &schema(copy));
+    assert_eq!(cluster.psql(copy, "SELECT count(*) FROM b.child"), "0");
+}
+
+#[test]
+fn backups_restore_into_newer_servers() {
+    let versions = pg::versions();
+    for (older, newer) in versions.iter().zip(versions.iter().skip(1)) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        let cluster = awkward(*older);
+        backup(&cluster, "app", &store);
+        let other = Cluster::start(*newer);
+        restored(&other, "app", &store, &["--create", "--roles"]);
+        assert_eq!(cluster.psql("app", LARGE_OBJECTS), other.psql("app", LARGE_OBJECTS));
+        // Newer tools read both databases, so that their texts differ by nothing but what the servers know.
+        let rows = |of: &Cluster| {
+            let mut dump = other.command("pg_dump");
+            let text = succeed_with(dump.args(["--data-only", "-d", &of.url("app")]), b"").stdout;
+            judge::comparable(&String::from_utf8(text).unwrap())
+        };
+        judge::assert_same(&rows(&cluster), &rows(&other));
+    }
+}
