@@ -171,18 +171,18 @@ fn load(relation: &Relation, name: &str, columns: &[&Column], list: &str, in_par
     } else {
         // Rows are compared as text: not every type has an equality.
         format!(
-            "{insert} FROM (SELECT s.*, r.k, pg_catalog.row_number() OVER (PARTITION BY r.k) AS pgstow_n \
-             FROM saved s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS k) r) new \
-             WHERE NOT EXISTS (SELECT FROM (SELECT r.k, pg_catalog.row_number() OVER (PARTITION BY r.k) AS pgstow_n \
-             FROM ONLY {name} s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS k) r) old \
-             WHERE old.k = new.k AND old.pgstow_n = new.pgstow_n)",
+            "{insert} FROM (SELECT s.*, r.pgstow_k, pg_catalog.row_number() OVER (PARTITION BY r.pgstow_k) AS pgstow_n \
+             FROM saved s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS pgstow_k) r) incoming \
+             WHERE NOT EXISTS (SELECT FROM (SELECT r.pgstow_k, pg_catalog.row_number() OVER (PARTITION BY r.pgstow_k) AS pgstow_n \
+             FROM ONLY {name} s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS pgstow_k) r) present \
+             WHERE present.pgstow_k = incoming.pgstow_k AND present.pgstow_n = incoming.pgstow_n)",
             columns.iter().map(|c| format!("s.{}", quote(&c.name))).collect::<Vec<_>>().join(", ")
         )
     };
     let tag = dollar_tag(&merge);
     format!(
         "CREATE TEMPORARY TABLE {staging} AS SELECT {select} FROM {name} WITH NO DATA;\n\
-         CREATE FUNCTION pg_temp.{staging}() RETURNS trigger LANGUAGE plpgsql AS {tag}BEGIN {merge}; RETURN NULL; END{tag};\n\
+         CREATE FUNCTION pg_temp.{staging}() RETURNS trigger LANGUAGE plpgsql AS {tag}\n#variable_conflict use_column\nBEGIN {merge}; RETURN NULL; END{tag};\n\
          CREATE TRIGGER merge AFTER INSERT ON pg_temp.{staging} REFERENCING NEW TABLE AS saved FOR EACH STATEMENT \
          EXECUTE FUNCTION pg_temp.{staging}();\n\
          COPY pg_temp.{staging} {in_parens}FROM stdin;\n",
