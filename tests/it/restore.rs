@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use super::support::judge;
 use super::support::pg::{self, Cluster};
@@ -97,6 +97,36 @@ fn the_awkward_database_comes_back_in_every_version() {
     }
 }
 
+fn drill(cluster: &Cluster, on: &str, store: &Path, more: &[&str]) -> (i32, String) {
+    let url = cluster.url(on);
+    let output = output_with(pgstow(cluster, store, &["drill", "--on", &url]).args(more), b"");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let left = cluster.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE 'pgstow_drill%'");
+    assert_eq!(left, "0", "the scratch database is still there\n{text}");
+    (output.status.code().unwrap(), text)
+}
+
+#[test]
+fn a_drill_proves_a_run_or_names_what_is_wrong_and_leaves_no_database() {
+    for version in pg::versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        let cluster = awkward(version);
+        backup(&cluster, "app", &store);
+        let (code, text) = drill(&cluster, "postgres", &store, &[]);
+        assert!(code == 0 && text.contains("PROVEN"), "exit {code}\n{text}");
+        let path = object(&store, "kinds/generated.sql.zst");
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let (code, text) = drill(&cluster, "postgres", &store, &[]);
+        assert!(code == 4 && text.contains("kinds/generated.sql.zst"), "exit {code}\n{text}");
+        let listed = succeed_with(&mut pgstow(&cluster, &store, &["list", "--json"]), b"").stdout;
+        assert!(String::from_utf8_lossy(&listed).contains("\"drilled\""));
+    }
+}
+
 /// The stored object with this key of the newest run.
 fn object(store: &Path, key: &str) -> PathBuf {
     let run = fs::read_dir(store.join("runs")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
@@ -168,6 +198,16 @@ fn extensions_and_missing_roles_come_back_on_another_server() {
     judge::assert_same_database((&cluster, "app"), (&other, "app"));
     let sequences = "SELECT last_value FROM pgagent.pga_job_jobid_seq UNION ALL SELECT last_value FROM cron.jobid_seq";
     assert_eq!(cluster.psql("app", sequences), other.psql("app", sequences));
+    let (code, text) = drill(&cluster, "postgres", &store, &[]);
+    assert!(code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"), "exit {code}\n{text}");
+    other.drop_database("app");
+    let (code, text) = drill(&other, "postgres", &store, &["--scratch-name", "app"]);
+    assert!(code == 0 && text.contains("cron.job: compared by count"), "exit {code}\n{text}");
+    let (code, text) = drill(&cluster, "postgres", &store, &[]);
+    assert!(code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"), "exit {code}\n{text}");
+    other.drop_database("app");
+    let (code, text) = drill(&other, "postgres", &store, &["--scratch-name", "app"]);
+    assert!(code == 0 && text.contains("cron.job: compared by count"), "exit {code}\n{text}");
     let roles = "SELECT rolname, rolcanlogin, rolconnlimit, rolvaliduntil, rolconfig, pg_has_role('lh_app', 'lh_reader', 'USAGE') FROM pg_roles WHERE oid >= 16384 ORDER BY 1";
     assert_eq!(cluster.psql("postgres", roles), other.psql("postgres", roles));
     assert_eq!(
@@ -208,11 +248,30 @@ fn a_large_table_is_loaded_by_several_sessions_and_a_damaged_piece_leaves_nothin
     assert_eq!(cluster.psql("restore_large", rows), cluster.psql("restore_large_copy", rows));
     let rest = |name| judge::dump_text(cluster, name, &["--exclude-table-data=large"]);
     judge::assert_same(&rest("restore_large"), &rest("restore_large_copy"));
+    interrupted(cluster, &store);
     assert!(
         !cluster
             .psql("restore_large_copy", "SELECT 1 FROM pg_namespace WHERE nspname = 'pgstow_restore'")
             .contains('1')
     );
+}
+
+/// Ctrl-C while rows are being loaded: nothing is left of the table, and the same command completes it.
+fn interrupted(cluster: &Cluster, store: &Path) {
+    cluster.drop_database("restore_large_copy");
+    cluster.create_database("restore_large_copy");
+    let url = cluster.url("restore_large_copy");
+    let mut child = pgstow(cluster, store, &["restore", "--to", &url]).stderr(Stdio::null()).spawn().unwrap();
+    let loading = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'restore_large_copy' AND state = 'active' AND query LIKE 'COPY %large%'";
+    while cluster.psql("postgres", loading) == "0" {
+        assert!(child.try_wait().unwrap().is_none(), "the restore ended before it was seen loading");
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(cluster.psql("restore_large_copy", "SELECT count(*) FROM large"), "0");
+    let log = restored(cluster, "restore_large_copy", store, &[]);
+    assert!(log.contains("unfinished restore"), "{log}");
+    assert_eq!(cluster.psql("restore_large_copy", "SELECT count(*) FROM large"), "600000");
 }
 
 #[test]
