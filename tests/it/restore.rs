@@ -83,6 +83,11 @@ fn the_awkward_database_comes_back_in_every_version() {
         cluster.create_database("copy \"x\"");
         restored(&cluster, "copy \"x\"", &store, &[]);
         same(&cluster, "app", "copy \"x\"");
+        // As a restore that was stopped right before its end leaves it.
+        let run = object(&store, "manifest.json").parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        cluster.psql("copy \"x\"", &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
+        restored(&cluster, "copy \"x\"", &store, &[]);
+        same(&cluster, "app", "copy \"x\"");
         let told = refused(&cluster, "copy \"x\"", &store, &[], 2);
         assert!(told.contains("is not empty"), "{told}");
         let told = refused(&cluster, "app", &store, &["--into-existing"], 2);
@@ -256,22 +261,34 @@ fn a_large_table_is_loaded_by_several_sessions_and_a_damaged_piece_leaves_nothin
     );
 }
 
-/// Ctrl-C while rows are being loaded: nothing is left of the table, and the same command completes it.
+/// Ctrl-C, or a lost server, while rows are being loaded: nothing is left of the table, and the same command
+/// completes it.
 fn interrupted(cluster: &Cluster, store: &Path) {
-    cluster.drop_database("restore_large_copy");
-    cluster.create_database("restore_large_copy");
-    let url = cluster.url("restore_large_copy");
-    let mut child = pgstow(cluster, store, &["restore", "--to", &url]).stderr(Stdio::null()).spawn().unwrap();
-    let loading = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'restore_large_copy' AND state = 'active' AND query LIKE 'COPY %large%'";
-    while cluster.psql("postgres", loading) == "0" {
-        assert!(child.try_wait().unwrap().is_none(), "the restore ended before it was seen loading");
+    let copy = "restore_large_copy";
+    cluster.drop_database(copy);
+    cluster.create_database(copy);
+    let url = cluster.url(copy);
+    for (end, code) in [("signal", 130), ("connections", 1)] {
+        let mut child = pgstow(cluster, store, &["restore", "--to", &url]).stderr(Stdio::piped()).spawn().unwrap();
+        let of_ours = format!("FROM pg_stat_activity WHERE datname = '{copy}' AND application_name LIKE 'pgstow%'");
+        let loading = format!("SELECT count(*) {of_ours} AND state = 'active' AND query LIKE 'COPY %large%'");
+        while cluster.psql("postgres", &loading) == "0" {
+            assert!(child.try_wait().unwrap().is_none(), "the restore ended before it was seen loading");
+        }
+        if end == "signal" {
+            assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        } else {
+            cluster.psql("postgres", &format!("SELECT pg_terminate_backend(pid) {of_ours}"));
+        }
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{end}: {stderr}");
+        assert_eq!(stderr.matches("error:").count(), 1, "{end}: {stderr}");
+        assert_eq!(cluster.psql(copy, "SELECT count(*) FROM large"), "0", "{end}");
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(cluster.psql("restore_large_copy", "SELECT count(*) FROM large"), "0");
-    let log = restored(cluster, "restore_large_copy", store, &[]);
+    let log = restored(cluster, copy, store, &[]);
     assert!(log.contains("unfinished restore"), "{log}");
-    assert_eq!(cluster.psql("restore_large_copy", "SELECT count(*) FROM large"), "600000");
+    assert_eq!(cluster.psql(copy, "SELECT count(*) FROM large"), "600000");
 }
 
 #[test]
@@ -307,6 +324,10 @@ fn parts_come_back_and_what_they_need_is_named() {
     let told = refused(cluster, copy, &store, &["--data-only"], 2);
     assert!(told.contains("a.parent is not empty"), "{told}");
     restored(cluster, copy, &store, &["--data-only", "--truncate"]);
+    judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
+
+    cluster.psql(copy, "DELETE FROM b.child; DELETE FROM a.parent; SELECT setval('a.parent_id_seq', 1)");
+    restored(cluster, copy, &store, &["--data-only", "--table", "a.parent", "--table", "b.child"]);
     judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
 
     cluster.drop_database(copy);
