@@ -147,7 +147,7 @@ impl PgRestore {
     }
 
     /// Runs a script in which an older server finds nothing it does not know.
-    async fn psql(&self, arguments: &[&str], mut script: impl AsyncRead + Send + Unpin, options: bool) -> Result<()> {
+    async fn psql(&self, mut script: impl AsyncRead + Send + Unpin, options: bool) -> Result<()> {
         let mut command = Command::new(self.tools.psql());
         command.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]);
         self.environment(&mut command, options);

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::archive::rows::Rows;
 use crate::archive::sql_reader::SqlReader;
 use crate::commands::objects::{self, Plain};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::layout;
 use crate::manifest::{Index, Object, Piece, Table};
 use crate::seal::compress::Compression;
