@@ -123,7 +123,7 @@ impl PgRestore {
         let script = restore.child.stdout.take();
         let consumed = async {
             match script {
-                Some(script) => self.psql(arguments, script, options).await,
+                Some(script) => self.psql(script, options).await,
                 None => Ok(()),
             }
         };
@@ -147,12 +147,9 @@ impl PgRestore {
     }
 
     /// Runs a script in which an older server finds nothing it does not know.
-    async fn psql(&self, arguments: &[&str], mut script: impl AsyncRead + Send + Unpin, options: bool) -> Result<()> {
+    async fn psql(&self, mut script: impl AsyncRead + Send + Unpin, options: bool) -> Result<()> {
         let mut command = Command::new(self.tools.psql());
         command.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]);
-        if arguments.contains(&"--single-transaction") {
-            command.arg("--single-transaction");
-        }
         self.environment(&mut command, options);
         command.arg(format!("--dbname={}", database_word(self.info.database())));
         command.stdin(Stdio::piped()).stdout(Stdio::null());

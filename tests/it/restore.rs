@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use super::support::judge;
 use super::support::pg::{self, Cluster};
@@ -83,6 +83,11 @@ fn the_awkward_database_comes_back_in_every_version() {
         cluster.create_database("copy \"x\"");
         restored(&cluster, "copy \"x\"", &store, &[]);
         same(&cluster, "app", "copy \"x\"");
+        // As a restore that was stopped right before its end leaves it.
+        let run = object(&store, "manifest.json").parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        cluster.psql("copy \"x\"", &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
+        restored(&cluster, "copy \"x\"", &store, &[]);
+        same(&cluster, "app", "copy \"x\"");
         let told = refused(&cluster, "copy \"x\"", &store, &[], 2);
         assert!(told.contains("is not empty"), "{told}");
         let told = refused(&cluster, "app", &store, &["--into-existing"], 2);
@@ -94,6 +99,36 @@ fn the_awkward_database_comes_back_in_every_version() {
             cluster.psql(name, "SELECT encoding, datcollate, datctype, pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
         };
         assert_eq!(properties("app"), properties("made"));
+    }
+}
+
+fn drill(cluster: &Cluster, on: &str, store: &Path, more: &[&str]) -> (i32, String) {
+    let url = cluster.url(on);
+    let output = output_with(pgstow(cluster, store, &["drill", "--on", &url]).args(more), b"");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let left = cluster.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE 'pgstow_drill%'");
+    assert_eq!(left, "0", "the scratch database is still there\n{text}");
+    (output.status.code().unwrap(), text)
+}
+
+#[test]
+fn a_drill_proves_a_run_or_names_what_is_wrong_and_leaves_no_database() {
+    for version in pg::versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        let cluster = awkward(version);
+        backup(&cluster, "app", &store);
+        let (code, text) = drill(&cluster, "postgres", &store, &[]);
+        assert!(code == 0 && text.contains("PROVEN"), "exit {code}\n{text}");
+        let path = object(&store, "kinds/generated.sql.zst");
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let (code, text) = drill(&cluster, "postgres", &store, &[]);
+        assert!(code == 4 && text.contains("kinds/generated.sql.zst"), "exit {code}\n{text}");
+        let listed = succeed_with(&mut pgstow(&cluster, &store, &["list", "--json"]), b"").stdout;
+        assert!(String::from_utf8_lossy(&listed).contains("\"drilled\""));
     }
 }
 
@@ -168,6 +203,16 @@ fn extensions_and_missing_roles_come_back_on_another_server() {
     judge::assert_same_database((&cluster, "app"), (&other, "app"));
     let sequences = "SELECT last_value FROM pgagent.pga_job_jobid_seq UNION ALL SELECT last_value FROM cron.jobid_seq";
     assert_eq!(cluster.psql("app", sequences), other.psql("app", sequences));
+    let (code, text) = drill(&cluster, "postgres", &store, &[]);
+    assert!(code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"), "exit {code}\n{text}");
+    other.drop_database("app");
+    let (code, text) = drill(&other, "postgres", &store, &["--scratch-name", "app"]);
+    assert!(code == 0 && text.contains("cron.job: compared by count"), "exit {code}\n{text}");
+    let (code, text) = drill(&cluster, "postgres", &store, &[]);
+    assert!(code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"), "exit {code}\n{text}");
+    other.drop_database("app");
+    let (code, text) = drill(&other, "postgres", &store, &["--scratch-name", "app"]);
+    assert!(code == 0 && text.contains("cron.job: compared by count"), "exit {code}\n{text}");
     let roles = "SELECT rolname, rolcanlogin, rolconnlimit, rolvaliduntil, rolconfig, pg_has_role('lh_app', 'lh_reader', 'USAGE') FROM pg_roles WHERE oid >= 16384 ORDER BY 1";
     assert_eq!(cluster.psql("postgres", roles), other.psql("postgres", roles));
     assert_eq!(
@@ -208,11 +253,42 @@ fn a_large_table_is_loaded_by_several_sessions_and_a_damaged_piece_leaves_nothin
     assert_eq!(cluster.psql("restore_large", rows), cluster.psql("restore_large_copy", rows));
     let rest = |name| judge::dump_text(cluster, name, &["--exclude-table-data=large"]);
     judge::assert_same(&rest("restore_large"), &rest("restore_large_copy"));
+    interrupted(cluster, &store);
     assert!(
         !cluster
             .psql("restore_large_copy", "SELECT 1 FROM pg_namespace WHERE nspname = 'pgstow_restore'")
             .contains('1')
     );
+}
+
+/// Ctrl-C, or a lost server, while rows are being loaded: nothing is left of the table, and the same command
+/// completes it.
+fn interrupted(cluster: &Cluster, store: &Path) {
+    let copy = "restore_large_copy";
+    cluster.drop_database(copy);
+    cluster.create_database(copy);
+    let url = cluster.url(copy);
+    for (end, code) in [("signal", 130), ("connections", 1)] {
+        let mut child = pgstow(cluster, store, &["restore", "--to", &url]).stderr(Stdio::piped()).spawn().unwrap();
+        let of_ours = format!("FROM pg_stat_activity WHERE datname = '{copy}' AND application_name LIKE 'pgstow%'");
+        let loading = format!("SELECT count(*) {of_ours} AND state = 'active' AND query LIKE 'COPY %large%'");
+        while cluster.psql("postgres", &loading) == "0" {
+            assert!(child.try_wait().unwrap().is_none(), "the restore ended before it was seen loading");
+        }
+        if end == "signal" {
+            assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        } else {
+            cluster.psql("postgres", &format!("SELECT pg_terminate_backend(pid) {of_ours}"));
+        }
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{end}: {stderr}");
+        assert_eq!(stderr.matches("error:").count(), 1, "{end}: {stderr}");
+        assert_eq!(cluster.psql(copy, "SELECT count(*) FROM large"), "0", "{end}");
+    }
+    let log = restored(cluster, copy, store, &[]);
+    assert!(log.contains("unfinished restore"), "{log}");
+    assert_eq!(cluster.psql(copy, "SELECT count(*) FROM large"), "600000");
 }
 
 #[test]
@@ -248,6 +324,10 @@ fn parts_come_back_and_what_they_need_is_named() {
     let told = refused(cluster, copy, &store, &["--data-only"], 2);
     assert!(told.contains("a.parent is not empty"), "{told}");
     restored(cluster, copy, &store, &["--data-only", "--truncate"]);
+    judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
+
+    cluster.psql(copy, "DELETE FROM b.child; DELETE FROM a.parent; SELECT setval('a.parent_id_seq', 1)");
+    restored(cluster, copy, &store, &["--data-only", "--table", "a.parent", "--table", "b.child"]);
     judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
 
     cluster.drop_database(copy);

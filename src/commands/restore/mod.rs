@@ -208,7 +208,10 @@ async fn restore_loaded(
     let Loaded { source, manifest, database, meta, script } = loaded;
     let part = Part::choose(manifest, arguments)?;
     compare_sizes(source, manifest, &part).await?;
-    let part = part.with_contents(source, manifest).await?;
+    let mut part = part.with_contents(source, manifest).await?;
+    if arguments.data_only {
+        part = part.with_sequences(manifest, meta);
+    }
     let mut entries = part.entries(meta);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(arguments)?;

@@ -67,14 +67,38 @@ impl Part {
         Ok(self)
     }
 
+    /// Adds the values of sequences that belong to single tables, for rows that come into tables that exist.
+    pub(super) fn with_sequences(mut self, manifest: &Manifest, meta: &ArchiveMetadata) -> Self {
+        for wanted in self.single_tables(manifest) {
+            let is = |e: &&Entry| {
+                e.desc == ObjectType::Table && namespace(e) == wanted.schema && tag(e) == wanted.table.name
+            };
+            let Some(own) = meta.entries.iter().find(is) else { continue };
+            let of_table = meta.entries.iter().filter(|e| e.dependencies.contains(&own.dump_id));
+            let sequences: HashSet<i32> = of_table
+                .filter_map(|e| match e.desc {
+                    // Of an identity column.
+                    ObjectType::Sequence => Some(e.dump_id),
+                    ObjectType::SequenceOwnedBy => e.dependencies.first().copied(),
+                    _ => None,
+                })
+                .collect();
+            let values = meta.entries.iter().filter(|e| {
+                e.desc == ObjectType::SequenceSet && e.dependencies.iter().any(|id| sequences.contains(id))
+            });
+            self.of_schemas.extend(values.map(|e| e.dump_id));
+        }
+        self
+    }
+
     /// Whether it is all of the run.
     pub(super) const fn is_whole(&self) -> bool {
         self.whole
     }
 
     /// Whether definitions come from the database's archive.
-    pub(super) const fn archives(&self) -> bool {
-        self.whole || !self.schemas.is_empty()
+    pub(super) fn archives(&self) -> bool {
+        self.whole || !self.of_schemas.is_empty()
     }
 
     /// Whether single tables are made from their SQL files.

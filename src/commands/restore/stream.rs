@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::archive::rows::Rows;
 use crate::archive::sql_reader::SqlReader;
 use crate::commands::objects::{self, Plain};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::layout;
 use crate::manifest::{Index, Object, Piece, Table};
 use crate::seal::compress::Compression;
@@ -126,9 +126,15 @@ impl Source {
     /// The rows of one piece of a SQL file, compared with its SHA-256 before any is sent.
     pub(super) async fn piece(&self, object: &Object, piece: &Piece, number: usize) -> Result<Flow> {
         let key = layout::in_run(&self.run, &object.key);
-        let mut stored = Vec::with_capacity(usize::try_from(piece.bytes).unwrap_or(0));
+        // Exactly as large as the piece: a vector that grows would be twice as large.
+        let mut stored = vec![0; usize::try_from(piece.bytes).map_err(|error| Error::failed(error.to_string()))?];
         let mut reader = self.store.read(&key, piece.offset..piece.offset + piece.bytes).await?;
-        reader.read_to_end(&mut stored).await.with_context(|| key.clone())?;
+        if let Err(error) = reader.read_exact(&mut stored).await {
+            return Err(match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => Error::damage(format!("{}: ends inside piece {number}", object.key)),
+                _ => Error::from(error).context(&object.key),
+            });
+        }
         let (send, rows) = mpsc::channel(PARTS);
         let (key, piece, compression) = (object.key.clone(), piece.clone(), self.compression);
         let end = tokio::task::spawn_blocking(move || {
