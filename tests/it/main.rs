@@ -1,5 +1,15 @@
 //! The integration tests: one binary, real PostgreSQL servers, real S3 servers over HTTP, stock tools as judges.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::case_sensitive_file_extension_comparisons,
+    clippy::needless_for_each,
+    clippy::unnecessary_wraps,
+    clippy::cmp_owned,
+    clippy::indexing_slicing,
+    reason = "tests: what they print is read after a failure, and a panic is a failure"
+)]
+
 mod backup_extensions;
 mod backup_failures;
 mod backup_oracle;

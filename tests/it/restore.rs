@@ -85,7 +85,8 @@ fn the_awkward_database_comes_back_in_every_version() {
         same(&cluster, "app", "copy \"x\"");
         // As a restore that was stopped right before its end leaves it.
         let run = object(&store, "manifest.json").parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-        cluster.psql("copy \"x\"", &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
+        cluster
+            .psql("copy \"x\"", &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
         restored(&cluster, "copy \"x\"", &store, &[]);
         same(&cluster, "app", "copy \"x\"");
         let told = refused(&cluster, "copy \"x\"", &store, &[], 2);
@@ -204,12 +205,18 @@ fn extensions_and_missing_roles_come_back_on_another_server() {
     let sequences = "SELECT last_value FROM pgagent.pga_job_jobid_seq UNION ALL SELECT last_value FROM cron.jobid_seq";
     assert_eq!(cluster.psql("app", sequences), other.psql("app", sequences));
     let (code, text) = drill(&cluster, "postgres", &store, &[]);
-    assert!(code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"), "exit {code}\n{text}");
+    assert!(
+        code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"),
+        "exit {code}\n{text}"
+    );
     other.drop_database("app");
     let (code, text) = drill(&other, "postgres", &store, &["--scratch-name", "app"]);
     assert!(code == 0 && text.contains("cron.job: compared by count"), "exit {code}\n{text}");
     let (code, text) = drill(&cluster, "postgres", &store, &[]);
-    assert!(code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"), "exit {code}\n{text}");
+    assert!(
+        code == 3 && text.contains("not proven: extension pg_cron") && text.contains("cron.job"),
+        "exit {code}\n{text}"
+    );
     other.drop_database("app");
     let (code, text) = drill(&other, "postgres", &store, &["--scratch-name", "app"]);
     assert!(code == 0 && text.contains("cron.job: compared by count"), "exit {code}\n{text}");

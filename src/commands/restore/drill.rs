@@ -365,7 +365,8 @@ async fn definitions(
     // Entries of our own for what `pg_dump` leaves out: it will leave them out again.
     // A refresh is no definition.
     let own = |e: &Entry| {
-        e.desc == ObjectType::MaterializedViewData || e.defn.as_deref().is_some_and(|defn| defn.starts_with("DO $pgstow"))
+        e.desc == ObjectType::MaterializedViewData
+            || e.defn.as_deref().is_some_and(|defn| defn.starts_with("DO $pgstow"))
     };
     let kept = loaded.meta.entries.iter().filter(|e| !own(e) && !leave_out.entries.contains(&e.dump_id));
     let archive = PrivateFile::new(&compose::head(&loaded.meta, kept.cloned().collect())?)?;

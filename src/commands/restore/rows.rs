@@ -159,7 +159,7 @@ impl Rows {
             };
             match &index {
                 Some(index) => {
-                    queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) }))
+                    queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) }));
                 }
                 None => queue.push_back(Unit { table: at, piece: None }),
             }

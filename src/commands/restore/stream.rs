@@ -131,7 +131,9 @@ impl Source {
         let mut reader = self.store.read(&key, piece.offset..piece.offset + piece.bytes).await?;
         if let Err(error) = reader.read_exact(&mut stored).await {
             return Err(match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => Error::damage(format!("{}: ends inside piece {number}", object.key)),
+                std::io::ErrorKind::UnexpectedEof => {
+                    Error::damage(format!("{}: ends inside piece {number}", object.key))
+                }
                 _ => Error::from(error).context(&object.key),
             });
         }
