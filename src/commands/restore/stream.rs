@@ -1,11 +1,10 @@
 //! From stored bytes to COPY text: the rows of a SQL file or of one piece of it, as a channel of parts, with their
-//! fingerprint. Decompression runs on blocking threads. Nothing is believed before it was compared: a piece before
-//! its first byte is used, a whole object at its end, so the caller commits after this has returned.
+//! fingerprint. Decompression runs on blocking threads. What a piece or an object is, is
+//! known at its end only, so the caller commits after that.
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -123,25 +122,17 @@ impl Source {
         (head, Flow { rows, end })
     }
 
-    /// The rows of one piece of a SQL file, compared with its SHA-256 before any is sent.
+    /// The rows of one piece of a SQL file; its SHA-256 is compared at its end, before anything is committed.
     pub(super) async fn piece(&self, object: &Object, piece: &Piece, number: usize) -> Result<Flow> {
         let key = layout::in_run(&self.run, &object.key);
-        // Exactly as large as the piece: a vector that grows would be twice as large.
-        let mut stored = vec![0; usize::try_from(piece.bytes).map_err(|error| Error::failed(error.to_string()))?];
-        let mut reader = self.store.read(&key, piece.offset..piece.offset + piece.bytes).await?;
-        if let Err(error) = reader.read_exact(&mut stored).await {
-            return Err(match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => {
-                    Error::damage(format!("{}: ends inside piece {number}", object.key))
-                }
-                _ => Error::from(error).context(&object.key),
-            });
-        }
+        let tap = decode::Tap::default();
+        let stored = tap.reader(self.store.read(&key, piece.offset..piece.offset + piece.bytes).await?);
         let (send, rows) = mpsc::channel(PARTS);
         let (key, piece, compression) = (object.key.clone(), piece.clone(), self.compression);
         let end = tokio::task::spawn_blocking(move || {
             let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
-            let read = whole_piece(stored, &piece, compression, &mut out)
+            let mut plain = Plain::new(stored, compression);
+            let read = whole_piece(&mut plain, &tap, &piece, &mut out)
                 .map_err(|error| error.context(format!("{key}: piece {number}")));
             if let Err(error) = &read {
                 drop(send.blocking_send(Err(error.clone())));
@@ -208,25 +199,19 @@ fn head(before: &[u8], copy: &str) -> Result<Head> {
     Ok(Head { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() })
 }
 
-fn whole_piece(stored: Vec<u8>, piece: &Piece, compression: Compression, out: &mut Out<'_>) -> Result<()> {
-    if stored.len() as u64 != piece.bytes || decode::sha256(&stored) != piece.sha256 {
-        return Err(Error::damage("differs from its SHA-256"));
-    }
-    let stored = Cursor::new(stored);
-    let mut plain: Box<dyn Read> = match compression {
-        Compression::Zstd(_) => Box::new(zstd::stream::read::Decoder::new(stored)?),
-        Compression::Gzip(_) => Box::new(flate2::read::MultiGzDecoder::new(stored)),
-        Compression::None => Box::new(stored),
-    };
+fn whole_piece(plain: &mut Plain<'_>, tap: &decode::Tap, piece: &Piece, out: &mut Out<'_>) -> Result<()> {
     let mut buffer = vec![0; PART_BYTES];
     loop {
-        let size = plain.read(&mut buffer).map_err(|error| Error::damage(error.to_string()))?;
+        let size = plain.read(&mut buffer)?;
         if size == 0 {
             break;
         }
         out.push(buffer.get(..size).unwrap_or_default())?;
     }
     out.flush()?;
+    if tap.bytes() != piece.bytes || tap.sha256() != piece.sha256 {
+        return Err(Error::damage("differs from its SHA-256"));
+    }
     if out.rows.ended() || !out.rows.between_rows() || out.rows.fingerprint().rows != piece.rows {
         return Err(Error::damage(format!("is not {} whole rows", piece.rows)));
     }
