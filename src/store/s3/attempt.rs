@@ -202,7 +202,7 @@ impl S3 {
             if quiet >= patience {
                 return Err(Failure::new(format!("not a byte moved for {} s", patience.as_secs_f32()), true));
             }
-            if let Ok(answer) = tokio::time::timeout(patience - quiet, &mut request).await {
+            if let Ok(answer) = tokio::time::timeout(patience.saturating_sub(quiet), &mut request).await {
                 return answer.map_err(Failure::from);
             }
         }

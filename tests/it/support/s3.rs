@@ -110,6 +110,16 @@ struct Counting {
     open: Arc<Mutex<BTreeMap<String, (String, Timestamp)>>>,
 }
 
+impl Counting {
+    /// What S3 answers for an upload that is over; `s3s-fs` would deny access.
+    fn known(&self, id: &str) -> S3Result<()> {
+        if self.open.lock().unwrap().contains_key(id) {
+            return Ok(());
+        }
+        Err(s3s::s3_error!(NoSuchUpload, "The specified multipart upload does not exist"))
+    }
+}
+
 type Answer<'a, T> = Pin<Box<dyn Future<Output = S3Result<S3Response<T>>> + Send + 'a>>;
 
 macro_rules! passed_on {
@@ -158,6 +168,7 @@ impl S3 for Counting {
     {
         Box::pin(async move {
             let id = request.input.upload_id.clone();
+            self.known(&id)?;
             let answer = self.files.complete_multipart_upload(request).await?;
             self.open.lock().unwrap().remove(&id);
             Ok(answer)
@@ -174,6 +185,7 @@ impl S3 for Counting {
     {
         Box::pin(async move {
             let id = request.input.upload_id.clone();
+            self.known(&id)?;
             let answer = self.files.abort_multipart_upload(request).await?;
             self.open.lock().unwrap().remove(&id);
             Ok(answer)
