@@ -235,7 +235,7 @@ impl S3 {
                     });
                 }
             }
-            token = self.next_page(prefix, &page, token)?;
+            token = self.next_page(prefix, &page, token.as_deref())?;
             if token.is_none() {
                 return Ok(found);
             }
@@ -255,7 +255,7 @@ impl S3 {
                     .map(|folder| folder.trim_end_matches('/'));
                 found.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
             }
-            token = self.next_page(prefix, &page, token)?;
+            token = self.next_page(prefix, &page, token.as_deref())?;
             if token.is_none() {
                 return Ok(found);
             }
@@ -287,13 +287,13 @@ impl S3 {
         &self,
         prefix: &str,
         page: &aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output,
-        last: Option<String>,
+        last: Option<&str>,
     ) -> Result<Option<String>> {
         if page.is_truncated() != Some(true) {
             return Ok(None);
         }
         match page.next_continuation_token() {
-            Some(token) if last.as_deref() != Some(token) => Ok(Some(token.to_owned())),
+            Some(token) if last != Some(token) => Ok(Some(token.to_owned())),
             _ => Err(Error::failed(format!("{}: list {prefix}: the server cuts its list", self.describe()))),
         }
     }

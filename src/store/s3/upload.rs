@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::store::{Condition, Plan, WriteError, hex};
 
 /// Servers put large objects together before they answer.
-const COMPLETE: Duration = Duration::from_secs(600);
+const COMPLETE: Duration = Duration::from_mins(10);
 /// First size of a part's buffer; it doubles, so that small objects stay small.
 const FIRST_BUFFER: usize = 16 << 10;
 
@@ -274,10 +274,10 @@ async fn clean(s3: Arc<S3>, key: String, upload: Upload, mut sending: JoinSet<Re
     let id = match upload {
         Upload::None => return,
         Upload::Open(id) => id,
-        Upload::Asked(asked) => match asked.await {
-            Ok(Ok(id)) => id,
-            _ => return,
-        },
+        Upload::Asked(asked) => {
+            let Ok(Ok(id)) = asked.await else { return };
+            id
+        }
     };
     if let Err(error) = Box::pin(s3.abort(&key, &id)).await {
         tracing::warn!(%error, "an upload is left open");
