@@ -206,9 +206,8 @@ impl Writer {
                 .upload_id(&id)
                 .multipart_upload(parts.clone())
                 .send();
-            let failure = match s3.watch_for(patience, &Progress::default(), request).await {
-                Ok(_) => return Ok(()),
-                Err(failure) => failure,
+            let Err(failure) = s3.watch_for(patience, &Progress::default(), request).await else {
+                return Ok(());
             };
             tries += 1;
             answer_lost |= failure.ambiguous;
