@@ -1,5 +1,5 @@
 //! The store's contract: one suite, every store passes it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step fails the test")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step fails the test")]
 
 use bytes::Bytes;
 use pgstow::cli::StoreArgs;

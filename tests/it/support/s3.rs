@@ -2,7 +2,12 @@
 //!
 //! Path style at `127.0.0.1`, virtual-host style at `localhost` (`bucket.localhost`). `s3s-fs` cannot list multipart
 //! uploads; this server keeps count of them itself.
-#![allow(clippy::unwrap_used, dead_code, reason = "a test's support: it may panic, and not every test uses all of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::unnecessary_wraps,
+    dead_code,
+    reason = "a test's support: it may panic, and not every test uses all of it"
+)]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -110,6 +115,16 @@ struct Counting {
     open: Arc<Mutex<BTreeMap<String, (String, Timestamp)>>>,
 }
 
+impl Counting {
+    /// What S3 answers for an upload that is over; `s3s-fs` would deny access.
+    fn known(&self, id: &str) -> S3Result<()> {
+        if self.open.lock().unwrap().contains_key(id) {
+            return Ok(());
+        }
+        Err(s3s::s3_error!(NoSuchUpload, "The specified multipart upload does not exist"))
+    }
+}
+
 type Answer<'a, T> = Pin<Box<dyn Future<Output = S3Result<S3Response<T>>> + Send + 'a>>;
 
 macro_rules! passed_on {
@@ -158,6 +173,7 @@ impl S3 for Counting {
     {
         Box::pin(async move {
             let id = request.input.upload_id.clone();
+            self.known(&id)?;
             let answer = self.files.complete_multipart_upload(request).await?;
             self.open.lock().unwrap().remove(&id);
             Ok(answer)
@@ -174,6 +190,7 @@ impl S3 for Counting {
     {
         Box::pin(async move {
             let id = request.input.upload_id.clone();
+            self.known(&id)?;
             let answer = self.files.abort_multipart_upload(request).await?;
             self.open.lock().unwrap().remove(&id);
             Ok(answer)
