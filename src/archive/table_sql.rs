@@ -232,7 +232,8 @@ fn dropped_name(entry: &Entry) -> Option<(&str, &str)> {
 
 /// A name without quotes where that is safe whatever the keywords of a version are: what is neither lower-case nor
 /// plain is quoted, and so is every name pg_dump might take for a keyword.
-fn plain_or_quoted(name: &str) -> String {
+#[must_use]
+pub fn plain_or_quoted(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if plain && !KEYWORDISH.contains(&name) { name.to_owned() } else { quote(name) }

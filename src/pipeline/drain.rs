@@ -117,6 +117,8 @@ pub enum Stopped {
         schema: usize,
         /// Key of the object.
         key: String,
+        /// Size of its parts.
+        part_bytes: u64,
     },
     /// Anything else.
     Failed(Error),
@@ -252,7 +254,9 @@ impl Drain<'_> {
         let mut number = before;
         for (at, plan) in schemas.iter().enumerate().skip(first) {
             let finished = self.schema(at, plan, &mut chunks, &mut number).await.map_err(|error| match error {
-                WriteError::PartsExhausted { key, .. } => Stopped::PartsExhausted { schema: at, key },
+                WriteError::PartsExhausted { key, part_bytes } => {
+                    Stopped::PartsExhausted { schema: at, key, part_bytes }
+                }
                 WriteError::Failed(error) => Stopped::Failed(error),
             })?;
             done.push(finished);

@@ -212,9 +212,6 @@ impl Detection {
             } else if relation.relkind == 'r' && may.row_security {
                 let reason = "row-level security would hide rows from this role".to_owned();
                 (reason, format!("ALTER ROLE {role} BYPASSRLS;"))
-            } else if self.server.in_recovery && relation.persistence == 'u' {
-                let reason = "an unlogged relation has no content on a standby".to_owned();
-                (reason, "-- back up the primary instead".to_owned())
             } else if !may.usage {
                 closed.insert(relation.schema.clone());
                 relation.unreadable = Some("no USAGE on the schema".to_owned());

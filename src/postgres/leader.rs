@@ -44,6 +44,16 @@ pub struct Candidate {
     pub detection: Detection,
 }
 
+impl Leader {
+    /// Lets snapshot, locks and the advisory lock go, so that the next attempt finds them free.
+    pub async fn release(self) {
+        let sql = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
+        if let Err(error) = self.session.client.batch_execute(sql).await {
+            tracing::debug!("let the locks go: {error}");
+        }
+    }
+}
+
 /// What a relation is called in SQL.
 #[must_use]
 pub fn qualified(relation: &Relation) -> String {
@@ -126,6 +136,7 @@ impl Candidate {
         let client = &self.session.client;
         match error.code() {
             Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => Ok("a table was dropped".to_owned()),
+            Some(&SqlState::T_R_DEADLOCK_DETECTED) => Ok("a deadlock was ended".to_owned()),
             Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                 rollback(client).await?;
                 let held = holders(client, &self.detection).await?;

@@ -130,6 +130,11 @@ fn explain(words: &str, error: &libpgdump::Error) -> Failure {
     let text = words.trim();
     // --lock-wait-timeout is a statement_timeout around LOCK TABLE. The server's words may be in any language, so
     // what failed decides: the leader has locked these tables, and only waiting or a missing right can stop pg_dump.
+    if text.contains("max_locks_per_transaction") {
+        return Failure::Failed(Error::failed(format!("pg_dump failed: {}", first_error(text))).hint(
+            "raise max_locks_per_transaction on the server: every table needs a lock, twice (leader and pg_dump)",
+        ));
+    }
     if text.contains("LOCK TABLE") && !text.contains("permission denied") {
         return Failure::Lock(first_error(text));
     }

@@ -108,7 +108,10 @@ impl Readers {
                     // A failed drain says why; that it stopped listening is only the echo of that.
                     Trouble::Fatal(_) if feed.is_abandoned() => return Ok(()),
                     Trouble::Fatal(error) => return Err(error),
-                    Trouble::Refused => self.one_by_one(&session.client, &task, &feed, &mut position).await?,
+                    Trouble::Refused => match self.one_by_one(&session.client, &task, &feed, &mut position).await {
+                        Err(_echo) if feed.is_abandoned() => return Ok(()),
+                        result => result?,
+                    },
                     Trouble::Lost(error) => {
                         tries += 1;
                         if tries > RECONNECTS {

@@ -36,8 +36,9 @@ pub(super) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> 
 }
 
 async fn read_latest(store: &Store) -> Result<Option<(Latest, Option<String>)>> {
-    let Some(body) = store.get(layout::LATEST).await? else { return Ok(None) };
+    // The ETag first: a pointer that moves in between makes it stale, and a conditional PUT with it is refused.
     let etag = store.head(layout::LATEST).await?.and_then(|info| info.etag);
+    let Some(body) = store.get(layout::LATEST).await? else { return Ok(None) };
     let latest = serde_json::from_slice(&body).map_err(std::io::Error::from);
     let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()))?;
     Ok(Some((latest, etag)))
@@ -207,9 +208,11 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
     let body = Bytes::from(json);
     let store = &run.target.store;
     store.put(&key, body.clone(), Condition::None).await?;
-    if store.get(&key).await?.as_ref() != Some(&body) {
+    let read = store.get(&key).await;
+    if !matches!(&read, Ok(Some(there)) if *there == body) {
         // A manifest that does not read back would make a broken run look whole.
         store.delete(&key).await?;
+        read?;
         return Err(Error::failed(format!("{key} of {} does not read back as it was written", store.describe())));
     }
     Ok(hex(&Sha256::digest(&body)))

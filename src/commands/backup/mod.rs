@@ -99,6 +99,10 @@ async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifes
     let run = Run { name, started, info, tools, target, args, counters };
     tracing::info!(run = %run.name, database = %run.info.database(), store = %store.describe(), "backup started");
     let (leader, meta) = run.lead(candidate).await?;
+    if !run.args.allow_unreadable {
+        // What came up since the first look is as unreadable as what was there.
+        preflight(&leader.detection, false)?;
+    }
     let plan = run.plan(&leader, meta).await?;
     let gathered = run.gather(&leader, &plan, global).await?;
     finish::finish(&run, &leader, &plan, gathered).await
@@ -219,6 +223,7 @@ impl Run {
                         "pg_dump could not get its locks ({words}); letting go and starting over (attempt {attempt} of {ATTEMPTS})"
                     );
                     refused = crate::postgres::leader::holders(&leader.session.client, &leader.detection).await?;
+                    leader.release().await;
                 }
             }
         }
@@ -258,7 +263,7 @@ impl Run {
             gone = leader.session.closed() => Err(gone.context("the leader's connection, which holds the snapshot, was lost")),
             result = async {
                 tokio::try_join!(
-                    Box::pin(self.rows(leader, plan)),
+                    Box::pin(self.rows(leader, plan, global.store.s3_max_parts)),
                     Box::pin(large_objects::store(self, leader, plan)),
                     Box::pin(small),
                 )
@@ -280,7 +285,7 @@ impl Run {
     }
 
     /// Reads all rows into both forms; starts again at a schema whose object came near the limit of parts.
-    async fn rows(&self, leader: &Leader, plan: &Plan) -> Result<Vec<SchemaDone>> {
+    async fn rows(&self, leader: &Leader, plan: &Plan, max_parts: u32) -> Result<Vec<SchemaDone>> {
         let mut schemas = plan.drain.clone();
         let mut done = Vec::with_capacity(schemas.len());
         loop {
@@ -288,11 +293,17 @@ impl Run {
             match self.pass(leader, plan, &schemas, first, &mut done).await {
                 Ok(()) => return Ok(done),
                 Err(Stopped::Failed(error)) => return Err(error),
-                Err(Stopped::PartsExhausted { schema, key }) => {
+                Err(Stopped::PartsExhausted { schema, key, part_bytes }) => {
                     tracing::warn!("{key} needs larger parts than planned; writing its schema again");
+                    // Enough for parts at least four times as large, whatever size was planned from.
+                    let expected = part_bytes.saturating_mul(u64::from(max_parts)).saturating_mul(4);
                     if let Some(again) = schemas.get_mut(schema) {
-                        again.expected = (again.expected.max(1 << 30)) * 8;
-                        again.tables.iter_mut().for_each(|t| t.expected = t.expected.max(1 << 27) * 8);
+                        for table in again.tables.iter_mut().filter(|table| key.contains(&table.sql)) {
+                            table.expected = expected;
+                        }
+                        if key.contains(&again.dump) {
+                            again.expected = expected;
+                        }
                     }
                 }
             }
@@ -327,7 +338,9 @@ impl Run {
         };
         let mut workers = start(&readers, &intake, wanted).await?;
         let drained = drain.run(schemas, first, delivery, counts, done);
-        race(&mut workers, drained).await
+        let result = race(&mut workers, drained).await;
+        workers.shutdown().await;
+        result
     }
 }
 

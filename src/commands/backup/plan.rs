@@ -187,6 +187,16 @@ pub(super) fn plan(
     let (mut skipped, mut partial) = (Vec::new(), false);
     let mut planned_rows = 0;
     for schema in &detection.schemas {
+        // pg_dump takes every schema named so for PostgreSQL's own and describes nothing in it.
+        if schema.name.starts_with("pg_") && schema.extension.is_none() {
+            partial = true;
+            skipped.push(Skipped {
+                schema: schema.name.clone(),
+                name: schema.name.clone(),
+                kind: "schema".to_owned(),
+                reason: "pg_dump does not describe a schema whose name begins with pg_: rename it".to_owned(),
+            });
+        }
         let mut tables: Vec<(&Relation, Option<(usize, &Entry)>)> = Vec::new();
         for relation in detection.relations.iter().filter(|r| r.schema == schema.name) {
             let data = rows.get(&relation.oid).copied();
@@ -268,16 +278,21 @@ fn left_out(relation: &Relation, has_rows: bool, described: bool, detection: &De
         Some((skipped, grave))
     };
     if let Some(reason) = &relation.unreadable {
-        // A standby's unlogged rows are nobody's fault; anything else was left out on request.
-        let standby = relation.persistence == 'u' && detection.server.in_recovery;
-        return skip(reason, !standby);
+        return skip(reason, true);
     }
     match (relation.relkind, &relation.extension) {
         ('r', Some(_)) if !has_rows && relation.persistence == 'u' => {
             skip("unlogged table of an extension: a scratch area whose rows must not come back", false)
         }
-        ('r', None) if !has_rows && described && relation.persistence == 'u' => {
-            skip("unlogged table: its rows are not on a standby", false)
+        ('r' | 'S', None) if !has_rows && relation.persistence == 'u' && detection.server.in_recovery => {
+            skip("unlogged: it has no content on a standby", false)
+        }
+        // What CREATE EXTENSION makes again is not described either; what was attached by hand cannot be told apart.
+        ('p' | 'm' | 'f', Some(extension)) if !described => {
+            let reason = format!(
+                "pg_dump does not describe what belongs to an extension: it comes back as far as CREATE EXTENSION {extension} makes it"
+            );
+            skip(&reason, false)
         }
         ('r' | 'p' | 'f' | 'm' | 'S', None) if !described => {
             skip("pg_dump does not describe it (the name of its schema begins with pg_)", true)

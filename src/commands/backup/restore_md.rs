@@ -3,7 +3,7 @@
 
 use super::Run;
 use super::plan::Plan;
-use crate::archive::table_sql::in_comment;
+use crate::archive::table_sql::{in_comment, plain_or_quoted};
 use crate::manifest::{Omitted, Schema, Skipped};
 use crate::postgres::leader::Leader;
 use crate::seal::compress::Compression;
@@ -116,19 +116,14 @@ fn script(facts: &Facts<'_>) -> String {
            !on {{ at = index($0, \" DATABASE \" ENVIRON[\"NAME\"] \" \")\n         \
              on = at && /^(ALTER|GRANT|REVOKE|COMMENT|SECURITY)/ && !/ OWNER TO /\n         \
              if (on) $0 = substr($0, 1, at) \"DATABASE :\\\"DBNAME\\\" \" substr($0, at + 11 + length(ENVIRON[\"NAME\"])) }}\n  \
-           on {{ print; open = (open + gsub(/\\047/, \"&\")) % 2; if (!open && /;$/) on = 0 }}' | psql -X -q -d \"$DB\"\n\
+           on {{ print; open = (open + gsub(/\\047/, \"&\")) % 2; if (!open && /;$/) on = 0 }}' |\n  \
+           psql -X -q -v ON_ERROR_STOP=1 -d \"$DB\"\n\
          psql -X -q -d \"$DB\" -c ANALYZE\n\
          ```\n\n",
         jobs = post_data_jobs(facts),
-        name = shell_quoted(&plain_ident(&facts.leader.detection.server.database)),
+        name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
     ));
     sh
-}
-
-/// A name as it stands in pg_dump's statements: quoted unless plain.
-fn plain_ident(name: &str) -> String {
-    let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain { name.to_owned() } else { crate::archive::table_sql::quote(name) }
 }
 
 /// Post-data runs in parallel unless indexes of partitions are attached: two `ALTER INDEX ... ATTACH PARTITION` of one
