@@ -55,6 +55,16 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
             reason: "the role may not read pg_authid; set passwords with ALTER ROLE after a restore".to_owned(),
         });
     }
+    omitted.extend(plan.absent.iter().map(|name| {
+        Omitted {
+            kind: "definition of an extension's table".to_owned(),
+            name: name.clone(),
+            reason:
+                "its rows are saved; where CREATE EXTENSION does not make it, it is made again with columns, keys and \
+                 indexes only, without grants, policies and triggers"
+                    .to_owned(),
+        }
+    }));
     let schemas = schemas(plan, &gathered.schemas);
     let facts = restore_md::Facts {
         run,

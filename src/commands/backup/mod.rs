@@ -98,12 +98,12 @@ async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifes
     let counters = Arc::new(Counters::default());
     let run = Run { name, started, info, tools, target, args, counters };
     tracing::info!(run = %run.name, database = %run.info.database(), store = %store.describe(), "backup started");
-    let (leader, meta) = run.lead(candidate).await?;
+    let (mut leader, meta) = run.lead(candidate).await?;
     if !run.args.allow_unreadable {
         // What came up since the first look is as unreadable as what was there.
         preflight(&leader.detection, false)?;
     }
-    let plan = run.plan(&leader, meta).await?;
+    let plan = run.plan(&mut leader, meta).await?;
     let gathered = run.gather(&leader, &plan, global).await?;
     finish::finish(&run, &leader, &plan, gathered).await
 }
@@ -232,9 +232,11 @@ impl Run {
     }
 
     /// Puts the catalogue together with what pg_dump left out, and plans the run.
-    async fn plan(&self, leader: &Leader, meta: libpgdump::format::ArchiveMetadata) -> Result<Plan> {
-        let client = &leader.session.client;
+    async fn plan(&self, leader: &mut Leader, meta: libpgdump::format::ArchiveMetadata) -> Result<Plan> {
+        let session = Arc::clone(&leader.session);
+        let client = &session.client;
         let belongs = catalogue::belongs(client).await?;
+        plan::adopt_sequences(&mut leader.detection, &belongs);
         let reach = catalogue::reach(client).await?;
         let (tables, sequences) = plan::absent(&leader.detection, &meta.entries);
         let tables = if tables.is_empty() { Vec::new() } else { absent::tables(client, &tables).await? };

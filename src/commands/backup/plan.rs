@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
-use crate::archive::catalogue::{Catalogue, ExtensionReach, namespace, oid, tag};
+use crate::archive::catalogue::{Belongs, Catalogue, ExtensionReach, PG_CLASS, namespace, oid, tag};
 use crate::archive::compose;
 use crate::archive::table_sql::{self, TableSql, Title};
 use crate::error::{Error, Result};
@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub skipped: Vec<Skipped>,
     /// Whether something in `skipped` makes the run partial.
     pub partial: bool,
+    /// Tables of extensions that pg_dump does not describe, as `schema.table`.
+    pub absent: Vec<String>,
     /// The catalogue, with our own entries.
     pub catalogue: Arc<Catalogue>,
     reach: Arc<Vec<ExtensionReach>>,
@@ -94,6 +96,17 @@ pub(super) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'
 
 fn oids_of(entries: &[Entry], descs: &[ObjectType]) -> HashSet<u32> {
     entries.iter().filter(|e| descs.contains(&e.desc)).map(oid).collect()
+}
+
+/// Sequences of an extension's tables are the extension's too: pg_dump leaves them out with their tables although
+/// they may not be members themselves.
+pub(super) fn adopt_sequences(detection: &mut Detection, belongs: &Belongs) {
+    let owners: HashMap<u32, String> =
+        detection.relations.iter().filter_map(|r| r.extension.clone().map(|extension| (r.oid, extension))).collect();
+    for sequence in detection.relations.iter_mut().filter(|r| r.relkind == 'S' && r.extension.is_none()) {
+        let table = belongs.get(&(PG_CLASS, sequence.oid));
+        sequence.extension = table.and_then(|table| owners.get(table)).cloned();
+    }
 }
 
 /// Adds entries of our own for what pg_dump left out of extensions.
@@ -154,6 +167,9 @@ pub(super) fn add_absent(
     }
     for sequence in sequences {
         let of = relation(sequence.oid)?;
+        let mut make = entry(of, ObjectType::Sequence, Section::PreData);
+        make.defn = Some(sequence.create.clone());
+        catalogue.add(make, None);
         let mut set = entry(of, ObjectType::SequenceSet, Section::Data);
         set.defn = Some(sequence.set.clone());
         catalogue.add(set, None);
@@ -168,6 +184,12 @@ pub(super) fn plan(
     reach: Vec<ExtensionReach>,
     absent: &[AbsentTable],
 ) -> Result<Plan> {
+    let absent_names = detection
+        .relations
+        .iter()
+        .filter(|r| absent.iter().any(|table| table.oid == r.oid))
+        .map(|r| format!("{}.{}", r.schema, r.name))
+        .collect();
     let reads: HashMap<u32, &str> = absent.iter().map(|t| (t.oid, t.read.as_str())).collect();
     let rows: HashMap<u32, (usize, &Entry)> = catalogue
         .meta
@@ -257,6 +279,7 @@ pub(super) fn plan(
         chunks: Arc::new(chunks),
         skipped,
         partial,
+        absent: absent_names,
         catalogue: Arc::new(catalogue),
         reach: Arc::new(reach),
     })
