@@ -30,11 +30,13 @@ const LOCK: &str = ".pgstow-lock";
 #[derive(Debug)]
 pub(super) struct Dir {
     root: PathBuf,
+    /// File operations under way, which run to their end even when nobody waits for them any more.
+    working: TaskTracker,
 }
 
 impl Dir {
-    /// Takes a path, or a `file://` URL without a host.
-    pub(super) fn open(name: &str) -> Result<Self> {
+    /// Takes a path, or a `file://` URL without a host. `working` counts what is under way on other threads.
+    pub(super) fn open(name: &str, working: TaskTracker) -> Result<Self> {
         let path = match name.split_once("://") {
             None => name,
             Some(("file", path)) if path.starts_with('/') => path,
@@ -47,7 +49,7 @@ impl Dir {
             return Err(Error::usage("--store is empty").hint("use s3://bucket/prefix, or the path of a directory"));
         }
         let root = std::path::absolute(path).with_context(|| format!("--store {name}"))?;
-        Ok(Self { root })
+        Ok(Self { root, working })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -84,7 +86,7 @@ impl Dir {
         key: &str,
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T> {
-        match tokio::task::spawn_blocking(work).await {
+        match self.working.spawn_blocking(work).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(self.failed(operation, key, &error)),
             Err(error) => Err(Error::failed(format!("{operation} {key}: {error}"))),

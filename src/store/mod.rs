@@ -120,7 +120,7 @@ impl Store {
         let make = if args.store.starts_with("s3://") {
             Make::S3(Arc::new(Box::pin(s3::S3::open(args, credentials)).await?))
         } else {
-            Make::Dir(Arc::new(dir::Dir::open(&args.store)?))
+            Make::Dir(Arc::new(dir::Dir::open(&args.store, cleaners.clone())?))
         };
         Ok(Self { make, cleaners })
     }
