@@ -60,7 +60,7 @@ impl From<WriteError> for Error {
 /// Writes one object. It appears when [`ObjectWriter::finish`] returns, and not at all otherwise: dropped unfinished,
 /// the writer removes what it left in a task that [`super::Store::drain`] waits for.
 ///
-/// Memory: up to one part of its own, and its share of the 48 MiB that all writers of a store may have in flight.
+/// Memory: up to one part of its own, and its share of the 32 MiB that all writers of a store may have in flight.
 pub struct ObjectWriter {
     sink: Sink,
     hash: Sha256,

@@ -39,11 +39,11 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use plan::Plan;
 
-/// Sealed and raw rows that readers may hold ahead of the drain. With parts in flight (48 MiB), compressors and the
+/// Sealed and raw rows that readers may hold ahead of the drain. With parts in flight (32 MiB), compressors and the
 /// rest this keeps 4 jobs under 256 MiB resident.
-const AHEAD_BYTES: usize = 40 << 20;
+const AHEAD_BYTES: usize = 24 << 20;
 /// Rows of the task being drained that need not wait for others.
-const RESERVE_BYTES: usize = 12 << 20;
+const RESERVE_BYTES: usize = 8 << 20;
 
 /// Everything a run is made with.
 struct Run {

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 pub(super) use upload::Writer;
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
-const IN_FLIGHT_BYTES: usize = 48 << 20;
+const IN_FLIGHT_BYTES: usize = 32 << 20;
 /// Requests with a body at once: Supabase Storage was seen to take 8 well.
 const IN_FLIGHT: usize = 8;
 /// Largest body of one PUT whose `ETag` is its MD5 on Supabase Storage; larger ones go in parts.
