@@ -47,7 +47,7 @@ pub async fn contents(session: &Session) -> Result<Vec<String>> {
     strings(&session.client, &sql, "look at what the database holds").await
 }
 
-/// The run whose restore was not finished here.
+/// What the mark says, where a restore was not finished here: which one.
 pub async fn unfinished(session: &Session) -> Result<Option<String>> {
     let sql = format!(
         "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = {}",
@@ -56,9 +56,9 @@ pub async fn unfinished(session: &Session) -> Result<Option<String>> {
     Ok(strings(&session.client, &sql, "look for an unfinished restore").await?.into_iter().next())
 }
 
-/// Marks the database, which is empty, as being restored from this run.
-pub async fn mark(session: &Session, run: &str) -> Result<()> {
-    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", quote_literal(run));
+/// Marks the database, which is empty, as being restored; the mark says by what.
+pub async fn mark(session: &Session, what: &str) -> Result<()> {
+    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", quote_literal(what));
     execute(session, &sql, "mark the database as being restored").await
 }
 

@@ -84,9 +84,7 @@ fn the_awkward_database_comes_back_in_every_version() {
         restored(&cluster, "copy \"x\"", &store, &[]);
         same(&cluster, "app", "copy \"x\"");
         // As a restore that was stopped right before its end leaves it.
-        let run = object(&store, "manifest.json").parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-        cluster
-            .psql("copy \"x\"", &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
+        mark(&cluster, "copy \"x\"", &store);
         restored(&cluster, "copy \"x\"", &store, &[]);
         same(&cluster, "app", "copy \"x\"");
         let told = refused(&cluster, "copy \"x\"", &store, &[], 2);
@@ -131,6 +129,12 @@ fn a_drill_proves_a_run_or_names_what_is_wrong_and_leaves_no_database() {
         let listed = succeed_with(&mut pgstow(&cluster, &store, &["list", "--json"]), b"").stdout;
         assert!(String::from_utf8_lossy(&listed).contains("\"drilled\""));
     }
+}
+
+/// Marks a database as an unfinished restore of the newest run.
+fn mark(cluster: &Cluster, database: &str, store: &Path) {
+    let run = object(store, "manifest.json").parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    cluster.psql(database, &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
 }
 
 /// The stored object with this key of the newest run.
@@ -343,6 +347,15 @@ fn parts_come_back_and_what_they_need_is_named() {
     let schema = |name| judge::dump_text(cluster, name, &["--schema-only"]);
     judge::assert_same(&schema("restore_parts"), &schema(copy));
     assert_eq!(cluster.psql(copy, "SELECT count(*) FROM b.child"), "0");
+
+    // Only the command that began a restore of the whole run starts it over.
+    mark(cluster, copy, &store);
+    for other in [&["--schema", "b", "--into-existing"][..], &["--into-existing"], &["--data-only"], &["--schema-only"]]
+    {
+        let told = refused(cluster, copy, &store, other, 2);
+        assert!(told.contains("unfinished restore"), "{told}");
+    }
+    assert_eq!(cluster.psql(copy, "SELECT to_regclass('b.child') IS NOT NULL"), "t");
 }
 
 #[test]

@@ -332,13 +332,13 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
 impl Work<'_> {
     async fn all(&self, resumed: bool) -> Result<()> {
         let arguments = self.arguments;
-        let marked = self.part.is_whole() && !arguments.into_existing && !arguments.data_only;
+        let mark = checks::mark(&self.manifest.run, arguments);
         if resumed {
             tracing::info!("an unfinished restore of this run is removed first");
             let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
             target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
-        } else if marked {
-            target::mark(&self.control, &self.manifest.run).await?;
+        } else if let Some(mark) = &mark {
+            target::mark(&self.control, mark).await?;
         }
         if !arguments.data_only && self.part.archives() {
             self.step(
@@ -382,7 +382,7 @@ impl Work<'_> {
                 target::execute(&self.control, &text, "restore the database's settings").await?;
             }
         }
-        if marked || resumed {
+        if mark.is_some() {
             target::unmark(&self.control).await?;
         }
         if !arguments.no_analyze && !arguments.schema_only {
