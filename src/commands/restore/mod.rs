@@ -430,7 +430,7 @@ impl Work<'_> {
         if into == (Into::Existing { truncate: false }) && !arguments.into_existing {
             self.refuse_rows(&tables).await?;
         }
-        let total = tables.iter().map(|w| w.table.raw_bytes).sum();
+        let total: u64 = tables.iter().map(|w| w.table.raw_bytes).sum();
         let taken = Arc::new(AtomicU64::new(0));
         self.note(|report| {
             report.tables += tables.len() as u64;
