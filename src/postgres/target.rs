@@ -62,9 +62,17 @@ pub async fn mark(session: &Session, what: &str) -> Result<()> {
     execute(session, &sql, "mark the database as being restored").await
 }
 
-/// Takes the mark away. A synchronous commit: everything before it is on disk then.
+/// Takes the mark away.
 pub async fn unmark(session: &Session) -> Result<()> {
-    execute(session, &format!("SET synchronous_commit = on; DROP SCHEMA {MARK}"), "take the mark away").await
+    execute(session, &format!("DROP SCHEMA {MARK}"), "take the mark away").await
+}
+
+/// Brings every commit before this one, of whatever session, to disk. A transaction that wrote nothing is not flushed,
+/// even if it has a number (PostgreSQL's `RecordTransactionCommit`): so it writes a message that nobody reads.
+pub async fn flush(session: &Session) -> Result<()> {
+    let sql = "BEGIN; SET LOCAL synchronous_commit = on;
+               SELECT pg_catalog.pg_logical_emit_message(true, 'pgstow', 'restored'); COMMIT";
+    execute(session, sql, "bring what was restored to disk").await
 }
 
 /// Names of roles, extensions that can be had, and tablespaces of the server.

@@ -88,7 +88,7 @@ pub(super) fn missing(entries: &[&Entry], script: &Script, server: &Server, argu
     let told: Vec<String> = lacking.iter().map(|thing| in_comment(thing)).collect();
     let mut error = Error::failed(format!("the server lacks what the run needs: {}", told.join(", ")));
     if by_role && !arguments.roles {
-        error = error.hint("--roles creates the missing roles (without passwords, unless --role-passwords)");
+        error = error.hint("--roles creates the missing roles, without passwords");
     }
     if told.iter().any(|thing| thing.starts_with("extension ")) {
         error = error.hint("install the extensions' packages on the server");

@@ -383,12 +383,14 @@ impl Work<'_> {
             }
         }
         if mark.is_some() {
+            // Gone only when everything before is sure to stay.
+            target::flush(&self.control).await?;
             target::unmark(&self.control).await?;
         }
         if !arguments.no_analyze && !arguments.schema_only {
             self.step("statistics", self.analyze()).await?;
         }
-        Ok(())
+        target::flush(&self.control).await
     }
 
     async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
