@@ -388,6 +388,30 @@ fn parts_come_back_and_what_they_need_is_named() {
 }
 
 #[test]
+fn indexes_of_many_partitions_are_valid_whatever_the_number_of_sessions() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    for name in ["restore_attached", "restore_attached_copy"] {
+        cluster.create_database(name);
+    }
+    cluster.psql(
+        "restore_attached",
+        "CREATE TABLE p (id integer PRIMARY KEY, n integer) PARTITION BY RANGE (id); CREATE INDEX ON p (n);
+         DO $$ BEGIN FOR i IN 0..59 LOOP
+            EXECUTE format('CREATE TABLE p_%s PARTITION OF p FOR VALUES FROM (%s) TO (%s)', i, i * 10, i * 10 + 10);
+         END LOOP; END $$;
+         INSERT INTO p SELECT i, i FROM generate_series(0, 599) i;
+         CREATE TABLE refers (id integer REFERENCES p); INSERT INTO refers VALUES (1), (599)",
+    );
+    backup(cluster, "restore_attached", &store);
+    restored(cluster, "restore_attached_copy", &store, &["--jobs", "16"]);
+    judge::assert_same_database((cluster, "restore_attached"), (cluster, "restore_attached_copy"));
+    let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+    assert_eq!(cluster.psql("restore_attached_copy", invalid), "0");
+}
+
+#[test]
 fn backups_restore_into_newer_servers() {
     let versions = pg::versions();
     for (older, newer) in versions.iter().zip(versions.iter().skip(1)) {

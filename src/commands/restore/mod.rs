@@ -217,11 +217,14 @@ async fn restore_loaded(
     let tools = loaded.tools(arguments)?;
     let (control, resumed) = connect(arguments, manifest, meta, &info, script, &entries).await?;
     part.check(&control, meta, arguments).await?;
-    let archive = if part.is_whole() && leave_out.entries.is_empty() {
+    let all = part.is_whole() && leave_out.entries.is_empty();
+    let archive = if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
         PrivateFile::new(database)?
     } else {
-        let mut own: Vec<Entry> = part.archived(meta, &target::known(&control).await?);
+        let mut own: Vec<Entry> =
+            if all { meta.entries.clone() } else { part.archived(meta, &target::known(&control).await?) };
         own.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
+        parts::one_by_one(&mut own);
         PrivateFile::new(&compose::head(meta, own)?)?
     };
     let work = Work {
