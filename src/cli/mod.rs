@@ -280,7 +280,7 @@ pub struct Restore {
     /// Restore although the database is not empty.
     #[arg(long)]
     pub into_existing: bool,
-    /// With --data-only: empty each table before its rows come, in the same transaction.
+    /// With --data-only: empty all the tables, in one transaction, before their rows come.
     #[arg(long, requires = "data_only")]
     pub truncate: bool,
     /// Restore although the database is the very one that was saved.

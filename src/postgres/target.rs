@@ -47,7 +47,7 @@ pub async fn contents(session: &Session) -> Result<Vec<String>> {
     strings(&session.client, &sql, "look at what the database holds").await
 }
 
-/// The run whose restore was not finished here.
+/// What the mark says, where a restore was not finished here: which one.
 pub async fn unfinished(session: &Session) -> Result<Option<String>> {
     let sql = format!(
         "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = {}",
@@ -56,15 +56,23 @@ pub async fn unfinished(session: &Session) -> Result<Option<String>> {
     Ok(strings(&session.client, &sql, "look for an unfinished restore").await?.into_iter().next())
 }
 
-/// Marks the database, which is empty, as being restored from this run.
-pub async fn mark(session: &Session, run: &str) -> Result<()> {
-    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", quote_literal(run));
+/// Marks the database, which is empty, as being restored; the mark says by what.
+pub async fn mark(session: &Session, what: &str) -> Result<()> {
+    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", quote_literal(what));
     execute(session, &sql, "mark the database as being restored").await
 }
 
-/// Takes the mark away. A synchronous commit: everything before it is on disk then.
+/// Takes the mark away.
 pub async fn unmark(session: &Session) -> Result<()> {
-    execute(session, &format!("SET synchronous_commit = on; DROP SCHEMA {MARK}"), "take the mark away").await
+    execute(session, &format!("DROP SCHEMA {MARK}"), "take the mark away").await
+}
+
+/// Brings every commit before this one, of whatever session, to disk. A transaction that wrote nothing is not flushed,
+/// even if it has a number (PostgreSQL's `RecordTransactionCommit`): so it writes a message that nobody reads.
+pub async fn flush(session: &Session) -> Result<()> {
+    let sql = "BEGIN; SET LOCAL synchronous_commit = on;
+               SELECT pg_catalog.pg_logical_emit_message(true, 'pgstow', 'restored'); COMMIT";
+    execute(session, sql, "bring what was restored to disk").await
 }
 
 /// Names of roles, extensions that can be had, and tablespaces of the server.

@@ -84,9 +84,7 @@ fn the_awkward_database_comes_back_in_every_version() {
         restored(&cluster, "copy \"x\"", &store, &[]);
         same(&cluster, "app", "copy \"x\"");
         // As a restore that was stopped right before its end leaves it.
-        let run = object(&store, "manifest.json").parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
-        cluster
-            .psql("copy \"x\"", &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
+        mark(&cluster, "copy \"x\"", &store);
         restored(&cluster, "copy \"x\"", &store, &[]);
         same(&cluster, "app", "copy \"x\"");
         let told = refused(&cluster, "copy \"x\"", &store, &[], 2);
@@ -131,6 +129,21 @@ fn a_drill_proves_a_run_or_names_what_is_wrong_and_leaves_no_database() {
         let listed = succeed_with(&mut pgstow(&cluster, &store, &["list", "--json"]), b"").stdout;
         assert!(String::from_utf8_lossy(&listed).contains("\"drilled\""));
     }
+}
+
+/// As [`judge::assert_same_database`]; the partitions of `a.hashed`, loaded through their root, wherever a row now is.
+#[track_caller]
+fn same_rows(cluster: &Cluster, one: &str, other: &str) {
+    let hashed = "SELECT size, count(*), count(DISTINCT n) FROM a.hashed GROUP BY size ORDER BY size";
+    assert_eq!(cluster.psql(one, hashed), cluster.psql(other, hashed));
+    let rest = |name| judge::dump_text(cluster, name, &["--exclude-table-data=a.hashed_*"]);
+    judge::assert_same(&rest(one), &rest(other));
+}
+
+/// Marks a database as an unfinished restore of the newest run.
+fn mark(cluster: &Cluster, database: &str, store: &Path) {
+    let run = object(store, "manifest.json").parent().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    cluster.psql(database, &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'"));
 }
 
 /// The stored object with this key of the newest run.
@@ -313,7 +326,15 @@ fn parts_come_back_and_what_they_need_is_named() {
         "CREATE SCHEMA a; CREATE SCHEMA b; CREATE TYPE a.mood AS ENUM ('ok');
          CREATE TABLE a.parent (id serial PRIMARY KEY, m a.mood); INSERT INTO a.parent (m) SELECT 'ok' FROM generate_series(1, 9);
          CREATE TABLE b.child (id integer PRIMARY KEY REFERENCES a.parent, m a.mood DEFAULT 'ok'); INSERT INTO b.child SELECT generate_series(1, 9);
-         CREATE INDEX ON b.child (m); CREATE TABLE b.alone (t text); INSERT INTO b.alone VALUES ('x;'), (NULL)",
+         CREATE INDEX ON b.child (m); CREATE TABLE b.alone (t text); INSERT INTO b.alone VALUES ('x;'), (NULL);
+         CREATE TABLE b.empty (id integer REFERENCES b.child); CREATE TYPE a.size AS ENUM ('s', 'm', 'l', 'xl', 'xxl');
+         CREATE TABLE a.hashed (size a.size, n integer, PRIMARY KEY (size, n)) PARTITION BY HASH (size);
+         CREATE TABLE a.hashed_0 PARTITION OF a.hashed FOR VALUES WITH (MODULUS 3, REMAINDER 0);
+         CREATE TABLE a.hashed_1 PARTITION OF a.hashed FOR VALUES WITH (MODULUS 3, REMAINDER 1);
+         CREATE TABLE a.hashed_2 PARTITION OF a.hashed FOR VALUES WITH (MODULUS 3, REMAINDER 2);
+         INSERT INTO a.hashed SELECT s, n FROM unnest(enum_range(NULL::a.size)) s, generate_series(1, 200) n;
+         CREATE TABLE a.counted (id integer GENERATED ALWAYS AS IDENTITY, n integer); CREATE SEQUENCE a.owned OWNED BY a.counted.n;
+         INSERT INTO a.counted (n) SELECT nextval('a.owned') FROM generate_series(1, 50)",
     );
     backup(cluster, "restore_parts", &store);
     let copy = "restore_parts_copy";
@@ -325,19 +346,31 @@ fn parts_come_back_and_what_they_need_is_named() {
     cluster.psql(copy, "CREATE SCHEMA b");
     let told = refused(cluster, copy, &store, &["--table", "b.child"], 2);
     assert!(told.contains("--into-existing"), "{told}");
-    restored(cluster, copy, &store, &["--table", "b.child", "--table", "b.alone", "--into-existing"]);
-    judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
+    let tables = ["--table", "b.child", "--table", "b.alone", "--table", "b.empty"];
+    restored(cluster, copy, &store, &[&tables[..], &["--into-existing"]].concat());
+    same_rows(cluster, "restore_parts", copy);
 
     // Rows alone, into what is there.
-    cluster.psql(copy, "UPDATE b.child SET m = NULL; DELETE FROM b.alone; SELECT setval('a.parent_id_seq', 1)");
+    cluster.psql(
+        copy,
+        "UPDATE b.child SET m = NULL; DELETE FROM b.alone; SELECT setval('a.parent_id_seq', 1); INSERT INTO b.empty VALUES (1);
+         CREATE TABLE b.other (id integer REFERENCES b.child)",
+    );
     let told = refused(cluster, copy, &store, &["--data-only"], 2);
-    assert!(told.contains("a.parent is not empty"), "{told}");
+    assert!(told.contains("a.counted is not empty"), "{told}");
     restored(cluster, copy, &store, &["--data-only", "--truncate"]);
-    judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
+    cluster.psql(copy, "DROP TABLE b.other");
+    same_rows(cluster, "restore_parts", copy);
+    // Nothing refers to these: they are truncated.
+    cluster.psql(copy, "SELECT setval('a.counted_id_seq', 1), setval('a.owned', 1)");
+    let leaves = ["a.hashed_0", "a.hashed_1", "a.hashed_2", "a.counted"];
+    let tables: Vec<&str> = leaves.iter().flat_map(|leaf| ["--table", *leaf]).collect();
+    restored(cluster, copy, &store, &[&["--data-only", "--truncate"][..], &tables[..]].concat());
+    same_rows(cluster, "restore_parts", copy);
 
     cluster.psql(copy, "DELETE FROM b.child; DELETE FROM a.parent; SELECT setval('a.parent_id_seq', 1)");
     restored(cluster, copy, &store, &["--data-only", "--table", "a.parent", "--table", "b.child"]);
-    judge::assert_same_database((cluster, "restore_parts"), (cluster, copy));
+    same_rows(cluster, "restore_parts", copy);
 
     cluster.drop_database(copy);
     cluster.create_database(copy);
@@ -345,6 +378,39 @@ fn parts_come_back_and_what_they_need_is_named() {
     let schema = |name| judge::dump_text(cluster, name, &["--schema-only"]);
     judge::assert_same(&schema("restore_parts"), &schema(copy));
     assert_eq!(cluster.psql(copy, "SELECT count(*) FROM b.child"), "0");
+
+    // Only the command that began a restore of the whole run starts it over.
+    mark(cluster, copy, &store);
+    for other in [&["--schema", "b", "--into-existing"][..], &["--into-existing"], &["--data-only"], &["--schema-only"]]
+    {
+        let told = refused(cluster, copy, &store, other, 2);
+        assert!(told.contains("unfinished restore"), "{told}");
+    }
+    assert_eq!(cluster.psql(copy, "SELECT to_regclass('b.child') IS NOT NULL"), "t");
+}
+
+#[test]
+fn indexes_of_many_partitions_are_valid_whatever_the_number_of_sessions() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    for name in ["restore_attached", "restore_attached_copy"] {
+        cluster.create_database(name);
+    }
+    cluster.psql(
+        "restore_attached",
+        "CREATE TABLE p (id integer PRIMARY KEY, n integer) PARTITION BY RANGE (id); CREATE INDEX ON p (n);
+         DO $$ BEGIN FOR i IN 0..59 LOOP
+            EXECUTE format('CREATE TABLE p_%s PARTITION OF p FOR VALUES FROM (%s) TO (%s)', i, i * 10, i * 10 + 10);
+         END LOOP; END $$;
+         INSERT INTO p SELECT i, i FROM generate_series(0, 599) i;
+         CREATE TABLE refers (id integer REFERENCES p); INSERT INTO refers VALUES (1), (599)",
+    );
+    backup(cluster, "restore_attached", &store);
+    restored(cluster, "restore_attached_copy", &store, &["--jobs", "16"]);
+    judge::assert_same_database((cluster, "restore_attached"), (cluster, "restore_attached_copy"));
+    let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+    assert_eq!(cluster.psql("restore_attached_copy", invalid), "0");
 }
 
 #[test]

@@ -32,13 +32,22 @@ pub(super) async fn refuse_source(session: &Session, manifest: &Manifest, argume
         .hint("if you really mean it: --allow-source"))
 }
 
-/// Refuses a database that is not empty; returns whether it holds an unfinished restore of this run.
+/// What the mark of this restore says, which is the same for the same command only: the run, and whether rows come.
+/// `None` where no mark is made: a part of a run, or a database that may hold something else, is never wiped.
+pub(super) fn mark(run: &str, arguments: &Restore) -> Option<String> {
+    let whole = arguments.schema.is_empty() && arguments.table.is_empty();
+    let alone = whole && !arguments.into_existing && !arguments.data_only;
+    alone.then(|| if arguments.schema_only { format!("{run} --schema-only") } else { run.to_owned() })
+}
+
+/// Refuses a database that is not empty; returns whether it holds an unfinished restore by this very command.
 pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restore) -> Result<bool> {
     match target::unfinished(session).await? {
-        Some(other) if other == run => return Ok(true),
+        Some(other) if mark(run, arguments).as_ref() == Some(&other) => return Ok(true),
         Some(other) => {
             return Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", session.info()))
-                .hint("finish that one by the same command, or drop the database and make a new one"));
+                .hint("finish that one first, by the same command without any choice of parts or --into-existing")
+                .hint("or drop the database and make a new one; nothing was changed"));
         }
         None => {}
     }
@@ -79,7 +88,7 @@ pub(super) fn missing(entries: &[&Entry], script: &Script, server: &Server, argu
     let told: Vec<String> = lacking.iter().map(|thing| in_comment(thing)).collect();
     let mut error = Error::failed(format!("the server lacks what the run needs: {}", told.join(", ")));
     if by_role && !arguments.roles {
-        error = error.hint("--roles creates the missing roles (without passwords, unless --role-passwords)");
+        error = error.hint("--roles creates the missing roles, without passwords");
     }
     if told.iter().any(|thing| thing.starts_with("extension ")) {
         error = error.hint("install the extensions' packages on the server");

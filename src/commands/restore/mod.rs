@@ -217,11 +217,14 @@ async fn restore_loaded(
     let tools = loaded.tools(arguments)?;
     let (control, resumed) = connect(arguments, manifest, meta, &info, script, &entries).await?;
     part.check(&control, meta, arguments).await?;
-    let archive = if part.is_whole() && leave_out.entries.is_empty() {
+    let all = part.is_whole() && leave_out.entries.is_empty();
+    let archive = if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
         PrivateFile::new(database)?
     } else {
-        let mut own: Vec<Entry> = part.archived(meta, &target::known(&control).await?);
+        let mut own: Vec<Entry> =
+            if all { meta.entries.clone() } else { part.archived(meta, &target::known(&control).await?) };
         own.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
+        parts::one_by_one(&mut own);
         PrivateFile::new(&compose::head(meta, own)?)?
     };
     let work = Work {
@@ -332,13 +335,13 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
 impl Work<'_> {
     async fn all(&self, resumed: bool) -> Result<()> {
         let arguments = self.arguments;
-        let marked = self.part.is_whole() && !arguments.into_existing && !arguments.data_only;
+        let mark = checks::mark(&self.manifest.run, arguments);
         if resumed {
             tracing::info!("an unfinished restore of this run is removed first");
             let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
             target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
-        } else if marked {
-            target::mark(&self.control, &self.manifest.run).await?;
+        } else if let Some(mark) = &mark {
+            target::mark(&self.control, mark).await?;
         }
         if !arguments.data_only && self.part.archives() {
             self.step(
@@ -382,13 +385,15 @@ impl Work<'_> {
                 target::execute(&self.control, &text, "restore the database's settings").await?;
             }
         }
-        if marked || resumed {
+        if mark.is_some() {
+            // Gone only when everything before is sure to stay.
+            target::flush(&self.control).await?;
             target::unmark(&self.control).await?;
         }
         if !arguments.no_analyze && !arguments.schema_only {
             self.step("statistics", self.analyze()).await?;
         }
-        Ok(())
+        target::flush(&self.control).await
     }
 
     async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
@@ -430,7 +435,7 @@ impl Work<'_> {
         if into == (Into::Existing { truncate: false }) && !arguments.into_existing {
             self.refuse_rows(&tables).await?;
         }
-        let total = tables.iter().map(|w| w.table.raw_bytes).sum();
+        let total: u64 = tables.iter().map(|w| w.table.raw_bytes).sum();
         let taken = Arc::new(AtomicU64::new(0));
         self.note(|report| {
             report.tables += tables.len() as u64;

@@ -28,6 +28,16 @@ pub(super) struct Part {
     of_schemas: HashSet<i32>,
 }
 
+/// Makes each attaching of an index to a partitioned one depend on the one before it. Two at once do not see each other,
+/// and leave an index invalid whose parts are all attached: a foreign key that needs it then fails. The order of an
+/// archive fits its dependencies, so that more of them along it make no circle.
+pub(super) fn one_by_one(entries: &mut [Entry]) {
+    let mut before = None;
+    for entry in entries.iter_mut().filter(|entry| entry.desc == ObjectType::IndexAttach) {
+        entry.dependencies.extend(before.replace(entry.dump_id));
+    }
+}
+
 impl Part {
     /// What was asked for.
     ///

@@ -46,9 +46,10 @@ impl Wanted {
 pub(super) enum Into {
     /// Tables that this restore made, so they are empty and nothing refers to them yet.
     Fresh,
-    /// Tables that were there; all rows of a table in one transaction, after what is in it was removed if so asked.
+    /// Tables that were there; all rows of a table in one transaction.
     Existing {
-        /// Remove what is in it.
+        /// Remove what is in all of them first. Not table by table: the rows of one partition may go through the root
+        /// into another one.
         truncate: bool,
     },
 }
@@ -109,6 +110,9 @@ impl Rows {
     /// # Errors
     /// The first that came up; every transaction that was open is rolled back.
     pub(super) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
+        if self.into == (Into::Existing { truncate: true }) {
+            self.empty(&tables).await?;
+        }
         let (of_extensions, mut others): (Vec<Wanted>, Vec<Wanted>) =
             tables.into_iter().filter(|w| w.table.rows > 0).partition(|w| w.table.extension.is_some());
         if !of_extensions.is_empty() {
@@ -232,9 +236,45 @@ impl Rows {
         Ok(loader)
     }
 
+    /// Removes what is in these tables, in one transaction.
+    async fn empty(&self, tables: &[Wanted]) -> Result<()> {
+        let doing = "empty the tables";
+        // Of some tables of extensions only some rows are saved: the others are the extension's own.
+        let (partly, wholly): (Vec<&Wanted>, Vec<&Wanted>) = tables.iter().partition(|w| w.table.filter.is_some());
+        let names: Vec<String> = wholly.iter().map(|wanted| wanted.name()).collect();
+        let loader = self.fresh_session().await?;
+        loader.execute("BEGIN; SAVEPOINT before", doing).await?;
+        let only: Vec<String> = names.iter().map(|name| format!("ONLY {name}")).collect();
+        let together = format!("TRUNCATE {}", only.join(", "));
+        if !names.is_empty()
+            && let Err(error) = loader.execute(&together, doing).await
+        {
+            tracing::debug!("{error}; emptying one table after the other");
+            loader.execute("ROLLBACK TO before", doing).await?;
+            for name in &names {
+                let doing = format!("empty {name}");
+                loader.execute("SAVEPOINT before", &doing).await?;
+                if loader.execute(&format!("TRUNCATE ONLY {name}"), &doing).await.is_err() {
+                    // Others refer to it; with triggers off its rows can be replaced all the same.
+                    let delete = format!("ROLLBACK TO before; DELETE FROM ONLY {name}");
+                    loader.execute(&delete, &doing).await?;
+                }
+                loader.execute("RELEASE before", &doing).await?;
+            }
+        }
+        for wanted in partly {
+            let (name, filter) = (wanted.name(), wanted.table.filter.as_deref().unwrap_or_default());
+            let saved = format!("SELECT tableoid, ctid FROM {name} {filter}");
+            let delete = format!("DELETE FROM {name} WHERE (tableoid, ctid) IN ({saved})");
+            loader.execute(&delete, &format!("empty {name}")).await?;
+        }
+        loader.execute("COMMIT", doing).await?;
+        loader.close().await;
+        Ok(())
+    }
+
     /// Loads all rows of a table in one transaction.
     async fn whole(&self, loader: &Loader, wanted: &Wanted) -> Result<()> {
-        let name = wanted.name();
         let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
         let (head, flow) = self.source.file(&wanted.table.file);
         let Ok(head) = head.await else {
@@ -242,17 +282,6 @@ impl Rows {
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
         };
         loader.execute("BEGIN", &doing).await?;
-        match self.into {
-            Into::Existing { truncate: true } => {
-                let (truncate, delete) = (format!("TRUNCATE ONLY {name}"), format!("DELETE FROM ONLY {name}"));
-                loader.execute("SAVEPOINT before", &doing).await?;
-                if loader.execute(&truncate, &doing).await.is_err() {
-                    // Others refer to it; with triggers off its rows can be replaced all the same.
-                    loader.execute(&format!("ROLLBACK TO before; {delete}"), &doing).await?;
-                }
-            }
-            Into::Existing { truncate: false } | Into::Fresh => {}
-        }
         let preamble = head.preamble();
         if !preamble.is_empty() {
             loader.execute(preamble, &doing).await?;
