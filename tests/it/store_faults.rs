@@ -2,6 +2,8 @@
 //! and neither leaves an upload open.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,7 +11,10 @@ use pgstow::error::Error;
 use pgstow::store::{Condition, Plan, Put, Store, WriteError};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
+use tokio::runtime::Runtime;
 
+use crate::support::pg::{self, Cluster};
+use crate::support::program::{backup, expect_code, expect_failure, files, pgstow};
 use crate::support::proxy::{Asked, Fault, Proxy};
 use crate::support::s3::S3Server;
 
@@ -102,7 +107,9 @@ async fn a_connection_reset_within_each_part_is_made_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_busy_or_ill_for_a_while_is_asked_again() {
-    for (status, code) in [(503, "SlowDown"), (500, "InternalError"), (429, "TooManyRequests"), (544, "DatabaseTimeout")] {
+    for (status, code) in
+        [(503, "SlowDown"), (500, "InternalError"), (429, "TooManyRequests"), (544, "DatabaseTimeout")]
+    {
         // Each step of an upload: begin, parts, end.
         let twice = move |asked: &Asked| (asked.time <= 2).then_some(Fault::Answer(status, code));
         Rig::new(twice).await.arrives(2 * 5).await;
@@ -111,9 +118,8 @@ async fn a_server_that_is_busy_or_ill_for_a_while_is_asked_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stall_without_end_is_given_up_and_tried_again() {
-    let second = |asked: &Asked| {
-        (asked.target.contains("partNumber=2") && asked.time == 1).then_some(Fault::Stall(100_000))
-    };
+    let second =
+        |asked: &Asked| (asked.target.contains("partNumber=2") && asked.time == 1).then_some(Fault::Stall(100_000));
     Rig::new(second).await.arrives(1).await;
     // Nothing at all comes back, of a request without a body and of one with.
     let silent = |asked: &Asked| {
@@ -216,7 +222,9 @@ async fn a_read_that_breaks_or_stalls_goes_on_at_the_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn small_objects_and_lists_are_read_whole_or_not_at_all() {
     let body = body(100_000);
-    for fault in [Fault::CutAnswer(50_000), Fault::StallAnswer(50_000), Fault::Reset(0), Fault::Answer(502, "BadGateway")] {
+    for fault in
+        [Fault::CutAnswer(50_000), Fault::StallAnswer(50_000), Fault::Reset(0), Fault::Answer(502, "BadGateway")]
+    {
         let rig = Rig::new(move |asked: &Asked| (asked.time <= 2).then_some(fault)).await;
         rig.calm.put(KEY, body.clone(), Condition::None).await.unwrap();
         assert_eq!(rig.store.get(KEY).await.unwrap().as_ref(), Some(&body), "{fault:?}");
@@ -283,4 +291,131 @@ async fn another_writer_s_object_is_a_refusal_even_after_a_lost_answer() {
     let put = rig.store.put("latest.json", Bytes::from_static(b"ours"), Condition::Absent).await.unwrap();
     assert_eq!((put, rig.proxy.faults()), (Put::Refused, 1));
     assert_eq!(rig.calm.get("latest.json").await.unwrap().unwrap(), "theirs");
+}
+
+/// A bucket behind a proxy for the program itself; the rows of its database fill several parts.
+struct Behind {
+    folder: TempDir,
+    runtime: Runtime,
+    server: S3Server,
+    proxy: Proxy,
+    cluster: &'static Cluster,
+    database: &'static str,
+}
+
+impl Behind {
+    fn new(database: &'static str) -> Self {
+        let (folder, runtime) = (tempfile::tempdir().unwrap(), Runtime::new().unwrap());
+        let server = runtime.block_on(S3Server::start(folder.path()));
+        let proxy = runtime.block_on(Proxy::start(server.port, |_asked| None));
+        let cluster = pg::shared(*pg::versions().last().unwrap());
+        cluster.create_database(database);
+        cluster.psql(
+            database,
+            "CREATE TABLE big (id int, t text); CREATE TABLE small (id int); INSERT INTO small VALUES (1);
+            INSERT INTO big SELECT i, (SELECT string_agg(md5((i * 64 + j)::text), '') FROM generate_series(1, 56) j)
+            FROM generate_series(1, 16000) i",
+        );
+        Self { folder, runtime, server, proxy, cluster, database }
+    }
+
+    fn with_store(&self, mut command: Command) -> Command {
+        command.envs(self.server.env()).env("AWS_ENDPOINT_URL_S3", &self.proxy.endpoint);
+        command.args(["--s3-part-size-mib", "5", "--s3-attempts", "4", "--s3-stall-timeout", "1s"]);
+        command
+    }
+
+    fn backup(&self) -> Command {
+        self.with_store(backup(self.cluster, self.database, Path::new("s3://backups/pre")))
+    }
+
+    fn verify(&self) {
+        let mut command = pgstow();
+        command.args(["verify", "--store", "s3://backups/pre"]);
+        expect_code(&mut self.with_store(command), 0);
+    }
+
+    fn open_uploads(&self) -> usize {
+        let open = async {
+            let store = Store::open_with(&self.server.store_args("pre"), self.server.credentials()).await.unwrap();
+            store.uploads("").await.unwrap().len()
+        };
+        self.runtime.block_on(open)
+    }
+
+    /// The objects whose key ends so, with their bytes.
+    fn ending(&self, end: &str) -> Vec<(String, Vec<u8>)> {
+        let bucket = self.folder.path().join("backups");
+        let keys = files(&bucket).into_iter().filter(|key| key.starts_with("pre/") && key.ends_with(end));
+        keys.map(|key| (key.clone(), std::fs::read(bucket.join(&key)).unwrap())).collect()
+    }
+}
+
+#[test]
+fn a_backup_over_a_bad_network_is_whole() {
+    let behind = Behind::new("faults third");
+    behind.proxy.follow(|asked| {
+        let faults = [Fault::Reset(1000), Fault::Answer(503, "SlowDown"), Fault::Stall(1000)];
+        (asked.number % 3 == 0).then(|| faults[asked.number / 3 % 3])
+    });
+    expect_code(&mut behind.backup(), 0);
+    let log = behind.proxy.log();
+    assert!(log.iter().filter(|(asked, _)| asked.sends_part()).count() >= 3, "no upload in parts: {log:?}");
+    assert!(behind.proxy.faults() >= 5, "{log:?}");
+    behind.verify();
+    assert_eq!((behind.open_uploads(), behind.ending("latest.json").len()), (0, 1));
+    behind.cluster.drop_database("faults third");
+}
+
+#[test]
+fn a_backup_whose_server_goes_away_for_good_promotes_nothing() {
+    let behind = Behind::new("faults gone");
+    expect_code(&mut behind.backup(), 0);
+    let promoted = |behind: &Behind| (behind.ending("latest.json"), behind.ending("manifest.json"));
+    let before = promoted(&behind);
+    assert_eq!((before.0.len(), before.1.len()), (1, 1));
+
+    // From the second part of a table on: its upload cannot be removed, and that is said.
+    let mut gone = false;
+    behind.proxy.follow(move |asked| {
+        gone |= asked.target.contains("partNumber=2");
+        gone.then_some(Fault::Reset(0))
+    });
+    let begun = Instant::now();
+    let (_error, all) = expect_failure(&mut behind.backup(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(all.contains("left open") || all.contains("may be left in the store"), "{all}");
+    assert!(promoted(&behind) == before, "a failed run promoted something");
+    assert!(behind.open_uploads() > 0, "the fault came too late to test anything");
+
+    // The manifest never arrives.
+    let mut gone = false;
+    behind.proxy.follow(move |asked| {
+        gone |= asked.method == "PUT" && asked.target.contains("manifest.json");
+        gone.then_some(Fault::Reset(0))
+    });
+    let (error, _all) = expect_failure(&mut behind.backup(), 1);
+    assert!(error.contains("manifest.json"), "{error}");
+    assert!(promoted(&behind) == before, "a failed run promoted something");
+
+    // The manifest arrives, but nobody learns of it; the server is back for what comes after.
+    behind
+        .proxy
+        .follow(|asked| (asked.method == "PUT" && asked.target.contains("manifest.json")).then_some(Fault::LoseAnswer));
+    let (error, _all) = expect_failure(&mut behind.backup(), 1);
+    assert!(error.contains("manifest.json"), "{error}");
+    assert!(promoted(&behind) == before, "a failed run left its manifest");
+
+    // The pointer cannot be moved: the run is whole, but it is not the latest.
+    behind
+        .proxy
+        .follow(|asked| (asked.method == "PUT" && asked.target.contains("latest.json")).then_some(Fault::Reset(0)));
+    let (error, all) = expect_failure(&mut behind.backup(), 1);
+    assert!(error.contains("latest.json") && all.contains("hint: the run itself is complete"), "{all}");
+    assert!(behind.ending("latest.json") == before.0, "the pointer moved");
+    behind.proxy.follow(|_asked| None);
+    behind.verify();
+    expect_code(&mut behind.backup(), 0);
+    assert!(behind.ending("latest.json") != before.0);
+    behind.cluster.drop_database("faults gone");
 }

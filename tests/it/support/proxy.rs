@@ -181,10 +181,8 @@ async fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let mut body = (&mut from_client).take(length);
-    let (_sent, answered) = tokio::join!(
-        tokio::io::copy(&mut body, &mut to_server),
-        answer(fault, &mut from_server, &mut to_client)
-    );
+    let (_sent, answered) =
+        tokio::join!(tokio::io::copy(&mut body, &mut to_server), answer(fault, &mut from_server, &mut to_client));
     answered?;
     if fault == Some(Fault::LoseAnswer) { reset(&client) } else { client.shutdown().await }
 }
