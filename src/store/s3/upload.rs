@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -17,8 +16,8 @@ use super::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::error::{Error, Result};
 use crate::store::{Condition, Plan, WriteError, hex};
 
-/// Servers put large objects together before they answer.
-const COMPLETE: Duration = Duration::from_mins(10);
+/// Servers put large objects together before they answer: so many stall timeouts (10 minutes by default).
+const COMPLETE: u32 = 20;
 /// First size of a part's buffer; it doubles, so that small objects stay small.
 const FIRST_BUFFER: usize = 16 << 10;
 
@@ -202,7 +201,7 @@ impl Writer {
             .map(|part| CompletedPart::builder().part_number(part.number).set_e_tag(part.etag.clone()).build());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
         let s3 = &self.s3;
-        let patience = s3.stall.max(COMPLETE);
+        let patience = s3.stall * COMPLETE;
         let mut answer_lost = false;
         let mut tries = 0;
         loop {
