@@ -57,7 +57,7 @@ impl Rig {
     /// The object is there as it was sent, and nothing else.
     async fn holds(&self, body: &Bytes) {
         let stored = self.calm.get(KEY).await.unwrap().expect("the object is there");
-        assert!(&stored == body, "the object's bytes differ");
+        assert!(stored == *body, "the object's bytes differ");
         assert_eq!(self.calm.uploads("").await.unwrap(), [], "an upload was left open");
     }
 
@@ -266,8 +266,8 @@ async fn parts_that_never_arrive_end_in_an_error_and_no_upload() {
 async fn a_lost_answer_to_a_conditional_put_is_no_refusal() {
     let once = |asked: &Asked| (asked.method == "PUT" && asked.time == 1).then_some(Fault::LoseAnswer);
     let rig = Rig::new(once).await;
-    let (one, two) = (Bytes::from_static(b"one"), Bytes::from_static(b"two"));
-    let Put::Stored { etag } = rig.store.put("latest.json", one, Condition::Absent).await.unwrap() else {
+    let (first, two) = (Bytes::from_static(b"one"), Bytes::from_static(b"two"));
+    let Put::Stored { etag } = rig.store.put("latest.json", first, Condition::Absent).await.unwrap() else {
         panic!("our own object was taken for another's")
     };
     assert_eq!(rig.proxy.faults(), 1);
