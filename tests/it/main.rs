@@ -20,4 +20,5 @@ mod detect;
 mod reading;
 mod restore;
 mod store_contract;
+mod store_faults;
 mod support;

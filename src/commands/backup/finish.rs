@@ -117,7 +117,8 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
             finished_at: manifest.finished_at.clone(),
             identity: manifest.source.identity.clone(),
         };
-        move_latest(&run.target.store, &pointer).await?
+        let moved = move_latest(&run.target.store, &pointer).await;
+        moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))?
     };
     Ok((manifest, latest))
 }
@@ -217,15 +218,23 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
     json.push(b'\n');
     let body = Bytes::from(json);
     let store = &run.target.store;
-    store.put(&key, body.clone(), Condition::None).await?;
-    let read = store.get(&key).await;
-    if !matches!(&read, Ok(Some(there)) if *there == body) {
-        // A manifest that does not read back would make a broken run look whole.
-        store.delete(&key).await?;
-        read?;
-        return Err(Error::failed(format!("{key} of {} does not read back as it was written", store.describe())));
+    let read_back = match store.put(&key, body.clone(), Condition::None).await {
+        Ok(_stored) => store.get(&key).await,
+        Err(error) => Err(error),
+    };
+    let error = match read_back {
+        Ok(there) if there.as_ref() == Some(&body) => return Ok(hex(&Sha256::digest(&body))),
+        Ok(_) => Error::failed(format!("{key} of {} does not read back as it was written", store.describe())),
+        Err(error) => error,
+    };
+    // A manifest of a failed run would make it look whole; the server may have stored it without our knowing.
+    match store.delete(&key).await {
+        Ok(()) => Err(error),
+        Err(_unreachable) => {
+            Err(error
+                .hint(format!("{key} may be stored all the same: `pgstow verify` tells whether that run is whole")))
+        }
     }
-    Ok(hex(&Sha256::digest(&body)))
 }
 
 /// Moves `latest.json` to this run, never backwards. Returns whether it names this run (or would, had a newer one not
@@ -261,8 +270,7 @@ pub(super) async fn move_latest(store: &Store, pointer: &Latest) -> Result<bool>
             _ => {}
         }
     }
-    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe()))
-        .hint("the run itself is complete; `pgstow list` shows it"))
+    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe())))
 }
 
 /// The final summary for people.

@@ -36,7 +36,8 @@ pub(super) struct Failure {
     pub(super) retry: bool,
     /// The server may have done what was asked.
     pub(super) ambiguous: bool,
-    attempts: u32,
+    /// Made so far, this one included.
+    pub(super) attempts: u32,
 }
 
 impl Failure {

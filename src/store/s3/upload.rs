@@ -2,7 +2,7 @@
 //! memory; never left open.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -16,8 +16,8 @@ use super::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::error::{Error, Result};
 use crate::store::{Condition, Plan, WriteError, hex};
 
-/// Servers put large objects together before they answer.
-const COMPLETE: Duration = Duration::from_mins(10);
+/// Servers put large objects together before they answer: so many stall timeouts (10 minutes by default).
+const COMPLETE: u32 = 20;
 /// First size of a part's buffer; it doubles, so that small objects stay small.
 const FIRST_BUFFER: usize = 16 << 10;
 
@@ -28,6 +28,8 @@ pub(in crate::store) struct Writer {
     part_bytes: usize,
     buffer: Vec<u8>,
     upload: Upload,
+    /// The answer to a request for an upload was lost: the server may have one whose id nobody knows.
+    strays: Arc<AtomicBool>,
     sent: i32,
     total: u64,
     sending: JoinSet<Result<Part, Failure>>,
@@ -59,6 +61,7 @@ impl Writer {
             key: key.to_owned(),
             buffer: Vec::new(),
             upload: Upload::None,
+            strays: Arc::default(),
             sent: 0,
             total: 0,
             sending: JoinSet::new(),
@@ -139,7 +142,8 @@ impl Writer {
         }
         if let Upload::None = self.upload {
             let (s3, full) = (Arc::clone(&self.s3), self.s3.full(&self.key)?);
-            self.upload = Upload::Asked(tokio::spawn(async move { create(&s3, &full).await }));
+            let strays = Arc::clone(&self.strays);
+            self.upload = Upload::Asked(tokio::spawn(async move { create(&s3, &full, &strays).await }));
         }
         let Upload::Asked(asked) = &mut self.upload else { return Err(Error::failed("the upload is closed")) };
         let answer = asked.await;
@@ -177,6 +181,9 @@ impl Writer {
             self.remove().await;
         } else {
             self.upload = Upload::None;
+            if self.strays.load(Ordering::Relaxed) {
+                remove_strays(&self.s3, &self.key).await;
+            }
         }
         Ok(completed?)
     }
@@ -194,7 +201,7 @@ impl Writer {
             .map(|part| CompletedPart::builder().part_number(part.number).set_e_tag(part.etag.clone()).build());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
         let s3 = &self.s3;
-        let patience = s3.stall.max(COMPLETE);
+        let patience = s3.stall * COMPLETE;
         let mut answer_lost = false;
         let mut tries = 0;
         loop {
@@ -206,14 +213,15 @@ impl Writer {
                 .upload_id(&id)
                 .multipart_upload(parts.clone())
                 .send();
-            let Err(failure) = s3.watch_for(patience, &Progress::default(), request).await else { return Ok(()) };
+            let Err(mut failure) = s3.watch_for(patience, &Progress::default(), request).await else { return Ok(()) };
             tries += 1;
+            failure.attempts = tries;
             answer_lost |= failure.ambiguous;
-            let gone = failure.code.as_deref() == Some("NoSuchUpload");
-            if gone && answer_lost && self.is_there().await? {
-                return Ok(());
-            }
             if !failure.retry || tries >= s3.attempts {
+                // The first failure is the one to tell, whatever asking for the object says.
+                if answer_lost && self.is_there().await.unwrap_or(false) {
+                    return Ok(());
+                }
                 return Err(s3.error("finish", &self.key, &failure));
             }
             super::attempt::pause(tries).await;
@@ -242,7 +250,8 @@ impl Writer {
         self.sending.abort_all();
         let (upload, sending) = (std::mem::replace(&mut self.upload, Upload::None), std::mem::take(&mut self.sending));
         // A task of its own: it goes on when the caller goes away.
-        let cleaning = self.cleaners.spawn(clean(Arc::clone(&self.s3), self.key.clone(), upload, sending));
+        let strays = Arc::clone(&self.strays);
+        let cleaning = self.cleaners.spawn(clean(Arc::clone(&self.s3), self.key.clone(), upload, sending, strays));
         if cleaning.await.is_err() {
             tracing::warn!(key = %self.key, "an upload may be left open");
         }
@@ -261,27 +270,50 @@ impl Drop for Writer {
             tracing::warn!(key = %self.key, "an upload is left open: the program has ended before it");
             return;
         }
-        self.cleaners.spawn(clean(Arc::clone(&self.s3), self.key.clone(), upload, sending));
+        let strays = Arc::clone(&self.strays);
+        self.cleaners.spawn(clean(Arc::clone(&self.s3), self.key.clone(), upload, sending, strays));
     }
 }
 
 /// Ends the parts still on their way, then the upload; a failure is told.
-async fn clean(s3: Arc<S3>, key: String, upload: Upload, mut sending: JoinSet<Result<Part, Failure>>) {
+async fn clean(
+    s3: Arc<S3>,
+    key: String,
+    upload: Upload,
+    mut sending: JoinSet<Result<Part, Failure>>,
+    strays: Arc<AtomicBool>,
+) {
     while sending.join_next().await.is_some() {}
     let id = match upload {
-        Upload::None => return,
-        Upload::Open(id) => id,
-        Upload::Asked(asked) => match asked.await {
-            Ok(Ok(id)) => id,
-            _ => return,
-        },
+        Upload::None => None,
+        Upload::Open(id) => Some(id),
+        Upload::Asked(asked) => asked.await.ok().and_then(Result::ok),
     };
-    if let Err(error) = Box::pin(s3.abort(&key, &id)).await {
+    if let Some(id) = id
+        && let Err(error) = Box::pin(s3.abort(&key, &id)).await
+    {
         tracing::warn!(%error, "an upload is left open");
+    }
+    if strays.load(Ordering::Relaxed) {
+        remove_strays(&s3, &key).await;
     }
 }
 
-async fn create(s3: &S3, full: &str) -> Result<String, Failure> {
+/// Removes the uploads of a key that this writer began without learning their ids. No other writer has the key: it is
+/// below the run's own prefix.
+async fn remove_strays(s3: &S3, key: &str) {
+    let removed = async {
+        for upload in Box::pin(s3.uploads(key)).await?.into_iter().filter(|upload| upload.key == key) {
+            Box::pin(s3.abort(key, &upload.id)).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "an upload may be left open");
+    }
+}
+
+async fn create(s3: &S3, full: &str, strays: &AtomicBool) -> Result<String, Failure> {
     s3.tried_raw(s3.attempts, |_tries| async {
         let request = s3
             .client
@@ -290,7 +322,11 @@ async fn create(s3: &S3, full: &str) -> Result<String, Failure> {
             .key(full)
             .content_type("application/octet-stream")
             .send();
-        let answer = s3.watch(&Progress::default(), request).await?;
+        let answer = s3.watch(&Progress::default(), request).await.inspect_err(|failure| {
+            if failure.ambiguous {
+                strays.store(true, Ordering::Relaxed);
+            }
+        })?;
         answer.upload_id.ok_or_else(|| Failure::of(&Error::failed("the server gives no upload id")))
     })
     .await

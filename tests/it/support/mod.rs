@@ -20,5 +20,6 @@ pub mod judge;
 pub mod pg;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod s3;
 pub mod session;

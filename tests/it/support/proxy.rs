@@ -1,0 +1,243 @@
+//! A proxy in front of an S3 server that breaks requests as a test says. Bytes are passed on as they are (the signature
+//! covers the host as the client knows it, which is the proxy's); only `connection: close` is added, so that each
+//! request has a connection of its own and an answer ends with it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// One request as a script sees it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// `GET`, `PUT`, ...
+    pub method: String,
+    /// Path and query, as sent.
+    pub target: String,
+    /// All headers in lower case, one a line.
+    pub headers: String,
+    /// From 1: how often this method and target were asked for, this time included.
+    pub time: usize,
+    /// From 1: which request of the proxy it is.
+    pub number: usize,
+}
+
+impl Asked {
+    /// Whether the query has that name.
+    pub fn has(&self, name: &str) -> bool {
+        let query = self.target.split_once('?').map_or("", |(_, query)| query);
+        query.split('&').any(|pair| pair.split('=').next() == Some(name))
+    }
+
+    /// Begins an upload in parts.
+    pub fn creates(&self) -> bool {
+        self.method == "POST" && self.has("uploads")
+    }
+
+    /// Sends a part.
+    pub fn sends_part(&self) -> bool {
+        self.method == "PUT" && self.has("partNumber")
+    }
+
+    /// Ends an upload in parts.
+    pub fn completes(&self) -> bool {
+        self.method == "POST" && self.has("uploadId")
+    }
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is reset when so many bytes of the request's body have passed.
+    Reset(u64),
+    /// The proxy answers itself with that status and error code; the server sees nothing.
+    Answer(u16, &'static str),
+    /// From so many bytes of the request's body on nothing moves any more.
+    Stall(u64),
+    /// The server does what was asked; the connection is reset instead of its answer.
+    LoseAnswer,
+    /// The answer's `ETag` is another one.
+    WrongEtag,
+    /// The answer's connection is closed after so many bytes, head included.
+    CutAnswer(u64),
+    /// From so many bytes of the answer on nothing moves any more.
+    StallAnswer(u64),
+}
+
+type Script = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
+
+struct Shared {
+    script: Mutex<Script>,
+    times: Mutex<HashMap<(String, String), usize>>,
+    log: Mutex<Vec<(Asked, Option<Fault>)>>,
+    upstream: u16,
+}
+
+/// A running proxy; stops when dropped.
+pub struct Proxy {
+    /// `http://127.0.0.1:PORT`.
+    pub endpoint: String,
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+impl Proxy {
+    /// Stands in front of a server on that port of this machine; the script is asked about each request.
+    pub async fn start(upstream: u16, script: impl FnMut(&Asked) -> Option<Fault> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let shared = Arc::new(Shared {
+            script: Mutex::new(Box::new(script)),
+            times: Mutex::default(),
+            log: Mutex::default(),
+            upstream,
+        });
+        let stop = CancellationToken::new();
+        let (stopped, serving) = (stop.clone(), Arc::clone(&shared));
+        tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {
+            loop {
+                let Ok((client, _peer)) = listener.accept().await else { continue };
+                client.set_nodelay(true).unwrap();
+                let serving = Arc::clone(&serving);
+                tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {
+                    // Broken connections are what this proxy is for.
+                    let _ended = serve(&serving, client).await;
+                }));
+            }
+        }));
+        Self { endpoint, shared, _stop: stop.drop_guard() }
+    }
+
+    /// Another script from now on.
+    pub fn follow(&self, script: impl FnMut(&Asked) -> Option<Fault> + Send + 'static) {
+        *self.shared.script.lock().unwrap() = Box::new(script);
+    }
+
+    /// What was asked, in order, and what became of it.
+    pub fn log(&self) -> Vec<(Asked, Option<Fault>)> {
+        self.shared.log.lock().unwrap().clone()
+    }
+
+    /// How many requests were broken.
+    pub fn faults(&self) -> usize {
+        self.log().iter().filter(|(_, fault)| fault.is_some()).count()
+    }
+}
+
+impl Shared {
+    fn decide(&self, head: &str) -> (Asked, Option<Fault>) {
+        let mut words = head.split(' ');
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        let (method, target) = (word(), word());
+        let time = {
+            let mut times = self.times.lock().unwrap();
+            let time = times.entry((method.clone(), target.clone())).or_default();
+            *time += 1;
+            *time
+        };
+        let mut log = self.log.lock().unwrap();
+        let number = log.len() + 1;
+        let asked = Asked { method, target, headers: head.to_lowercase(), time, number };
+        let fault = (self.script.lock().unwrap())(&asked);
+        log.push((asked.clone(), fault));
+        (asked, fault)
+    }
+}
+
+async fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
+    let head = read_head(&mut client).await?;
+    let (_asked, fault) = shared.decide(&head);
+    let length = field(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0_u64);
+    match fault {
+        Some(Fault::Reset(after)) => {
+            discard(&mut client, after.min(length)).await?;
+            return reset(&client);
+        }
+        Some(Fault::Stall(after)) => {
+            discard(&mut client, after.min(length)).await?;
+            return std::future::pending().await;
+        }
+        Some(Fault::Answer(status, code)) => {
+            discard(&mut client, length).await?;
+            let message = "the proxy says so";
+            let body = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            );
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status} X\r\ncontent-type: application/xml\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            return client.write_all(answer.as_bytes()).await;
+        }
+        _ => {}
+    }
+    let mut server = TcpStream::connect(("127.0.0.1", shared.upstream)).await?;
+    let (line, rest) = head.split_once("\r\n").unwrap();
+    server.write_all(format!("{line}\r\nconnection: close\r\n{rest}").as_bytes()).await?;
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let mut body = (&mut from_client).take(length);
+    let (_sent, answered) =
+        tokio::join!(tokio::io::copy(&mut body, &mut to_server), answer(fault, &mut from_server, &mut to_client));
+    answered?;
+    if fault == Some(Fault::LoseAnswer) { reset(&client) } else { client.shutdown().await }
+}
+
+async fn answer(
+    fault: Option<Fault>,
+    server: &mut (impl AsyncRead + Unpin),
+    client: &mut tokio::net::tcp::WriteHalf<'_>,
+) -> io::Result<()> {
+    match fault {
+        Some(Fault::LoseAnswer) => {
+            tokio::io::copy(server, &mut tokio::io::sink()).await?;
+        }
+        Some(Fault::CutAnswer(after)) => {
+            tokio::io::copy(&mut server.take(after), client).await?;
+        }
+        Some(Fault::StallAnswer(after)) => {
+            tokio::io::copy(&mut server.take(after), client).await?;
+            std::future::pending::<()>().await;
+        }
+        Some(Fault::WrongEtag) => {
+            let mut answer = Vec::new();
+            server.read_to_end(&mut answer).await?;
+            let text = String::from_utf8(answer).unwrap();
+            let at = text.to_lowercase().find("etag: \"").unwrap() + "etag: \"".len();
+            let wrong = if text[at..].starts_with('0') { "1" } else { "0" };
+            client.write_all(format!("{}{wrong}{}", &text[..at], &text[at + 1..]).as_bytes()).await?;
+        }
+        _ => {
+            tokio::io::copy(server, client).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn read_head(client: &mut TcpStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(client.read_u8().await?);
+    }
+    Ok(String::from_utf8(head).unwrap())
+}
+
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+}
+
+async fn discard(client: &mut TcpStream, bytes: u64) -> io::Result<()> {
+    tokio::io::copy(&mut client.take(bytes), &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// Closes with RST once the stream is dropped.
+#[allow(deprecated, reason = "no time is waited: lingering for zero seconds does not block")]
+fn reset(client: &TcpStream) -> io::Result<()> {
+    client.set_linger(Some(Duration::ZERO))
+}
