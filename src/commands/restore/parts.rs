@@ -28,7 +28,7 @@ pub(super) struct Part {
     of_schemas: HashSet<i32>,
 }
 
-/// Makes each attaching of an index to a partitioned one depend on the one before it. Two at once do not see each other,
+/// Makes each attaching of an index to a partitioned one depend on the one before it. Two at once may not see each other
 /// and leave an index invalid whose parts are all attached: a foreign key that needs it then fails. The order of an
 /// archive fits its dependencies, so that more of them along it make no circle.
 pub(super) fn one_by_one(entries: &mut [Entry]) {
