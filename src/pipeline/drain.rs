@@ -19,6 +19,7 @@ use crate::archive::table_sql::TableSql;
 use crate::error::{Context as _, Error, Result};
 use crate::manifest::{FORMAT, Index, Object, Piece};
 use crate::seal::compress::Compression;
+use crate::seal::decode::hex;
 use crate::seal::digest::Fingerprint;
 use crate::store::{ObjectWriter, Plan, Store, WriteError};
 
@@ -469,15 +470,4 @@ impl Pieces {
         }
         self.done
     }
-}
-
-/// Lower-case hex.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let written = write!(out, "{byte:02x}");
-        debug_assert!(written.is_ok(), "writing to a String does not fail");
-        out
-    })
 }

@@ -18,11 +18,7 @@ pub mod target;
 pub mod tls;
 pub mod tools;
 
-/// An SQL identifier, always quoted.
-#[must_use]
-pub fn quote_ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+pub use crate::archive::table_sql::quote as quote_ident;
 
 /// An SQL string literal that means the same whatever `standard_conforming_strings` is.
 #[must_use]

@@ -93,7 +93,8 @@ fn spawn(command: &mut Command, name: &str) -> Result<Child> {
         .with_context(|| format!("start {name}"))
 }
 
-fn drain_stderr(stderr: Option<ChildStderr>) -> JoinHandle<String> {
+/// Reads a child's stderr to its end and keeps its beginning for messages.
+pub(super) fn drain_stderr(stderr: Option<ChildStderr>) -> JoinHandle<String> {
     tokio::spawn(async move {
         let mut kept = Vec::new();
         let mut buffer = vec![0; 8192];

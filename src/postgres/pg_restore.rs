@@ -8,15 +8,14 @@ use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::conninfo::ConnInfo;
+use super::pg_dump::drain_stderr;
 use super::tools::PgTools;
 use crate::error::{Context as _, Error, Result};
 
-/// How much of a child's stderr is kept for messages.
-const KEEP_STDERR: usize = 64 << 10;
 /// The line an older server does not know; it stands in the first lines of a script.
 const UNKNOWN: &[u8] = b"SET transaction_timeout = 0;\n";
 /// Where that line is looked for.
@@ -197,7 +196,7 @@ struct Running {
 impl Running {
     fn start(command: &mut Command, name: &'static str) -> Result<Self> {
         let mut child = command.stderr(Stdio::piped()).spawn().with_context(|| format!("start {name}"))?;
-        let stderr = drain(child.stderr.take());
+        let stderr = drain_stderr(child.stderr.take());
         Ok(Self { child, name, stderr })
     }
 
@@ -226,19 +225,6 @@ impl Drop for Running {
             tracing::debug!("{} ended by itself: {gone}", self.name);
         }
     }
-}
-
-fn drain(stderr: Option<ChildStderr>) -> JoinHandle<String> {
-    tokio::spawn(async move {
-        let mut kept = Vec::new();
-        let mut buffer = vec![0; 8192];
-        if let Some(mut stderr) = stderr {
-            while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-                kept.extend(buffer.iter().take(read.min(KEEP_STDERR.saturating_sub(kept.len()))));
-            }
-        }
-        String::from_utf8_lossy(&kept).into_owned()
-    })
 }
 
 /// `--dbname` may be a connection string; a name must be quoted into one.

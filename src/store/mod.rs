@@ -8,7 +8,6 @@ mod dir;
 mod s3;
 mod writer;
 
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::pin::Pin;
@@ -270,14 +269,4 @@ impl Store {
 fn check_key(key: &str) -> Result<()> {
     let bad = key.split('/').any(|segment| matches!(segment, "" | "." | "..")) || key.chars().any(char::is_control);
     if bad { Err(Error::failed(format!("{key:?} is no key of an object"))) } else { Ok(()) }
-}
-
-/// Lower-case hex.
-fn hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let written = write!(out, "{byte:02x}");
-        debug_assert!(written.is_ok(), "writing to a String does not fail");
-    }
-    out
 }

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::{dir, hex, s3};
+use super::{dir, s3};
 use crate::error::Error;
+use crate::seal::decode::hex;
 
 /// Bytes hashed before other tasks get a turn: under 1 ms with SHA instructions, 5 ms without.
 const HASH_STEP: usize = 1 << 20;

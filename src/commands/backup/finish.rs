@@ -10,8 +10,9 @@ use crate::layout;
 use crate::manifest::{
     Database, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table, Tool, Totals,
 };
-use crate::pipeline::drain::{SchemaDone, hex};
+use crate::pipeline::drain::SchemaDone;
 use crate::postgres::leader::Leader;
+use crate::seal::decode::hex;
 use crate::store::{Condition, Put, Store};
 
 /// Times the pointer is tried when somebody else moves it at the same moment.

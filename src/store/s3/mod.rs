@@ -23,9 +23,10 @@ use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 
 use self::attempt::{Failure, Progress};
-use super::{Condition, ObjectInfo, OpenUpload, Put, check_key, hex};
+use super::{Condition, ObjectInfo, OpenUpload, Put, check_key};
 use crate::cli::StoreArgs;
 use crate::error::{Error, Result};
+use crate::seal::decode::hex;
 
 pub(super) use upload::Writer;
 

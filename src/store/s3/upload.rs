@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use super::attempt::{Failure, Progress};
 use super::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::error::{Error, Result};
-use crate::store::{Condition, Plan, WriteError, hex};
+use crate::seal::decode::hex;
+use crate::store::{Condition, Plan, WriteError};
 
 /// Servers put large objects together before they answer: so many stall timeouts (10 minutes by default).
 const COMPLETE: u32 = 20;
