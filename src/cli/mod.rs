@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+use crate::pipeline::rate::BytesPerSecond;
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
 4 verification or drill found damage; 130 / 143 interrupted.";
@@ -166,6 +168,15 @@ pub struct Backup {
     /// How long to wait for a table's lock before giving up.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
+    /// Give up when another session has waited so long for a table because of the backup. Default: warn only.
+    #[arg(long, env = "PGSTOW_MAX_BLOCK", value_parser = duration)]
+    pub max_block: Option<Duration>,
+    /// End the run, cleanly, when it has taken so long. Set it a minute below the platform's own time limit.
+    #[arg(long, env = "PGSTOW_DEADLINE", value_parser = duration)]
+    pub deadline: Option<Duration>,
+    /// Read at most so much a second, all sessions together: `50MiB`, `800kB`.
+    #[arg(long, env = "PGSTOW_RATE_LIMIT")]
+    pub rate_limit: Option<BytesPerSecond>,
     /// Leave out what the role cannot read: a partial run, exit code 3.
     #[arg(long, env = "PGSTOW_ALLOW_UNREADABLE")]
     pub allow_unreadable: bool,

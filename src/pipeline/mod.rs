@@ -8,6 +8,7 @@
 pub mod budget;
 pub mod drain;
 pub mod feed;
+pub mod rate;
 pub mod segment;
 
 pub use feed::{Feed, Intake};

@@ -17,6 +17,7 @@ pub mod session;
 pub mod target;
 pub mod tls;
 pub mod tools;
+pub mod waiters;
 
 pub use crate::archive::table_sql::quote as quote_ident;
 

@@ -26,6 +26,7 @@ use super::conninfo::ConnInfo;
 use super::session::{Session, failure};
 use crate::error::{Error, Result};
 use crate::pipeline::feed::{Item, Sealer};
+use crate::pipeline::rate::Rate;
 use crate::pipeline::{Feed, Intake, Segment, Segmenter};
 
 /// Times a worker connects again for the same task before the run fails.
@@ -64,6 +65,10 @@ pub struct Readers {
     pub snapshot: String,
     /// Longest wait for a lock that a COPY itself takes.
     pub lock_timeout: Duration,
+    /// How fast rows may be read, by all sessions together.
+    pub rate: Rate,
+    /// Added to the sessions' name: the run they read for.
+    pub run: String,
 }
 
 /// Why a task was not read.
@@ -133,7 +138,7 @@ struct Worker<'r> {
 impl Readers {
     /// Opens a session fit for reading.
     pub async fn session(&self) -> Result<Session> {
-        Session::connect(&self.info, self.connect_timeout, "reader").await
+        Session::connect(&self.info, self.connect_timeout, &format!("reader {}", self.run)).await
     }
 
     /// A session in a transaction on the snapshot, for reading what is not rows.
@@ -197,7 +202,7 @@ impl Readers {
         client.batch_execute(&begin).await.map_err(|e| trouble(&e, BEGIN))?;
         let stream = client.copy_out(chunk.copy.as_str()).await;
         let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-        copy(stream, feed, sent, &chunk.label).await?;
+        copy(stream, feed, sent, &chunk.label, &self.rate).await?;
         feed.end().await.map_err(Trouble::Fatal)
     }
 }
@@ -244,7 +249,7 @@ impl Worker<'_> {
             while let Some(chunk) = taken.task.chunks.get(taken.done) {
                 let stream = copies.pop_front().ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
                 let stream = stream.await.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &taken.feed, &mut taken.sent, &chunk.label).await?;
+                copy(stream, &taken.feed, &mut taken.sent, &chunk.label, &readers.rate).await?;
                 taken.feed.end().await.map_err(Trouble::Fatal)?;
                 taken.done += 1;
                 taken.sent.clear();
@@ -399,18 +404,27 @@ async fn rollback(client: &Client) {
 
 /// Streams one COPY into the feed. Segments whose hashes are in `sent` were sent before a reconnect: they are read
 /// again, compared and not sent twice.
-async fn copy(stream: CopyOutStream, feed: &Feed, sent: &mut Vec<u128>, label: &str) -> Result<(), Trouble> {
+async fn copy(
+    stream: CopyOutStream,
+    feed: &Feed,
+    sent: &mut Vec<u128>,
+    label: &str,
+    rate: &Rate,
+) -> Result<(), Trouble> {
     let mut stream = std::pin::pin!(stream);
+    let mut meter = rate.meter();
     let mut segmenter = Segmenter::default();
     let already = sent.len();
     let mut number = 0;
     while let Some(message) = stream.next().await {
         let message = message.map_err(|e| trouble(&e, &format!("read {label}")))?;
+        meter.read(message.len()).await;
         if let Some(segment) = segmenter.push(message) {
             deliver(segment, feed, sent, number, already, label).await?;
             number += 1;
         }
     }
+    meter.settle().await;
     let last = segmenter.finish().map_err(|why| Trouble::Fatal(Error::failed(format!("read {label}: {why}"))))?;
     if let Some(segment) = last {
         deliver(segment, feed, sent, number, already, label).await?;
@@ -469,13 +483,14 @@ pub struct LeaderReads {
     leader: Arc<Mutex<Arc<Session>>>,
     sealer: Sealer,
     chunks: Arc<Vec<Chunk>>,
+    rate: Rate,
 }
 
 impl LeaderReads {
     /// Reads with the leader's session, which holds the snapshot and all locks; `chunks` in the global order.
     #[must_use]
-    pub fn new(leader: Arc<Session>, sealer: Sealer, chunks: Arc<Vec<Chunk>>) -> Self {
-        Self { leader: Arc::new(Mutex::new(leader)), sealer, chunks }
+    pub fn new(leader: Arc<Session>, sealer: Sealer, chunks: Arc<Vec<Chunk>>, rate: Rate) -> Self {
+        Self { leader: Arc::new(Mutex::new(leader)), sealer, chunks, rate }
     }
 }
 
@@ -489,7 +504,7 @@ impl crate::pipeline::drain::Fallback for LeaderReads {
             let read = async {
                 let stream = leader.client.copy_out(chunk.copy.as_str()).await;
                 let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &feed, &mut Vec::new(), &chunk.label).await?;
+                copy(stream, &feed, &mut Vec::new(), &chunk.label, &this.rate).await?;
                 feed.end().await.map_err(Trouble::Fatal)
             };
             if let Err(trouble) = read.await {

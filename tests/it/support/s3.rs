@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use clap::Parser as _;
+use futures::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use pgstow::cli::{Cli, StoreArgs};
@@ -46,10 +47,20 @@ pub(crate) struct S3Server {
 impl S3Server {
     /// Serves `dir`, with one empty bucket.
     pub(crate) async fn start(dir: &Path) -> Self {
+        Self::serve(dir, None).await
+    }
+
+    /// As [`S3Server::start`], with a server that takes conditions of a PUT for granted, as Supabase's and others do,
+    /// and that lets those PUTs of a key ending in `latest.json` pass which the meeting says.
+    pub(crate) async fn start_unconditional(dir: &Path, meeting: Arc<Meeting>) -> Self {
+        Self::serve(dir, Some(meeting)).await
+    }
+
+    async fn serve(dir: &Path, meeting: Option<Arc<Meeting>>) -> Self {
         std::fs::create_dir_all(dir.join(BUCKET)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let files = Counting { files: FileSystem::new(dir).unwrap(), open: Arc::default() };
+        let files = Counting { files: FileSystem::new(dir).unwrap(), open: Arc::default(), meeting };
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let domain = format!("localhost:{port}");
@@ -110,7 +121,80 @@ pub(crate) fn store_args(store: &str) -> StoreArgs {
     args
 }
 
+/// Brings PUTs of `latest.json` together: the first ones wait until so many have come, then each is let through, the
+/// newest run's first, so that the oldest overwrites all others. Later ones pass at once.
+#[derive(Debug)]
+pub(crate) struct Meeting {
+    state: Mutex<MeetingState>,
+    changed: tokio::sync::Notify,
+}
+
+#[derive(Debug, Default)]
+struct MeetingState {
+    wanted: usize,
+    /// What has come and is not stored yet: the bodies, which begin with the run's name.
+    waiting: Vec<String>,
+    open: bool,
+    met: usize,
+}
+
+impl Meeting {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(MeetingState { open: true, ..MeetingState::default() }),
+            changed: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// From now on wait for so many.
+    pub(crate) fn wait_for(&self, wanted: usize) {
+        let mut state = self.state.lock().unwrap();
+        *state = MeetingState { wanted, met: state.met, ..MeetingState::default() };
+    }
+
+    /// How often all came together.
+    pub(crate) fn met(&self) -> usize {
+        self.state.lock().unwrap().met
+    }
+
+    /// Returns true when this PUT's turn has come among those that met; it must say when it is `done`.
+    async fn turn(&self, body: &str) -> bool {
+        {
+            let mut state = self.state.lock().unwrap();
+            if state.open {
+                return false;
+            }
+            state.waiting.push(body.to_owned());
+            if state.waiting.len() == state.wanted {
+                state.open = true;
+                state.met += 1;
+            }
+        }
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let state = self.state.lock().unwrap();
+                if state.open && state.waiting.iter().max().is_some_and(|newest| newest == body) {
+                    return true;
+                }
+            }
+            self.changed.notify_waiters();
+            changed.await;
+        }
+    }
+
+    fn done(&self, body: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.waiting.retain(|waiting| waiting != body);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}
+
 struct Counting {
+    meeting: Option<Arc<Meeting>>,
     files: FileSystem,
     open: Arc<Mutex<BTreeMap<String, (String, Timestamp)>>>,
 }
@@ -140,10 +224,41 @@ impl S3 for Counting {
     passed_on! {
         get_object: GetObjectInput => GetObjectOutput,
         head_object: HeadObjectInput => HeadObjectOutput,
-        put_object: PutObjectInput => PutObjectOutput,
         list_objects_v2: ListObjectsV2Input => ListObjectsV2Output,
         delete_object: DeleteObjectInput => DeleteObjectOutput,
         upload_part: UploadPartInput => UploadPartOutput,
+    }
+
+    fn put_object<'life0, 'async_trait>(
+        &'life0 self,
+        mut request: S3Request<PutObjectInput>,
+    ) -> Answer<'async_trait, PutObjectOutput>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        let Some(meeting) = &self.meeting else { return self.files.put_object(request) };
+        Box::pin(async move {
+            request.input.if_match = None;
+            request.input.if_none_match = None;
+            if !request.input.key.ends_with("latest.json") {
+                return self.files.put_object(request).await;
+            }
+            let mut body = Vec::new();
+            if let Some(mut stream) = request.input.body.take() {
+                while let Some(bytes) = stream.next().await {
+                    body.extend_from_slice(&bytes.map_err(|error| s3s::s3_error!(InternalError, "{error}"))?);
+                }
+            }
+            let text = String::from_utf8_lossy(&body).into_owned();
+            request.input.body = Some(s3s::Body::from(body).into());
+            let turn = meeting.turn(&text).await;
+            let stored = self.files.put_object(request).await;
+            if turn {
+                meeting.done(&text);
+            }
+            stored
+        })
     }
 
     fn create_multipart_upload<'life0, 'async_trait>(
