@@ -241,37 +241,120 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
 /// Moves `latest.json` to this run, never backwards. Returns whether it names this run (or would, had a newer one not
 /// won meanwhile).
 ///
-/// Where the store has just been seen to refuse a conditional PUT, the move is one; elsewhere the pointer is compared
-/// before and checked after.
+/// Where the store has just been seen to refuse a conditional PUT, the move is one. Elsewhere two runs that end at the
+/// same moment may overwrite each other's pointer, so each looks for the other's manifest after its own move, and moves
+/// on to that run if it is the newer one: whoever moves last has seen all manifests that were there before, and those
+/// that come later have their own move still before them.
 pub(super) async fn move_latest(store: &Store, pointer: &Latest) -> Result<bool> {
-    let json = serde_json::to_vec_pretty(pointer).map_err(std::io::Error::from).context("write the pointer")?;
-    let body = Bytes::from([json, b"\n".to_vec()].concat());
+    let mut wanted = pointer.clone();
     for _attempt in 0..POINTER_ATTEMPTS {
-        let before = read_latest(store).await?;
-        if let Some((there, _)) = &before
-            && there.identity == pointer.identity
-            && (&there.finished_at, &there.run) > (&pointer.finished_at, &pointer.run)
-        {
-            tracing::warn!("{} names the newer run {}; left as it is", layout::LATEST, there.run);
-            return Ok(false);
-        }
-        // Must be refused when there is a pointer: that is how a store shows that it honours conditions.
-        let first = store.put(layout::LATEST, body.clone(), Condition::Absent).await?;
-        if let (Put::Refused, Some((_, Some(etag)))) = (&first, &before) {
-            match store.put(layout::LATEST, body.clone(), Condition::Matches(etag.clone())).await? {
-                Put::Stored { .. } => {}
-                Put::Refused => continue,
+        match put_pointer(store, &wanted).await? {
+            Move::Newer => return Ok(false),
+            Move::Again => continue,
+            Move::Conditional => {}
+            Move::Plain => {
+                if let Some(newer) = overtaken(store, &wanted).await? {
+                    tracing::info!("the newer run {} finished at the same time", newer.run);
+                    wanted = newer;
+                    continue;
+                }
             }
-        } else if matches!(first, Put::Refused) {
-            continue;
         }
         match read_latest(store).await? {
-            Some((there, _)) if there == *pointer => return Ok(true),
-            Some((there, _)) if there.finished_at > pointer.finished_at => return Ok(false),
+            Some((there, _)) if there == wanted => return Ok(wanted.run == pointer.run),
+            Some((there, _)) if there.finished_at > wanted.finished_at => return Ok(false),
             _ => {}
         }
     }
     Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe())))
+}
+
+/// What became of one attempt to move the pointer.
+enum Move {
+    /// It names a newer run and was left alone.
+    Newer,
+    /// Somebody else moved it in between.
+    Again,
+    /// Moved, by a PUT that would have been refused if somebody else had moved it in between.
+    Conditional,
+    /// Moved, whatever was there.
+    Plain,
+}
+
+async fn put_pointer(store: &Store, pointer: &Latest) -> Result<Move> {
+    let json = serde_json::to_vec_pretty(pointer).map_err(std::io::Error::from).context("write the pointer")?;
+    let body = Bytes::from([json, b"\n".to_vec()].concat());
+    let before = read_latest(store).await?;
+    if let Some((there, _)) = &before
+        && there.identity == pointer.identity
+        && (&there.finished_at, &there.run) > (&pointer.finished_at, &pointer.run)
+    {
+        tracing::warn!("{} names the newer run {}; left as it is", layout::LATEST, there.run);
+        return Ok(Move::Newer);
+    }
+    // Must be refused when there is a pointer: that is how a store shows that it honours conditions.
+    let first = store.put(layout::LATEST, body.clone(), Condition::Absent).await?;
+    Ok(match (first, before) {
+        (Put::Stored { .. }, _) => Move::Plain,
+        (Put::Refused, Some((_, Some(etag)))) => {
+            match store.put(layout::LATEST, body, Condition::Matches(etag)).await? {
+                Put::Stored { .. } => Move::Conditional,
+                Put::Refused => Move::Again,
+            }
+        }
+        (Put::Refused, _) => Move::Again,
+    })
+}
+
+/// The newest complete run of the same database that finished after this one, as its pointer. Only runs whose manifest
+/// is not older than this one's by the store's clock are read.
+async fn overtaken(store: &Store, pointer: &Latest) -> Result<Option<Latest>> {
+    let own = store.head(&pointer.manifest).await?.and_then(|info| info.modified);
+    let mut newest: Option<Latest> = None;
+    for name in crate::commands::resolve::names(store).await? {
+        if name == pointer.run || !may_end_with(&name, &pointer.run) {
+            continue;
+        }
+        let key = layout::in_run(&name, layout::MANIFEST);
+        let Some(info) = store.head(&key).await? else { continue };
+        if info.modified.zip(own).is_some_and(|(other, own)| other < own) {
+            continue;
+        }
+        let Some(body) = store.get(&key).await? else { continue };
+        // A manifest of another make, or of a partial run, is nothing `latest` would move to.
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&body) else { continue };
+        let of = (&manifest.finished_at, &manifest.run);
+        let than = newest.as_ref().unwrap_or(pointer);
+        if manifest.status == Status::Complete
+            && manifest.run == name
+            && manifest.source.identity == pointer.identity
+            && of > (&than.finished_at, &than.run)
+        {
+            newest = Some(Latest {
+                run: name,
+                manifest: key,
+                sha256: hex(&Sha256::digest(&body)),
+                finished_at: manifest.finished_at,
+                identity: manifest.source.identity,
+            });
+        }
+    }
+    Ok(newest)
+}
+
+/// Whether two runs may end at the same time as far as their names tell: both begin with the time of their start, and a
+/// run that began more than a day before the other is not looked for, or each run of years would be asked about.
+fn may_end_with(name: &str, other: &str) -> bool {
+    let day = |run: &str| {
+        let date = run.get(..8)?;
+        let number = |range: std::ops::Range<usize>| date.get(range)?.parse::<i16>().ok();
+        let small = |range| number(range).and_then(|n| i8::try_from(n).ok());
+        jiff::civil::Date::new(number(0..4)?, small(4..6)?, small(6..8)?).ok()
+    };
+    match (day(name), day(other)) {
+        (Some(day), Some(other)) => day.duration_until(other) <= jiff::SignedDuration::from_hours(24),
+        _ => true,
+    }
 }
 
 /// The final summary for people.

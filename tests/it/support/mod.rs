@@ -17,6 +17,7 @@
 
 pub mod archive_walker;
 pub mod judge;
+pub(crate) mod meeting;
 pub mod pg;
 pub mod process;
 pub mod program;

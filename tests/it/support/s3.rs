@@ -29,6 +29,8 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::meeting::Meeting;
+
 pub(crate) const ACCESS_KEY: &str = "AKTEST";
 pub(crate) const SECRET_KEY: &str = "test-secret-key";
 const BUCKET: &str = "backups";
@@ -121,78 +123,6 @@ pub(crate) fn store_args(store: &str) -> StoreArgs {
     args
 }
 
-/// Brings PUTs of `latest.json` together: the first ones wait until so many have come, then each is let through, the
-/// newest run's first, so that the oldest overwrites all others. Later ones pass at once.
-#[derive(Debug)]
-pub(crate) struct Meeting {
-    state: Mutex<MeetingState>,
-    changed: tokio::sync::Notify,
-}
-
-#[derive(Debug, Default)]
-struct MeetingState {
-    wanted: usize,
-    /// What has come and is not stored yet: the bodies, which begin with the run's name.
-    waiting: Vec<String>,
-    open: bool,
-    met: usize,
-}
-
-impl Meeting {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(MeetingState { open: true, ..MeetingState::default() }),
-            changed: tokio::sync::Notify::new(),
-        })
-    }
-
-    /// From now on wait for so many.
-    pub(crate) fn wait_for(&self, wanted: usize) {
-        let mut state = self.state.lock().unwrap();
-        *state = MeetingState { wanted, met: state.met, ..MeetingState::default() };
-    }
-
-    /// How often all came together.
-    pub(crate) fn met(&self) -> usize {
-        self.state.lock().unwrap().met
-    }
-
-    /// Returns true when this PUT's turn has come among those that met; it must say when it is `done`.
-    async fn turn(&self, body: &str) -> bool {
-        {
-            let mut state = self.state.lock().unwrap();
-            if state.open {
-                return false;
-            }
-            state.waiting.push(body.to_owned());
-            if state.waiting.len() == state.wanted {
-                state.open = true;
-                state.met += 1;
-            }
-        }
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let state = self.state.lock().unwrap();
-                if state.open && state.waiting.iter().max().is_some_and(|newest| newest == body) {
-                    return true;
-                }
-            }
-            self.changed.notify_waiters();
-            changed.await;
-        }
-    }
-
-    fn done(&self, body: &str) {
-        let mut state = self.state.lock().unwrap();
-        state.waiting.retain(|waiting| waiting != body);
-        drop(state);
-        self.changed.notify_waiters();
-    }
-}
-
 struct Counting {
     meeting: Option<Arc<Meeting>>,
     files: FileSystem,
@@ -254,9 +184,7 @@ impl S3 for Counting {
             request.input.body = Some(s3s::Body::from(body).into());
             let turn = meeting.turn(&text).await;
             let stored = self.files.put_object(request).await;
-            if turn {
-                meeting.done(&text);
-            }
+            drop(turn);
             stored
         })
     }
