@@ -271,7 +271,7 @@ fn one_backup_of_a_database_into_a_store_at_a_time() {
         let (error, _) = expect_failure(&mut same("pre/"), 1);
         let asked = "SELECT 'run ' || substr(application_name, 15) || ', pid ' || pid || ', started ' ||
             to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM pg_stat_activity
-            WHERE datname = current_database() AND application_name LIKE 'pgstow leader %'";
+            WHERE datname = current_database() AND application_name LIKE 'pgstow leader %' ORDER BY backend_start LIMIT 1";
         assert!(error.contains("another backup") && error.contains(&observer.run(asked)), "{error}");
         if first == "bucket" {
             // Another prefix, and a bucket of the same name elsewhere, are other stores.

@@ -25,7 +25,7 @@ use crate::support::session::Talk;
 const KILLS: usize = 40;
 const PREFIXES: usize = 4;
 /// Rounds of the race, and the runs that end together in each.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 25;
 const RACERS: usize = 4;
 
 fn small(cluster: &Cluster, name: &str) {
@@ -48,7 +48,7 @@ fn whole(store: &Path) -> (String, String) {
     let sha256: String = Sha256::digest(&manifest).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(latest["sha256"], sha256.as_str(), "{}", store.display());
     let objects = run.objects();
-    assert!(objects.len() > 7, "{objects:?}");
+    assert!(objects.len() >= 5, "{objects:?}");
     for (key, object) in objects {
         let stored = fs::metadata(run.folder.join(&key)).unwrap_or_else(|error| panic!("{key}: {error}"));
         assert_eq!(object["bytes"], stored.len(), "{key}");
@@ -197,7 +197,8 @@ fn kill_again_and_again(victim: &Victim, seed: u64) -> usize {
 fn runs_that_end_together_never_move_latest_backwards_where_the_store_ignores_conditions() {
     let cluster = pg::shared(*pg::versions().last().unwrap());
     let name = "kill race";
-    small(cluster, name);
+    cluster.create_database(name);
+    cluster.psql(name, "CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
     let root = tempfile::tempdir().unwrap();
     let runtime = Runtime::new().unwrap();
     let meeting = Meeting::new();
