@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
+use super::verify::HASHES;
 use super::{output, resolve};
 use crate::error::{Context as _, Result};
 use crate::manifest::{Status, Totals};
@@ -47,6 +48,9 @@ struct Receipt {
     kind: String,
     at: String,
     ok: bool,
+    /// Of `verify`: how deep it looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checked: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -152,7 +156,11 @@ fn age(at: &str) -> String {
 fn receipt(receipt: Option<&Receipt>) -> String {
     receipt.map_or_else(
         || "-".to_owned(),
-        |receipt| if receipt.ok { format!("{} ago", age(&receipt.at)) } else { "DAMAGED".to_owned() },
+        |receipt| match receipt.checked.as_deref() {
+            _ if !receipt.ok => "DAMAGED".to_owned(),
+            Some(HASHES) => format!("{} ago ({HASHES})", age(&receipt.at)),
+            _ => format!("{} ago", age(&receipt.at)),
+        },
     )
 }
 
