@@ -101,7 +101,7 @@ impl Identities {
         decryptor.decrypt(self.dynamic()).map_err(|error| Error::from(damage(error)))?;
         let header = head.slice(..head.len() - rest.len());
         // A seek to the begin of a chunk would ask for the object's end: land on the byte before it.
-        let landing = piece.start.saturating_sub(1);
+        let landing = piece.start.saturating_sub(u64::from(piece.start.is_multiple_of(CHUNK_BYTES)));
         let begin = header.len() as u64 + landing / CHUNK_BYTES * SEALED_BYTES;
         let last = piece.end.saturating_sub(1).max(landing) / CHUNK_BYTES;
         let end = header.len() as u64 + (last + 1) * SEALED_BYTES;
