@@ -23,3 +23,4 @@ mod restore;
 mod store_contract;
 mod store_faults;
 mod support;
+mod volumes;
