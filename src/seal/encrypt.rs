@@ -38,7 +38,8 @@ impl Recipients {
     /// space between. `None` where nothing was given.
     ///
     /// # Errors
-    /// Kind `Usage`: what is no key and no file, or a file without a key. A secret key is never repeated.
+    /// Kind `Usage`: what is no key and no file, a file without a key, or nothing but blanks (a variable that was meant
+    /// to hold a key must not lead to an unencrypted run). A secret key is never repeated.
     pub fn read(values: &[String]) -> Result<Option<Self>> {
         let mut keys: Vec<Recipient> = Vec::new();
         let add = |key: Recipient, keys: &mut Vec<Recipient>| {
@@ -58,6 +59,10 @@ impl Recipients {
                     add(key(word).map_err(|error| error.context("--encrypt"))?, &mut keys);
                 }
             }
+        }
+        if keys.is_empty() && !values.is_empty() {
+            return Err(Error::usage("--encrypt (or PGSTOW_ENCRYPT) is set and holds no key")
+                .hint("unset it where the run is meant to be stored unencrypted"));
         }
         if keys.len() > MOST {
             return Err(Error::usage(format!("--encrypt: {} keys, at most {MOST} work", keys.len())));
@@ -187,7 +192,7 @@ mod tests {
             Recipients::read(&values).map(|read| read.map(|read| read.names()))
         };
         assert_eq!(names(&[]).unwrap(), None);
-        assert_eq!(names(&["", " ,\n"]).unwrap(), None);
+        assert!(names(&["", " ,\n"]).is_err());
         assert_eq!(names(&[ONE]).unwrap(), Some(vec![ONE.to_owned()]));
         assert_eq!(names(&[&file, ONE]).unwrap(), Some(vec![other.clone(), ONE.to_owned()]));
         assert_eq!(names(&[&format!("{ONE},\n{other}")]).unwrap(), Some(vec![ONE.to_owned(), other]));

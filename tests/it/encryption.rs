@@ -195,7 +195,9 @@ fn what_is_no_public_key_stops_a_backup_before_it_begins() {
     let store = folder.path().join("store");
     let key = Key::make();
     let cluster = pg::shared(pg::versions()[0]);
-    for bad in [key.secret(), key.file.display().to_string(), "age1x".to_owned(), "/no/such/file".to_owned()] {
+    for bad in
+        [key.secret(), key.file.display().to_string(), "age1x".to_owned(), "/no/such/file".to_owned(), " ".to_owned()]
+    {
         let (_, all) = expect_failure(program::backup(cluster, "postgres", &store).args(["--encrypt", &bad]), 2);
         assert!(all.contains("--encrypt") && !all.contains(&key.secret()), "{all}");
     }
