@@ -226,13 +226,9 @@ async fn leave(store: &Store, receipt: &Receipt) {
 }
 
 fn text(receipt: &Receipt) -> String {
-    let read = format!(
-        "{} objects, {}, {} rows, {:.1}s",
-        output::count(receipt.objects),
-        output::size(receipt.bytes),
-        output::count(receipt.rows),
-        receipt.seconds
-    );
+    let rows = if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", output::count(receipt.rows)) };
+    let (objects, size) = (output::count(receipt.objects), output::size(receipt.bytes));
+    let read = format!("{objects} objects, {size}, {rows}{:.1}s", receipt.seconds);
     if receipt.ok && receipt.checked == HASHES {
         return format!(
             "run {} is stored as it was written (sizes and SHA-256): {read}\n\

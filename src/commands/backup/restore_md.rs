@@ -30,7 +30,7 @@ pub(super) fn compose(facts: &Facts<'_>) -> String {
     let mut text = format!(
         "# Restore run {run}\n\n\
          Database `{}` of a PostgreSQL {} server, saved {} by pgstow {} with pg_dump {}.\n\n\
-         With pgstow: `pgstow download {run}` fetches and verifies everything. Without it, everything below works with\n\
+         With pgstow: `pgstow download {run}{identity}` fetches and verifies everything. Without it, everything below works with\n\
          psql and pg_restore (version {} or newer){}{} alone.\n\n",
         in_comment(&server.database),
         in_comment(&server.version),
@@ -44,6 +44,7 @@ pub(super) fn compose(facts: &Facts<'_>) -> String {
             Compression::None => "",
         },
         if target.recipients.is_some() { " and age" } else { "" },
+        identity = if target.recipients.is_some() { " --identity FILE" } else { "" },
     );
     if let Some(recipients) = &target.recipients {
         text.push_str(
