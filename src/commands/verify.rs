@@ -226,7 +226,8 @@ async fn leave(store: &Store, receipt: &Receipt) {
 }
 
 fn text(receipt: &Receipt) -> String {
-    let rows = if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", output::count(receipt.rows)) };
+    let rows =
+        if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", output::count(receipt.rows)) };
     let (objects, size) = (output::count(receipt.objects), output::size(receipt.bytes));
     let read = format!("{objects} objects, {size}, {rows}{:.1}s", receipt.seconds);
     if receipt.ok && receipt.checked == HASHES {
