@@ -289,6 +289,9 @@ pub struct Restore {
     /// Do not gather the planner's statistics at the end.
     #[arg(long)]
     pub no_analyze: bool,
+    /// Gather full statistics at the end also where autovacuum would: by itself restore gathers rough ones there.
+    #[arg(long, conflicts_with = "no_analyze")]
+    pub full_analyze: bool,
     /// Sessions that load rows and build indexes at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,

@@ -128,6 +128,7 @@ async fn drill(
         truncate: false,
         allow_source: false,
         no_analyze: true,
+        full_analyze: false,
         jobs: arguments.jobs,
         pg_bin_dir: arguments.pg_bin_dir.clone(),
         connect_timeout: arguments.connect_timeout,

@@ -512,22 +512,33 @@ impl Work<'_> {
 
     /// Gathers the planner's statistics, table by table, by several sessions.
     async fn analyze(&self) -> Result<()> {
-        let tables = if self.part.is_whole() {
-            load::analyzable(&self.control).await?
+        let mut tables = load::analyzable(&self.control).await?;
+        if self.part.is_whole() {
+            tables.retain(|table| !table.is_partition);
         } else {
-            self.part.tables(self.manifest, true).iter().map(Wanted::name).collect()
-        };
+            let ours = self.part.tables(self.manifest, true);
+            let ours: HashSet<(&str, &str)> = ours.iter().map(|w| (w.schema.as_str(), w.table.name.as_str())).collect();
+            tables.retain(|table| ours.contains(&(&table.schema, &table.name)));
+        }
+        let rough = AtomicU64::new(0);
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
         let worker = || async {
             let loader = load::Loader::connect(&self.info, self.arguments.connect_timeout).await?;
             while let Some(table) = next() {
-                loader.execute(&format!("ANALYZE {table}"), &format!("analyze {table}")).await?;
+                let (statements, is_rough) = table.statements(self.arguments.full_analyze);
+                loader.execute(&statements, &format!("analyze {}.{}", table.schema, table.name)).await?;
+                rough.fetch_add(u64::from(is_rough), Ordering::Relaxed);
             }
             loader.close().await;
             Ok::<(), Error>(())
         };
-        futures::future::try_join_all((0..self.arguments.jobs).map(|_| worker())).await.map(drop)
+        futures::future::try_join_all((0..self.arguments.jobs).map(|_| worker())).await?;
+        let rough = rough.into_inner();
+        if rough > 0 {
+            tracing::info!("{rough} tables have rough statistics, which the server's autovacuum completes");
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
 //! Loading the rows of many tables: who loads what when, and what is committed together.
 //!
 //! Tables of extensions come first, one after the other in the archive's order, since their foreign keys exist before
-//! their rows. Then the others, biggest first, by several sessions: a large table piece by piece of its index. A
-//! session that loaded pieces is parked with its transaction open; when the last piece was verified, all parked
-//! sessions of the table commit. When one of those commits fails the table, which was empty, is emptied again.
+//! their rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no
+//! index build, foreign key or later vacuum has to come back to them. A table that would keep one session busy when
+//! all others are done is loaded by several, piece by piece of its index. A session that loaded pieces is parked with
+//! its transaction open; when the last piece was verified, all parked sessions of the table commit. When one of those
+//! commits fails the table, which was empty, is emptied again.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,9 +153,15 @@ impl Rows {
     async fn plan(&self, tables: Vec<Wanted>) -> Result<Plan> {
         let mut large = Vec::with_capacity(tables.len());
         let mut queue = VecDeque::new();
+        let total: u64 = tables.iter().map(|wanted| wanted.table.raw_bytes).sum();
+        let share = total / self.jobs.max(1) as u64;
         for (at, wanted) in tables.iter().enumerate() {
             let index = match &wanted.table.index {
-                Some(object) if self.into == Into::Fresh && wanted.table.file.volumes.is_empty() => {
+                Some(object)
+                    if self.into == Into::Fresh
+                        && wanted.table.file.volumes.is_empty()
+                        && wanted.table.raw_bytes > share =>
+                {
                     let index = self.source.index(&wanted.schema, &wanted.table, object).await?;
                     // Rows that go through another table (a partition's root) are loaded by one session: that table
                     // cannot be emptied for one of its partitions.
@@ -281,18 +289,38 @@ impl Rows {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
         };
-        loader.execute("BEGIN", &doing).await?;
+        let frozen = self.begin_frozen(loader, wanted, &head.copy).await;
+        if frozen.is_none() {
+            loader.execute("BEGIN", &doing).await?;
+        }
         let preamble = head.preamble();
         if !preamble.is_empty() {
             loader.execute(preamble, &doing).await?;
         }
-        let (print, counted) = self.copy(loader, &head.copy, flow, &doing).await?;
+        let (print, counted) = self.copy(loader, frozen.as_ref().unwrap_or(&head.copy), flow, &doing).await?;
         compare(wanted, &print)?;
         // Triggers of an extension's own tables may change what is kept.
         if counted != print.rows && wanted.table.extension.is_none() {
             return Err(load::miscounted(&doing, print.rows, counted));
         }
         loader.execute("COMMIT", &doing).await
+    }
+
+    /// Begins a transaction in which the rows of a new table can be written frozen, which asks for its being emptied
+    /// there; returns the statement that does. `None`, without a transaction, where that cannot be.
+    async fn begin_frozen(&self, loader: &Loader, wanted: &Wanted, copy: &str) -> Option<String> {
+        if self.into != Into::Fresh || wanted.table.extension.is_some() || !into_itself(copy, wanted) {
+            return None;
+        }
+        let statement = format!("{}FROM stdin WITH (FREEZE);", copy.trim_end().strip_suffix("FROM stdin;")?);
+        let begin = format!("BEGIN; TRUNCATE ONLY {}", wanted.name());
+        match loader.execute(&begin, "begin to load").await {
+            Ok(()) => Some(statement),
+            Err(refused) => {
+                tracing::debug!("{refused}");
+                loader.execute("ROLLBACK", "begin to load").await.ok().and(None)
+            }
+        }
     }
 
     /// Loads one piece in the session's open transaction.
