@@ -151,6 +151,20 @@ pub fn miscounted(what: &str, sent: u64, counted: u64) -> Error {
     Error::failed(format!("{what}: {sent} rows were sent, the server took {counted}"))
 }
 
+/// Partitions below a hash-partitioned table: schema, name, and the topmost table as SQL.
+pub async fn hash_partitions(loader: &Loader) -> Result<Vec<(String, String, String)>> {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+                      pg_catalog.pg_partition_root(c.oid)::pg_catalog.regclass::pg_catalog.text
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE c.relispartition AND c.relkind = 'r'
+                  AND EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) a
+                                JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = a.relid AND p.partstrat = 'h')
+                ORDER BY 1, 2";
+    let rows = loader.session.client.query(sql, &[]).await;
+    let rows = rows.map_err(|e| failure(&e).context("list the partitions"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
 /// What of a table a backup reads.
 #[derive(Debug, Clone)]
 pub struct Readable {

@@ -1,6 +1,7 @@
 //! The database that is restored into: what it holds, what it lacks, and the mark of an unfinished restore in it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -10,6 +11,15 @@ use crate::error::{Error, Result};
 
 /// Schema that marks an unfinished restore; its comment names the run.
 pub const MARK: &str = "pgstow_restore";
+
+/// What the sessions of a restore, and of the programs it starts, are called.
+pub const APPLICATION: &str = "pgstow restore";
+
+/// Number of the advisory lock: `pgstowrs` as bytes, so that it is nobody else's.
+const LOCK: u64 = 0x7067_7374_6f77_7273;
+/// How often, and after what time, sessions that were told to end are looked for again.
+const ENDINGS: u32 = 200;
+const ENDING: Duration = Duration::from_millis(50);
 
 /// Tables dropped in one statement: each needs some locks.
 const DROPPED_AT_ONCE: usize = 50;
@@ -60,6 +70,38 @@ pub async fn unfinished(session: &Session) -> Result<Option<String>> {
 pub async fn mark(session: &Session, what: &str) -> Result<()> {
     let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", quote_literal(what));
     execute(session, &sql, "mark the database as being restored").await
+}
+
+/// Says something else in the mark.
+pub async fn remark(session: &Session, what: &str) -> Result<()> {
+    let sql = format!("COMMENT ON SCHEMA {MARK} IS {}", quote_literal(what));
+    execute(session, &sql, "change the mark of the restore").await
+}
+
+/// Takes the lock that one restore at a time holds in a database, as long as the session lasts; false where another
+/// session has it.
+pub async fn lock(session: &Session) -> Result<bool> {
+    let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK})");
+    let row = session.client.query_one(&sql, &[]).await;
+    Ok(row.map_err(|e| failure(&e).context("lock the database for the restore"))?.get(0))
+}
+
+/// Ends what a killed restore left running in this database: its `pg_restore` outlives it. For the holder of [`lock`].
+pub async fn end_others(session: &Session) -> Result<()> {
+    let doing = "end what a killed restore left running";
+    let sql = format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+          WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND application_name = {}",
+        quote_literal(APPLICATION)
+    );
+    for _time in 0..ENDINGS {
+        let others = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(ENDING).await;
+    }
+    Err(Error::failed("sessions of a killed restore do not end").hint("look at pg_stat_activity, then try again"))
 }
 
 /// Takes the mark away.

@@ -49,6 +49,7 @@ use crate::progress::Loading;
 use crate::seal::decode;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
+use checks::Found;
 pub(super) use drill::run as drill;
 use parts::Part;
 use roles::Script;
@@ -215,7 +216,7 @@ async fn restore_loaded(
     let mut entries = part.entries(meta);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(arguments)?;
-    let (control, resumed) = connect(arguments, manifest, meta, &info, script, &entries).await?;
+    let (control, found) = connect(arguments, manifest, meta, &info, script, &entries).await?;
     part.check(&control, meta, arguments).await?;
     let all = part.is_whole() && leave_out.entries.is_empty();
     let archive = if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
@@ -243,7 +244,7 @@ async fn restore_loaded(
         report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
     };
     tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
-    Box::pin(work.all(resumed)).await?;
+    Box::pin(work.all(found)).await?;
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
     report.into = work.info.to_string();
@@ -277,8 +278,7 @@ async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Res
     if problems.is_empty() { Ok(()) } else { Err(Error::damage(problems.join("; ")).hint("nothing was changed")) }
 }
 
-/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says whether it holds an
-/// unfinished restore of this run.
+/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says what it holds.
 async fn connect(
     arguments: &Restore,
     manifest: &Manifest,
@@ -286,16 +286,16 @@ async fn connect(
     info: &ConnInfo,
     script: &Script,
     entries: &[&Entry],
-) -> Result<(Session, bool)> {
+) -> Result<(Session, Found)> {
     let timeout = arguments.connect_timeout;
     if !arguments.create {
         let control = Session::connect(info, timeout, "restore").await?;
         checks::refuse_source(&control, manifest, arguments).await?;
-        let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
+        let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
         let server = target::server(&control).await?;
         checks::missing(entries, script, &server, arguments)?;
         make_roles(&control, arguments, script, &server).await?;
-        return Ok((control, resumed));
+        return Ok((control, found));
     }
     let maintenance = match Session::connect(&info.with_database("postgres"), timeout, "restore").await {
         Ok(session) => session,
@@ -316,8 +316,8 @@ async fn connect(
     maintenance.close().await;
     let control = Session::connect(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
-    let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
-    Ok((control, resumed))
+    let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
+    Ok((control, found))
 }
 
 async fn make_roles(session: &Session, arguments: &Restore, script: &Script, server: &Server) -> Result<()> {
@@ -333,15 +333,22 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
 }
 
 impl Work<'_> {
-    async fn all(&self, resumed: bool) -> Result<()> {
+    async fn all(&self, found: Found) -> Result<()> {
         let arguments = self.arguments;
         let mark = checks::mark(&self.manifest.run, arguments);
-        if resumed {
-            tracing::info!("an unfinished restore of this run is removed first");
-            let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
-            target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
-        } else if let Some(mark) = &mark {
-            target::mark(&self.control, mark).await?;
+        match (found, &mark) {
+            (Found::Restored, _) => {
+                tracing::info!("all but the statistics is there from an earlier restore of this run");
+                return self.statistics(mark.is_some()).await;
+            }
+            (Found::Unfinished, _) => {
+                tracing::info!("an unfinished restore of this run is removed first");
+                target::end_others(&self.control).await?;
+                let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
+                target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
+            }
+            (Found::Nothing, Some(mark)) => target::mark(&self.control, mark).await?,
+            (Found::Nothing, None) => {}
         }
         if !arguments.data_only && self.part.archives() {
             self.step(
@@ -385,15 +392,21 @@ impl Work<'_> {
                 target::execute(&self.control, &text, "restore the database's settings").await?;
             }
         }
-        if mark.is_some() {
-            // Gone only when everything before is sure to stay.
+        if let Some(mark) = &mark {
+            // Said only when everything before is sure to stay.
             target::flush(&self.control).await?;
-            target::unmark(&self.control).await?;
+            target::remark(&self.control, &checks::restored(mark)).await?;
         }
-        if !arguments.no_analyze && !arguments.schema_only {
+        self.statistics(mark.is_some()).await
+    }
+
+    /// The last step, after which nothing is unfinished.
+    async fn statistics(&self, marked: bool) -> Result<()> {
+        if !self.arguments.no_analyze && !self.arguments.schema_only {
             self.step("statistics", self.analyze()).await?;
         }
-        target::flush(&self.control).await
+        target::flush(&self.control).await?;
+        if marked { target::unmark(&self.control).await } else { Ok(()) }
     }
 
     async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
@@ -420,6 +433,7 @@ impl Work<'_> {
             connect_timeout: self.arguments.connect_timeout,
             jobs: usize::from(self.arguments.jobs),
             into,
+            in_pieces: checks::mark(&self.manifest.run, self.arguments).is_some(),
             taken: Arc::clone(taken),
             commits: self.commits.clone(),
         }

@@ -68,6 +68,9 @@ pub(super) struct Rows {
     pub(super) jobs: usize,
     /// How they come into their tables.
     pub(super) into: Into,
+    /// Large tables may be loaded by several sessions. Between their commits a table holds some of its rows, and a
+    /// program that is killed right there leaves it so: only where the database is marked, and the restore starts over.
+    pub(super) in_pieces: bool,
     /// Bytes of COPY text taken so far.
     pub(super) taken: Arc<AtomicU64>,
     /// Commits that must not be cut in the middle.
@@ -113,6 +116,7 @@ impl Rows {
     /// The first that came up; every transaction that was open is rolled back.
     pub(super) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
         if self.into == (Into::Existing { truncate: true }) {
+            self.refuse_scattered(&tables).await?;
             self.empty(&tables).await?;
         }
         let (of_extensions, mut others): (Vec<Wanted>, Vec<Wanted>) =
@@ -158,7 +162,8 @@ impl Rows {
         for (at, wanted) in tables.iter().enumerate() {
             let index = match &wanted.table.index {
                 Some(object)
-                    if self.into == Into::Fresh
+                    if self.in_pieces
+                        && self.into == Into::Fresh
                         && wanted.table.file.volumes.is_empty()
                         && wanted.table.raw_bytes > share =>
                 {
@@ -242,6 +247,36 @@ impl Rows {
             loader.replica_role().await;
         }
         Ok(loader)
+    }
+
+    /// Refuses to replace the rows of some, not all, of the partitions of a table whose rows come in through the
+    /// topmost one, which `pg_dump` does where a hash may be another one here: they may belong into the others, whose
+    /// rows stay.
+    async fn refuse_scattered(&self, tables: &[Wanted]) -> Result<()> {
+        let loader = self.session().await?;
+        let leaves = load::hash_partitions(&loader).await?;
+        loader.close().await;
+        let wanted = |schema: &str, name: &str| tables.iter().find(|w| w.schema == schema && w.table.name == name);
+        for (schema, name, root) in &leaves {
+            let Some(one) = wanted(schema, name).filter(|w| w.table.rows > 0) else { continue };
+            let others = leaves.iter().filter(|(_, _, of)| of == root);
+            let left: Vec<String> =
+                others.filter(|(s, n, _)| wanted(s, n).is_none()).map(|(s, n, _)| format!("{s}.{n}")).collect();
+            if left.is_empty() {
+                continue;
+            }
+            let (head, flow) = self.source.file(&one.table.file);
+            let through = matches!(head.await, Ok(head) if !into_itself(&head.copy, one));
+            drop(flow);
+            if through {
+                return Err(Error::usage(format!(
+                    "{schema}.{name} cannot be replaced without the other partitions of {root}: its rows may belong into them"
+                ))
+                .hint(format!("add {}", left.iter().map(|leaf| format!("--table {leaf}")).collect::<Vec<_>>().join(" ")))
+                .hint("nothing was changed"));
+            }
+        }
+        Ok(())
     }
 
     /// Removes what is in these tables, in one transaction.
