@@ -145,6 +145,47 @@ pub async fn server(session: &Session) -> Result<Server> {
     })
 }
 
+/// What the connected role may do.
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    /// Its name.
+    pub role: String,
+    /// It may do everything.
+    pub superuser: bool,
+    /// Roles that it can act as and whose rights it has by itself.
+    pub can_be: BTreeSet<String>,
+    /// Extensions that it can create, where it may create in the database.
+    pub extensions: BTreeSet<String>,
+    /// It may create subscriptions.
+    pub subscriptions: bool,
+}
+
+/// Asks for that.
+pub async fn rights(session: &Session) -> Result<Rights> {
+    let doing = "look at what the role may do";
+    // From 16 on a membership says by itself whether it lets a role act as another one.
+    let act = if session.server_version_num() >= 160_000 { "SET" } else { "MEMBER" };
+    let one = "SELECT rolname::pg_catalog.text, rolsuper,
+                      rolsuper OR coalesce((SELECT pg_catalog.pg_has_role(s.oid, 'USAGE') FROM pg_catalog.pg_roles s
+                                             WHERE s.rolname = 'pg_create_subscription'), false)
+                 FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    let row = session.client.query_one(one, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    let can_be = format!(
+        "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles
+          WHERE pg_catalog.pg_has_role(oid, '{act}') AND pg_catalog.pg_has_role(oid, 'USAGE')"
+    );
+    let extensions =
+        "SELECT name::pg_catalog.text FROM pg_catalog.pg_available_extension_versions WHERE trusted OR NOT superuser
+                      UNION SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension";
+    Ok(Rights {
+        role: row.get(0),
+        superuser: row.get(1),
+        subscriptions: row.get(2),
+        can_be: strings(&session.client, &can_be, doing).await?.into_iter().collect(),
+        extensions: strings(&session.client, extensions, doing).await?.into_iter().collect(),
+    })
+}
+
 /// What can be referred to in the database: kind (`schema`, `relation`, `type`, `function`, `extension`, `server`),
 /// schema (empty for what is in none) and name.
 pub async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> {

@@ -11,8 +11,10 @@ mod checks;
 mod database;
 mod drill;
 mod parts;
+mod rights;
 mod roles;
 mod rows;
+mod sample;
 mod stream;
 
 use std::collections::{HashMap, HashSet};
@@ -187,6 +189,8 @@ struct LeaveOut {
     entries: HashSet<i32>,
     /// Tables whose rows are not loaded.
     tables: HashSet<(String, String)>,
+    /// The large objects.
+    large_objects: bool,
     /// Keep what is restored from acting: cron jobs come back inactive.
     quiet: bool,
 }
@@ -294,6 +298,7 @@ async fn connect(
         let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
         let server = target::server(&control).await?;
         checks::missing(entries, script, &server, arguments)?;
+        rights::refuse(entries, &target::rights(&control).await?, arguments)?;
         make_roles(&control, arguments, script, &server).await?;
         return Ok((control, found));
     }
@@ -303,11 +308,12 @@ async fn connect(
     };
     let server = target::server(&maintenance).await?;
     checks::missing(entries, script, &server, arguments)?;
+    rights::refuse(entries, &target::rights(&maintenance).await?, arguments)?;
     make_roles(&maintenance, arguments, script, &server).await?;
     if !server.databases.contains(info.database()) {
         let sql = database::create(&meta.entries, info.database());
         target::execute(&maintenance, &sql, "create the database").await?;
-        if let Some(owner) = database::owner(&meta.entries) {
+        if let Some(owner) = database::owner(&meta.entries).filter(|_| !arguments.no_owner) {
             let quoted = crate::archive::table_sql::quote;
             let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
             target::execute(&maintenance, &sql, "give the database to its owner").await?;
@@ -353,7 +359,7 @@ impl Work<'_> {
         if !arguments.data_only && self.part.archives() {
             self.step(
                 "definitions",
-                self.pg_restore.file("restore definitions", &["--section=pre-data"], &self.archive.path),
+                self.pg_restore.file("restore definitions", &self.owned(&["--section=pre-data"]), &self.archive.path),
             )
             .await?;
         }
@@ -376,7 +382,7 @@ impl Work<'_> {
         }
         if !arguments.data_only && self.part.archives() {
             let jobs = format!("--jobs={}", arguments.jobs);
-            let post = ["--section=post-data", &jobs];
+            let post = self.owned(&["--section=post-data", &jobs]);
             self.step(
                 "indexes and constraints",
                 self.pg_restore.file("restore indexes and constraints", &post, &self.archive.path),
@@ -422,6 +428,11 @@ impl Work<'_> {
         Ok(done)
     }
 
+    /// Arguments of `pg_restore`, with what is to be said of owners.
+    fn owned<'a>(&self, arguments: &[&'a str]) -> Vec<&'a str> {
+        arguments.iter().copied().chain(self.arguments.no_owner.then_some("--no-owner")).collect()
+    }
+
     fn note(&self, change: impl FnOnce(&mut Report)) {
         change(&mut self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
@@ -433,6 +444,7 @@ impl Work<'_> {
             connect_timeout: self.arguments.connect_timeout,
             jobs: usize::from(self.arguments.jobs),
             into,
+            no_owner: self.arguments.no_owner,
             in_pieces: checks::mark(&self.manifest.run, self.arguments).is_some(),
             taken: Arc::clone(taken),
             commits: self.commits.clone(),
@@ -457,7 +469,12 @@ impl Work<'_> {
             report.raw_bytes += total;
         });
         let progress = Loading::start(self.global, &taken, total);
-        let blobs = self.manifest.large_objects.object.as_ref().filter(|_| self.part.is_whole());
+        let blobs = self
+            .manifest
+            .large_objects
+            .object
+            .as_ref()
+            .filter(|_| self.part.is_whole() && !self.leave_out.large_objects);
         let result = tokio::try_join!(Arc::new(self.rows(&taken, into)).load(tables), async {
             match blobs {
                 Some(object) => self.large_objects(object).await,
@@ -494,7 +511,8 @@ impl Work<'_> {
         };
         let arguments: &[&str] =
             if self.manifest.large_objects.count <= BLOBS_AT_ONCE { &["--single-transaction"] } else { &[] };
-        let result = self.pg_restore.pipe("restore large objects", arguments, &mut held).await;
+        let arguments = self.owned(arguments);
+        let result = self.pg_restore.pipe("restore large objects", &arguments, &mut held).await;
         if let Some(failure) = tapped.store_failure() {
             return Err(failure.context(&object.key));
         }

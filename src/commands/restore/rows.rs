@@ -68,6 +68,8 @@ pub(super) struct Rows {
     pub(super) jobs: usize,
     /// How they come into their tables.
     pub(super) into: Into,
+    /// Tables that are made here belong to the role of the session.
+    pub(super) no_owner: bool,
     /// Large tables may be loaded by several sessions. Between their commits a table holds some of its rows, and a
     /// program that is killed right there leaves it so: only where the database is marked, and the restore starts over.
     pub(super) in_pieces: bool,
@@ -453,7 +455,10 @@ impl Rows {
     /// indexes, constraints and the like.
     pub(super) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
         let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
-        let joined = |text: &str| statements::statements(text).join(";\n");
+        let joined = |text: &str| {
+            let all = if self.no_owner { super::rights::without_owner(text) } else { statements::statements(text) };
+            all.join(";\n")
+        };
         let loader = self.session().await?;
         if wanted.table.kind != crate::manifest::TableKind::Table {
             let text = self.source.read(&wanted.table.file, self.source.compression).await?;
