@@ -3,10 +3,14 @@
 //! Every flag `--foo-bar` is also `PGSTOW_FOO_BAR`; the database URL and the AWS settings have their usual names.
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
+mod seal;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+pub use seal::{IdentityArgs, SealArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
@@ -163,6 +167,9 @@ pub struct Backup {
     /// `zstd[:level]` (level 1 unless given), `gzip[:level]` (6) or `none`.
     #[arg(long, env = "PGSTOW_COMPRESSION", default_value = "zstd")]
     pub compression: String,
+    /// Encryption and the size of objects.
+    #[command(flatten)]
+    pub seal: SealArgs,
     /// How long to wait for a table's lock before giving up.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
@@ -219,6 +226,9 @@ pub struct Verify {
     /// Objects read at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow download`
@@ -243,6 +253,9 @@ pub struct Download {
     /// Objects fetched at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow restore`
@@ -304,6 +317,9 @@ pub struct Restore {
     /// Give up connecting after so long.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow drill`
@@ -335,6 +351,9 @@ pub struct Drill {
     /// Give up connecting after so long.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow schema`

@@ -256,14 +256,14 @@ impl S3 {
                 "the session token is no longer valid: sign in again, or use credentials that renew themselves".to_owned()
             }
             Some("RequestTimeTooSkewed") => "this machine's clock is wrong: set it by NTP".to_owned(),
-            Some("EntityTooLarge") => "the provider's limit for one object is reached (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan): raise it there".to_owned(),
+            Some("EntityTooLarge") => TOO_LARGE.to_owned(),
             Some("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
                 "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
             }
             _ if matches!(failure.status, Some(301 | 307)) => {
                 "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
             }
-            _ if failure.status == Some(413) => "the provider's limit for one object is reached: raise it there".to_owned(),
+            _ if failure.status == Some(413) => TOO_LARGE.to_owned(),
             _ if failure.status == Some(403) => "check the credentials and what they may do on this bucket".to_owned(),
             _ if is_tls(message) => "the server's certificate is not trusted: give its authority's certificate by --s3-ca-file".to_owned(),
             _ if is_credentials(message) => client_hint().to_owned(),
@@ -276,6 +276,9 @@ impl S3 {
         Some(hint)
     }
 }
+
+/// What to do where the provider takes no object of this size.
+const TOO_LARGE: &str = "the provider's limit for one object is reached: `backup --max-object-size 50MB` stores larger ones in volumes of that size, or raise the limit there (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan)";
 
 /// What to do without credentials.
 pub(super) const fn client_hint() -> &'static str {
