@@ -6,6 +6,9 @@
 
 mod attempt;
 mod client;
+mod multipart_probe;
+mod options;
+mod probe;
 mod read;
 mod upload;
 
@@ -16,6 +19,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
@@ -28,6 +34,9 @@ use crate::cli::StoreArgs;
 use crate::error::{Error, Result};
 use crate::seal::decode::hex;
 
+pub(super) use multipart_probe::tidy;
+pub(super) use options::Options;
+pub(super) use probe::probe;
 pub(super) use upload::Writer;
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
@@ -54,6 +63,7 @@ pub(super) struct S3 {
     part_bytes: u64,
     attempts: u32,
     stall: Duration,
+    options: Options,
     bytes: Arc<Semaphore>,
     requests: Semaphore,
     /// Whether this store's etags are MD5 sums, learnt from the first upload.
@@ -63,6 +73,7 @@ pub(super) struct S3 {
 impl S3 {
     pub(super) async fn open(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
         let (bucket, prefix) = name(&args.store)?;
+        let options = Options::of(args)?;
         let (client, endpoint) = Box::pin(client::connect(args, credentials)).await?;
         Ok(Self {
             client,
@@ -75,7 +86,8 @@ impl S3 {
             stall: args.s3_stall_timeout,
             bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
             requests: Semaphore::new(IN_FLIGHT),
-            etags: AtomicU8::new(UNKNOWN),
+            etags: AtomicU8::new(if options.hides_md5() { NOT_MD5 } else { UNKNOWN }),
+            options,
         })
     }
 
@@ -85,6 +97,10 @@ impl S3 {
 
     pub(super) fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()
+    }
+
+    pub(super) fn bucket(&self) -> (&str, &str) {
+        (&self.bucket, &self.prefix)
     }
 
     fn full(&self, key: &str) -> Result<String> {
@@ -169,6 +185,10 @@ impl S3 {
             .await;
         match stored {
             Ok(etag) => Ok(Put::Stored { etag }),
+            // Some stores know no conditions and say so (Backblaze B2): as good as one that ignores them.
+            Err(failure) if *condition != Condition::None && failure.is_not_implemented() => {
+                Box::pin(self.put(key, body, &Condition::None)).await
+            }
             Err(failure) if *condition != Condition::None && failure.is_refusal() => {
                 // An answer was lost: the refusal may be about our own object.
                 if lost.load(Ordering::Relaxed) == 1 && self.get(key).await?.as_ref() == Some(&body) {
@@ -183,13 +203,7 @@ impl S3 {
     async fn put_once(&self, full: &str, body: &Bytes, condition: &Condition) -> Result<Option<String>, Failure> {
         let _turn = self.requests.acquire().await.map_err(|error| Failure::of(&error))?;
         let md5 = self.md5(body);
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(full)
-            .content_type("application/octet-stream")
-            .body(ByteStream::from(body.clone()));
+        let request = self.put_request(full, body);
         let request = match condition {
             Condition::None => request,
             Condition::Absent => request.if_none_match("*"),
@@ -201,6 +215,42 @@ impl S3 {
             self.compare(answer.e_tag.as_deref(), md5.as_deref())?;
         }
         Ok(answer.e_tag)
+    }
+
+    /// A PUT as every object of this store gets it, without a condition.
+    fn put_request(&self, full: &str, body: &Bytes) -> PutObjectFluentBuilder {
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(full)
+            .content_type("application/octet-stream")
+            .body(ByteStream::from(body.clone()));
+        self.options.put(request, self.relative(full).unwrap_or(full), body)
+    }
+
+    /// The beginning of an upload in parts as every object of this store gets it.
+    fn create_request(&self, full: &str) -> CreateMultipartUploadFluentBuilder {
+        let request = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(full)
+            .content_type("application/octet-stream");
+        self.options.create(request, self.relative(full).unwrap_or(full))
+    }
+
+    /// One part as every object of this store gets it.
+    fn part_request(&self, full: &str, id: &str, number: i32, body: &Bytes) -> UploadPartFluentBuilder {
+        let request = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(full)
+            .upload_id(id)
+            .part_number(number)
+            .body(ByteStream::from(body.clone()));
+        self.options.part(request, body)
     }
 
     /// MD5 of a body in hex, while this store's etags may be MD5 sums.
