@@ -121,14 +121,12 @@ async fn tidy(store: &Store, litter: &Litter, report: &mut Report) {
 fn text(report: &Report, policies: Option<&policy::Policies>) -> Result<String> {
     let mut text = report.text();
     if let Some(policies) = policies {
+        text.push_str("\nThe smallest IAM policy that backup, verify, restore and prune need:\n\n");
+        text.push_str(&policies.text()?);
         text.push_str(
-            "\nThe smallest IAM policy that backups, verification, restores and pruning need of this bucket:\n\n",
+            "\nA machine that only backs up needs no s3:DeleteObject and no s3:ListBucketMultipartUploads, and s3:GetObject on\n\
+             latest.json and runs/*/manifest.json only: `pgstow doctor --json` prints that policy as policies.write_only.\n",
         );
-        text.push_str(&policies.text(policies.full())?);
-        text.push_str(
-            "\nA machine that only backs up needs less, and then can't delete a backup (give pruning a key of its own):\n\n",
-        );
-        text.push_str(&policies.text(policies.write_only())?);
     }
     let (errors, warnings) = (report.count(Level::Error), report.count(Level::Warning));
     let s = |count: usize| if count == 1 { "" } else { "s" };

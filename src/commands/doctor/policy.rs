@@ -52,18 +52,9 @@ impl Policies {
         Self { full: document(full), write_only: document(write_only) }
     }
 
-    pub(super) fn full(&self) -> &Value {
-        &self.full
-    }
-
-    pub(super) fn write_only(&self) -> &Value {
-        &self.write_only
-    }
-
-    /// A policy as text.
-    #[allow(clippy::unused_self, reason = "belongs to the policies")]
-    pub(super) fn text(&self, policy: &Value) -> Result<String> {
-        let text = serde_json::to_string_pretty(policy);
+    /// The full policy as text.
+    pub(super) fn text(&self) -> Result<String> {
+        let text = serde_json::to_string_pretty(&self.full);
         text.map(|text| text + "\n").map_err(|error| Error::failed(format!("write JSON: {error}")))
     }
 }
