@@ -180,6 +180,24 @@ fn expect_failure_of_usage(command: &mut Command) {
 }
 
 #[test]
+fn an_endpoint_s_path_stands_before_the_bucket() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let proxy = runtime.block_on(Proxy::start(1, |_| Some(Fault::Answer(404, "NoSuchKey"))));
+    for slash in ["", "/"] {
+        let mut command = pgstow();
+        command.args(["list", "--store", "s3://bucket/p", "--s3-endpoint"]);
+        command.arg(format!("{}/storage/v1/s3{slash}", proxy.endpoint));
+        command.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b");
+        expect_failure(&mut command, 1);
+    }
+    let log = proxy.log();
+    assert!(
+        log.len() >= 2 && log.iter().all(|(asked, _)| asked.target.starts_with("/storage/v1/s3/bucket")),
+        "{log:?}"
+    );
+}
+
+#[test]
 fn a_proxy_of_the_environment_is_used_and_no_proxy_is_obeyed() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -123,7 +123,7 @@ where
 }
 
 /// An error's causes in one line: the SDK's own display ends before them, its debug form shows internals.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut texts = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(inner) = cause {
