@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
+use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
@@ -229,15 +229,30 @@ impl S3 {
         self.options.put(request, self.relative(full).unwrap_or(full), body)
     }
 
-    /// The beginning of an upload in parts as every object of this store gets it.
-    fn create_request(&self, full: &str) -> CreateMultipartUploadFluentBuilder {
+    /// Begins an upload in parts as every object of this store gets it, once; its id.
+    async fn begin_upload(&self, full: &str) -> Result<String, Failure> {
         let request = self
             .client
             .create_multipart_upload()
             .bucket(&self.bucket)
             .key(full)
             .content_type("application/octet-stream");
-        self.options.create(request, self.relative(full).unwrap_or(full))
+        let request = self.options.create(request, self.relative(full).unwrap_or(full));
+        let answer = async {
+            match request.send().await {
+                Ok(answer) => Ok(answer.upload_id),
+                // rclone gives the answer's root element another name, which the SDK does not take.
+                Err(SdkError::ServiceError(odd)) if odd.raw().status().is_success() => {
+                    match odd.raw().body().bytes().and_then(upload_id) {
+                        Some(id) => Ok(Some(id)),
+                        None => Err(SdkError::ServiceError(odd)),
+                    }
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let id = Box::pin(self.watch(&Progress::default(), answer)).await?;
+        id.ok_or_else(|| Failure::of(&Error::failed("the server gives no upload id")))
     }
 
     /// One part as every object of this store gets it.
@@ -429,6 +444,13 @@ fn name(store: &str) -> Result<(String, String)> {
     }
     check_key(prefix).map_err(|error| wrong().hint(error.message().to_owned()))?;
     Ok((bucket.to_owned(), format!("{prefix}/")))
+}
+
+/// What stands between `<UploadId>` and `</UploadId>`; ids need no unescaping.
+fn upload_id(body: &[u8]) -> Option<String> {
+    let (_, rest) = std::str::from_utf8(body).ok()?.split_once("<UploadId>")?;
+    let (id, _) = rest.split_once("</UploadId>")?;
+    (!id.is_empty() && !id.contains('&')).then(|| id.to_owned())
 }
 
 fn size(length: Option<i64>) -> u64 {

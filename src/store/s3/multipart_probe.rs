@@ -98,9 +98,8 @@ async fn whole(prober: &Prober<'_>, name: &str, sizes: &[usize]) -> Result<bool,
 
 async fn begin(prober: &Prober<'_>, name: &str) -> Result<Open, Failure> {
     let full = prober.full(name);
-    let answer = ask!(prober, prober.s3.create_request(&full))?;
-    let none = || Failure::of(&crate::error::Error::failed("the server gives no upload id"));
-    let id = answer.upload_id.ok_or_else(none)?;
+    let begin = prober.s3.tried_raw(CHECK_ATTEMPTS, |_tries| prober.s3.begin_upload(&full));
+    let id = Box::pin(begin).await?;
     prober.litter.with(|left| left.uploads.insert((full.clone(), id.clone())));
     Ok(Open { full, id, parts: Vec::new(), md5: true })
 }

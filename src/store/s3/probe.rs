@@ -178,21 +178,31 @@ impl Prober<'_> {
                 .object_lock_retain_until_date(DateTime::from(until))
                 .content_md5(content_md5(SMALL))
         });
-        if let Err(failure) = locked.await {
-            if wanted.is_some() {
+        let stored = match locked.await {
+            Ok(stored) => stored,
+            Err(failure) if wanted.is_some() => {
                 return self.probe.fails("object-lock", self.error("lock", "locked", &failure));
             }
-            return self.probe.note("object-lock", Seen::No, format!("refused ({})", failure.brief()));
-        }
+            Err(failure) => return self.probe.note("object-lock", Seen::No, format!("refused ({})", failure.brief())),
+        };
+        // Locks need versions. Some stores keep the header as a note of the user's, and lock nothing.
+        let Some(id) = version(stored.version_id.as_deref()) else {
+            return self.probe.note("object-lock", Seen::No, "accepted and ignored");
+        };
+        self.litter.with(|left| left.locked_until = Some(until + Duration::from_secs(1)));
         let full = self.full("locked");
-        let head = ask!(self, self.s3.client.head_object().bucket(&self.s3.bucket).key(&full));
-        match head {
-            Ok(answer) if answer.object_lock_mode.is_some() => {
-                self.litter.with(|left| left.locked_until = Some(until + Duration::from_secs(1)));
-                self.probe.note("object-lock", Seen::Yes, format!("{}: an object is locked as asked", mode.as_str()));
+        let delete = || self.s3.client.delete_object().bucket(&self.s3.bucket).key(&full).version_id(&id);
+        match ask!(self, delete()) {
+            Ok(_) => self.probe.note("object-lock", Seen::No, "accepted, and the object can be deleted all the same"),
+            Err(failure) => {
+                // A key that may delete no versions at all is refused too.
+                let head = ask!(self, self.s3.client.head_object().bucket(&self.s3.bucket).key(&full));
+                let told = head.is_ok_and(|answer| answer.object_lock_mode.is_some());
+                let words =
+                    if told { "a locked object cannot be deleted" } else { "it is not known whether by the lock" };
+                let seen = if told { Seen::Yes } else { Seen::Unknown };
+                self.probe.note("object-lock", seen, format!("{}: {words} ({})", mode.as_str(), failure.brief()));
             }
-            Ok(_) => self.probe.note("object-lock", Seen::No, "accepted and ignored"),
-            Err(failure) => self.probe.note("object-lock", Seen::Unknown, format!("accepted; {}", failure.brief())),
         }
     }
 

@@ -315,13 +315,11 @@ async fn remove_strays(s3: &S3, key: &str) {
 
 async fn create(s3: &S3, full: &str, strays: &AtomicBool) -> Result<String, Failure> {
     s3.tried_raw(s3.attempts, |_tries| async {
-        let request = s3.create_request(full).send();
-        let answer = s3.watch(&Progress::default(), request).await.inspect_err(|failure| {
+        s3.begin_upload(full).await.inspect_err(|failure| {
             if failure.ambiguous {
                 strays.store(true, Ordering::Relaxed);
             }
-        })?;
-        answer.upload_id.ok_or_else(|| Failure::of(&Error::failed("the server gives no upload id")))
+        })
     })
     .await
 }
