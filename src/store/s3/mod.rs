@@ -460,3 +460,17 @@ fn size(length: Option<i64>) -> u64 {
 fn time(time: &DateTime) -> Option<SystemTime> {
     SystemTime::try_from(*time).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::upload_id;
+
+    #[test]
+    fn an_upload_s_id_is_found_whatever_the_root_is_called() {
+        let body = b"<InitiateMultipartUpload><Bucket>b</Bucket><Key>k</Key><UploadId>7-a</UploadId></InitiateMultipartUpload>";
+        assert_eq!(upload_id(body).as_deref(), Some("7-a"));
+        assert_eq!(upload_id(b"<Error><Code>SlowDown</Code></Error>"), None);
+        assert_eq!(upload_id(b"<UploadId></UploadId>"), None);
+        assert_eq!(upload_id(b"<UploadId>cut"), None);
+    }
+}
