@@ -12,6 +12,7 @@ use crate::postgres::conninfo::ConnInfo;
 use crate::postgres::detect::{Detection, Unreadable, detect};
 use crate::postgres::doctor::{self, Blocking, Facts};
 use crate::postgres::leader;
+use crate::postgres::quote_ident;
 use crate::postgres::session::Session;
 use crate::postgres::tools::PgTools;
 use crate::store::Store;
@@ -25,6 +26,8 @@ const LEAST: i64 = 2;
 const SOON: i64 = 14 * 24 * 3600;
 /// Unreadable things named in a line; the cures name all.
 const NAMED: usize = 10;
+/// Gaps from which on one grant of everything is offered first.
+const MANY: usize = 5;
 
 /// Checks the database; returns the bytes of its tables where it was reached.
 pub(super) async fn examine(
@@ -65,7 +68,7 @@ async fn address(info: &ConnInfo, report: &mut Report) -> bool {
                 AREA,
                 "address",
                 format!("{} does not resolve: {error}", info.host()),
-                cures.into_iter().chain(ipv4(info)),
+                cures.into_iter().chain([ipv4(info)]),
             );
             return false;
         }
@@ -77,7 +80,7 @@ fn judge_addresses(info: &ConnInfo, found: &[IpAddr], has_route: impl Fn(IpAddr)
     let only_v6 = !found.is_empty() && found.iter().all(IpAddr::is_ipv6);
     if only_v6 && !found.iter().any(|address| has_route(*address)) {
         let text = format!("{} has IPv6 addresses only, and this machine has no way to them", info.host());
-        report.error(AREA, "address", text, ipv4(info));
+        report.error(AREA, "address", text, [ipv4(info)]);
         return false;
     }
     if only_v6 && !found.iter().any(IpAddr::is_loopback) {
@@ -85,20 +88,20 @@ fn judge_addresses(info: &ConnInfo, found: &[IpAddr], has_route: impl Fn(IpAddr)
             "{} has IPv6 addresses only; where there is no IPv6 (most CI runners) it cannot be reached",
             info.host()
         );
-        report.warn(AREA, "address", text, ipv4(info));
+        report.warn(AREA, "address", text, [ipv4(info)]);
     }
     true
 }
 
 /// Where else to connect to, by IPv4.
-fn ipv4(info: &ConnInfo) -> Option<String> {
+fn ipv4(info: &ConnInfo) -> String {
     let supabase = info.host().starts_with("db.") && info.host().ends_with(".supabase.co");
-    Some(if supabase {
+    if supabase {
         "use the session pooler, which has IPv4: aws-N-REGION.pooler.supabase.com, port 5432, user postgres.PROJECT"
             .to_owned()
     } else {
         "use a host name or pooler that has an IPv4 address, or run where there is IPv6".to_owned()
-    })
+    }
 }
 
 async fn look(session: &Session, arguments: &Doctor, store: Option<&Store>, report: &mut Report) -> Result<u64> {
@@ -222,6 +225,12 @@ fn privileges(detection: &Detection, report: &mut Report) {
     let more = detection.unreadable.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(", and {more} more") } else { String::new() };
     let mut cures: Vec<String> = Vec::new();
+    if detection.unreadable.len() > MANY && server.version_num >= 140_000 {
+        let role = quote_ident(&server.role);
+        cures.push(format!(
+            "GRANT pg_read_all_data TO {role}; -- instead of each GRANT on schemas, tables and sequences below"
+        ));
+    }
     for gap in detection.unreadable.iter().filter(|gap| !gap.cure.is_empty()) {
         if !cures.contains(&gap.cure) {
             cures.push(gap.cure.clone());
@@ -253,7 +262,7 @@ fn locks(blocking: &[Blocking], patience: Duration, report: &mut Report) {
 /// Leader and pg_dump each lock every table; the readers one at a time.
 fn lock_table(detection: &Detection, report: &mut Report) {
     let server = &detection.server;
-    let tables = detection.relations.iter().filter(|relation| leader::lockable(relation)).count();
+    let tables = detection.relations.iter().filter(|relation| matches!(relation.relkind, 'r' | 'p')).count();
     let needed = i64::try_from(tables).unwrap_or(i64::MAX).saturating_mul(2);
     let slots = (server.max_connections + server.max_prepared_transactions).max(1);
     let room = server.max_locks_per_transaction * slots;

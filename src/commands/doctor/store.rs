@@ -3,6 +3,7 @@
 use super::report::Report;
 use crate::cli::{Checksums, StoreArgs};
 use crate::commands::output;
+use crate::error::Error;
 use crate::store::Store;
 use crate::store::probe::{Ability, Probe, Seen};
 
@@ -72,7 +73,7 @@ fn clock(probe: &Probe, report: &mut Report) {
 /// One ability: what a backup cannot do without is an error, what costs comfort is a warning, the rest is told.
 fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
     let (name, detail) = (ability.name, ability.detail.clone());
-    let hints = ability.error.iter().flat_map(|error| error.hints()).cloned();
+    let hints = ability.error.iter().flat_map(Error::hints).cloned();
     if ability.seen != Seen::No {
         let detail = if ability.seen == Seen::Unknown { format!("not known: {detail}") } else { detail };
         return report.ok(AREA, name, detail);
@@ -100,7 +101,7 @@ fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
             report.warn(AREA, name, text, ["set --s3-max-parts 1000, or what the provider says".to_owned()]);
         }
         "abort" => {
-            report.warn(AREA, name, detail, hints.chain([lifecycle("an upload that fails stays and costs money")]))
+            report.warn(AREA, name, detail, hints.chain([lifecycle("an upload that fails stays and costs money")]));
         }
         "list-uploads" => report.warn(
             AREA,

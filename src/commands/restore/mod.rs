@@ -289,7 +289,7 @@ async fn connect(
 ) -> Result<(Session, bool)> {
     let timeout = arguments.connect_timeout;
     if !arguments.create {
-        let control = Session::connect(info, timeout, "restore").await?;
+        let control = Session::connect_unpooled(info, timeout, "restore").await?;
         checks::refuse_source(&control, manifest, arguments).await?;
         let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
         let server = target::server(&control).await?;
@@ -314,7 +314,7 @@ async fn connect(
         }
     }
     maintenance.close().await;
-    let control = Session::connect(info, timeout, "restore").await?;
+    let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
     let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
     Ok((control, resumed))

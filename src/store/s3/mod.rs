@@ -1,5 +1,6 @@
 //! An S3-compatible server as a store: single requests. Uploads in parts are in `upload`, reading in `read`, the client
-//! in `client`, what is tried again and what a failure is called in `attempt`.
+//! in `client`, what is tried again and what a failure is called in `attempt`, what requests carry in `request` and
+//! `options`, and what a server can do is found out in `probe`.
 //!
 //! No sub-resource (`?tagging`, `?acl`, ...) is ever asked for: Supabase Storage takes such a request for one of the
 //! object itself. Bodies are in memory with their SHA-256 signed: no aws-chunked framing, no trailers.
@@ -10,6 +11,7 @@ mod multipart_probe;
 mod options;
 mod probe;
 mod read;
+mod request;
 mod upload;
 
 use std::ops::Range;
@@ -19,10 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
-use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
-use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use tokio::io::AsyncRead;
@@ -217,57 +216,6 @@ impl S3 {
         Ok(answer.e_tag)
     }
 
-    /// A PUT as every object of this store gets it, without a condition.
-    fn put_request(&self, full: &str, body: &Bytes) -> PutObjectFluentBuilder {
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(full)
-            .content_type("application/octet-stream")
-            .body(ByteStream::from(body.clone()));
-        self.options.put(request, self.relative(full).unwrap_or(full), body)
-    }
-
-    /// Begins an upload in parts as every object of this store gets it, once; its id.
-    async fn begin_upload(&self, full: &str) -> Result<String, Failure> {
-        let request = self
-            .client
-            .create_multipart_upload()
-            .bucket(&self.bucket)
-            .key(full)
-            .content_type("application/octet-stream");
-        let request = self.options.create(request, self.relative(full).unwrap_or(full));
-        let answer = async {
-            match request.send().await {
-                Ok(answer) => Ok(answer.upload_id),
-                // rclone gives the answer's root element another name, which the SDK does not take.
-                Err(SdkError::ServiceError(odd)) if odd.raw().status().is_success() => {
-                    match odd.raw().body().bytes().and_then(upload_id) {
-                        Some(id) => Ok(Some(id)),
-                        None => Err(SdkError::ServiceError(odd)),
-                    }
-                }
-                Err(error) => Err(error),
-            }
-        };
-        let id = Box::pin(self.watch(&Progress::default(), answer)).await?;
-        id.ok_or_else(|| Failure::of(&Error::failed("the server gives no upload id")))
-    }
-
-    /// One part as every object of this store gets it.
-    fn part_request(&self, full: &str, id: &str, number: i32, body: &Bytes) -> UploadPartFluentBuilder {
-        let request = self
-            .client
-            .upload_part()
-            .bucket(&self.bucket)
-            .key(full)
-            .upload_id(id)
-            .part_number(number)
-            .body(ByteStream::from(body.clone()));
-        self.options.part(request, body)
-    }
-
     /// MD5 of a body in hex, while this store's etags may be MD5 sums.
     fn md5(&self, body: &[u8]) -> Option<String> {
         (self.etags.load(Ordering::Relaxed) != NOT_MD5).then(|| hex(&Md5::digest(body)))
@@ -446,31 +394,10 @@ fn name(store: &str) -> Result<(String, String)> {
     Ok((bucket.to_owned(), format!("{prefix}/")))
 }
 
-/// What stands between `<UploadId>` and `</UploadId>`; ids need no unescaping.
-fn upload_id(body: &[u8]) -> Option<String> {
-    let (_, rest) = std::str::from_utf8(body).ok()?.split_once("<UploadId>")?;
-    let (id, _) = rest.split_once("</UploadId>")?;
-    (!id.is_empty() && !id.contains('&')).then(|| id.to_owned())
-}
-
 fn size(length: Option<i64>) -> u64 {
     length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0)
 }
 
 fn time(time: &DateTime) -> Option<SystemTime> {
     SystemTime::try_from(*time).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::upload_id;
-
-    #[test]
-    fn an_upload_s_id_is_found_whatever_the_root_is_called() {
-        let body = b"<InitiateMultipartUpload><Bucket>b</Bucket><Key>k</Key><UploadId>7-a</UploadId></InitiateMultipartUpload>";
-        assert_eq!(upload_id(body).as_deref(), Some("7-a"));
-        assert_eq!(upload_id(b"<Error><Code>SlowDown</Code></Error>"), None);
-        assert_eq!(upload_id(b"<UploadId></UploadId>"), None);
-        assert_eq!(upload_id(b"<UploadId>cut"), None);
-    }
 }

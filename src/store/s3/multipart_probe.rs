@@ -141,7 +141,7 @@ async fn unfinished(prober: &mut Prober<'_>) {
     }
     match accepted {
         Some(number) => {
-            prober.probe.note("max-parts", yes(number == 10_000), format!("a part numbered {number} is accepted"))
+            prober.probe.note("max-parts", yes(number == 10_000), format!("a part numbered {number} is accepted"));
         }
         None => prober.probe.note("max-parts", Seen::Unknown, "no part numbered 10000 or 1000 is accepted"),
     }

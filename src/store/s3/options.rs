@@ -45,7 +45,7 @@ impl Options {
                 return Err(Error::usage("--s3-object-lock-retain is given without --s3-object-lock-mode")
                     .hint("GOVERNANCE lets privileged users end a lock, COMPLIANCE lets nobody"));
             }
-            (Some(_), Some(retain)) if retain < Duration::from_secs(60) => {
+            (Some(_), Some(retain)) if retain < Duration::from_mins(1) => {
                 return Err(Error::usage("--s3-object-lock-retain is shorter than a minute")
                     .hint("write it like 30d: how long each run is to be locked"));
             }

@@ -313,14 +313,12 @@ impl Prober<'_> {
         accepted: Result<PutObjectOutput, Failure>,
         fooled: &Result<PutObjectOutput, Failure>,
     ) {
-        match accepted {
-            Err(failure) => self.probe.note(names.0, Seen::No, format!("{header} is refused ({})", failure.brief())),
-            Ok(_) => {
-                self.probe.note(names.0, Seen::Yes, format!("{header} is accepted"));
-                let detail = if fooled.is_err() { "a wrong one is refused" } else { "a wrong one is accepted too" };
-                self.probe.note(names.1, yes(fooled.is_err()), detail);
-            }
+        if let Err(failure) = accepted {
+            return self.probe.note(names.0, Seen::No, format!("{header} is refused ({})", failure.brief()));
         }
+        self.probe.note(names.0, Seen::Yes, format!("{header} is accepted"));
+        let detail = if fooled.is_err() { "a wrong one is refused" } else { "a wrong one is accepted too" };
+        self.probe.note(names.1, yes(fooled.is_err()), detail);
     }
 }
 
