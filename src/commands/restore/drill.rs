@@ -60,7 +60,7 @@ struct Receipt {
 pub(in crate::commands) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let store = Store::open(&global.store).await?;
     let on = ConnInfo::resolve(Some(&arguments.on))?;
-    let maintenance = Session::connect(&on, arguments.connect_timeout, "drill").await?;
+    let maintenance = Session::connect_unpooled(&on, arguments.connect_timeout, "drill").await?;
     let loaded = Loaded::read(store.clone(), &arguments.run, &arguments.identity).await?;
     let scratch = arguments.scratch_name.clone().unwrap_or_else(|| {
         format!("pgstow_drill_{}_{:06x}", loaded.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)

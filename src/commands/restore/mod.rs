@@ -296,7 +296,7 @@ async fn connect(
 ) -> Result<(Session, Found)> {
     let timeout = arguments.connect_timeout;
     if !arguments.create {
-        let control = Session::connect(info, timeout, "restore").await?;
+        let control = Session::connect_unpooled(info, timeout, "restore").await?;
         checks::refuse_source(&control, manifest, arguments).await?;
         let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
         let server = target::server(&control).await?;
@@ -323,7 +323,7 @@ async fn connect(
         }
     }
     maintenance.close().await;
-    let control = Session::connect(info, timeout, "restore").await?;
+    let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
     let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
     Ok((control, found))
