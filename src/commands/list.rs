@@ -48,9 +48,18 @@ struct Receipt {
     kind: String,
     at: String,
     ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<Sample>,
     /// Of `verify`: how deep it looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checked: Option<String>,
+}
+
+/// Of which tables a drill was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sample {
+    of: usize,
+    tables: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -156,9 +165,10 @@ fn age(at: &str) -> String {
 fn receipt(receipt: Option<&Receipt>) -> String {
     receipt.map_or_else(
         || "-".to_owned(),
-        |receipt| match receipt.checked.as_deref() {
+        |receipt| match (receipt.checked.as_deref(), &receipt.sample) {
             _ if !receipt.ok => "DAMAGED".to_owned(),
-            Some(HASHES) => format!("{} ago ({HASHES})", age(&receipt.at)),
+            (Some(HASHES), _) => format!("{} ago ({HASHES})", age(&receipt.at)),
+            (_, Some(sample)) => format!("{} ago ({} of {} tables)", age(&receipt.at), sample.tables.len(), sample.of),
             _ => format!("{} ago", age(&receipt.at)),
         },
     )

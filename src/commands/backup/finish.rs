@@ -20,7 +20,7 @@ use crate::store::{Condition, Put, Store};
 const POINTER_ATTEMPTS: u32 = 10;
 
 /// Refuses a prefix that belongs to another database.
-pub(super) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
+pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
     let Some((latest, _etag)) = read_latest(store).await? else { return Ok(()) };
     if latest.identity == identity {
         return Ok(());
