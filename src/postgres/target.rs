@@ -14,7 +14,7 @@ pub const MARK: &str = "pgstow_restore";
 /// Tables dropped in one statement: each needs some locks.
 const DROPPED_AT_ONCE: usize = 50;
 
-async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
+pub(super) async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
     let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

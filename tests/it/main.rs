@@ -19,6 +19,7 @@ mod backup_snapshot;
 mod detect;
 mod reading;
 mod restore;
+mod restore_supabase;
 mod store_contract;
 mod store_faults;
 mod support;

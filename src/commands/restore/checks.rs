@@ -100,7 +100,7 @@ pub(super) fn missing(entries: &[&Entry], script: &Script, server: &Server, argu
 }
 
 /// Owners of the entries, and roles of the run that privileges and policies name, which the server does not have.
-fn missing_roles(entries: &[&Entry], script: &Script, server: &Server) -> BTreeSet<String> {
+pub(super) fn missing_roles(entries: &[&Entry], script: &Script, server: &Server) -> BTreeSet<String> {
     let owners = entries.iter().filter_map(|e| e.owner.clone()).filter(|owner| !owner.is_empty());
     let mut missing: BTreeSet<String> = owners.filter(|owner| !server.roles.contains(owner)).collect();
     let candidates: Vec<String> = script.roles().into_iter().filter(|role| !server.roles.contains(role)).collect();

@@ -14,6 +14,7 @@ mod parts;
 mod roles;
 mod rows;
 mod stream;
+mod supabase;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -35,7 +36,7 @@ use tokio_util::task::TaskTracker;
 use super::{Outcome, objects, output, resolve};
 use crate::archive::catalogue::tag;
 use crate::archive::compose;
-use crate::cli::{Global, Restore};
+use crate::cli::{Global, Profile, Restore};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::layout;
 use crate::manifest::{Manifest, Object};
@@ -77,6 +78,9 @@ pub(crate) struct Report {
     large_objects: u64,
     seconds: f64,
     phases: Vec<Phase>,
+    /// Of a restore into a project: what could not be restored, and what was left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<supabase::findings::Findings>,
 }
 
 /// How long one step took.
@@ -105,7 +109,8 @@ pub(super) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown
     match result {
         Ok(report) => {
             print(&report, global.json)?;
-            Ok(Outcome::Done)
+            let lost = report.findings.is_some_and(|findings| !findings.not_restored.is_empty());
+            Ok(if lost { Outcome::Partial } else { Outcome::Done })
         }
         // Damage of the store is a finding in verify and drill; here it is why the restore failed.
         Err(error) if error.kind() == Kind::Damage => Err(error
@@ -128,7 +133,8 @@ fn print(report: &Report, json: bool) -> Result<()> {
         output::size(report.raw_bytes),
         output::count(report.large_objects),
         report.seconds
-    ))
+    ))?;
+    report.findings.as_ref().map_or(Ok(()), |findings| output::print(&findings.text()))
 }
 
 /// Everything a restore is made with.
@@ -192,7 +198,15 @@ struct LeaveOut {
 
 async fn restore(arguments: &Restore, global: &Global, store: Store, commits: TaskTracker) -> Result<Report> {
     let info = ConnInfo::resolve(Some(&arguments.to))?;
+    if arguments.profile.is_some() {
+        supabase::check(arguments)?;
+    } else if arguments.truncate && !arguments.data_only {
+        return Err(Error::usage("--truncate needs --data-only, or --profile supabase"));
+    }
     let loaded = Loaded::read(store, &arguments.run).await?;
+    if arguments.profile == Some(Profile::Supabase) {
+        return Box::pin(supabase::restore(arguments, global, &loaded, info, commits)).await;
+    }
     restore_loaded(arguments, global, &loaded, info, &LeaveOut::default(), commits).await
 }
 
@@ -446,7 +460,7 @@ impl Work<'_> {
         let blobs = self.manifest.large_objects.object.as_ref().filter(|_| self.part.is_whole());
         let result = tokio::try_join!(Arc::new(self.rows(&taken, into)).load(tables), async {
             match blobs {
-                Some(object) => self.large_objects(object).await,
+                Some(object) => self.large_objects(object, &[]).await,
                 None => Ok(()),
             }
         });
@@ -466,7 +480,7 @@ impl Work<'_> {
     }
 
     /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
-    async fn large_objects(&self, object: &Object) -> Result<()> {
+    async fn large_objects(&self, object: &Object, options: &[&str]) -> Result<()> {
         let (tap, stored) = objects::tapped(&self.source.store, &self.source.run, object);
         let plain = decode::decoder(stored, self.source.compression);
         let (tapped, damage) = (tap.clone(), Arc::new(Mutex::new(None)));
@@ -478,9 +492,11 @@ impl Work<'_> {
             tap,
             damage: Arc::clone(&damage),
         };
-        let arguments: &[&str] =
-            if self.manifest.large_objects.count <= BLOBS_AT_ONCE { &["--single-transaction"] } else { &[] };
-        let result = self.pg_restore.pipe("restore large objects", arguments, &mut held).await;
+        let mut arguments = options.to_vec();
+        if self.manifest.large_objects.count <= BLOBS_AT_ONCE {
+            arguments.push("--single-transaction");
+        }
+        let result = self.pg_restore.pipe("restore large objects", &arguments, &mut held).await;
         if let Some(failure) = tapped.store_failure() {
             return Err(failure.context(&object.key));
         }
@@ -517,6 +533,10 @@ impl Work<'_> {
         } else {
             self.part.tables(self.manifest, true).iter().map(Wanted::name).collect()
         };
+        self.analyze_these(tables).await
+    }
+
+    async fn analyze_these(&self, tables: Vec<String>) -> Result<()> {
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
         let worker = || async {
