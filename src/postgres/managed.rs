@@ -26,8 +26,6 @@ pub struct Column {
     pub name: String,
     /// Whether the server computes it.
     pub generated: bool,
-    /// Whether a row without it is refused.
-    pub required: bool,
 }
 
 /// A table of the target.
@@ -37,6 +35,10 @@ pub struct Table {
     pub extension: bool,
     /// Whether row-level security is on.
     pub row_security: bool,
+    /// Whether the role may insert rows.
+    pub fillable: bool,
+    /// Whether the role may remove its rows.
+    pub emptyable: bool,
     /// Its columns, in order.
     pub columns: Vec<Column>,
 }
@@ -133,7 +135,8 @@ async fn tables(session: &Session) -> Result<BTreeMap<(String, String), Table>> 
     let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
                       EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e'),
                       c.relrowsecurity, a.attname::pg_catalog.text, a.attgenerated <> '',
-                      a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+                      pg_catalog.has_any_column_privilege(c.oid, 'INSERT'),
+                      pg_catalog.has_table_privilege(c.oid, 'DELETE') OR pg_catalog.has_table_privilege(c.oid, 'TRUNCATE')
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -141,10 +144,16 @@ async fn tables(session: &Session) -> Result<BTreeMap<(String, String), Table>> 
     let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the project's tables"))?;
     let mut tables: BTreeMap<(String, String), Table> = BTreeMap::new();
     for row in rows {
-        let fresh = || Table { extension: row.get(2), row_security: row.get(3), columns: Vec::new() };
+        let fresh = || Table {
+            extension: row.get(2),
+            row_security: row.get(3),
+            fillable: row.get(6),
+            emptyable: row.get(7),
+            columns: Vec::new(),
+        };
         let table = tables.entry((row.get(0), row.get(1))).or_insert_with(fresh);
         if let Some(name) = row.get(4) {
-            table.columns.push(Column { name, generated: row.get(5), required: row.get(6) });
+            table.columns.push(Column { name, generated: row.get(5) });
         }
     }
     Ok(tables)
@@ -171,10 +180,12 @@ async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> 
 }
 
 /// Whether the server itself refused a statement for what it says: other errors (a lost connection, no room, a server
-/// that stops) are not about the statement.
+/// that stops) are not about the statement. `XX000` is what many extensions refuse with.
 #[must_use]
 pub fn refused(error: &Error) -> bool {
-    code(error).is_some_and(|code| !["08", "53", "57", "58", "XX", "F0"].iter().any(|class| code.starts_with(class)))
+    code(error).is_some_and(|code| {
+        !["08", "53", "57", "58", "XX001", "XX002", "F0"].iter().any(|class| code.starts_with(class))
+    })
 }
 
 /// The SQLSTATE that [`failure`] ends a message with.
@@ -393,6 +404,49 @@ pub fn plain_privileges(word: &str, name: &str) -> Option<String> {
             WHERE {which} AND o.{acl} IS NOT NULL ORDER BY x.step, x.sql
           LOOP EXECUTE s; END LOOP; END $pgstow_acl$;"
     ))
+}
+
+/// The privileges that a role was given on a thing, and how many there are of its kind; `what` as `GRANT ... ON` says it
+/// (`TABLE a.b`, `SCHEMA a`, `DATABASE a`, `FUNCTION a.f(x integer)`). A `GRANT` that could give nothing is no error to the
+/// server. `None` for other kinds.
+///
+/// # Errors
+/// The server's.
+pub async fn granted(session: &Session, what: &str, role: &str) -> Result<Option<(Vec<String>, i64)>> {
+    let Some((word, name)) = what.split_once(' ') else { return Ok(None) };
+    let literal = quote_literal(name);
+    let (from, acl, letter, owner, which) = match word {
+        "TABLE" => ("pg_class", "relacl", "r", "relowner", format!("o.oid = {literal}::pg_catalog.regclass")),
+        "SEQUENCE" => ("pg_class", "relacl", "s", "relowner", format!("o.oid = {literal}::pg_catalog.regclass")),
+        "SCHEMA" => ("pg_namespace", "nspacl", "n", "nspowner", format!("o.oid = {literal}::pg_catalog.regnamespace")),
+        "DATABASE" => ("pg_database", "datacl", "d", "datdba", "o.datname = pg_catalog.current_database()".to_owned()),
+        "FUNCTION" | "PROCEDURE" => (
+            "pg_proc",
+            "proacl",
+            "f",
+            "proowner",
+            format!(
+                "pg_catalog.format('%I.%I(%s)', o.pronamespace::pg_catalog.regnamespace::pg_catalog.name, o.proname,
+                   pg_catalog.pg_get_function_identity_arguments(o.oid)) = {literal}"
+            ),
+        ),
+        _ => return Ok(None),
+    };
+    let columns = if word == "TABLE" {
+        "UNION SELECT c.privilege_type, c.grantee FROM pg_catalog.pg_attribute t, LATERAL pg_catalog.aclexplode(t.attacl) c WHERE t.attrelid = o.oid"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "SELECT coalesce((SELECT pg_catalog.array_agg(x.p) FROM
+                  (SELECT a.privilege_type, a.grantee FROM pg_catalog.aclexplode(o.{acl}) a {columns}) x(p, g)
+                 WHERE x.g = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1)), '{{}}'),
+                (SELECT count(*) FROM pg_catalog.aclexplode(pg_catalog.acldefault('{letter}', o.{owner})) d WHERE d.grantee = o.{owner})
+           FROM pg_catalog.{from} o WHERE {which}"
+    );
+    let row = session.client.query_opt(&sql, &[&role]).await;
+    let row = row.map_err(|e| failure(&e).context(format!("look at the privileges on {name}")))?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
 }
 
 /// Statements that take away what default privileges of the session's role give in these schemas.

@@ -38,7 +38,7 @@ const MORE: &str = "
     CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TRIGGER touched BEFORE UPDATE ON storage.objects FOR EACH ROW EXECUTE FUNCTION public.touch();
     COMMENT ON TRIGGER touched ON storage.objects IS 'ours';
-    GRANT SELECT ON auth.identities TO lh_app;
+    GRANT SELECT ON auth.identities TO lh_app; GRANT SELECT ON auth.mfa_factors TO lh_app;
     CREATE TABLE public.hidden (id integer PRIMARY KEY, secret text); INSERT INTO public.hidden VALUES (1, 'x');
     REVOKE ALL ON public.hidden FROM anon, authenticated, service_role; GRANT SELECT (id) ON public.hidden TO lh_app;
     CREATE FUNCTION public.closed(a integer, OUT b integer) LANGUAGE sql AS 'SELECT a'; REVOKE ALL ON FUNCTION public.closed(integer) FROM PUBLIC, anon;
@@ -132,7 +132,7 @@ fn new_project(of: &Saved, replica: bool) -> Cluster {
          GRANT USAGE ON SCHEMA auth, storage, realtime, vault, supabase_functions TO postgres;
          GRANT ALL ON ALL TABLES IN SCHEMA auth, storage, realtime, supabase_functions TO postgres;
          GRANT ALL ON ALL SEQUENCES IN SCHEMA auth, storage, realtime, supabase_functions TO postgres;
-         GRANT SELECT ON vault.secrets TO postgres;
+         GRANT SELECT ON vault.secrets TO postgres; GRANT SELECT ON auth.identities TO postgres WITH GRANT OPTION;
          REVOKE ALL ON auth.schema_migrations, storage.migrations, realtime.schema_migrations, auth.one_time_tokens FROM postgres;
          GRANT USAGE ON SCHEMA public TO anon, authenticated, service_role;
          ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public GRANT ALL ON TABLES TO anon, authenticated, service_role;
@@ -178,10 +178,255 @@ fn listed(report: &Value, list: &str) -> Vec<String> {
     listed
 }
 
+/// Schemas of the application.
+const APPLICATION: [&str; 4] = ["public", "lh_billing", "analytics", "supabase_migrations"];
+
+/// The text of the application's schemas, but for the table whose owner the project forbids.
+fn application(cluster: &Cluster, role: &str) -> String {
+    let url = cluster.url_as(role, PASSWORD, "app");
+    let mut dump = cluster.command("pg_dump");
+    dump.args(["-d", &url, "-T", "public.theirs"]).args(APPLICATION.iter().flat_map(|schema| ["-n", *schema]));
+    let text = judge::comparable(&String::from_utf8(succeed_with(&mut dump, b"").stdout).unwrap());
+    assert!(text.contains("CREATE POLICY") && text.contains("FOREIGN KEY") && text.contains("COPY public.orders"));
+    text
+}
+
+/// Asks both the saved project and the new one, as superusers.
+#[track_caller]
+fn same(saved: &Saved, project: &Cluster, question: &str) {
+    let answer = saved.cluster.psql("app", question);
+    assert!(!answer.is_empty(), "{question} says nothing");
+    assert_eq!(answer, admin(project, question), "{question}");
+}
+
+/// All rows of a table of the platform, or these columns of them, in an order of their own.
+fn rows(table: &str, columns: &str) -> String {
+    format!("SELECT count(*), md5(string_agg(r, ',' ORDER BY r)) FROM (SELECT ROW({columns})::text r FROM {table} t) x")
+}
+
+/// What a whole restore brings back, whatever the way.
+#[track_caller]
+fn assert_restored(saved: &Saved, project: &Cluster) {
+    judge::assert_same(&application(&saved.cluster, "postgres"), &application(project, "supabase_admin"));
+    for table in [
+        "auth.identities",
+        "auth.refresh_tokens",
+        "auth.mfa_factors",
+        "auth.audit_log_entries",
+        "realtime.messages_2025_03_03",
+    ] {
+        same(saved, project, &rows(table, "t.*"));
+    }
+    same(saved, project, &rows("auth.sessions", "id, user_id, created_at, aal, not_after, ip"));
+    same(saved, project, &rows("storage.buckets", "id, name, created_at, public, file_size_limit, allowed_mime_types"));
+    same(
+        saved,
+        project,
+        &rows("storage.objects", "id, bucket_id, name, owner, created_at, updated_at, metadata, path_tokens, version"),
+    );
+    same(saved, project, "SELECT id FROM public.theirs");
+    same(
+        saved,
+        project,
+        "SELECT string_agg(tgname, ',' ORDER BY tgname), obj_description(max(oid) FILTER (WHERE tgname = 'touched'), 'pg_trigger') FROM pg_trigger WHERE tgrelid IN ('auth.users'::regclass, 'storage.objects'::regclass) AND NOT tgisinternal",
+    );
+    same(
+        saved,
+        project,
+        "SELECT polname, polcmd, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid) FROM pg_policy WHERE polrelid = 'storage.objects'::regclass ORDER BY 1",
+    );
+    same(saved, project, "SELECT * FROM pg_publication_tables WHERE tablename <> 'x' ORDER BY 1, 2, 3");
+    same(saved, project, "SELECT pubname, pubowner::regrole, pubviaroot, pubtruncate FROM pg_publication ORDER BY 1");
+    same(
+        saved,
+        project,
+        "SELECT schedule, command, active, database, jobname FROM cron.job WHERE username = 'postgres' ORDER BY 1",
+    );
+    same(saved, project, "SELECT last_value, is_called FROM auth.refresh_tokens_id_seq");
+    same(
+        saved,
+        project,
+        "SELECT m.oid, md5(lo_get(m.oid)), lomowner::regrole, lomacl, obj_description(m.oid, 'pg_largeobject') FROM pg_largeobject_metadata m ORDER BY 1",
+    );
+    same(
+        saved,
+        project,
+        "SELECT has_table_privilege('lh_app', 'auth.identities', 'SELECT'), has_table_privilege('anon', 'public.hidden', 'SELECT'), has_function_privilege('anon', 'public.closed(integer)', 'EXECUTE')",
+    );
+    same(saved, project, "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'app'");
+    same(saved, project, "SELECT extname FROM pg_extension WHERE extname NOT IN ('pg_buffercache') ORDER BY 1");
+    same(
+        saved,
+        project,
+        "SELECT rolname, rolcanlogin, rolconnlimit, rolconfig, pg_has_role('lh_app', 'lh_owner', 'USAGE') FROM pg_roles WHERE rolname LIKE 'lh_%' ORDER BY 1",
+    );
+    // The platform's own: as the platform left it.
+    assert_eq!(admin(project, "SELECT version FROM auth.schema_migrations"), "2099");
+    assert_eq!(admin(project, "SELECT name FROM storage.migrations"), "theirs");
+    assert_eq!(admin(project, "SELECT count(*) FROM vault.secrets"), "0");
+    assert_eq!(admin(project, "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstow_restore'"), "0");
+}
+
+/// What no restore into such a project can bring back.
+const NEVER: [&str; 11] = [
+    "column auth.sessions.user_agent",
+    "cron job of another",
+    "event trigger guard",
+    "extension pg_buffercache",
+    "function auth.hook(jsonb)",
+    "ownership by supabase_admin",
+    "policy realtime.messages Members read topics",
+    "privileges auth.TABLE mfa_factors",
+    "rows of auth.flow_state",
+    "rows of auth.one_time_tokens",
+    "rows of vault.secrets",
+];
+
 #[test]
-fn a_project_comes_back_in_a_new_one() {
+fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let saved = saved();
     let project = new_project(&saved, true);
+    let (_, told) = expect_code(&mut command(&saved.store, &project, &[]), 1);
+    assert!(told.contains("role lh_app, role lh_owner") && told.contains("nothing was changed"), "{told}");
+    assert_eq!(admin(&project, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), "0");
+
+    // Stopped by damage in the middle of the application's rows, when the platform's are loaded.
+    let run = program::Run::latest(&saved.store);
+    let damaged = run.folder.join("public/orders.sql.zst");
+    let sound = std::fs::read(&damaged).unwrap();
+    let mut flipped = sound.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    std::fs::write(&damaged, flipped).unwrap();
+    let (_, told) = expect_code(&mut command(&saved.store, &project, &["--roles"]), 1);
+    assert!(told.contains("public/orders.sql.zst"), "{told}");
+    assert_eq!(admin(&project, "SELECT count(*) FROM auth.users"), "200");
+    assert_eq!(admin(&project, "SELECT count(*) FROM public.orders"), "0");
+    std::fs::write(&damaged, sound).unwrap();
+    let mut ordinary = pgstow();
+    ordinary.args(["restore", "--to", &project.url("app"), "--into-existing"]).arg("--store").arg(&saved.store);
+    let (_, told) = expect_code(ordinary.arg("--pg-bin-dir").arg(project.bin_dir()), 2);
+    assert!(told.contains("unfinished restore"), "{told}");
+
+    // The same command completes it.
     let report = restore(&saved, &project, &["--roles"], 3);
-    println!("{report:#}");
+    assert_restored(&saved, &project);
+    same(
+        &saved,
+        &project,
+        &rows("auth.users", "instance_id, id, email, encrypted_password, raw_user_meta_data, confirmed_at, phone"),
+    );
+    assert_eq!(admin(&project, "SELECT DISTINCT fresh FROM auth.users"), "new");
+    assert_eq!(listed(&report, "not_restored"), NEVER);
+    let left = listed(&report, "left_alone");
+    for wanted in [
+        "column storage.objects.user_metadata",
+        "rows of auth.schema_migrations",
+        "rows of cron.job_run_details",
+        "rows of realtime.messages_2025_03_01",
+        "rows of storage.migrations",
+        "setting app.settings.jwt_*",
+    ] {
+        assert!(left.iter().any(|line| line == wanted), "{wanted} in {left:#?}");
+    }
+    let notes = report["findings"]["notes"].to_string();
+    assert!(notes.contains("auth.users: 200 rows were there; 0 of the run's 200 were added"), "{notes}");
+
+    // A project that is full is refused; the platform's schemas alone can be restored again, and change nothing.
+    let (_, told) = expect_code(&mut command(&saved.store, &project, &["--roles"]), 2);
+    assert!(told.contains("are not empty") && told.contains("--into-existing"), "{told}");
+    let report = restore(&saved, &project, &["--schema", "storage", "--schema", "realtime"], 3);
+    assert_eq!(listed(&report, "not_restored"), ["policy realtime.messages Members read topics"]);
+    let report = restore(&saved, &project, &["--schema", "storage"], 0);
+    assert_eq!(report["rows"], 0);
+    assert_restored(&saved, &project);
+    for odd in [&["--create"][..], &["--data-only"], &["--table", "public.orders"]] {
+        let (_, told) = expect_code(&mut command(&saved.store, &project, odd), 2);
+        assert!(told.contains("cannot be combined"), "{told}");
+    }
+}
+
+#[test]
+fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
+    let saved = saved();
+    let project = new_project(&saved, false);
+    admin(
+        &project,
+        "CREATE FUNCTION storage.stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.version := ''stamped''; RETURN NEW; END';
+         CREATE TRIGGER stamp BEFORE INSERT ON storage.objects FOR EACH ROW WHEN (NEW.name LIKE '%file 7 %') EXECUTE FUNCTION storage.stamp()",
+    );
+    let report = restore(&saved, &project, &["--roles"], 3);
+    let mut wanted: Vec<&str> = NEVER.to_vec();
+    // Compared as they were read back; here through the temporary table, whose rows are compared too.
+    wanted.push("rows of storage.objects");
+    wanted.sort_unstable();
+    assert_eq!(listed(&report, "not_restored"), wanted);
+    let notes = report["findings"]["notes"].to_string();
+    assert!(notes.contains("session_replication_role"), "{notes}");
+    assert_eq!(admin(&project, "SELECT count(*) FROM storage.objects WHERE version = 'stamped'"), "1");
+    admin(
+        &project,
+        "DROP FUNCTION storage.stamp() CASCADE; ALTER TABLE storage.objects DISABLE TRIGGER USER;
+         UPDATE storage.objects SET version = 'x' WHERE version = 'stamped'; ALTER TABLE storage.objects ENABLE TRIGGER USER",
+    );
+    saved.cluster.psql("app", "ALTER TABLE storage.objects DISABLE TRIGGER USER; UPDATE storage.objects SET version = 'x' WHERE name LIKE '%file 7 %'; ALTER TABLE storage.objects ENABLE TRIGGER USER");
+    assert_restored(&saved, &project);
+    same(
+        &saved,
+        &project,
+        &rows("auth.users", "instance_id, id, email, encrypted_password, raw_user_meta_data, confirmed_at, phone"),
+    );
+}
+
+#[test]
+fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
+    let saved = saved();
+    let project = new_project(&saved, true);
+    let ids = saved.cluster.psql("app", "SELECT string_agg(quote_literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
+    let [first, _second] = ids.split(',').collect::<Vec<_>>()[..] else { panic!("{ids}") };
+    // The first user is there and was changed; another has the second one's address.
+    admin(
+        &project,
+        &format!(
+            "INSERT INTO auth.users (id, email, is_sso_user) VALUES ({first}, 'changed@example.com', false),
+                ('00000000-0000-0000-0000-000000000001', 'user2@example.com', false);
+             ALTER TABLE auth.mfa_factors DROP CONSTRAINT mfa_factors_pkey; INSERT INTO auth.mfa_factors VALUES
+                ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000001', 'x', 'totp', 'verified', now(), now(), 'x')"
+        ),
+    );
+    admin(&project, "CREATE ROLE lh_owner; CREATE ROLE lh_app");
+    let report = restore(&saved, &project, &["--schema", "auth"], 3);
+    let lost = listed(&report, "not_restored");
+    for wanted in
+        ["rows of auth.users", "rows of auth.mfa_factors", "references of auth.identities (identities_user_id_fkey)"]
+    {
+        assert!(lost.iter().any(|line| line == wanted), "{wanted} in {lost:#?}");
+    }
+    let text = report["findings"]["not_restored"].to_string();
+    assert!(
+        text.contains("2 of 200 rows: other rows with the same keys")
+            && text.contains("1 rows of auth.identities refer to rows"),
+        "{text}"
+    );
+    assert_eq!(admin(&project, "SELECT count(*) FROM auth.users"), "200");
+    assert_eq!(admin(&project, "SELECT count(*) FROM auth.mfa_factors"), "1");
+
+    let report = restore(&saved, &project, &["--schema", "auth", "--truncate"], 3);
+    let lost = listed(&report, "not_restored");
+    assert!(!lost.iter().any(|line| line.starts_with("references") || line == "rows of auth.users"), "{lost:#?}");
+    same(
+        &saved,
+        &project,
+        &rows("auth.users", "instance_id, id, email, encrypted_password, raw_user_meta_data, confirmed_at, phone"),
+    );
+    same(&saved, &project, &rows("auth.mfa_factors", "t.*"));
+    assert_eq!(admin(&project, "SELECT version FROM auth.schema_migrations"), "2099");
+    let mut text = pgstow();
+    text.args(["restore", "--profile=supabase", "--schema=auth", "--to", &project.url("app"), "--pg-bin-dir"]);
+    let (out, _) = expect_code(text.arg(project.bin_dir()).arg("--store").arg(&saved.store), 3);
+    assert!(
+        out.contains("not restored: rows of vault") || out.contains("not restored: rows of auth.flow_state"),
+        "{out}"
+    );
+    assert!(out.contains("    do: ") && out.contains("  left alone: "), "{out}");
 }

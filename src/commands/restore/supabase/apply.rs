@@ -109,6 +109,11 @@ impl Applier<'_> {
     /// What is not about the statement: a lost connection.
     pub(super) async fn attempt(&self, kind: &str, name: &str, sql: &str) -> Result<bool> {
         match managed::transaction(self.session, sql, &format!("{kind} {name}")).await {
+            Ok(()) if !self.gave(sql).await? => {
+                let why = format!("role {} may not give all of these privileges", self.project.role);
+                self.ledger.lost(kind, name, &why, &by_hand(sql));
+                Ok(false)
+            }
             Ok(()) => Ok(true),
             Err(error) if managed::refused(&error) => {
                 self.ledger.lost(kind, name, &words(&error), &by_hand(sql));
@@ -116,6 +121,24 @@ impl Applier<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a `GRANT` gave what it says: one that gives nothing is no error to the server. True for other statements.
+    async fn gave(&self, sql: &str) -> Result<bool> {
+        let parts = || {
+            let (privileges, rest) = sql.strip_prefix("GRANT ")?.split_once(" ON ")?;
+            let role = grantee(sql)?;
+            let (what, _) = rest.split_once(&format!(" TO {role}")).or_else(|| rest.split_once(" TO \""))?;
+            Some((privileges, what, role))
+        };
+        let Some((privileges, what, role)) = parts() else { return Ok(true) };
+        let Some((has, all)) = managed::granted(self.session, what, &role).await? else { return Ok(true) };
+        if privileges == "ALL" || role == "PUBLIC" {
+            return Ok(role == "PUBLIC" || has.len() as i64 >= all);
+        }
+        let mut wanted = privileges.split(',').filter_map(|word| word.split('(').next()).map(str::trim);
+        // Of a list of columns only the first word is a privilege.
+        Ok(wanted.all(|word| has.iter().any(|p| p == word) || !word.chars().all(|c| c.is_ascii_uppercase())))
     }
 
     /// Makes an object with its owner and PostgreSQL's own privileges.

@@ -33,14 +33,26 @@ pub(super) struct Map<'a> {
 }
 
 impl<'a> Map<'a> {
-    /// Sorts schemas: managed are those the platform makes and those the target's role can do nothing in.
-    pub(super) fn new(all: &'a [Entry], names: BTreeSet<String>, project: &Project) -> Self {
+    /// Sorts schemas: managed are those that the platform or an extension makes and those the target's role can do
+    /// nothing in. `was` tells what was there before an unfinished restore, which must sort them as it did.
+    pub(super) fn new(
+        all: &'a [Entry],
+        names: BTreeSet<String>,
+        project: &Project,
+        was: impl Fn(&str) -> bool,
+    ) -> Self {
+        let made: BTreeSet<&str> = all.iter().filter(|e| e.desc == ObjectType::Schema).map(|e| tag(e)).collect();
         let managed = |name: &String| {
-            let there = project.schemas.get(name);
+            let there = project.schemas.get(name).filter(|_| was(name));
             match name.as_str() {
                 "public" => false,
                 platform::HISTORY => there.is_some(),
-                _ => platform::makes_schema(name) || there.is_some_and(|s| s.extension || !(s.owned || s.creatable)),
+                _ => {
+                    platform::makes_schema(name)
+                        // What the run has no definition of is an extension's.
+                        || !made.contains(name.as_str())
+                        || there.is_some_and(|s| s.extension || !(s.owned || s.creatable))
+                }
             }
         };
         let (managed, application) = names.into_iter().partition(managed);

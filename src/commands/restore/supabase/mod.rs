@@ -84,8 +84,13 @@ pub(super) async fn restore(
     let control = Session::connect(&info, arguments.connect_timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
     let before = managed::project(&control).await?;
-    let map = Map::new(&meta.entries, names(&entries, &part, manifest), &before);
-    let resumed = refuse(&control, arguments, manifest, &map, &before).await?;
+    let resumed = unfinished(&control, arguments, manifest).await?;
+    let kept = if resumed { Some(managed::remembered(&control).await?) } else { None };
+    let was = |name: &str| kept.as_ref().is_none_or(|kept| kept.contains(&("schema".to_owned(), name.to_owned())));
+    let map = Map::new(&meta.entries, names(&entries, &part, manifest), &before, was);
+    if !resumed {
+        refuse(&control, arguments, manifest, &map, &before).await?;
+    }
     let server = target::server(&control).await?;
     let mut lacking = checks::missing_roles(&entries, script, &server);
     let made = script.roles();
@@ -131,7 +136,7 @@ pub(super) async fn restore(
     if arguments.roles {
         roles::make(&work.control, script, &restoring.before, arguments.role_passwords, &ledger).await?;
     }
-    Box::pin(restoring.all(resumed)).await?;
+    Box::pin(restoring.all(kept)).await?;
     let role = restoring.before.role.clone();
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
@@ -161,24 +166,25 @@ fn mark(arguments: &Restore, manifest: &Manifest) -> Option<String> {
     whole.then(|| format!("{} --profile supabase{only}", manifest.run))
 }
 
-/// Refuses a project that cannot take the application's schemas, or that holds something in them. Says whether it
-/// holds an unfinished restore by this very command.
+/// Whether the project holds an unfinished restore by this very command; one by another is refused.
+async fn unfinished(control: &Session, arguments: &Restore, manifest: &Manifest) -> Result<bool> {
+    match target::unfinished(control).await? {
+        Some(other) if mark(arguments, manifest).as_ref() == Some(&other) => Ok(true),
+        Some(other) => Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", control.info()))
+            .hint("finish that one first, by the same command")
+            .hint(format!("or give it up: DROP SCHEMA {} CASCADE; nothing was changed", target::MARK))),
+        None => Ok(false),
+    }
+}
+
+/// Refuses a project that cannot take the application's schemas, or that holds something in them.
 async fn refuse(
     control: &Session,
     arguments: &Restore,
     manifest: &Manifest,
     map: &Map<'_>,
     project: &Project,
-) -> Result<bool> {
-    match target::unfinished(control).await? {
-        Some(other) if mark(arguments, manifest).as_ref() == Some(&other) => return Ok(true),
-        Some(other) => {
-            return Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", control.info()))
-                .hint("finish that one first, by the same command")
-                .hint(format!("or give it up: DROP SCHEMA {} CASCADE; nothing was changed", target::MARK)));
-        }
-        None => {}
-    }
+) -> Result<()> {
     let made = map.application.iter().filter(|name| !project.schemas.contains_key(*name)).count();
     if (made > 0 || mark(arguments, manifest).is_some()) && !project.creates_schemas {
         return Err(Error::failed(format!("role {} may not make schemas in {}", project.role, control.info()))
@@ -196,7 +202,7 @@ async fn refuse(
         full.extend(managed::contents(control, name).await?);
     }
     if full.is_empty() || arguments.into_existing {
-        return Ok(false);
+        return Ok(());
     }
     let told: Vec<String> = full.iter().take(3).map(|thing| in_comment(thing)).collect();
     let more = if full.len() > 3 { ", ..." } else { "" };
@@ -242,16 +248,17 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    async fn all(&mut self, resumed: bool) -> Result<()> {
+    async fn all(&mut self, kept: Option<BTreeSet<(String, String)>>) -> Result<()> {
         let (work, arguments) = (self.work, self.work.arguments);
         let mark = mark(arguments, work.manifest);
         let blobs = large_objects::LargeObjects::read(work).await?;
-        if resumed {
+        if let Some(kept) = kept {
             tracing::info!("an unfinished restore of this run is removed first");
-            self.remove(&blobs).await?;
+            self.remove(&blobs, &kept).await?;
+            self.before = managed::project(&work.control).await?;
         } else if let Some(mark) = &mark {
-            let there = self.map.application.iter().filter(|name| self.before.schemas.contains_key(*name));
-            let mut things: Vec<(&str, String)> = there.map(|name| ("schema", name.clone())).collect();
+            let mut things: Vec<(&str, String)> =
+                self.before.schemas.keys().map(|name| ("schema", name.clone())).collect();
             let collide = managed::large_objects(&work.control, &blobs.oids).await?;
             things.extend(collide.iter().map(|oid| (large_objects::KIND, oid.to_string())));
             managed::mark(&work.control, mark, &things).await?;
@@ -287,9 +294,8 @@ impl Restoring<'_> {
     }
 
     /// Removes what an unfinished restore made.
-    async fn remove(&self, blobs: &large_objects::LargeObjects) -> Result<()> {
+    async fn remove(&self, blobs: &large_objects::LargeObjects, kept: &BTreeSet<(String, String)>) -> Result<()> {
         let control = &self.work.control;
-        let kept = managed::remembered(control).await?;
         let was = |kind: &str, name: &str| kept.contains(&(kind.to_owned(), name.to_owned()));
         let (old, made): (Vec<String>, Vec<String>) =
             self.map.application.iter().cloned().partition(|name| was("schema", name));

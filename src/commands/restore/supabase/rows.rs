@@ -16,6 +16,7 @@ use crate::archive::statements::name;
 use crate::archive::table_sql::quote;
 use crate::commands::restore::Work;
 use crate::commands::restore::rows::{self, Into, Rows, Wanted};
+use crate::commands::restore::stream::Flow;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::load::Loader;
 use crate::postgres::managed::{self, ForeignKey, Project, Table};
@@ -63,8 +64,20 @@ impl Managed<'_> {
                 Way::Cannot(why, step) => {
                     self.ledger.lost("rows of", &told(&table), &format!("{} rows: {why}", table.table.rows), step);
                 }
-                Way::Load if self.project.tables.contains_key(&key(&table)) => wanted.push(table),
-                Way::Load => self.missing(&table),
+                Way::Load => match self.project.tables.get(&key(&table)) {
+                    Some(there) if there.fillable => wanted.push(table),
+                    Some(_) => {
+                        let why = format!("{} rows; role {} may not insert any", table.table.rows, self.project.role);
+                        let step = format!(
+                            "GRANT INSERT ON {} TO {} and restore again with --schema {}",
+                            table.name(),
+                            quote(&self.project.role),
+                            table.schema
+                        );
+                        self.ledger.lost("rows of", &told(&table), &why, &step);
+                    }
+                    None => self.missing(&table),
+                },
             }
         }
         if wanted.is_empty() {
@@ -73,7 +86,9 @@ impl Managed<'_> {
         let loader = self.connect().await?;
         let replica = loader.replica_role().await;
         if self.truncate {
-            self.work.rows(&self.rows.taken, Into::Existing { truncate: true }).empty(&wanted).await?;
+            let may = |wanted: &&Wanted| self.project.tables.get(&key(wanted)).is_some_and(|table| table.emptyable);
+            let emptied: Vec<Wanted> = wanted.iter().filter(may).cloned().collect();
+            self.work.rows(&self.rows.taken, Into::Existing { truncate: true }).empty(&emptied).await?;
         }
         let keys = managed::foreign_keys(loader.session()).await?;
         let done = Mutex::new(Done::default());
@@ -87,8 +102,9 @@ impl Managed<'_> {
                  one by one in the order of their foreign keys"
                     .to_owned(),
             );
+            let mut loader = loader;
             for table in in_order(wanted, &keys) {
-                self.one(&loader, &table, false, &done).await?;
+                loader = self.one(loader, &table, false, &done).await?;
             }
             loader.close().await;
         }
@@ -130,10 +146,10 @@ impl Managed<'_> {
         let queue = Mutex::new(wanted);
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let worker = || async {
-            let loader = self.connect().await?;
+            let mut loader = self.connect().await?;
             loader.replica_role().await;
             while let Some(table) = next() {
-                self.one(&loader, &table, true, done).await?;
+                loader = self.one(loader, &table, true, done).await?;
             }
             loader.close().await;
             Ok::<(), Error>(())
@@ -141,27 +157,28 @@ impl Managed<'_> {
         futures::future::try_join_all((0..workers).map(|_| worker())).await.map(drop)
     }
 
-    /// Loads one table in one transaction. What the server refuses is noted and leaves the table as it was.
-    async fn one(&self, loader: &Loader, wanted: &Wanted, replica: bool, done: &Mutex<Done>) -> Result<()> {
-        let result = match self.in_transaction(loader, wanted, replica).await {
-            Ok(whole) => Ok(whole),
+    /// Loads one table in one transaction. What the server refuses is noted and leaves the table as it was; the session
+    /// is then another one, since a COPY that was refused leaves answers behind that nobody waits for.
+    async fn one(&self, loader: Loader, wanted: &Wanted, replica: bool, done: &Mutex<Done>) -> Result<Loader> {
+        let (loader, whole) = match self.in_transaction(&loader, wanted, replica).await {
+            Ok(whole) => (loader, whole),
             Err(error) if error.kind() != Kind::Damage && managed::refused(&error) => {
-                loader.execute("ROLLBACK", "leave a table as it was").await?;
                 let step = "give the role what it lacks, or load `pgstow download --table` of it by hand";
                 let why = format!("{} rows: {}", wanted.table.rows, words(&error));
                 self.ledger.lost("rows of", &told(wanted), &why, step);
-                Ok(false)
+                drop(loader);
+                let fresh = self.connect().await?;
+                if replica {
+                    fresh.replica_role().await;
+                }
+                (fresh, false)
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         };
-        let whole = result?;
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-        if whole {
-            done.whole.insert(key(wanted))
-        } else {
-            done.partly.insert(key(wanted))
-        };
-        Ok(())
+        let tables = if whole { &mut done.whole } else { &mut done.partly };
+        tables.insert(key(wanted));
+        Ok(loader)
     }
 
     async fn in_transaction(&self, loader: &Loader, wanted: &Wanted, replica: bool) -> Result<bool> {
@@ -177,7 +194,7 @@ impl Managed<'_> {
         loader.execute("BEGIN", &doing).await?;
         let empty = !crate::postgres::target::has_rows(loader.session(), &wanted.name()).await?;
         if !(empty && columns.missing.is_empty()) {
-            let whole = self.merge(loader, wanted, &columns, flow, &doing).await?;
+            let whole = self.merge(loader, wanted, &columns, flow, replica).await?;
             loader.execute("COMMIT", &doing).await?;
             return Ok(whole);
         }
@@ -224,9 +241,10 @@ impl Managed<'_> {
         loader: &Loader,
         wanted: &Wanted,
         columns: &Columns,
-        flow: super::super::stream::Flow,
-        doing: &str,
+        flow: Flow,
+        replica: bool,
     ) -> Result<bool> {
+        let doing = &format!("load {}", told(wanted));
         let (table, session) = (wanted.name(), loader.session());
         let selected: Vec<String> =
             columns
@@ -267,14 +285,19 @@ impl Managed<'_> {
             added = managed::run(session, &insert, doing).await?;
         }
         let mut whole = true;
-        if added != print.rows {
+        if added != print.rows || !replica {
             let row = format!("ROW({common})::pg_catalog.text");
             let sql =
                 format!("SELECT count(*) FROM (SELECT {row} FROM {STAGE} EXCEPT ALL SELECT {row} FROM {table}) x");
             let lacking = managed::count(session, &sql, doing).await?;
             whole = lacking == 0;
             if !whole {
-                let why = if keyed {
+                let why = if had == 0 {
+                    format!(
+                        "{lacking} of {} rows were changed by triggers of the platform as they were loaded",
+                        print.rows
+                    )
+                } else if keyed {
                     format!("{lacking} of {} rows: other rows with the same keys are there, and were kept", print.rows)
                 } else {
                     format!("{lacking} of {} rows: the table is not empty and has no key to tell them by", print.rows)
