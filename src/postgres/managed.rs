@@ -169,7 +169,9 @@ async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> 
             UNION ALL SELECT 'constraint', conrelid, conname FROM pg_catalog.pg_constraint WHERE conrelid <> 0
             UNION ALL SELECT 'rule', ev_class, rulename FROM pg_catalog.pg_rewrite) x(kind, r, name) {of_table}
          UNION SELECT 'publication', '', pubname::pg_catalog.text FROM pg_catalog.pg_publication
-         UNION SELECT 'published', pubname::pg_catalog.text, schemaname || '.' || tablename FROM pg_catalog.pg_publication_tables
+         UNION SELECT 'published', p.pubname::pg_catalog.text, n.nspname || '.' || c.relname
+                 FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+                 JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          UNION SELECT 'event trigger', '', evtname::pg_catalog.text FROM pg_catalog.pg_event_trigger
          UNION SELECT 'wrapper', '', fdwname::pg_catalog.text FROM pg_catalog.pg_foreign_data_wrapper
          UNION SELECT 'language', '', lanname::pg_catalog.text FROM pg_catalog.pg_language"
@@ -196,18 +198,26 @@ pub fn code(error: &Error) -> Option<&str> {
     (code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())).then_some(code)
 }
 
-/// Runs statements in one transaction; it leaves the session usable when they are refused.
+/// Times a transaction that another one stood in the way of is begun again.
+const AGAIN: u32 = 5;
+
+/// Runs statements in one transaction; it leaves the session usable when they are refused. A deadlock with a session of
+/// the platform is tried again.
 ///
 /// # Errors
 /// The server's.
 pub async fn transaction(session: &Session, sql: &str, doing: &str) -> Result<()> {
-    let done = target::execute(session, &format!("BEGIN;\n{sql}\n;COMMIT"), doing).await;
-    if let Err(error) = &done
-        && code(error).is_some()
-    {
+    let mut tries = 0;
+    loop {
+        let done = target::execute(session, &format!("BEGIN;\n{sql}\n;COMMIT"), doing).await;
+        let Err(error) = &done else { return done };
+        let Some(code) = code(error) else { return done };
         target::execute(session, "ROLLBACK", doing).await?;
+        tries += 1;
+        if !matches!(code, "40P01" | "40001") || tries > AGAIN {
+            return done;
+        }
     }
-    done
 }
 
 /// What of a schema is there that no extension owns, in words, at most four things.

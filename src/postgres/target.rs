@@ -119,6 +119,15 @@ pub async fn known(session: &Session) -> Result<BTreeSet<(String, String, String
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
+/// Whether the server knows a setting. One with a dot in its name may be anybody's: every server takes it.
+pub async fn knows(session: &Session, setting: &str) -> Result<bool> {
+    if setting.contains('.') {
+        return Ok(true);
+    }
+    let row = session.client.query_one("SELECT pg_catalog.current_setting($1, true) IS NOT NULL", &[&setting]).await;
+    Ok(row.map_err(|e| failure(&e).context("ask for a setting"))?.get(0))
+}
+
 /// Whether a table, given as SQL, has a row.
 pub async fn has_rows(session: &Session, table: &str) -> Result<bool> {
     let sql = format!("SELECT EXISTS (SELECT FROM {table})");

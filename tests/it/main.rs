@@ -20,6 +20,7 @@ mod detect;
 mod reading;
 mod restore;
 mod restore_supabase;
+mod restore_versions;
 mod store_contract;
 mod store_faults;
 mod support;

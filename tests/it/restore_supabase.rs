@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -45,6 +46,9 @@ const MORE: &str = "
     CREATE TABLE public.theirs (id integer); ALTER TABLE public.theirs OWNER TO supabase_admin; INSERT INTO public.theirs VALUES (1);
     CREATE TABLE public.owned (id integer GENERATED ALWAYS AS IDENTITY, n integer); ALTER TABLE public.owned OWNER TO lh_owner;
     INSERT INTO public.owned (n) SELECT i FROM generate_series(1, 7) i;
+    GRANT SELECT ON public.products TO lh_owner WITH GRANT OPTION; SET ROLE lh_owner; GRANT SELECT ON public.products TO lh_app; RESET ROLE;
+    GRANT SELECT ON public.theirs TO supabase_read_only_user WITH GRANT OPTION; SET ROLE supabase_read_only_user;
+    GRANT SELECT ON public.theirs TO dashboard_user; RESET ROLE;
     CREATE PUBLICATION events FOR TABLE analytics.events;
     INSERT INTO cron.job (schedule, command, database, username, active, jobname, nodename, nodeport)
     VALUES ('0 4 1 1 *', E'SELECT ''a\\\\b'';\\n', 'app', 'postgres', true, 'yearly', 'localhost', 5432),
@@ -55,18 +59,24 @@ const MORE: &str = "
 struct Saved {
     cluster: Cluster,
     store: PathBuf,
-    _folder: tempfile::TempDir,
 }
 
-fn saved() -> Saved {
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("store");
-    let cluster = Cluster::start(15);
-    cluster.create_database("app");
-    cluster.psql_file("app", &pg::fixture("supabase.sql"), &[("users", "200")]);
-    cluster.psql("app", MORE);
-    expect_code(&mut program::backup(&cluster, "app", &store), 0);
-    Saved { cluster, store, _folder: folder }
+/// The one for all tests; they only read it.
+fn saved() -> &'static Saved {
+    static SAVED: LazyLock<Saved> = LazyLock::new(|| {
+        // Removed by the next run: statics are never dropped.
+        let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("supabase-store");
+        if store.exists() {
+            std::fs::remove_dir_all(&store).unwrap();
+        }
+        let cluster = Cluster::start(15);
+        cluster.create_database("app");
+        cluster.psql_file("app", &pg::fixture("supabase.sql"), &[("users", "200")]);
+        cluster.psql("app", MORE);
+        expect_code(&mut program::backup(&cluster, "app", &store), 0);
+        Saved { cluster, store }
+    });
+    &SAVED
 }
 
 /// Runs SQL as the platform's superuser.
@@ -251,7 +261,7 @@ fn assert_restored(saved: &Saved, project: &Cluster) {
     same(
         saved,
         project,
-        "SELECT has_table_privilege('lh_app', 'auth.identities', 'SELECT'), has_table_privilege('anon', 'public.hidden', 'SELECT'), has_function_privilege('anon', 'public.closed(integer)', 'EXECUTE')",
+        "SELECT has_table_privilege('dashboard_user', 'public.theirs', 'SELECT'), has_table_privilege('lh_app', 'auth.identities', 'SELECT'), has_table_privilege('anon', 'public.hidden', 'SELECT'), has_function_privilege('anon', 'public.closed(integer)', 'EXECUTE')",
     );
     same(saved, project, "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'app'");
     same(saved, project, "SELECT extname FROM pg_extension WHERE extname NOT IN ('pg_buffercache') ORDER BY 1");
@@ -285,32 +295,32 @@ const NEVER: [&str; 11] = [
 #[test]
 fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let saved = saved();
-    let project = new_project(&saved, true);
+    let project = new_project(saved, true);
     let (_, told) = expect_code(&mut command(&saved.store, &project, &[]), 1);
     assert!(told.contains("role lh_app, role lh_owner") && told.contains("nothing was changed"), "{told}");
     assert_eq!(admin(&project, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), "0");
 
     // Stopped by damage in the middle of the application's rows, when the platform's are loaded.
-    let run = program::Run::latest(&saved.store);
+    let folder = tempfile::tempdir().unwrap();
+    succeed_with(std::process::Command::new("cp").arg("-a").arg(&saved.store).arg(folder.path().join("store")), b"");
+    let run = program::Run::latest(&folder.path().join("store"));
     let damaged = run.folder.join("public/orders.sql.zst");
-    let sound = std::fs::read(&damaged).unwrap();
-    let mut flipped = sound.clone();
+    let mut flipped = std::fs::read(&damaged).unwrap();
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     std::fs::write(&damaged, flipped).unwrap();
-    let (_, told) = expect_code(&mut command(&saved.store, &project, &["--roles"]), 1);
+    let (_, told) = expect_code(&mut command(&run.store, &project, &["--roles"]), 1);
     assert!(told.contains("public/orders.sql.zst"), "{told}");
     assert_eq!(admin(&project, "SELECT count(*) FROM auth.users"), "200");
     assert_eq!(admin(&project, "SELECT count(*) FROM public.orders"), "0");
-    std::fs::write(&damaged, sound).unwrap();
     let mut ordinary = pgstow();
     ordinary.args(["restore", "--to", &project.url("app"), "--into-existing"]).arg("--store").arg(&saved.store);
     let (_, told) = expect_code(ordinary.arg("--pg-bin-dir").arg(project.bin_dir()), 2);
     assert!(told.contains("unfinished restore"), "{told}");
 
     // The same command completes it.
-    let report = restore(&saved, &project, &["--roles"], 3);
-    assert_restored(&saved, &project);
+    let report = restore(saved, &project, &["--roles"], 3);
+    assert_restored(saved, &project);
     same(
         &saved,
         &project,
@@ -330,16 +340,17 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
         assert!(left.iter().any(|line| line == wanted), "{wanted} in {left:#?}");
     }
     let notes = report["findings"]["notes"].to_string();
+    assert!(notes.contains("public.TABLE theirs: granted by supabase_read_only_user in the run"), "{notes}");
     assert!(notes.contains("auth.users: 200 rows were there; 0 of the run's 200 were added"), "{notes}");
 
     // A project that is full is refused; the platform's schemas alone can be restored again, and change nothing.
     let (_, told) = expect_code(&mut command(&saved.store, &project, &["--roles"]), 2);
     assert!(told.contains("are not empty") && told.contains("--into-existing"), "{told}");
-    let report = restore(&saved, &project, &["--schema", "storage", "--schema", "realtime"], 3);
+    let report = restore(saved, &project, &["--schema", "storage", "--schema", "realtime"], 3);
     assert_eq!(listed(&report, "not_restored"), ["policy realtime.messages Members read topics"]);
-    let report = restore(&saved, &project, &["--schema", "storage"], 0);
+    let report = restore(saved, &project, &["--schema", "storage"], 0);
     assert_eq!(report["rows"], 0);
-    assert_restored(&saved, &project);
+    assert_restored(saved, &project);
     for odd in [&["--create"][..], &["--data-only"], &["--table", "public.orders"]] {
         let (_, told) = expect_code(&mut command(&saved.store, &project, odd), 2);
         assert!(told.contains("cannot be combined"), "{told}");
@@ -349,13 +360,13 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
 #[test]
 fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
     let saved = saved();
-    let project = new_project(&saved, false);
+    let project = new_project(saved, false);
     admin(
         &project,
         "CREATE FUNCTION storage.stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.version := ''stamped''; RETURN NEW; END';
          CREATE TRIGGER stamp BEFORE INSERT ON storage.objects FOR EACH ROW WHEN (NEW.name LIKE '%file 7 %') EXECUTE FUNCTION storage.stamp()",
     );
-    let report = restore(&saved, &project, &["--roles"], 3);
+    let report = restore(saved, &project, &["--roles"], 3);
     let mut wanted: Vec<&str> = NEVER.to_vec();
     // Compared as they were read back; here through the temporary table, whose rows are compared too.
     wanted.push("rows of storage.objects");
@@ -363,14 +374,16 @@ fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
     assert_eq!(listed(&report, "not_restored"), wanted);
     let notes = report["findings"]["notes"].to_string();
     assert!(notes.contains("session_replication_role"), "{notes}");
-    assert_eq!(admin(&project, "SELECT count(*) FROM storage.objects WHERE version = 'stamped'"), "1");
+    let stamped = admin(&project, "SELECT id FROM storage.objects WHERE version = 'stamped'");
+    let version = saved.cluster.psql("app", &format!("SELECT version FROM storage.objects WHERE id = '{stamped}'"));
     admin(
         &project,
-        "DROP FUNCTION storage.stamp() CASCADE; ALTER TABLE storage.objects DISABLE TRIGGER USER;
-         UPDATE storage.objects SET version = 'x' WHERE version = 'stamped'; ALTER TABLE storage.objects ENABLE TRIGGER USER",
+        &format!(
+            "DROP FUNCTION storage.stamp() CASCADE; ALTER TABLE storage.objects DISABLE TRIGGER USER;
+             UPDATE storage.objects SET version = '{version}' WHERE id = '{stamped}'; ALTER TABLE storage.objects ENABLE TRIGGER USER"
+        ),
     );
-    saved.cluster.psql("app", "ALTER TABLE storage.objects DISABLE TRIGGER USER; UPDATE storage.objects SET version = 'x' WHERE name LIKE '%file 7 %'; ALTER TABLE storage.objects ENABLE TRIGGER USER");
-    assert_restored(&saved, &project);
+    assert_restored(saved, &project);
     same(
         &saved,
         &project,
@@ -381,7 +394,7 @@ fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
 #[test]
 fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
     let saved = saved();
-    let project = new_project(&saved, true);
+    let project = new_project(saved, true);
     let ids = saved.cluster.psql("app", "SELECT string_agg(quote_literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
     let [first, _second] = ids.split(',').collect::<Vec<_>>()[..] else { panic!("{ids}") };
     // The first user is there and was changed; another has the second one's address.
@@ -395,7 +408,7 @@ fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
         ),
     );
     admin(&project, "CREATE ROLE lh_owner; CREATE ROLE lh_app");
-    let report = restore(&saved, &project, &["--schema", "auth"], 3);
+    let report = restore(saved, &project, &["--schema", "auth"], 3);
     let lost = listed(&report, "not_restored");
     for wanted in
         ["rows of auth.users", "rows of auth.mfa_factors", "references of auth.identities (identities_user_id_fkey)"]
@@ -411,7 +424,7 @@ fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
     assert_eq!(admin(&project, "SELECT count(*) FROM auth.users"), "200");
     assert_eq!(admin(&project, "SELECT count(*) FROM auth.mfa_factors"), "1");
 
-    let report = restore(&saved, &project, &["--schema", "auth", "--truncate"], 3);
+    let report = restore(saved, &project, &["--schema", "auth", "--truncate"], 3);
     let lost = listed(&report, "not_restored");
     assert!(!lost.iter().any(|line| line.starts_with("references") || line == "rows of auth.users"), "{lost:#?}");
     same(
@@ -419,7 +432,7 @@ fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
         &project,
         &rows("auth.users", "instance_id, id, email, encrypted_password, raw_user_meta_data, confirmed_at, phone"),
     );
-    same(&saved, &project, &rows("auth.mfa_factors", "t.*"));
+    same(saved, &project, &rows("auth.mfa_factors", "t.*"));
     assert_eq!(admin(&project, "SELECT version FROM auth.schema_migrations"), "2099");
     let mut text = pgstow();
     text.args(["restore", "--profile=supabase", "--schema=auth", "--to", &project.url("app"), "--pg-bin-dir"]);

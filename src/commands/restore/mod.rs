@@ -13,6 +13,7 @@ mod drill;
 mod parts;
 mod roles;
 mod rows;
+mod settings;
 mod stream;
 mod supabase;
 
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 use super::{Outcome, objects, output, resolve};
 use crate::archive::catalogue::tag;
 use crate::archive::compose;
+use crate::archive::statements::statements;
 use crate::cli::{Global, Profile, Restore};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::layout;
@@ -338,7 +340,7 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
     if !arguments.roles {
         return Ok(());
     }
-    let statements = script.missing(&server.roles, arguments.role_passwords);
+    let statements = settings::taken(session, script.missing(&server.roles, arguments.role_passwords)).await?;
     if statements.is_empty() {
         return Ok(());
     }
@@ -396,6 +398,8 @@ impl Work<'_> {
         }
         if self.part.is_whole() && !arguments.data_only {
             for text in database::settings(&self.meta.entries, &self.manifest.source.database, self.info.database()) {
+                let statements = statements(&text).into_iter().map(str::to_owned).collect();
+                let text = settings::taken(&self.control, statements).await?.join(";\n");
                 target::execute(&self.control, &text, "restore the database's settings").await?;
             }
         }

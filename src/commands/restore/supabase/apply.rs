@@ -45,7 +45,16 @@ pub(super) fn words(error: &Error) -> String {
     error.message().split_once(": ").map_or(error.message(), |(_, rest)| rest).to_owned()
 }
 
-/// What a person must do about a statement that was refused.
+/// What a person must do about a statement that was refused with this error.
+fn step(error: &Error, statement: &str) -> String {
+    // Codes of what is there already: tables and indexes, other objects, functions, schemas, a second primary key.
+    if managed::code(error).is_some_and(|code| matches!(code, "42P07" | "42710" | "42723" | "42P06" | "42P16")) {
+        return "drop or rename what is there, where the run's is wanted, and restore again".to_owned();
+    }
+    by_hand(statement)
+}
+
+/// What a person must do about a statement that only another role may run.
 pub(super) fn by_hand(statement: &str) -> String {
     let one_line: Vec<&str> = statement.split_whitespace().collect();
     let text = one_line.join(" ");
@@ -87,8 +96,9 @@ impl Applier<'_> {
                 | ObjectType::Rule
                 | ObjectType::MaterializedViewData
         );
-        let id = entry.dependencies.iter().find(|id| part && self.has_failed(**id))?;
-        self.map.entry(*id)
+        let mut failed = entry.dependencies.iter().filter(|id| part && self.has_failed(**id));
+        // One of that name may be there, with --into-existing.
+        failed.find_map(|id| self.map.entry(*id).filter(|on| !map::there(on, self.project)))
     }
 
     /// Notes that an entry is not made since what it is part of was not; true when that is so.
@@ -108,15 +118,20 @@ impl Applier<'_> {
     /// # Errors
     /// What is not about the statement: a lost connection.
     pub(super) async fn attempt(&self, kind: &str, name: &str, sql: &str) -> Result<bool> {
+        self.attempt_as(kind, name, sql, sql).await
+    }
+
+    /// As [`Self::attempt`], told with another text of the statement.
+    async fn attempt_as(&self, kind: &str, name: &str, sql: &str, told: &str) -> Result<bool> {
         match managed::transaction(self.session, sql, &format!("{kind} {name}")).await {
             Ok(()) if !self.gave(sql).await? => {
                 let why = format!("role {} may not give all of these privileges", self.project.role);
-                self.ledger.lost(kind, name, &why, &by_hand(sql));
+                self.ledger.lost(kind, name, &why, &by_hand(told));
                 Ok(false)
             }
             Ok(()) => Ok(true),
             Err(error) if managed::refused(&error) => {
-                self.ledger.lost(kind, name, &words(&error), &by_hand(sql));
+                self.ledger.lost(kind, name, &words(&error), &step(&error, told));
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -167,10 +182,9 @@ impl Applier<'_> {
         if let (Some(owner), Some(what)) = (owner, owned(entry)) {
             made = self.with_owner(entry, &sql, owner, &what).await?;
         }
-        if made || self.attempt(&map::kind(entry), &map::told(entry), &sql).await? {
-            return Ok(());
+        if !made && !self.attempt_as(&map::kind(entry), &map::told(entry), &sql, defn).await? {
+            self.fail(entry);
         }
-        self.fail(entry);
         Ok(())
     }
 
