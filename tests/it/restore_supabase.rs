@@ -90,8 +90,8 @@ fn admin(project: &Cluster, sql: &str) -> String {
 
 /// A new project, as the platform makes it: `postgres` is no superuser, the platform's schemas are there with tables of
 /// another version than the saved one's.
-fn new_project(of: &Saved, replica: bool) -> Cluster {
-    let project = Cluster::start(15);
+fn new_project(of: &Saved, version: u32, replica: bool) -> Cluster {
+    let project = Cluster::start(version);
     let admin_url = project.url_as("boss", PASSWORD, "postgres");
     let literal = PASSWORD.replace('\'', "''");
     project.psql("postgres", &format!("CREATE ROLE boss SUPERUSER LOGIN PASSWORD '{literal}'"));
@@ -130,9 +130,6 @@ fn new_project(of: &Saved, replica: bool) -> Cluster {
     admin(
         &project,
         "ALTER SCHEMA extensions OWNER TO postgres;
-         CREATE EXTENSION pgcrypto SCHEMA extensions; CREATE EXTENSION \"uuid-ossp\" SCHEMA extensions;
-         CREATE EXTENSION pg_stat_statements SCHEMA extensions; CREATE EXTENSION pg_cron WITH SCHEMA pg_catalog;
-         GRANT USAGE ON SCHEMA cron TO postgres; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cron TO postgres;
          ALTER TABLE auth.users ADD COLUMN fresh text DEFAULT 'new'; ALTER TABLE auth.sessions DROP COLUMN user_agent;
          ALTER TABLE storage.objects DROP COLUMN user_metadata; ALTER TABLE storage.buckets DROP COLUMN public;
          ALTER TABLE storage.buckets ADD COLUMN public boolean GENERATED ALWAYS AS (id = 'avatars') STORED;
@@ -154,6 +151,14 @@ fn new_project(of: &Saved, replica: bool) -> Cluster {
          CREATE EVENT TRIGGER pgrst_ddl_watch ON ddl_command_end EXECUTE FUNCTION extensions.pgrst_ddl_watch();
          CREATE PUBLICATION supabase_realtime; ALTER PUBLICATION supabase_realtime OWNER TO postgres",
     );
+    if version == 15 {
+        admin(
+            &project,
+            "CREATE EXTENSION pgcrypto SCHEMA extensions; CREATE EXTENSION \"uuid-ossp\" SCHEMA extensions;
+             CREATE EXTENSION pg_stat_statements SCHEMA extensions; CREATE EXTENSION pg_cron WITH SCHEMA pg_catalog; GRANT USAGE ON SCHEMA cron TO postgres;
+             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cron TO postgres",
+        );
+    }
     if replica {
         admin(&project, "GRANT SET ON PARAMETER session_replication_role TO postgres");
     }
@@ -295,7 +300,7 @@ const NEVER: [&str; 11] = [
 #[test]
 fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let saved = saved();
-    let project = new_project(saved, true);
+    let project = new_project(saved, 15, true);
     let (_, told) = expect_code(&mut command(&saved.store, &project, &[]), 1);
     assert!(told.contains("role lh_app, role lh_owner") && told.contains("nothing was changed"), "{told}");
     assert_eq!(admin(&project, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), "0");
@@ -360,7 +365,7 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
 #[test]
 fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
     let saved = saved();
-    let project = new_project(saved, false);
+    let project = new_project(saved, 15, false);
     admin(
         &project,
         "CREATE FUNCTION storage.stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.version := ''stamped''; RETURN NEW; END';
@@ -394,7 +399,7 @@ fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
 #[test]
 fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
     let saved = saved();
-    let project = new_project(saved, true);
+    let project = new_project(saved, 15, true);
     let ids = saved.cluster.psql("app", "SELECT string_agg(quote_literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
     let [first, _second] = ids.split(',').collect::<Vec<_>>()[..] else { panic!("{ids}") };
     // The first user is there and was changed; another has the second one's address.
@@ -442,4 +447,68 @@ fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
         "{out}"
     );
     assert!(out.contains("    do: ") && out.contains("  left alone: "), "{out}");
+}
+
+#[test]
+fn a_newer_project_without_the_extensions_takes_all_that_does_not_need_them() {
+    let saved = saved();
+    let newest = *pg::versions().last().unwrap();
+    assert!(newest >= 16, "a server where a member may not be able to act as the role is needed");
+    let project = new_project(saved, newest, true);
+    // The application made things of its own already, and one of them collides.
+    admin(
+        &project,
+        "CREATE TABLE public.products (id integer PRIMARY KEY, name text); INSERT INTO public.products VALUES (1, 'theirs');
+         ALTER TABLE public.products OWNER TO postgres; CREATE TABLE public.other (id integer); INSERT INTO public.other VALUES (1)",
+    );
+    let (_, told) = expect_code(&mut command(&saved.store, &project, &["--roles"]), 2);
+    assert!(told.contains("public.products") || told.contains("table products"), "{told}");
+    let report = restore(saved, &project, &["--roles", "--into-existing"], 3);
+    let lost = listed(&report, "not_restored");
+    for wanted in [
+        "cron job nightly",
+        "cron job number 4",
+        "cron job of another",
+        "cron job yearly",
+        "extension citext",
+        "extension pg_cron",
+        "fk constraint public.orders orders_user_id_fkey",
+        "index public.products_name_trgm_idx",
+        "policy public.profiles Users can update own profile.",
+        "rows of public.profiles",
+        "table public.products",
+        "table public.profiles",
+        "column public.products.price",
+        "rows of vault.secrets",
+    ] {
+        assert!(lost.iter().any(|line| line == wanted), "{wanted} in {lost:#?}");
+    }
+    let text = report["findings"]["not_restored"].to_string();
+    assert!(text.contains("enable pg_cron, then: SELECT cron.schedule('yearly', '0 4 1 1 *', "), "{text}");
+    assert!(text.contains("drop or rename what is there"), "{text}");
+    assert!(text.contains("needs table public.profiles, which is not there"), "{text}");
+    for table in [
+        "public.orders",
+        "public.messages",
+        "public.owned",
+        "lh_billing.accounts",
+        "lh_billing.invoices",
+        "analytics.revenue",
+    ] {
+        same(saved, &project, &rows(table, "t.*"));
+    }
+    same(saved, &project, &rows("auth.identities", "t.*"));
+    assert_eq!(admin(&project, "SELECT name FROM public.products WHERE id = 1"), "theirs");
+    assert_eq!(admin(&project, "SELECT count(*) FROM public.products"), "500");
+    assert_eq!(admin(&project, "SELECT count(*) FROM public.other"), "1");
+    for question in [
+        "SELECT relname, relowner::regrole, relacl, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relnamespace = 'lh_billing'::regnamespace AND relkind IN ('r', 'S') ORDER BY 1",
+        "SELECT relowner::regrole FROM pg_class WHERE oid = 'public.owned'::regclass",
+        "SELECT nspowner::regrole, nspacl FROM pg_namespace WHERE nspname = 'lh_billing'",
+        "SELECT rolname, rolcanlogin, rolconnlimit, rolconfig, pg_has_role('lh_app', 'lh_owner', 'USAGE') FROM pg_roles WHERE rolname LIKE 'lh_%' ORDER BY 1",
+    ] {
+        if newest < 17 || !question.contains("relacl") {
+            same(saved, &project, question);
+        }
+    }
 }

@@ -85,8 +85,7 @@ pub(super) fn rows(schema: &str, table: &str) -> Rows {
         ("cron", "job_run_details") => Rows::Leave("the history of runs, under the numbers of the old project's jobs"),
         ("net", _) => Rows::Leave("requests that were under way and their answers"),
         ("realtime", "subscription") => Rows::Leave("connections of clients that were open at the time"),
-        (HISTORY, _) => Rows::Load,
-        (_, "schema_migrations" | "migrations") => {
+        (_, "schema_migrations" | "migrations") if makes_schema(schema) && schema != HISTORY => {
             Rows::Leave("the platform's own record of how far it has brought this project's schema")
         }
         _ => Rows::Load,
