@@ -29,6 +29,7 @@ pub struct Column {
 }
 
 /// A table of the target.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about a table, not states")]
 #[derive(Debug, Clone)]
 pub struct Table {
     /// Whether an extension owns it.
@@ -422,7 +423,7 @@ pub fn plain_privileges(word: &str, name: &str) -> Option<String> {
 ///
 /// # Errors
 /// The server's.
-pub async fn granted(session: &Session, what: &str, role: &str) -> Result<Option<(Vec<String>, i64)>> {
+pub async fn granted(session: &Session, what: &str, role: &str) -> Result<Option<(Vec<String>, usize)>> {
     let Some((word, name)) = what.split_once(' ') else { return Ok(None) };
     let literal = quote_literal(name);
     let (from, acl, letter, owner, which) = match word {
@@ -456,7 +457,7 @@ pub async fn granted(session: &Session, what: &str, role: &str) -> Result<Option
     );
     let row = session.client.query_opt(&sql, &[&role]).await;
     let row = row.map_err(|e| failure(&e).context(format!("look at the privileges on {name}")))?;
-    Ok(row.map(|row| (row.get(0), row.get(1))))
+    Ok(row.map(|row| (row.get(0), usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX))))
 }
 
 /// Statements that take away what default privileges of the session's role give in these schemas.

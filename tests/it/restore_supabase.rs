@@ -327,7 +327,7 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let report = restore(saved, &project, &["--roles"], 3);
     assert_restored(saved, &project);
     same(
-        &saved,
+        saved,
         &project,
         &rows("auth.users", "instance_id, id, email, encrypted_password, raw_user_meta_data, confirmed_at, phone"),
     );
@@ -390,7 +390,7 @@ fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
     );
     assert_restored(saved, &project);
     same(
-        &saved,
+        saved,
         &project,
         &rows("auth.users", "instance_id, id, email, encrypted_password, raw_user_meta_data, confirmed_at, phone"),
     );
@@ -433,7 +433,7 @@ fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
     let lost = listed(&report, "not_restored");
     assert!(!lost.iter().any(|line| line.starts_with("references") || line == "rows of auth.users"), "{lost:#?}");
     same(
-        &saved,
+        saved,
         &project,
         &rows("auth.users", "instance_id, id, email, encrypted_password, raw_user_meta_data, confirmed_at, phone"),
     );

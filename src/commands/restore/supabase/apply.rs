@@ -47,22 +47,35 @@ pub(super) fn words(error: &Error) -> String {
 
 /// What a person must do about a statement that was refused with this error.
 fn step(error: &Error, statement: &str) -> String {
-    // Codes of what is there already: tables and indexes, other objects, functions, schemas, a second primary key.
-    if managed::code(error).is_some_and(|code| matches!(code, "42P07" | "42710" | "42723" | "42P06" | "42P16")) {
-        return "drop or rename what is there, where the run's is wanted, and restore again".to_owned();
+    match managed::code(error) {
+        // What is there already: tables and indexes, other objects, functions, schemas, a second primary key.
+        Some("42P07" | "42710" | "42723" | "42P06" | "42P16") => {
+            "drop or rename what is there, where the run's is wanted, and restore again".to_owned()
+        }
+        // What is not there: tables, types and other objects, functions, columns, schemas.
+        Some("42P01" | "42704" | "42883" | "42703" | "3F000") => when_there(statement),
+        _ => by_hand(statement),
     }
-    by_hand(statement)
 }
 
 /// What a person must do about a statement that only another role may run.
 pub(super) fn by_hand(statement: &str) -> String {
-    let one_line: Vec<&str> = statement.split_whitespace().collect();
-    let text = one_line.join(" ");
+    format!("run it as a role that may: {}", brief(statement))
+}
+
+/// What a person must do about a statement that needs what is not there.
+fn when_there(statement: &str) -> String {
+    format!("make what it needs, then run: {}", brief(statement))
+}
+
+/// A statement as it stands, or where to find one that is too long.
+fn brief(statement: &str) -> String {
+    let text = statement.trim().trim_end_matches(';');
     if text.len() <= STATEMENT {
-        return format!("run it as a role that may: {}", text.trim_end_matches(';'));
+        return text.to_owned();
     }
     let begin: String = text.chars().take(STATEMENT / 4).collect();
-    format!("run it as a role that may; it is in @database.dump (pgstow download; pg_restore -f -): {begin} ...")
+    format!("{begin} ... (whole in @database.dump: pgstow download, pg_restore -f -)")
 }
 
 impl Applier<'_> {
@@ -108,7 +121,7 @@ impl Applier<'_> {
         if !matches!(entry.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel) {
             let why = format!("needs {} {}, which is not there", map::kind(on), map::told(on));
             let defn = entry.defn.as_deref().unwrap_or_default();
-            self.ledger.lost(&map::kind(entry), &map::told(entry), &why, &by_hand(defn));
+            self.ledger.lost(&map::kind(entry), &map::told(entry), &why, &when_there(defn));
         }
         true
     }
@@ -141,15 +154,14 @@ impl Applier<'_> {
     /// Whether a `GRANT` gave what it says: one that gives nothing is no error to the server. True for other statements.
     async fn gave(&self, sql: &str) -> Result<bool> {
         let parts = || {
-            let (privileges, rest) = sql.strip_prefix("GRANT ")?.split_once(" ON ")?;
-            let role = grantee(sql)?;
-            let (what, _) = rest.split_once(&format!(" TO {role}")).or_else(|| rest.split_once(" TO \""))?;
+            let (before, role) = split_grantee(sql)?;
+            let (privileges, what) = before.strip_prefix("GRANT ")?.split_once(" ON ")?;
             Some((privileges, what, role))
         };
-        let Some((privileges, what, role)) = parts() else { return Ok(true) };
+        let Some((privileges, what, role)) = parts().filter(|(_, _, role)| role != "PUBLIC") else { return Ok(true) };
         let Some((has, all)) = managed::granted(self.session, what, &role).await? else { return Ok(true) };
-        if privileges == "ALL" || role == "PUBLIC" {
-            return Ok(role == "PUBLIC" || has.len() as i64 >= all);
+        if privileges == "ALL" {
+            return Ok(has.len() >= all);
         }
         let mut wanted = privileges.split(',').filter_map(|word| word.split('(').next()).map(str::trim);
         // Of a list of columns only the first word is a privilege.
@@ -289,13 +301,18 @@ impl Applier<'_> {
 
 /// The role that `GRANT ... TO role` or `REVOKE ... FROM role` names; `PUBLIC` as it stands.
 pub(super) fn grantee(statement: &str) -> Option<String> {
+    split_grantee(statement).map(|(_, role)| role)
+}
+
+/// What stands before the role, and the role.
+fn split_grantee(statement: &str) -> Option<(&str, String)> {
     let statement = statement.trim().trim_end_matches(';').trim_end();
     let statement = statement.strip_suffix(" WITH GRANT OPTION").unwrap_or(statement);
     let word = if statement.starts_with("REVOKE ") { " FROM " } else { " TO " };
     // The one whose role is all that follows: names may hold the word too.
     statement.match_indices(word).find_map(|(at, _)| {
         let (role, rest) = name(statement.get(at + word.len()..)?)?;
-        rest.is_empty().then_some(role)
+        rest.is_empty().then_some((statement.get(..at)?, role))
     })
 }
 

@@ -41,7 +41,9 @@ impl Findings {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for finding in &self.not_restored {
-            text.push_str(&format!("  not restored: {}\n    do: {}\n", finding.line(), output::plain(&finding.step)));
+            // A statement keeps its lines, so that it can be taken from here.
+            let step: Vec<String> = finding.step.lines().map(output::plain).collect();
+            text.push_str(&format!("  not restored: {}\n    do: {}\n", finding.line(), step.join("\n        ")));
         }
         for finding in &self.left_alone {
             text.push_str(&format!("  left alone: {}\n", finding.line()));
@@ -88,7 +90,7 @@ impl Ledger {
     /// Something could not be restored.
     pub(super) fn lost(&self, kind: &str, name: &str, why: &str, step: &str) {
         let finding =
-            Finding { kind: kind.into(), name: in_comment(name), why: in_comment(why), step: in_comment(step) };
+            Finding { kind: kind.into(), name: in_comment(name), why: in_comment(why), step: step.to_owned() };
         tracing::warn!("not restored: {}", finding.line());
         self.change(|all| all.not_restored.push(finding));
     }
@@ -96,7 +98,11 @@ impl Ledger {
     /// Something is left as it is in the target.
     pub(super) fn left(&self, kind: &str, name: &str, why: &str) {
         let finding = Finding { kind: kind.into(), name: in_comment(name), why: in_comment(why), step: String::new() };
-        self.change(|all| all.left_alone.push(finding));
+        self.change(|all| {
+            if !all.left_alone.contains(&finding) {
+                all.left_alone.push(finding);
+            }
+        });
     }
 
     /// Something to know.

@@ -41,7 +41,7 @@ impl<'a> Map<'a> {
         project: &Project,
         was: impl Fn(&str) -> bool,
     ) -> Self {
-        let made: BTreeSet<&str> = all.iter().filter(|e| e.desc == ObjectType::Schema).map(|e| tag(e)).collect();
+        let made: BTreeSet<&str> = all.iter().filter(|e| e.desc == ObjectType::Schema).map(tag).collect();
         let managed = |name: &String| {
             let there = project.schemas.get(name).filter(|_| was(name));
             match name.as_str() {
@@ -123,6 +123,21 @@ pub(super) fn sections<'a>(entries: &[&'a Entry]) -> Vec<(&'a Entry, bool)> {
         sorted.push((*entry, after));
     }
     sorted
+}
+
+/// Whether something of no schema is made before tables, which may need it.
+pub(super) const fn comes_first(entry: &Entry) -> bool {
+    matches!(
+        entry.desc,
+        ObjectType::ForeignDataWrapper
+            | ObjectType::Server
+            | ObjectType::ForeignServer
+            | ObjectType::UserMapping
+            | ObjectType::Cast
+            | ObjectType::Transform
+            | ObjectType::ProceduralLanguage
+            | ObjectType::AccessMethod
+    )
 }
 
 /// A name for people: kind and qualified name.

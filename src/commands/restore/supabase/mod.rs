@@ -94,7 +94,7 @@ pub(super) async fn restore(
     let server = target::server(&control).await?;
     let mut lacking = checks::missing_roles(&entries, script, &server);
     let made = script.roles();
-    lacking.retain(|role| !platform::reserves_role(role) && !(arguments.roles && made.contains(role)));
+    lacking.retain(|role| !(platform::reserves_role(role) || arguments.roles && made.contains(role)));
     if !lacking.is_empty() {
         let told: Vec<String> = lacking.iter().map(|role| format!("role {}", in_comment(role))).collect();
         return Err(Error::failed(format!("the project lacks what the run needs: {}", told.join(", ")))
@@ -328,18 +328,7 @@ impl Restoring<'_> {
                 applier.make(entry).await?;
             }
             // Foreign tables need their servers.
-            let server = matches!(
-                entry.desc,
-                ObjectType::ForeignDataWrapper
-                    | ObjectType::Server
-                    | ObjectType::ForeignServer
-                    | ObjectType::UserMapping
-                    | ObjectType::Cast
-                    | ObjectType::Transform
-                    | ObjectType::ProceduralLanguage
-                    | ObjectType::AccessMethod
-            );
-            if server && self.map.place(entry) == Place::Wide {
+            if map::comes_first(entry) && self.map.place(entry) == Place::Wide {
                 applier.wide(entry).await?;
             }
         }
@@ -450,20 +439,7 @@ impl Restoring<'_> {
             }
         }
         applier.default_privileges(self.entries).await?;
-        let early = |e: &Entry| {
-            matches!(
-                e.desc,
-                ObjectType::ForeignDataWrapper
-                    | ObjectType::Server
-                    | ObjectType::ForeignServer
-                    | ObjectType::UserMapping
-                    | ObjectType::Cast
-                    | ObjectType::Transform
-                    | ObjectType::ProceduralLanguage
-                    | ObjectType::AccessMethod
-            )
-        };
-        let wide = self.entries.iter().filter(|e| self.map.place(e) == Place::Wide && !early(e));
+        let wide = self.entries.iter().filter(|e| self.map.place(e) == Place::Wide && !map::comes_first(e));
         for entry in wide {
             applier.wide(entry).await?;
         }

@@ -124,12 +124,15 @@ impl Managed<'_> {
         }
         let step = wanted.table.extension.as_ref().map_or_else(
             || {
-                format!(
-                    "make the table (pgstow download --table {} has its definition), or turn on the feature it belongs to, \
-                     then restore again with --schema {}",
-                    told(wanted),
-                    wanted.schema
-                )
+                let whence = format!("pgstow download --table {} has its definition and rows", told(wanted));
+                if platform::makes_schema(&wanted.schema) {
+                    format!(
+                        "turn on the feature it belongs to, then restore again with --schema {}; {whence}",
+                        wanted.schema
+                    )
+                } else {
+                    format!("make what the table needs, then the table: {whence}")
+                }
             },
             |extension| format!("enable the extension {extension}, then restore again with --schema {}", wanted.schema),
         );
@@ -302,12 +305,7 @@ impl Managed<'_> {
                 } else {
                     format!("{lacking} of {} rows: the table is not empty and has no key to tell them by", print.rows)
                 };
-                self.ledger.lost(
-                    "rows of",
-                    &told(wanted),
-                    &why,
-                    "--truncate replaces what is in the platform's tables",
-                );
+                self.ledger.lost("rows of", &told(wanted), &why, "--truncate replaces what is there");
             }
         }
         if had > 0 {
@@ -331,7 +329,7 @@ impl Managed<'_> {
         }
         let why = format!("{values} values; this project's table does not have the column");
         let step = format!(
-            "bring the project's platform up to date, or keep the values: pgstow download --table {}",
+            "add the column (the platform's: bring the project up to date) and load its values from pgstow download --table {}",
             told(wanted)
         );
         self.ledger.lost("column", &name, &why, &step);
