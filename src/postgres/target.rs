@@ -47,6 +47,13 @@ pub async fn contents(session: &Session) -> Result<Vec<String>> {
     strings(&session.client, &sql, "look at what the database holds").await
 }
 
+/// Whether the server is a Supabase project's.
+pub async fn is_project(session: &Session) -> Result<bool> {
+    let sql = "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles WHERE rolname = 'supabase_admin'
+                AND EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'auth')";
+    Ok(!strings(&session.client, sql, "look at the server").await?.is_empty())
+}
+
 /// What the mark says, where a restore was not finished here: which one.
 pub async fn unfinished(session: &Session) -> Result<Option<String>> {
     let sql = format!(

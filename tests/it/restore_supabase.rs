@@ -53,7 +53,8 @@ const MORE: &str = "
     INSERT INTO cron.job (schedule, command, database, username, active, jobname, nodename, nodeport)
     VALUES ('0 4 1 1 *', E'SELECT ''a\\\\b'';\\n', 'app', 'postgres', true, 'yearly', 'localhost', 5432),
            ('0 5 1 1 *', 'SELECT 5', 'app', 'postgres', true, NULL, 'localhost', 5432),
-           ('0 6 1 1 *', 'SELECT 6', 'app', 'lh_app', true, 'of another', 'localhost', 5432)";
+           ('0 6 1 1 *', 'SELECT 6', 'app', 'lh_app', true, 'of another', 'localhost', 5432);
+    CREATE TABLE auth.ours (id integer); CREATE POLICY keyed ON realtime.messages USING (topic <> 'Bearer eyJhbGciOi')";
 
 /// A saved project and a run of it.
 struct Saved {
@@ -119,11 +120,12 @@ fn new_project(of: &Saved, version: u32, replica: bool) -> Cluster {
         "CREATE TRIGGER touched",
         "COMMENT ON TRIGGER",
         "CREATE FUNCTION auth.hook",
+        "CREATE TABLE auth.ours",
     ];
     let made: Vec<String> = judge::statements(&dump)
         .into_iter()
         .filter(|s| !of_user.iter().any(|words| s.starts_with(words)))
-        .filter(|s| !s.contains("FUNCTION auth.hook") && !s.contains("lh_app"))
+        .filter(|s| !s.contains("FUNCTION auth.hook") && !s.contains("auth.ours") && !s.contains("lh_app"))
         .map(|s| s.replace("OWNER TO postgres", "OWNER TO supabase_admin"))
         .collect();
     admin(&project, &format!("SET check_function_bodies = off;\n{}", made.join("\n")));
@@ -283,7 +285,7 @@ fn assert_restored(saved: &Saved, project: &Cluster) {
 }
 
 /// What no restore into such a project can bring back.
-const NEVER: [&str; 11] = [
+const NEVER: [&str; 13] = [
     "column auth.sessions.user_agent",
     "cron job of another",
     "event trigger guard",
@@ -291,16 +293,22 @@ const NEVER: [&str; 11] = [
     "function auth.hook(jsonb)",
     "ownership by supabase_admin",
     "policy realtime.messages Members read topics",
+    "policy realtime.messages keyed",
     "privileges auth.TABLE mfa_factors",
     "rows of auth.flow_state",
     "rows of auth.one_time_tokens",
     "rows of vault.secrets",
+    "table auth.ours",
 ];
 
 #[test]
 fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let saved = saved();
     let project = new_project(saved, 15, true);
+    let mut plain = pgstow();
+    plain.args(["restore", "--to", &project.url("app"), "--pg-bin-dir"]).arg(project.bin_dir());
+    let (_, told) = expect_code(plain.arg("--store").arg(&saved.store), 2);
+    assert!(told.contains("is not empty") && told.contains("--profile supabase"), "{told}");
     let (_, told) = expect_code(&mut command(&saved.store, &project, &[]), 1);
     assert!(told.contains("role lh_app, role lh_owner") && told.contains("nothing was changed"), "{told}");
     assert_eq!(admin(&project, "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"), "0");
@@ -345,6 +353,7 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
         assert!(left.iter().any(|line| line == wanted), "{wanted} in {left:#?}");
     }
     let notes = report["findings"]["notes"].to_string();
+    assert!(notes.contains("not in the run: storage files"), "{notes}");
     assert!(notes.contains("public.TABLE theirs: granted by supabase_read_only_user in the run"), "{notes}");
     assert!(notes.contains("auth.users: 200 rows were there; 0 of the run's 200 were added"), "{notes}");
 
@@ -352,7 +361,11 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let (_, told) = expect_code(&mut command(&saved.store, &project, &["--roles"]), 2);
     assert!(told.contains("are not empty") && told.contains("--into-existing"), "{told}");
     let report = restore(saved, &project, &["--schema", "storage", "--schema", "realtime"], 3);
-    assert_eq!(listed(&report, "not_restored"), ["policy realtime.messages Members read topics"]);
+    assert_eq!(
+        listed(&report, "not_restored"),
+        ["policy realtime.messages Members read topics", "policy realtime.messages keyed"]
+    );
+    assert!(!report.to_string().contains("eyJhbGciOi") && report.to_string().contains("may hold a secret"));
     let report = restore(saved, &project, &["--schema", "storage"], 0);
     assert_eq!(report["rows"], 0);
     assert_restored(saved, &project);

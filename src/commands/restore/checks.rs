@@ -57,7 +57,13 @@ pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restor
     }
     let told: Vec<String> = contents.iter().take(3).map(|thing| in_comment(thing)).collect();
     let more = if contents.len() > 3 { ", ..." } else { "" };
-    Err(Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")))
+    let refused = Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")));
+    let refused = if target::is_project(session).await? {
+        refused.hint("if it is a Supabase project, whose platform has made schemas of its own: --profile supabase")
+    } else {
+        refused
+    };
+    Err(refused
         .hint("restore into a new database: --create with a new name in --to")
         .hint("if what is restored does not collide with what is there: --into-existing"))
 }

@@ -68,14 +68,27 @@ fn when_there(statement: &str) -> String {
     format!("make what it needs, then run: {}", brief(statement))
 }
 
-/// A statement as it stands, or where to find one that is too long.
+/// A statement as it stands, or where to find one that is too long, or that may hold a secret: keys stand in triggers
+/// that call web hooks, passwords in user mappings.
 fn brief(statement: &str) -> String {
+    const WHOLE: &str = "@database.dump (pgstow download, pg_restore -f -)";
     let text = statement.trim().trim_end_matches(';');
+    if may_hold_secret(text) {
+        return format!("it is in {WHOLE}, and may hold a secret");
+    }
     if text.len() <= STATEMENT {
         return text.to_owned();
     }
     let begin: String = text.chars().take(STATEMENT / 4).collect();
-    format!("{begin} ... (whole in @database.dump: pgstow download, pg_restore -f -)")
+    format!("{begin} ... (whole in {WHOLE})")
+}
+
+/// Whether a text may hold a password or a key.
+pub(super) fn may_hold_secret(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["password", "passwd", "secret", "bearer", "apikey", "api_key", "api-key", "token", "eyj"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 impl Applier<'_> {
@@ -200,6 +213,20 @@ impl Applier<'_> {
         Ok(())
     }
 
+    /// Gives what is there already to its owner.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    pub(super) async fn own(&self, entry: &Entry) -> Result<()> {
+        let owner = entry.owner.as_deref().filter(|owner| !owner.is_empty() && *owner != self.project.role);
+        if let (Some(owner), Some(what)) = (owner, owned(entry))
+            && !self.with_owner(entry, "", owner, &what).await?
+        {
+            tracing::debug!("{} stays with its owner", map::told(entry));
+        }
+        Ok(())
+    }
+
     /// Makes an object and gives it to its owner; false where that cannot be, noted if it can be made without.
     async fn with_owner(&self, entry: &Entry, sql: &str, owner: &str, what: &str) -> Result<bool> {
         let object = format!("{} {}", map::kind(entry), map::told(entry));
@@ -239,6 +266,8 @@ impl Applier<'_> {
         if self.skip(entry) {
             return Ok(());
         }
+        // What an extension made is not this role's to give: each grant is looked at.
+        let ours = self.map.on(entry).is_some() || namespace(entry).is_empty();
         let mut whole = Vec::new();
         let mut grantor: Option<String> = None;
         for statement in statements(entry.defn.as_deref().unwrap_or_default()) {
@@ -269,10 +298,12 @@ impl Applier<'_> {
         if whole.is_empty() {
             return Ok(());
         }
-        match managed::transaction(self.session, &(whole.join(";\n") + ";"), "give privileges").await {
-            Ok(()) => return Ok(()),
-            Err(error) if managed::refused(&error) => {}
-            Err(error) => return Err(error),
+        if ours {
+            match managed::transaction(self.session, &(whole.join(";\n") + ";"), "give privileges").await {
+                Ok(()) => return Ok(()),
+                Err(error) if managed::refused(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         for statement in whole {
             self.attempt("privileges", &map::told(entry), &statement).await?;
@@ -370,6 +401,13 @@ fn grantable(entry: &Entry) -> Option<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_statement_with_a_key_is_not_told() {
+        let told = by_hand("CREATE TRIGGER x EXECUTE FUNCTION hook('{\"Authorization\": \"Bearer abc\"}')");
+        assert!(!told.contains("abc") && told.contains("@database.dump"), "{told}");
+        assert!(by_hand("CREATE TABLE x (\n  a integer\n);").ends_with("(\n  a integer\n)"));
+    }
 
     #[test]
     fn the_role_of_a_grant_is_found() {

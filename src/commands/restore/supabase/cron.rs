@@ -1,7 +1,7 @@
 //! Jobs of `pg_cron`: its table takes no rows from a role that is no superuser, so they are scheduled anew through its
 //! functions, active or not as they were, each in one transaction so that an inactive one does not run before.
 
-use super::apply::{by_hand, words};
+use super::apply::{may_hold_secret, words};
 use super::findings::Ledger;
 use crate::commands::restore::Work;
 use crate::commands::restore::rows::{self, Wanted};
@@ -31,6 +31,11 @@ pub(super) async fn jobs(work: &Work<'_>, project: &Project, ledger: &Ledger, wa
     let mut scheduled = 0;
     for job in &jobs {
         let sql = statement(job, work, project);
+        let told = if may_hold_secret(&sql) {
+            "schedule it; its command is in pgstow download --table cron.job, and may hold a secret".to_owned()
+        } else {
+            sql.clone()
+        };
         let name = job.name.clone().unwrap_or_else(|| format!("number {}", job.id));
         if !has_cron {
             ledger.lost("cron job", &name, "pg_cron is not in this project", &format!("enable pg_cron, then: {sql}"));
@@ -52,7 +57,9 @@ pub(super) async fn jobs(work: &Work<'_>, project: &Project, ledger: &Ledger, wa
         };
         match done {
             Ok(()) => scheduled += 1,
-            Err(error) if managed::refused(&error) => ledger.lost("cron job", &name, &words(&error), &by_hand(&sql)),
+            Err(error) if managed::refused(&error) => {
+                ledger.lost("cron job", &name, &words(&error), &format!("as a role that may: {told}"));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -137,6 +137,7 @@ pub(super) async fn restore(
         roles::make(&work.control, script, &restoring.before, arguments.role_passwords, &ledger).await?;
     }
     Box::pin(restoring.all(kept)).await?;
+    tell_gaps(manifest, &work.part, &ledger);
     let role = restoring.before.role.clone();
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
@@ -144,6 +145,15 @@ pub(super) async fn restore(
     report.findings = Some(ledger.finish(&role));
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// Tells what the run itself does not hold, of a whole run.
+fn tell_gaps(manifest: &Manifest, part: &Part, ledger: &Ledger) {
+    if part.is_whole() {
+        let skipped = manifest.skipped.iter().map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason));
+        let omitted = manifest.omitted.iter().map(|o| format!("{} {}: {}", o.kind, o.name, o.reason));
+        skipped.chain(omitted).for_each(|gap| ledger.note(format!("not in the run: {gap}")));
+    }
 }
 
 /// The schemas of this part.
@@ -314,6 +324,7 @@ impl Restoring<'_> {
                 (Place::Application, ObjectType::Schema) if !map::there(entry, self.project()) => {
                     extensions.make(entry).await?;
                 }
+                (Place::Application, ObjectType::Schema) if tag(entry) != "public" => extensions.own(entry).await?,
                 _ => {}
             }
         }

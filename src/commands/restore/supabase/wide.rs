@@ -61,7 +61,8 @@ impl Applier<'_> {
         match entry.desc {
             ObjectType::Subscription => {
                 let why = "it would take rows from its publisher, twice where the old project still runs; only a superuser may make it";
-                self.ledger.lost("subscription", tag(entry), why, &by_hand(entry.defn.as_deref().unwrap_or_default()));
+                let step = "decide where it is to subscribe from; its statement is in @database.dump (pgstow download, pg_restore -f -)";
+                self.ledger.lost("subscription", tag(entry), why, step);
                 Ok(())
             }
             ObjectType::PublicationTable => self.published(entry).await,
@@ -116,6 +117,12 @@ impl Applier<'_> {
                     return Ok(());
                 }
                 self.make(entry).await
+            }
+            ObjectType::Table if !is_platforms(entry) && !platform::passes_by(namespace(entry), tag(entry)) => {
+                let why = "it is in a schema of the platform, which does not have it";
+                let step = format!("make it in a schema of your own: pgstow download --table {}", map::told(entry));
+                self.ledger.lost("table", &map::told(entry), why, &step);
+                Ok(())
             }
             // Its rows are told with the others.
             ObjectType::Table | ObjectType::Schema => {
