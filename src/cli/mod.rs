@@ -290,9 +290,15 @@ pub struct Restore {
     /// Restore although the database is the very one that was saved.
     #[arg(long)]
     pub allow_source: bool,
+    /// Everything belongs to the role that restores, not to its saved owner.
+    #[arg(long)]
+    pub no_owner: bool,
     /// Do not gather the planner's statistics at the end.
     #[arg(long)]
     pub no_analyze: bool,
+    /// Gather full statistics at the end also where autovacuum would: by itself restore gathers rough ones there.
+    #[arg(long, conflicts_with = "no_analyze")]
+    pub full_analyze: bool,
     /// Sessions that load rows and build indexes at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
@@ -324,6 +330,10 @@ pub struct Drill {
     /// Name of the scratch database, which must not exist. Default: made from the run's name.
     #[arg(long, env = "PGSTOW_SCRATCH_NAME")]
     pub scratch_name: Option<String>,
+    /// Load and compare only some tables, all definitions all the same: a percentage of the tables (10%), which are
+    /// others each time, or a table as `schema.table` (repeatable).
+    #[arg(long, env = "PGSTOW_TABLES")]
+    pub tables: Vec<String>,
     /// Create roles that are missing on that server.
     #[arg(long)]
     pub roles: bool,

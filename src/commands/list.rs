@@ -47,6 +47,15 @@ struct Receipt {
     kind: String,
     at: String,
     ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<Sample>,
+}
+
+/// Of which tables a drill was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sample {
+    of: usize,
+    tables: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -152,7 +161,11 @@ fn age(at: &str) -> String {
 fn receipt(receipt: Option<&Receipt>) -> String {
     receipt.map_or_else(
         || "-".to_owned(),
-        |receipt| if receipt.ok { format!("{} ago", age(&receipt.at)) } else { "DAMAGED".to_owned() },
+        |receipt| match &receipt.sample {
+            _ if !receipt.ok => "DAMAGED".to_owned(),
+            Some(sample) => format!("{} ago ({} of {} tables)", age(&receipt.at), sample.tables.len(), sample.of),
+            None => format!("{} ago", age(&receipt.at)),
+        },
     )
 }
 

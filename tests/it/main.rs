@@ -19,6 +19,7 @@ mod backup_snapshot;
 mod detect;
 mod reading;
 mod restore;
+mod restore_faults;
 mod restore_supabase;
 mod restore_versions;
 mod store_contract;

@@ -11,8 +11,10 @@ mod checks;
 mod database;
 mod drill;
 mod parts;
+mod rights;
 mod roles;
 mod rows;
+mod sample;
 mod settings;
 mod stream;
 mod supabase;
@@ -52,6 +54,7 @@ use crate::progress::Loading;
 use crate::seal::decode;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
+use checks::Found;
 pub(super) use drill::run as drill;
 use parts::Part;
 use roles::Script;
@@ -194,6 +197,8 @@ struct LeaveOut {
     entries: HashSet<i32>,
     /// Tables whose rows are not loaded.
     tables: HashSet<(String, String)>,
+    /// The large objects.
+    large_objects: bool,
     /// Keep what is restored from acting: cron jobs come back inactive.
     quiet: bool,
 }
@@ -231,7 +236,7 @@ async fn restore_loaded(
     let mut entries = part.entries(meta);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(arguments)?;
-    let (control, resumed) = connect(arguments, manifest, meta, &info, script, &entries).await?;
+    let (control, found) = connect(arguments, manifest, meta, &info, script, &entries).await?;
     part.check(&control, meta, arguments).await?;
     let all = part.is_whole() && leave_out.entries.is_empty();
     let archive = if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
@@ -259,7 +264,7 @@ async fn restore_loaded(
         report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
     };
     tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
-    Box::pin(work.all(resumed)).await?;
+    Box::pin(work.all(found)).await?;
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
     report.into = work.info.to_string();
@@ -293,8 +298,7 @@ async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Res
     if problems.is_empty() { Ok(()) } else { Err(Error::damage(problems.join("; ")).hint("nothing was changed")) }
 }
 
-/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says whether it holds an
-/// unfinished restore of this run.
+/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says what it holds.
 async fn connect(
     arguments: &Restore,
     manifest: &Manifest,
@@ -302,16 +306,17 @@ async fn connect(
     info: &ConnInfo,
     script: &Script,
     entries: &[&Entry],
-) -> Result<(Session, bool)> {
+) -> Result<(Session, Found)> {
     let timeout = arguments.connect_timeout;
     if !arguments.create {
         let control = Session::connect(info, timeout, "restore").await?;
         checks::refuse_source(&control, manifest, arguments).await?;
-        let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
+        let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
         let server = target::server(&control).await?;
         checks::missing(entries, script, &server, arguments)?;
+        rights::refuse(entries, &target::rights(&control).await?, arguments)?;
         make_roles(&control, arguments, script, &server).await?;
-        return Ok((control, resumed));
+        return Ok((control, found));
     }
     let maintenance = match Session::connect(&info.with_database("postgres"), timeout, "restore").await {
         Ok(session) => session,
@@ -319,11 +324,12 @@ async fn connect(
     };
     let server = target::server(&maintenance).await?;
     checks::missing(entries, script, &server, arguments)?;
+    rights::refuse(entries, &target::rights(&maintenance).await?, arguments)?;
     make_roles(&maintenance, arguments, script, &server).await?;
     if !server.databases.contains(info.database()) {
         let sql = database::create(&meta.entries, info.database());
         target::execute(&maintenance, &sql, "create the database").await?;
-        if let Some(owner) = database::owner(&meta.entries) {
+        if let Some(owner) = database::owner(&meta.entries).filter(|_| !arguments.no_owner) {
             let quoted = crate::archive::table_sql::quote;
             let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
             target::execute(&maintenance, &sql, "give the database to its owner").await?;
@@ -332,8 +338,8 @@ async fn connect(
     maintenance.close().await;
     let control = Session::connect(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
-    let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
-    Ok((control, resumed))
+    let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
+    Ok((control, found))
 }
 
 async fn make_roles(session: &Session, arguments: &Restore, script: &Script, server: &Server) -> Result<()> {
@@ -349,20 +355,27 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
 }
 
 impl Work<'_> {
-    async fn all(&self, resumed: bool) -> Result<()> {
+    async fn all(&self, found: Found) -> Result<()> {
         let arguments = self.arguments;
         let mark = checks::mark(&self.manifest.run, arguments);
-        if resumed {
-            tracing::info!("an unfinished restore of this run is removed first");
-            let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
-            target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
-        } else if let Some(mark) = &mark {
-            target::mark(&self.control, mark).await?;
+        match (found, &mark) {
+            (Found::Restored, _) => {
+                tracing::info!("all but the statistics is there from an earlier restore of this run");
+                return self.statistics(mark.is_some()).await;
+            }
+            (Found::Unfinished, _) => {
+                tracing::info!("an unfinished restore of this run is removed first");
+                target::end_others(&self.control).await?;
+                let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
+                target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
+            }
+            (Found::Nothing, Some(mark)) => target::mark(&self.control, mark).await?,
+            (Found::Nothing, None) => {}
         }
         if !arguments.data_only && self.part.archives() {
             self.step(
                 "definitions",
-                self.pg_restore.file("restore definitions", &["--section=pre-data"], &self.archive.path),
+                self.pg_restore.file("restore definitions", &self.owned(&["--section=pre-data"]), &self.archive.path),
             )
             .await?;
         }
@@ -385,7 +398,7 @@ impl Work<'_> {
         }
         if !arguments.data_only && self.part.archives() {
             let jobs = format!("--jobs={}", arguments.jobs);
-            let post = ["--section=post-data", &jobs];
+            let post = self.owned(&["--section=post-data", &jobs]);
             self.step(
                 "indexes and constraints",
                 self.pg_restore.file("restore indexes and constraints", &post, &self.archive.path),
@@ -403,15 +416,21 @@ impl Work<'_> {
                 target::execute(&self.control, &text, "restore the database's settings").await?;
             }
         }
-        if mark.is_some() {
-            // Gone only when everything before is sure to stay.
+        if let Some(mark) = &mark {
+            // Said only when everything before is sure to stay.
             target::flush(&self.control).await?;
-            target::unmark(&self.control).await?;
+            target::remark(&self.control, &checks::restored(mark)).await?;
         }
-        if !arguments.no_analyze && !arguments.schema_only {
+        self.statistics(mark.is_some()).await
+    }
+
+    /// The last step, after which nothing is unfinished.
+    async fn statistics(&self, marked: bool) -> Result<()> {
+        if !self.arguments.no_analyze && !self.arguments.schema_only {
             self.step("statistics", self.analyze()).await?;
         }
-        target::flush(&self.control).await
+        target::flush(&self.control).await?;
+        if marked { target::unmark(&self.control).await } else { Ok(()) }
     }
 
     async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
@@ -427,6 +446,11 @@ impl Work<'_> {
         Ok(done)
     }
 
+    /// Arguments of `pg_restore`, with what is to be said of owners.
+    fn owned<'a>(&self, arguments: &[&'a str]) -> Vec<&'a str> {
+        arguments.iter().copied().chain(self.arguments.no_owner.then_some("--no-owner")).collect()
+    }
+
     fn note(&self, change: impl FnOnce(&mut Report)) {
         change(&mut self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
@@ -438,6 +462,8 @@ impl Work<'_> {
             connect_timeout: self.arguments.connect_timeout,
             jobs: usize::from(self.arguments.jobs),
             into,
+            no_owner: self.arguments.no_owner,
+            in_pieces: checks::mark(&self.manifest.run, self.arguments).is_some(),
             taken: Arc::clone(taken),
             commits: self.commits.clone(),
         }
@@ -461,7 +487,12 @@ impl Work<'_> {
             report.raw_bytes += total;
         });
         let progress = Loading::start(self.global, &taken, total);
-        let blobs = self.manifest.large_objects.object.as_ref().filter(|_| self.part.is_whole());
+        let blobs = self
+            .manifest
+            .large_objects
+            .object
+            .as_ref()
+            .filter(|_| self.part.is_whole() && !self.leave_out.large_objects);
         let result = tokio::try_join!(Arc::new(self.rows(&taken, into)).load(tables), async {
             match blobs {
                 Some(object) => self.large_objects(object, &[]).await,
@@ -500,6 +531,7 @@ impl Work<'_> {
         if self.manifest.large_objects.count <= BLOBS_AT_ONCE {
             arguments.push("--single-transaction");
         }
+        let arguments = self.owned(&arguments);
         let result = self.pg_restore.pipe("restore large objects", &arguments, &mut held).await;
         if let Some(failure) = tapped.store_failure() {
             return Err(failure.context(&object.key));
@@ -532,26 +564,37 @@ impl Work<'_> {
 
     /// Gathers the planner's statistics, table by table, by several sessions.
     async fn analyze(&self) -> Result<()> {
-        let tables = if self.part.is_whole() {
-            load::analyzable(&self.control).await?
+        let mut tables = load::analyzable(&self.control).await?;
+        if self.part.is_whole() {
+            tables.retain(|table| !table.is_partition);
         } else {
-            self.part.tables(self.manifest, true).iter().map(Wanted::name).collect()
-        };
+            let ours = self.part.tables(self.manifest, true);
+            let ours: HashSet<(&str, &str)> = ours.iter().map(|w| (w.schema.as_str(), w.table.name.as_str())).collect();
+            tables.retain(|table| ours.contains(&(&table.schema, &table.name)));
+        }
         self.analyze_these(tables).await
     }
 
-    async fn analyze_these(&self, tables: Vec<String>) -> Result<()> {
+    async fn analyze_these(&self, tables: Vec<load::Analyzable>) -> Result<()> {
+        let rough = AtomicU64::new(0);
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
         let worker = || async {
             let loader = load::Loader::connect(&self.info, self.arguments.connect_timeout).await?;
             while let Some(table) = next() {
-                loader.execute(&format!("ANALYZE {table}"), &format!("analyze {table}")).await?;
+                let (statements, is_rough) = table.statements(self.arguments.full_analyze);
+                loader.execute(&statements, &format!("analyze {}.{}", table.schema, table.name)).await?;
+                rough.fetch_add(u64::from(is_rough), Ordering::Relaxed);
             }
             loader.close().await;
             Ok::<(), Error>(())
         };
-        futures::future::try_join_all((0..self.arguments.jobs).map(|_| worker())).await.map(drop)
+        futures::future::try_join_all((0..self.arguments.jobs).map(|_| worker())).await?;
+        let rough = rough.into_inner();
+        if rough > 0 {
+            tracing::info!("{rough} tables have rough statistics, which the server's autovacuum completes");
+        }
+        Ok(())
     }
 }
 

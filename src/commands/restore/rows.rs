@@ -1,9 +1,11 @@
 //! Loading the rows of many tables: who loads what when, and what is committed together.
 //!
 //! Tables of extensions come first, one after the other in the archive's order, since their foreign keys exist before
-//! their rows. Then the others, biggest first, by several sessions: a large table piece by piece of its index. A
-//! session that loaded pieces is parked with its transaction open; when the last piece was verified, all parked
-//! sessions of the table commit. When one of those commits fails the table, which was empty, is emptied again.
+//! their rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no
+//! index build, foreign key or later vacuum has to come back to them. A table that would keep one session busy when
+//! all others are done is loaded by several, piece by piece of its index. A session that loaded pieces is parked with
+//! its transaction open; when the last piece was verified, all parked sessions of the table commit. When one of those
+//! commits fails the table, which was empty, is emptied again.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,6 +68,11 @@ pub(super) struct Rows {
     pub(super) jobs: usize,
     /// How they come into their tables.
     pub(super) into: Into,
+    /// Tables that are made here belong to the role of the session.
+    pub(super) no_owner: bool,
+    /// Large tables may be loaded by several sessions. Between their commits a table holds some of its rows, and a
+    /// program that is killed right there leaves it so: only where the database is marked, and the restore starts over.
+    pub(super) in_pieces: bool,
     /// Bytes of COPY text taken so far.
     pub(super) taken: Arc<AtomicU64>,
     /// Commits that must not be cut in the middle.
@@ -111,6 +118,7 @@ impl Rows {
     /// The first that came up; every transaction that was open is rolled back.
     pub(super) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
         if self.into == (Into::Existing { truncate: true }) {
+            self.refuse_scattered(&tables).await?;
             self.empty(&tables).await?;
         }
         let (of_extensions, mut others): (Vec<Wanted>, Vec<Wanted>) =
@@ -151,9 +159,16 @@ impl Rows {
     async fn plan(&self, tables: Vec<Wanted>) -> Result<Plan> {
         let mut large = Vec::with_capacity(tables.len());
         let mut queue = VecDeque::new();
+        let total: u64 = tables.iter().map(|wanted| wanted.table.raw_bytes).sum();
+        let share = total / self.jobs.max(1) as u64;
         for (at, wanted) in tables.iter().enumerate() {
             let index = match &wanted.table.index {
-                Some(object) if self.into == Into::Fresh && wanted.table.file.volumes.is_empty() => {
+                Some(object)
+                    if self.in_pieces
+                        && self.into == Into::Fresh
+                        && wanted.table.file.volumes.is_empty()
+                        && wanted.table.raw_bytes > share =>
+                {
                     let index = self.source.index(&wanted.schema, &wanted.table, object).await?;
                     // Rows that go through another table (a partition's root) are loaded by one session: that table
                     // cannot be emptied for one of its partitions.
@@ -236,6 +251,36 @@ impl Rows {
         Ok(loader)
     }
 
+    /// Refuses to replace the rows of some, not all, of the partitions of a table whose rows come in through the
+    /// topmost one, which `pg_dump` does where a hash may be another one here: they may belong into the others, whose
+    /// rows stay.
+    async fn refuse_scattered(&self, tables: &[Wanted]) -> Result<()> {
+        let loader = self.session().await?;
+        let leaves = load::hash_partitions(&loader).await?;
+        loader.close().await;
+        let wanted = |schema: &str, name: &str| tables.iter().find(|w| w.schema == schema && w.table.name == name);
+        for (schema, name, root) in &leaves {
+            let Some(one) = wanted(schema, name).filter(|w| w.table.rows > 0) else { continue };
+            let others = leaves.iter().filter(|(_, _, of)| of == root);
+            let left: Vec<String> =
+                others.filter(|(s, n, _)| wanted(s, n).is_none()).map(|(s, n, _)| format!("{s}.{n}")).collect();
+            if left.is_empty() {
+                continue;
+            }
+            let (head, flow) = self.source.file(&one.table.file);
+            let through = matches!(head.await, Ok(head) if !into_itself(&head.copy, one));
+            drop(flow);
+            if through {
+                return Err(Error::usage(format!(
+                    "{schema}.{name} cannot be replaced without the other partitions of {root}: its rows may belong into them"
+                ))
+                .hint(format!("add {}", left.iter().map(|leaf| format!("--table {leaf}")).collect::<Vec<_>>().join(" ")))
+                .hint("nothing was changed"));
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what is in these tables, in one transaction.
     pub(super) async fn empty(&self, tables: &[Wanted]) -> Result<()> {
         let doing = "empty the tables";
@@ -281,18 +326,38 @@ impl Rows {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
         };
-        loader.execute("BEGIN", &doing).await?;
+        let frozen = self.begin_frozen(loader, wanted, &head.copy).await;
+        if frozen.is_none() {
+            loader.execute("BEGIN", &doing).await?;
+        }
         let preamble = head.preamble();
         if !preamble.is_empty() {
             loader.execute(preamble, &doing).await?;
         }
-        let (print, counted) = self.copy(loader, &head.copy, flow, &doing).await?;
+        let (print, counted) = self.copy(loader, frozen.as_ref().unwrap_or(&head.copy), flow, &doing).await?;
         compare(wanted, &print)?;
         // Triggers of an extension's own tables may change what is kept.
         if counted != print.rows && wanted.table.extension.is_none() {
             return Err(load::miscounted(&doing, print.rows, counted));
         }
         loader.execute("COMMIT", &doing).await
+    }
+
+    /// Begins a transaction in which the rows of a new table can be written frozen, which asks for its being emptied
+    /// there; returns the statement that does. `None`, without a transaction, where that cannot be.
+    async fn begin_frozen(&self, loader: &Loader, wanted: &Wanted, copy: &str) -> Option<String> {
+        if self.into != Into::Fresh || wanted.table.extension.is_some() || !into_itself(copy, wanted) {
+            return None;
+        }
+        let statement = format!("{}FROM stdin WITH (FREEZE);", copy.trim_end().strip_suffix("FROM stdin;")?);
+        let begin = format!("BEGIN; TRUNCATE ONLY {}", wanted.name());
+        match loader.execute(&begin, "begin to load").await {
+            Ok(()) => Some(statement),
+            Err(refused) => {
+                tracing::debug!("{refused}");
+                loader.execute("ROLLBACK", "begin to load").await.ok().and(None)
+            }
+        }
     }
 
     /// Loads one piece in the session's open transaction.
@@ -397,7 +462,10 @@ impl Rows {
     /// indexes, constraints and the like.
     pub(super) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
         let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
-        let joined = |text: &str| statements::statements(text).join(";\n");
+        let joined = |text: &str| {
+            let all = if self.no_owner { super::rights::without_owner(text) } else { statements::statements(text) };
+            all.join(";\n")
+        };
         let loader = self.session().await?;
         if wanted.table.kind != crate::manifest::TableKind::Table {
             let text = self.source.read(&wanted.table.file, self.source.compression).await?;

@@ -38,6 +38,8 @@ pub(super) struct Applier<'a> {
     pub(super) ledger: &'a Ledger,
     /// Entries that were not made.
     pub(super) failed: &'a Failed,
+    /// Whether everything is to belong to the session's role.
+    pub(super) no_owner: bool,
 }
 
 /// An error's words without what the caller was doing.
@@ -202,9 +204,8 @@ impl Applier<'_> {
             sql.push('\n');
             sql.push_str(&plain);
         }
-        let owner = entry.owner.as_deref().filter(|owner| !owner.is_empty() && *owner != self.project.role);
         let mut made = false;
-        if let (Some(owner), Some(what)) = (owner, owned(entry)) {
+        if let (Some(owner), Some(what)) = (self.owner(entry), owned(entry)) {
             made = self.with_owner(entry, &sql, owner, &what).await?;
         }
         if !made && !self.attempt_as(&map::kind(entry), &map::told(entry), &sql, defn).await? {
@@ -213,13 +214,17 @@ impl Applier<'_> {
         Ok(())
     }
 
+    /// The role that an object is to be given to, where that is not the session's.
+    fn owner<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
+        entry.owner.as_deref().filter(|owner| !self.no_owner && !owner.is_empty() && *owner != self.project.role)
+    }
+
     /// Gives what is there already to its owner.
     ///
     /// # Errors
     /// As [`Self::attempt`].
     pub(super) async fn own(&self, entry: &Entry) -> Result<()> {
-        let owner = entry.owner.as_deref().filter(|owner| !owner.is_empty() && *owner != self.project.role);
-        if let (Some(owner), Some(what)) = (owner, owned(entry))
+        if let (Some(owner), Some(what)) = (self.owner(entry), owned(entry))
             && !self.with_owner(entry, "", owner, &what).await?
         {
             tracing::debug!("{} stays with its owner", map::told(entry));

@@ -80,7 +80,10 @@ impl LargeObjects {
             return Ok(());
         }
         work.large_objects(object, &["--no-owner", "--no-privileges"]).await?;
-        for (oid, owner) in self.owners.iter().filter(|(_, owner)| !owner.is_empty() && *owner != applier.project.role)
+        for (oid, owner) in self
+            .owners
+            .iter()
+            .filter(|(_, owner)| !applier.no_owner && !owner.is_empty() && *owner != applier.project.role)
         {
             if applier.project.is(owner) {
                 let sql = format!("ALTER LARGE OBJECT {oid} OWNER TO {};", quote(owner));

@@ -39,6 +39,7 @@ use crate::cli::{Global, Restore};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::postgres::conninfo::ConnInfo;
+use crate::postgres::load;
 use crate::postgres::managed::{self, Project};
 use crate::postgres::pg_restore::PgRestore;
 use crate::postgres::session::Session;
@@ -84,6 +85,10 @@ pub(super) async fn restore(
     let control = Session::connect(&info, arguments.connect_timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
     let before = managed::project(&control).await?;
+    if mark(arguments, manifest).is_some() && !target::lock(&control).await? {
+        return Err(Error::usage(format!("another restore into {} is running", control.info()))
+            .hint("wait for it, or stop it; nothing was changed"));
+    }
     let resumed = unfinished(&control, arguments, manifest).await?;
     let kept = if resumed { Some(managed::remembered(&control).await?) } else { None };
     let was = |name: &str| kept.as_ref().is_none_or(|kept| kept.contains(&("schema".to_owned(), name.to_owned())));
@@ -250,6 +255,7 @@ impl Restoring<'_> {
             map: self.map,
             ledger: self.ledger,
             failed: self.failed,
+            no_owner: self.work.arguments.no_owner,
         }
     }
 
@@ -264,6 +270,7 @@ impl Restoring<'_> {
         let blobs = large_objects::LargeObjects::read(work).await?;
         if let Some(kept) = kept {
             tracing::info!("an unfinished restore of this run is removed first");
+            target::end_others(&work.control).await?;
             self.remove(&blobs, &kept).await?;
             self.before = managed::project(&work.control).await?;
         } else if let Some(mark) = &mark {
@@ -275,7 +282,7 @@ impl Restoring<'_> {
         }
         target::execute(&work.control, SETTINGS, "set up the session").await?;
         self.look().await?;
-        if roles::join(&work.control, &self.application(), self.project(), self.ledger).await? {
+        if !arguments.no_owner && roles::join(&work.control, &self.application(), self.project(), self.ledger).await? {
             self.look().await?;
         }
         work.step("definitions", self.definitions()).await?;
@@ -293,7 +300,8 @@ impl Restoring<'_> {
             managed::unmark(&work.control).await?;
         }
         if !arguments.no_analyze && !arguments.schema_only {
-            work.step("statistics", work.analyze_these(self.analyzable())).await?;
+            let tables = self.analyzable(load::analyzable(&work.control).await?);
+            work.step("statistics", work.analyze_these(tables)).await?;
         }
         target::flush(&work.control).await
     }
@@ -462,11 +470,16 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Tables and materialised views that were made.
-    fn analyzable(&self) -> Vec<String> {
-        let failed: HashSet<i32> = self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let entries = self.application().into_iter().filter(|e| !failed.contains(&e.dump_id));
-        let tables = entries.filter(|e| matches!(e.desc, ObjectType::Table | ObjectType::MaterializedView));
-        tables.map(|e| format!("{}.{}", quote(namespace(e)), quote(tag(e)))).collect()
+    /// Those of these tables and materialised views that are the application's.
+    fn analyzable(&self, mut all: Vec<load::Analyzable>) -> Vec<load::Analyzable> {
+        let ours = self.application();
+        let ours: HashSet<(&str, &str)> = ours
+            .iter()
+            .filter(|e| matches!(e.desc, ObjectType::Table | ObjectType::MaterializedView))
+            .map(|e| (namespace(e), tag(e)))
+            .collect();
+        let whole = self.work.part.is_whole();
+        all.retain(|table| ours.contains(&(&table.schema, &table.name)) && !(whole && table.is_partition));
+        all
     }
 }
