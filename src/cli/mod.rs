@@ -3,14 +3,16 @@
 //! Every flag `--foo-bar` is also `PGSTOW_FOO_BAR`; the database URL and the AWS settings have their usual names.
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
+mod doctor;
+mod seal;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-mod doctor;
-
 pub use doctor::Doctor;
+pub use seal::{IdentityArgs, SealArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
@@ -209,6 +211,9 @@ pub struct Backup {
     /// `zstd[:level]` (level 1 unless given), `gzip[:level]` (6) or `none`.
     #[arg(long, env = "PGSTOW_COMPRESSION", default_value = "zstd")]
     pub compression: String,
+    /// Encryption and the size of objects.
+    #[command(flatten)]
+    pub seal: SealArgs,
     /// How long to wait for a table's lock before giving up.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
@@ -265,6 +270,9 @@ pub struct Verify {
     /// Objects read at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow download`
@@ -289,6 +297,9 @@ pub struct Download {
     /// Objects fetched at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow restore`
@@ -332,9 +343,15 @@ pub struct Restore {
     /// Restore although the database is the very one that was saved.
     #[arg(long)]
     pub allow_source: bool,
+    /// Everything belongs to the role that restores, not to its saved owner.
+    #[arg(long)]
+    pub no_owner: bool,
     /// Do not gather the planner's statistics at the end.
     #[arg(long)]
     pub no_analyze: bool,
+    /// Gather full statistics at the end also where autovacuum would: by itself restore gathers rough ones there.
+    #[arg(long, conflicts_with = "no_analyze")]
+    pub full_analyze: bool,
     /// Sessions that load rows and build indexes at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
@@ -344,6 +361,9 @@ pub struct Restore {
     /// Give up connecting after so long.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow drill`
@@ -359,6 +379,10 @@ pub struct Drill {
     /// Name of the scratch database, which must not exist. Default: made from the run's name.
     #[arg(long, env = "PGSTOW_SCRATCH_NAME")]
     pub scratch_name: Option<String>,
+    /// Load and compare only some tables, all definitions all the same: a percentage of the tables (10%), which are
+    /// others each time, or a table as `schema.table` (repeatable).
+    #[arg(long, env = "PGSTOW_TABLES")]
+    pub tables: Vec<String>,
     /// Create roles that are missing on that server.
     #[arg(long)]
     pub roles: bool,
@@ -371,6 +395,9 @@ pub struct Drill {
     /// Give up connecting after so long.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow schema`

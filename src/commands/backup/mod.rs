@@ -35,6 +35,7 @@ use crate::postgres::tools::PgTools;
 use crate::postgres::{absent, catalogue};
 use crate::progress::Progress;
 use crate::seal::compress::Compression;
+use crate::seal::encrypt::Recipients;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use plan::Plan;
@@ -87,6 +88,7 @@ pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> R
 async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifest, bool)> {
     let started = jiff::Timestamp::now();
     let compression: Compression = args.compression.parse()?;
+    let recipients = Recipients::read(&args.seal.encrypt)?;
     let info = ConnInfo::resolve(args.source.database_url.as_deref())?;
     refuse_same_project(args.allow_same_project, &info, store)?;
     let candidate = Candidate::connect(&info, args.source.connect_timeout).await?;
@@ -96,7 +98,13 @@ async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifes
     finish::check_prefix(store, &server.identity, args.adopt_prefix).await?;
     preflight(&candidate.detection, args.allow_unreadable)?;
     let name = run_name(started);
-    let target = Target { store: store.clone(), prefix: layout::run_prefix(&name), compression };
+    let target = Target {
+        store: store.clone(),
+        prefix: layout::run_prefix(&name),
+        compression,
+        recipients,
+        max_object_bytes: args.seal.max_object_size,
+    };
     let counters = Arc::new(Counters::default());
     let run = Run { name, started, info, tools, target, args, counters };
     tracing::info!(run = %run.name, database = %run.info.database(), store = %store.describe(), "backup started");

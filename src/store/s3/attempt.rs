@@ -275,13 +275,14 @@ impl S3 {
                 "the session token is no longer valid: sign in again, or use credentials that renew themselves".to_owned()
             }
             Some("RequestTimeTooSkewed") => "this machine's clock is wrong: set it by NTP".to_owned(),
-            Some("EntityTooLarge") => "the provider's limit for one object is reached (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan): raise it there".to_owned(),
+            Some("EntityTooLarge") => TOO_LARGE.to_owned(),
             Some("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
                 "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
             }
             _ if matches!(failure.status, Some(301 | 307)) => {
                 "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
             }
+            _ if failure.status == Some(413) => TOO_LARGE.to_owned(),
             Some("InvalidStorageClass") => "the provider has no such class: see --s3-storage-class".to_owned(),
             Some("InvalidRequest") if message.contains("Content-MD5") => {
                 "the bucket locks its objects and wants a checksum: add --s3-content-md5".to_owned()
@@ -289,7 +290,6 @@ impl S3 {
             Some("InvalidRequest") if message.contains("Lock") => {
                 "the bucket was made without Object Lock: enable it there, or leave --s3-object-lock-mode out".to_owned()
             }
-            _ if failure.status == Some(413) => "the provider's limit for one object is reached: raise it there".to_owned(),
             _ if failure.status == Some(403) => "check the credentials and what they may do on this bucket".to_owned(),
             _ if is_tls(message) => "the server's certificate is not trusted: give its authority's certificate by --s3-ca-file".to_owned(),
             _ if is_credentials(message) => client_hint().to_owned(),
@@ -302,6 +302,9 @@ impl S3 {
         Some(hint)
     }
 }
+
+/// What to do where the provider takes no object of this size.
+const TOO_LARGE: &str = "the provider's limit for one object is reached: `backup --max-object-size 50MB` stores larger ones in volumes of that size, or raise the limit there (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan)";
 
 /// What to do without credentials.
 pub(super) const fn client_hint() -> &'static str {
