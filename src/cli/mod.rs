@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
+mod runs;
+
+pub use runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
 4 verification or drill found damage; 130 / 143 interrupted.";
@@ -135,6 +139,8 @@ pub enum Command {
     List(List),
     /// Show one run's manifest.
     Show(Show),
+    /// Compare two runs by their manifests.
+    Diff(Diff),
     /// Read every object of a run back and recompute everything the manifest says.
     Verify(Verify),
     /// Fetch a run by its manifest, verified.
@@ -143,6 +149,18 @@ pub enum Command {
     Restore(Restore),
     /// Prove a run: restore it into a scratch database, compare every table, drop it.
     Drill(Drill),
+    /// Tell by the exit code whether there is a recent backup, for monitoring.
+    Status(Status),
+    /// Write a page about all runs (HTML).
+    Report(Report),
+    /// Delete old runs by rules, and what failed runs left behind.
+    Prune(Prune),
+    /// Keep a run from ever being pruned.
+    Pin(Pin),
+    /// Take a pin away.
+    Unpin(Unpin),
+    /// Let `latest` name a run.
+    Promote(Promote),
     /// Print the JSON Schema of the manifest.
     Schema(SchemaCommand),
     /// Print shell completions.
