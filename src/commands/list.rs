@@ -7,7 +7,11 @@ use std::collections::HashMap;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
+<<<<<<< HEAD
 use super::pin::{self, Pin};
+=======
+use super::verify::HASHES;
+>>>>>>> main
 use super::{output, resolve};
 use crate::error::{Context as _, Result};
 use crate::manifest::{Status, Totals};
@@ -58,10 +62,27 @@ pub(super) struct Details {
 pub(super) struct Receipt {
     #[serde(skip_serializing)]
     kind: String,
+<<<<<<< HEAD
     /// When, RFC 3339 in UTC.
     pub(super) at: String,
     /// Whether the run was found sound.
     pub(super) ok: bool,
+=======
+    at: String,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<Sample>,
+    /// Of `verify`: how deep it looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checked: Option<String>,
+}
+
+/// Of which tables a drill was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sample {
+    of: usize,
+    tables: Vec<String>,
+>>>>>>> main
 }
 
 /// All runs of a store.
@@ -189,7 +210,12 @@ pub(super) fn passed(seconds: i64) -> String {
 fn receipt(receipt: Option<&Receipt>) -> String {
     receipt.map_or_else(
         || "-".to_owned(),
-        |receipt| if receipt.ok { format!("{} ago", age(&receipt.at)) } else { "DAMAGED".to_owned() },
+        |receipt| match (receipt.checked.as_deref(), &receipt.sample) {
+            _ if !receipt.ok => "DAMAGED".to_owned(),
+            (Some(HASHES), _) => format!("{} ago ({HASHES})", age(&receipt.at)),
+            (_, Some(sample)) => format!("{} ago ({} of {} tables)", age(&receipt.at), sample.tables.len(), sample.of),
+            _ => format!("{} ago", age(&receipt.at)),
+        },
     )
 }
 

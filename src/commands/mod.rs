@@ -4,7 +4,11 @@ mod backup;
 mod check;
 mod completions;
 mod detect;
+<<<<<<< HEAD
 mod diff;
+=======
+mod doctor;
+>>>>>>> main
 mod download;
 mod list;
 mod objects;
@@ -48,6 +52,7 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         // Watches the signals itself: what it has open must be aborted first.
         Command::Backup(arguments) => Box::pin(backup::run(arguments, &global, &shutdown)).await,
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
+        Command::Doctor(arguments) => Box::pin(doctor::run(arguments, &global, &shutdown)).await,
         Command::Drill(arguments) => Box::pin(restore::drill(arguments, &global, &shutdown)).await,
         Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
         other => tokio::select! {
@@ -76,7 +81,7 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         }
         Command::Schema(_) => schema::run().map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
-        Command::Backup(_) | Command::Detect(_) | Command::Drill(_) | Command::Restore(_) => {
+        Command::Backup(_) | Command::Detect(_) | Command::Doctor(_) | Command::Drill(_) | Command::Restore(_) => {
             Err(Error::failed("a command was dispatched twice"))
         }
     }
