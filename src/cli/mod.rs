@@ -4,6 +4,7 @@
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
 mod doctor;
+mod runs;
 mod seal;
 
 use std::path::PathBuf;
@@ -11,14 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-<<<<<<< HEAD
-mod runs;
-
-pub use runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
-=======
 pub use doctor::Doctor;
+pub use runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
 pub use seal::{IdentityArgs, SealArgs};
->>>>>>> main
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \

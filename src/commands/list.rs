@@ -7,11 +7,8 @@ use std::collections::HashMap;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
-<<<<<<< HEAD
 use super::pin::{self, Pin};
-=======
 use super::verify::HASHES;
->>>>>>> main
 use super::{output, resolve};
 use crate::error::{Context as _, Result};
 use crate::manifest::{Status, Totals};
@@ -62,27 +59,23 @@ pub(super) struct Details {
 pub(super) struct Receipt {
     #[serde(skip_serializing)]
     kind: String,
-<<<<<<< HEAD
     /// When, RFC 3339 in UTC.
     pub(super) at: String,
     /// Whether the run was found sound.
     pub(super) ok: bool,
-=======
-    at: String,
-    ok: bool,
+    /// Of `drill`: of which tables it was, where not of all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sample: Option<Sample>,
+    pub(super) sample: Option<Sample>,
     /// Of `verify`: how deep it looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    checked: Option<String>,
+    pub(super) checked: Option<String>,
 }
 
 /// Of which tables a drill was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Sample {
+pub(super) struct Sample {
     of: usize,
     tables: Vec<String>,
->>>>>>> main
 }
 
 /// All runs of a store.
@@ -207,16 +200,24 @@ pub(super) fn passed(seconds: i64) -> String {
     }
 }
 
+impl Receipt {
+    /// What it speaks for, in words, where that is not everything: `hashes`, `2 of 30 tables`.
+    pub(super) fn extent(&self) -> Option<String> {
+        match (self.checked.as_deref(), &self.sample) {
+            (Some(HASHES), _) => Some(HASHES.to_owned()),
+            (_, Some(sample)) => Some(format!("{} of {} tables", sample.tables.len(), sample.of)),
+            _ => None,
+        }
+    }
+}
+
 fn receipt(receipt: Option<&Receipt>) -> String {
-    receipt.map_or_else(
-        || "-".to_owned(),
-        |receipt| match (receipt.checked.as_deref(), &receipt.sample) {
-            _ if !receipt.ok => "DAMAGED".to_owned(),
-            (Some(HASHES), _) => format!("{} ago ({HASHES})", age(&receipt.at)),
-            (_, Some(sample)) => format!("{} ago ({} of {} tables)", age(&receipt.at), sample.tables.len(), sample.of),
-            _ => format!("{} ago", age(&receipt.at)),
-        },
-    )
+    let Some(receipt) = receipt else { return "-".to_owned() };
+    match receipt.extent() {
+        _ if !receipt.ok => "DAMAGED".to_owned(),
+        Some(extent) => format!("{} ago ({extent})", age(&receipt.at)),
+        None => format!("{} ago", age(&receipt.at)),
+    }
 }
 
 fn text(document: &Inventory) -> String {

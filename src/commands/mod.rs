@@ -4,11 +4,8 @@ mod backup;
 mod check;
 mod completions;
 mod detect;
-<<<<<<< HEAD
 mod diff;
-=======
 mod doctor;
->>>>>>> main
 mod download;
 mod list;
 mod objects;

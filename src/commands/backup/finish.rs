@@ -19,13 +19,8 @@ use crate::seal::decode::hex;
 use crate::store::{Condition, Store};
 
 /// Refuses a prefix that belongs to another database.
-<<<<<<< HEAD
-pub(super) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
-    let Some((latest, _etag)) = pointer::read(store).await? else { return Ok(()) };
-=======
 pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
-    let Some((latest, _etag)) = read_latest(store).await? else { return Ok(()) };
->>>>>>> main
+    let Some((latest, _etag)) = pointer::read(store).await? else { return Ok(()) };
     if latest.identity == identity {
         return Ok(());
     }

@@ -91,7 +91,10 @@ fn capital(sentence: &str) -> String {
 fn checked(what: &str, receipt: Option<&Receipt>) -> String {
     match receipt {
         None => format!("not {what} yet"),
-        Some(receipt) if receipt.ok => format!("{what} {} ago", list::age(&receipt.at)),
+        Some(receipt) if receipt.ok => {
+            let extent = receipt.extent().map(|extent| format!(" ({extent})")).unwrap_or_default();
+            format!("{what} {} ago{extent}", list::age(&receipt.at))
+        }
         Some(receipt) => format!("{what} {} ago and found different", list::age(&receipt.at)),
     }
 }
@@ -226,7 +229,10 @@ fn run(row: &Row) -> String {
     for receipt in [&row.verified, &row.drilled] {
         out.push_str(&match receipt {
             None => "<td class=\"soft\">no</td>".to_owned(),
-            Some(receipt) if receipt.ok => format!("<td>{}</td>", html::moment(&receipt.at)),
+            Some(receipt) if receipt.ok => {
+                let extent = receipt.extent().map(|extent| format!(" ({})", text(extent))).unwrap_or_default();
+                format!("<td>{}{extent}</td>", html::moment(&receipt.at))
+            }
             Some(receipt) => {
                 format!("<td><span class=\"badge bad\">differs</span> {}</td>", html::moment(&receipt.at))
             }
