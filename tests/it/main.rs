@@ -23,6 +23,7 @@ mod encryption;
 mod reading;
 mod restore;
 mod restore_faults;
+mod retention;
 mod store_contract;
 mod store_faults;
 mod store_options;

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
@@ -40,16 +40,39 @@ pub(crate) struct S3Server {
     pub(crate) access_key: String,
     pub(crate) secret_key: String,
     pub(crate) port: u16,
+    pointers: Pointers,
     _stop: DropGuard,
 }
 
 impl S3Server {
     /// Serves `dir`, with one empty bucket.
     pub(crate) async fn start(dir: &Path) -> Self {
+        Self::serve(dir, true).await
+    }
+
+    /// As [`S3Server::start`]; conditions of PUTs are accepted and ignored, as Garage and Supabase Storage do.
+    pub(crate) async fn start_without_conditions(dir: &Path) -> Self {
+        Self::serve(dir, false).await
+    }
+
+    /// What `latest.json` of a prefix held after each PUT of it, in order.
+    pub(crate) fn pointers(&self, prefix: &str) -> Vec<String> {
+        let (pointers, key) = (self.pointers.lock().unwrap(), format!("{prefix}/latest.json"));
+        pointers.iter().filter(|(of, _)| *of == key).map(|(_, held)| held.clone()).collect()
+    }
+
+    async fn serve(dir: &Path, conditions: bool) -> Self {
         std::fs::create_dir_all(dir.join(BUCKET)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let files = Counting { files: FileSystem::new(dir).unwrap(), open: Arc::default() };
+        let pointers = Arc::default();
+        let files = Counting {
+            files: FileSystem::new(dir).unwrap(),
+            open: Arc::default(),
+            conditions,
+            folder: dir.join(BUCKET),
+            pointers: Arc::clone(&pointers),
+        };
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let domain = format!("localhost:{port}");
@@ -76,6 +99,7 @@ impl S3Server {
             access_key: ACCESS_KEY.to_owned(),
             secret_key: SECRET_KEY.to_owned(),
             port,
+            pointers,
             _stop: stop.drop_guard(),
         }
     }
@@ -110,9 +134,15 @@ pub(crate) fn store_args(store: &str) -> StoreArgs {
     args
 }
 
+/// Keys that end in `latest.json`, and what they held.
+type Pointers = Arc<Mutex<Vec<(String, String)>>>;
+
 struct Counting {
     files: FileSystem,
     open: Arc<Mutex<BTreeMap<String, (String, Timestamp)>>>,
+    conditions: bool,
+    folder: PathBuf,
+    pointers: Pointers,
 }
 
 impl Counting {
@@ -140,10 +170,33 @@ impl S3 for Counting {
     passed_on! {
         get_object: GetObjectInput => GetObjectOutput,
         head_object: HeadObjectInput => HeadObjectOutput,
-        put_object: PutObjectInput => PutObjectOutput,
         list_objects_v2: ListObjectsV2Input => ListObjectsV2Output,
         delete_object: DeleteObjectInput => DeleteObjectOutput,
         upload_part: UploadPartInput => UploadPartOutput,
+    }
+
+    fn put_object<'life0, 'async_trait>(
+        &'life0 self,
+        mut request: S3Request<PutObjectInput>,
+    ) -> Answer<'async_trait, PutObjectOutput>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(async move {
+            if !self.conditions {
+                request.input.if_match = None;
+                request.input.if_none_match = None;
+            }
+            let key = request.input.key.clone();
+            let answer = self.files.put_object(request).await?;
+            if key.ends_with("latest.json") {
+                let mut pointers = self.pointers.lock().unwrap();
+                let held = std::fs::read_to_string(self.folder.join(&key)).unwrap();
+                pointers.push((key, held));
+            }
+            Ok(answer)
+        })
     }
 
     fn create_multipart_upload<'life0, 'async_trait>(
