@@ -4,6 +4,7 @@
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
 mod doctor;
+mod runs;
 mod seal;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 pub use doctor::Doctor;
+pub use runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
 pub use seal::{IdentityArgs, SealArgs};
 
 const EXIT_CODES: &str = "\
@@ -183,6 +185,8 @@ pub enum Command {
     List(List),
     /// Show one run's manifest.
     Show(Show),
+    /// Compare two runs by their manifests.
+    Diff(Diff),
     /// Read every object of a run back and recompute everything the manifest says.
     Verify(Verify),
     /// Fetch a run by its manifest, verified.
@@ -191,6 +195,18 @@ pub enum Command {
     Restore(Restore),
     /// Prove a run: restore it into a scratch database, compare every table, drop it.
     Drill(Drill),
+    /// Tell by the exit code whether there is a recent backup, for monitoring.
+    Status(Status),
+    /// Write a page about all runs (HTML).
+    Report(Report),
+    /// Delete old runs by rules, and what failed runs left behind.
+    Prune(Prune),
+    /// Keep a run from ever being pruned.
+    Pin(Pin),
+    /// Take a pin away.
+    Unpin(Unpin),
+    /// Let `latest` name a run.
+    Promote(Promote),
     /// Print the JSON Schema of the manifest.
     Schema(SchemaCommand),
     /// Print shell completions.

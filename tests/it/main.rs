@@ -25,6 +25,7 @@ mod restore;
 mod restore_faults;
 mod restore_supabase;
 mod restore_versions;
+mod retention;
 mod store_contract;
 mod store_faults;
 mod store_options;
