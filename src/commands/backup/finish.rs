@@ -5,22 +5,22 @@ use sha2::{Digest as _, Sha256};
 
 use super::plan::Plan;
 use super::{Gathered, Run, restore_md};
+use crate::commands::pointer::{self, Way};
+use crate::commands::status;
 use crate::error::{Context as _, Error, Result};
 use crate::layout;
 use crate::manifest::{
-    Database, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table, Tool, Totals,
+    AGE, Database, Encryption, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table,
+    Tool, Totals,
 };
 use crate::pipeline::drain::SchemaDone;
 use crate::postgres::leader::Leader;
 use crate::seal::decode::hex;
-use crate::store::{Condition, Put, Store};
-
-/// Times the pointer is tried when somebody else moves it at the same moment.
-const POINTER_ATTEMPTS: u32 = 10;
+use crate::store::{Condition, Store};
 
 /// Refuses a prefix that belongs to another database.
-pub(super) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
-    let Some((latest, _etag)) = read_latest(store).await? else { return Ok(()) };
+pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
+    let Some((latest, _etag)) = pointer::read(store).await? else { return Ok(()) };
     if latest.identity == identity {
         return Ok(());
     }
@@ -34,15 +34,6 @@ pub(super) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> 
         latest.identity
     ))
     .hint("give each database a prefix of its own, or use --adopt-prefix when this database replaced the other one"))
-}
-
-async fn read_latest(store: &Store) -> Result<Option<(Latest, Option<String>)>> {
-    // The ETag first: a pointer that moves in between makes it stale, and a conditional PUT with it is refused.
-    let etag = store.head(layout::LATEST).await?.and_then(|info| info.etag);
-    let Some(body) = store.get(layout::LATEST).await? else { return Ok(None) };
-    let latest = serde_json::from_slice(&body).map_err(std::io::Error::from);
-    let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()))?;
-    Ok(Some((latest, etag)))
 }
 
 /// Writes what is left of the run. Returns the manifest and whether `latest` names this run now.
@@ -72,10 +63,10 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
         leader,
         plan,
         schemas: &schemas,
-        roles_key: &gathered.roles.object.key,
+        roles: &gathered.roles.object,
         passwords: gathered.roles.passwords,
-        database_key: &gathered.database.key,
-        large_objects_key: gathered.large_objects.object.as_ref().map(|o| o.key.as_str()),
+        database: &gathered.database,
+        large_objects: gathered.large_objects.object.as_ref(),
         skipped: &skipped,
         omitted: &omitted,
     };
@@ -90,7 +81,11 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
         tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         source: source(run, leader),
         compression: run.target.compression.to_string(),
-        encryption: None,
+        encryption: run
+            .target
+            .recipients
+            .as_ref()
+            .map(|keys| Encryption { scheme: AGE.to_owned(), recipients: keys.names() }),
         totals: Totals::default(),
         roles: gathered.roles,
         database: Database { object: gathered.database },
@@ -106,6 +101,12 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
         omitted,
     };
     manifest.totals = totals(&manifest);
+    // Whatever took objects away meanwhile (a prune with a short grace, a lifecycle rule): no manifest, no backup.
+    if let Some(problem) = status::incomplete(&run.target.store, &manifest).await? {
+        return Err(Error::failed(format!("run {}: {problem}, although it was stored", run.name)).hint(
+            "see whether a prune with a short --incomplete-older-than or a lifecycle rule of the bucket took it",
+        ));
+    }
     let sha256 = put_manifest(run, &manifest).await?;
     let latest = if partial && !run.args.allow_partial_latest {
         tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
@@ -118,7 +119,7 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
             finished_at: manifest.finished_at.clone(),
             identity: manifest.source.identity.clone(),
         };
-        let moved = move_latest(&run.target.store, &pointer).await;
+        let moved = pointer::advance(&run.target.store, &pointer, Way::Forward).await;
         moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))?
     };
     Ok((manifest, latest))
@@ -201,7 +202,8 @@ fn totals(manifest: &Manifest) -> Totals {
         .chain([&manifest.roles.object, &manifest.database.object])
         .chain(&manifest.large_objects.object)
         .chain(&manifest.restore_md);
-    let (count, stored) = objects.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.bytes));
+    let (count, stored) = objects
+        .fold((0, 0), |(count, bytes), object| (count + object.volumes.len().max(1) as u64, bytes + object.bytes));
     Totals {
         schemas: manifest.schemas.len() as u64,
         tables: tables().count() as u64,
@@ -238,125 +240,6 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
     }
 }
 
-/// Moves `latest.json` to this run, never backwards. Returns whether it names this run (or would, had a newer one not
-/// won meanwhile).
-///
-/// Where the store has just been seen to refuse a conditional PUT, the move is one. Elsewhere two runs that end at the
-/// same moment may overwrite each other's pointer, so each looks for the other's manifest after its own move, and moves
-/// on to that run if it is the newer one: whoever moves last has seen all manifests that were there before, and those
-/// that come later have their own move still before them.
-pub(super) async fn move_latest(store: &Store, pointer: &Latest) -> Result<bool> {
-    let mut wanted = pointer.clone();
-    for _attempt in 0..POINTER_ATTEMPTS {
-        match put_pointer(store, &wanted).await? {
-            Move::Newer => return Ok(false),
-            Move::Again => continue,
-            Move::Conditional => {}
-            Move::Plain => {
-                if let Some(newer) = overtaken(store, &wanted).await? {
-                    tracing::info!("the newer run {} finished at the same time", newer.run);
-                    wanted = newer;
-                    continue;
-                }
-            }
-        }
-        match read_latest(store).await? {
-            Some((there, _)) if there == wanted => return Ok(wanted.run == pointer.run),
-            Some((there, _)) if there.finished_at > wanted.finished_at => return Ok(false),
-            _ => {}
-        }
-    }
-    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe())))
-}
-
-/// What became of one attempt to move the pointer.
-enum Move {
-    /// It names a newer run and was left alone.
-    Newer,
-    /// Somebody else moved it in between.
-    Again,
-    /// Moved, by a PUT that would have been refused if somebody else had moved it in between.
-    Conditional,
-    /// Moved, whatever was there.
-    Plain,
-}
-
-async fn put_pointer(store: &Store, pointer: &Latest) -> Result<Move> {
-    let json = serde_json::to_vec_pretty(pointer).map_err(std::io::Error::from).context("write the pointer")?;
-    let body = Bytes::from([json, b"\n".to_vec()].concat());
-    let before = read_latest(store).await?;
-    if let Some((there, _)) = &before
-        && there.identity == pointer.identity
-        && (&there.finished_at, &there.run) > (&pointer.finished_at, &pointer.run)
-    {
-        tracing::warn!("{} names the newer run {}; left as it is", layout::LATEST, there.run);
-        return Ok(Move::Newer);
-    }
-    // Must be refused when there is a pointer: that is how a store shows that it honours conditions.
-    let first = store.put(layout::LATEST, body.clone(), Condition::Absent).await?;
-    Ok(match (first, before) {
-        (Put::Stored { .. }, _) => Move::Plain,
-        (Put::Refused, Some((_, Some(etag)))) => {
-            match store.put(layout::LATEST, body, Condition::Matches(etag)).await? {
-                Put::Stored { .. } => Move::Conditional,
-                Put::Refused => Move::Again,
-            }
-        }
-        (Put::Refused, _) => Move::Again,
-    })
-}
-
-/// The newest complete run of the same database that finished after this one, as its pointer. Only runs whose manifest
-/// is not older than this one's by the store's clock are read.
-async fn overtaken(store: &Store, pointer: &Latest) -> Result<Option<Latest>> {
-    let own = store.head(&pointer.manifest).await?.and_then(|info| info.modified);
-    let mut newest: Option<Latest> = None;
-    for name in crate::commands::resolve::names(store).await? {
-        if name == pointer.run || !may_end_with(&name, &pointer.run) {
-            continue;
-        }
-        let key = layout::in_run(&name, layout::MANIFEST);
-        let Some(info) = store.head(&key).await? else { continue };
-        if info.modified.zip(own).is_some_and(|(other, own)| other < own) {
-            continue;
-        }
-        let Some(body) = store.get(&key).await? else { continue };
-        // A manifest of another make, or of a partial run, is nothing `latest` would move to.
-        let Ok(manifest) = serde_json::from_slice::<Manifest>(&body) else { continue };
-        let of = (&manifest.finished_at, &manifest.run);
-        let than = newest.as_ref().unwrap_or(pointer);
-        if manifest.status == Status::Complete
-            && manifest.run == name
-            && manifest.source.identity == pointer.identity
-            && of > (&than.finished_at, &than.run)
-        {
-            newest = Some(Latest {
-                run: name,
-                manifest: key,
-                sha256: hex(&Sha256::digest(&body)),
-                finished_at: manifest.finished_at,
-                identity: manifest.source.identity,
-            });
-        }
-    }
-    Ok(newest)
-}
-
-/// Whether two runs may end at the same time as far as their names tell: both begin with the time of their start, and a
-/// run that began more than a day before the other is not looked for, or each run of years would be asked about.
-fn may_end_with(name: &str, other: &str) -> bool {
-    let day = |run: &str| {
-        let date = run.get(..8)?;
-        let number = |range: std::ops::Range<usize>| date.get(range)?.parse::<i16>().ok();
-        let small = |range| number(range).and_then(|n| i8::try_from(n).ok());
-        jiff::civil::Date::new(number(0..4)?, small(4..6)?, small(6..8)?).ok()
-    };
-    match (day(name), day(other)) {
-        (Some(day), Some(other)) => day.duration_until(other) <= jiff::SignedDuration::from_hours(24),
-        _ => true,
-    }
-}
-
 /// The final summary for people.
 pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
     let totals = &manifest.totals;
@@ -374,7 +257,7 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
            tables         {tables} with {rows} rows\n  \
            large objects  {blobs}\n  \
            text           {raw}\n  \
-           stored         {stored} in {objects} objects, {compression}\n  \
+           stored         {stored} in {objects} objects, {compression}{encrypted}\n  \
            time           {took:.1} s\n  \
            store          {store}/runs/{run}\n  \
            latest         {latest}\n",
@@ -391,6 +274,7 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
         stored = human(totals.stored_bytes),
         objects = totals.objects + 1,
         compression = manifest.compression,
+        encrypted = if manifest.encryption.is_some() { ", encrypted" } else { "" },
         latest = if latest { "this run" } else { "not moved" },
     );
     for (title, lines) in [

@@ -40,10 +40,32 @@ pub(super) fn mark(run: &str, arguments: &Restore) -> Option<String> {
     alone.then(|| if arguments.schema_only { format!("{run} --schema-only") } else { run.to_owned() })
 }
 
-/// Refuses a database that is not empty; returns whether it holds an unfinished restore by this very command.
-pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restore) -> Result<bool> {
+/// What a database holds that may be restored into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing of a restore.
+    Nothing,
+    /// An unfinished restore by this very command, which starts over.
+    Unfinished,
+    /// Everything of this very command but the planner's statistics.
+    Restored,
+}
+
+/// What the mark says when only statistics are missing.
+pub(super) fn restored(mark: &str) -> String {
+    format!("{mark}, all but statistics")
+}
+
+/// Refuses a database that is not empty, and one that is being restored at this moment.
+pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restore) -> Result<Found> {
+    let ours = mark(run, arguments);
+    if ours.is_some() && !target::lock(session).await? {
+        return Err(Error::usage(format!("another restore into {} is running", session.info()))
+            .hint("wait for it, or stop it; nothing was changed"));
+    }
     match target::unfinished(session).await? {
-        Some(other) if mark(run, arguments).as_ref() == Some(&other) => return Ok(true),
+        Some(found) if ours.as_ref() == Some(&found) => return Ok(Found::Unfinished),
+        Some(found) if ours.as_deref().map(restored).as_ref() == Some(&found) => return Ok(Found::Restored),
         Some(other) => {
             return Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", session.info()))
                 .hint("finish that one first, by the same command without any choice of parts or --into-existing")
@@ -53,11 +75,17 @@ pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restor
     }
     let contents = target::contents(session).await?;
     if contents.is_empty() || arguments.into_existing || arguments.data_only {
-        return Ok(false);
+        return Ok(Found::Nothing);
     }
     let told: Vec<String> = contents.iter().take(3).map(|thing| in_comment(thing)).collect();
     let more = if contents.len() > 3 { ", ..." } else { "" };
-    Err(Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")))
+    let refused = Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")));
+    let refused = if target::is_project(session).await? {
+        refused.hint("if it is a Supabase project, whose platform has made schemas of its own: --profile supabase")
+    } else {
+        refused
+    };
+    Err(refused
         .hint("restore into a new database: --create with a new name in --to")
         .hint("if what is restored does not collide with what is there: --into-existing"))
 }
@@ -100,7 +128,7 @@ pub(super) fn missing(entries: &[&Entry], script: &Script, server: &Server, argu
 }
 
 /// Owners of the entries, and roles of the run that privileges and policies name, which the server does not have.
-fn missing_roles(entries: &[&Entry], script: &Script, server: &Server) -> BTreeSet<String> {
+pub(super) fn missing_roles(entries: &[&Entry], script: &Script, server: &Server) -> BTreeSet<String> {
     let owners = entries.iter().filter_map(|e| e.owner.clone()).filter(|owner| !owner.is_empty());
     let mut missing: BTreeSet<String> = owners.filter(|owner| !server.roles.contains(owner)).collect();
     let candidates: Vec<String> = script.roles().into_iter().filter(|role| !server.roles.contains(role)).collect();

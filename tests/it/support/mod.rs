@@ -17,8 +17,8 @@
 
 pub mod archive_walker;
 pub mod judge;
-pub(crate) mod meeting;
 pub mod pg;
+pub mod pgbouncer;
 pub mod process;
 pub mod program;
 pub mod proxy;

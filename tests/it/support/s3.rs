@@ -11,12 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::Parser as _;
-use futures::StreamExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use pgstow::cli::{Cli, StoreArgs};
@@ -28,8 +28,6 @@ use s3s::{S3, S3Request, S3Response, S3Result};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-use super::meeting::Meeting;
 
 pub(crate) const ACCESS_KEY: &str = "AKTEST";
 pub(crate) const SECRET_KEY: &str = "test-secret-key";
@@ -43,26 +41,39 @@ pub(crate) struct S3Server {
     pub(crate) access_key: String,
     pub(crate) secret_key: String,
     pub(crate) port: u16,
+    pointers: Pointers,
     _stop: DropGuard,
 }
 
 impl S3Server {
     /// Serves `dir`, with one empty bucket.
     pub(crate) async fn start(dir: &Path) -> Self {
-        Self::serve(dir, None).await
+        Self::serve(dir, true).await
     }
 
-    /// As [`S3Server::start`], with a server that takes conditions of a PUT for granted, as Supabase's and others do,
-    /// and that lets those PUTs of a key ending in `latest.json` pass which the meeting says.
-    pub(crate) async fn start_unconditional(dir: &Path, meeting: Arc<Meeting>) -> Self {
-        Self::serve(dir, Some(meeting)).await
+    /// As [`S3Server::start`]; conditions of PUTs are accepted and ignored, as Garage and Supabase Storage do.
+    pub(crate) async fn start_without_conditions(dir: &Path) -> Self {
+        Self::serve(dir, false).await
     }
 
-    async fn serve(dir: &Path, meeting: Option<Arc<Meeting>>) -> Self {
+    /// What `latest.json` of a prefix held after each PUT of it, in order.
+    pub(crate) fn pointers(&self, prefix: &str) -> Vec<String> {
+        let (pointers, key) = (self.pointers.lock().unwrap(), format!("{prefix}/latest.json"));
+        pointers.iter().filter(|(of, _)| *of == key).map(|(_, held)| held.clone()).collect()
+    }
+
+    async fn serve(dir: &Path, conditions: bool) -> Self {
         std::fs::create_dir_all(dir.join(BUCKET)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let files = Counting { files: FileSystem::new(dir).unwrap(), open: Arc::default(), meeting };
+        let pointers = Arc::default();
+        let files = Counting {
+            files: FileSystem::new(dir).unwrap(),
+            open: Arc::default(),
+            conditions,
+            folder: dir.join(BUCKET),
+            pointers: Arc::clone(&pointers),
+        };
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let domain = format!("localhost:{port}");
@@ -89,6 +100,7 @@ impl S3Server {
             access_key: ACCESS_KEY.to_owned(),
             secret_key: SECRET_KEY.to_owned(),
             port,
+            pointers,
             _stop: stop.drop_guard(),
         }
     }
@@ -123,10 +135,15 @@ pub(crate) fn store_args(store: &str) -> StoreArgs {
     args
 }
 
+/// Keys that end in `latest.json`, and what they held.
+type Pointers = Arc<Mutex<Vec<(String, String)>>>;
+
 struct Counting {
-    meeting: Option<Arc<Meeting>>,
     files: FileSystem,
     open: Arc<Mutex<BTreeMap<String, (String, Timestamp)>>>,
+    conditions: bool,
+    folder: PathBuf,
+    pointers: Pointers,
 }
 
 impl Counting {
@@ -167,25 +184,24 @@ impl S3 for Counting {
         'life0: 'async_trait,
         Self: 'async_trait,
     {
-        let Some(meeting) = &self.meeting else { return self.files.put_object(request) };
         Box::pin(async move {
-            request.input.if_match = None;
-            request.input.if_none_match = None;
-            if !request.input.key.ends_with("latest.json") {
-                return self.files.put_object(request).await;
+            if !self.conditions {
+                request.input.if_match = None;
+                request.input.if_none_match = None;
             }
-            let mut body = Vec::new();
-            if let Some(mut stream) = request.input.body.take() {
-                while let Some(bytes) = stream.next().await {
-                    body.extend_from_slice(&bytes.map_err(|error| s3s::s3_error!(InternalError, "{error}"))?);
-                }
+            let key = request.input.key.clone();
+            if !self.conditions && key.ends_with("latest.json") {
+                // Latency, different each time: a compare before it and the move after it are not one step.
+                let moves = self.pointers.lock().unwrap().len() as u64;
+                tokio::time::sleep(Duration::from_millis(moves.wrapping_mul(2_654_435_761) % 97)).await;
             }
-            let text = String::from_utf8_lossy(&body).into_owned();
-            request.input.body = Some(s3s::Body::from(body).into());
-            let turn = meeting.turn(&text).await;
-            let stored = self.files.put_object(request).await;
-            drop(turn);
-            stored
+            let answer = self.files.put_object(request).await?;
+            if key.ends_with("latest.json") {
+                let mut pointers = self.pointers.lock().unwrap();
+                let held = std::fs::read_to_string(self.folder.join(&key)).unwrap();
+                pointers.push((key, held));
+            }
+            Ok(answer)
         })
     }
 
