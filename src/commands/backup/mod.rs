@@ -255,7 +255,8 @@ impl Run {
             plan.drain.len(),
         );
         let small = async {
-            let (script, passwords) = pg_dump::roles(&self.tools, &self.info).await?;
+            let (script, passwords) =
+                pg_dump::roles(&self.tools, &self.info, leader.detection.server.reads_passwords).await?;
             let object = self.target.put_text(layout::ROLES, Bytes::from(script)).await?;
             let head = compose::head(&plan.catalogue.meta, plan.catalogue.database())?;
             let database = self.target.put_text(layout::DATABASE, Bytes::from(head)).await?;

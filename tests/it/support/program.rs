@@ -152,7 +152,7 @@ impl Run {
     }
 }
 
-fn collect(value: &Value, found: &mut Vec<(String, Value)>) {
+pub(super) fn collect(value: &Value, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(fields) => {
             if let (Some(Value::String(key)), true) = (fields.get("key"), fields.contains_key("sha256")) {
@@ -323,6 +323,14 @@ impl Going {
     #[track_caller]
     pub fn signal(&self, name: &str) {
         super::process::succeed(Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()));
+    }
+
+    /// Waits for its end, whatever it is.
+    #[track_caller]
+    pub fn end(mut self) -> super::bed::Ended {
+        let status = self.child.wait().expect("a child can be waited for");
+        let (out, err) = (self.out.join().expect("the reader ends"), self.err.join().expect("the reader ends"));
+        super::bed::Ended { code: status.code(), out, err }
     }
 
     /// Waits for its end, wants that exit code, returns stdout and stderr.

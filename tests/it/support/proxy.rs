@@ -238,6 +238,6 @@ async fn discard(client: &mut TcpStream, bytes: u64) -> io::Result<()> {
 
 /// Closes with RST once the stream is dropped.
 #[allow(deprecated, reason = "no time is waited: lingering for zero seconds does not block")]
-fn reset(client: &TcpStream) -> io::Result<()> {
+pub(super) fn reset(client: &TcpStream) -> io::Result<()> {
     client.set_linger(Some(Duration::ZERO))
 }
