@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::objects::{self, Prints};
 use super::pg::Cluster;
-use super::program::{backup, files};
+use super::program::{files, pgstow};
 use super::s3::S3Server;
 use super::tally::Outcome;
 
@@ -51,9 +51,16 @@ impl Bed {
     /// `pgstow backup` into that prefix, uncompressed (so that objects come in several parts), to be given other
     /// addresses of database and store.
     pub fn backup(&self, prefix: &str) -> Command {
-        let mut command =
-            backup(self.cluster, &self.database, Path::new(&format!("s3://{}/{prefix}", self.server.bucket)));
-        command.envs(self.server.env()).env("PGSTOW_COMPRESSION", "none").args(["--s3-part-size-mib", "5"]);
+        let mut command = pgstow();
+        command.args([
+            "backup",
+            "--s3-part-size-mib",
+            "5",
+            "--store",
+            &format!("s3://{}/{prefix}", self.server.bucket),
+        ]);
+        command.env("DATABASE_URL", self.url()).env("PGSTOW_PG_BIN_DIR", self.cluster.bin_dir());
+        command.envs(self.server.env()).env("PGSTOW_COMPRESSION", "none");
         command
     }
 
