@@ -17,6 +17,7 @@ mod backup_parallel;
 mod backup_policy;
 mod backup_snapshot;
 mod detect;
+mod fault_schedules;
 mod pg_faults;
 mod reading;
 mod restore;

@@ -87,6 +87,11 @@ impl Bed {
         kept(&self.prefix(prefix))
     }
 
+    /// Removes what is below a prefix.
+    pub fn forget(&self, prefix: &str) {
+        fs::remove_dir_all(self.prefix(prefix)).unwrap();
+    }
+
     /// The objects of the run that `latest.json` of a prefix names.
     pub fn latest(&self, prefix: &str) -> Result<Prints, String> {
         latest(&self.prefix(prefix))
@@ -119,7 +124,8 @@ pub fn kept(folder: &Path) -> Kept {
     files.map(|file| (file.clone(), objects::sha256(&fs::read(folder.join(&file)).unwrap()))).collect()
 }
 
-fn latest(prefix: &Path) -> Result<Prints, String> {
+/// The objects of the run that `latest.json` names; an error unless it knows the run's manifest.
+pub fn latest(prefix: &Path) -> Result<Prints, String> {
     let pointer = super::program::json(&prefix.join("latest.json"));
     let run = pointer["run"].as_str().ok_or("latest.json names no run")?;
     let folder = prefix.join("runs").join(run);
