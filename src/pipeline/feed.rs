@@ -40,6 +40,8 @@ pub enum Item {
 #[derive(Debug)]
 pub struct Intake<T> {
     tasks: Mutex<(u64, VecDeque<T>, mpsc::UnboundedSender<mpsc::Receiver<Item>>)>,
+    /// Those who take tasks.
+    workers: u64,
     seal: Sealer,
 }
 
@@ -85,16 +87,30 @@ impl Sealer {
 }
 
 impl<T> Intake<T> {
-    /// An intake over these tasks, in this order, and the delivery for the drain.
+    /// An intake over these tasks, in this order, for so many workers, and the delivery for the drain.
     #[must_use]
-    pub fn new(tasks: Vec<T>, seal: Sealer) -> (Self, Delivery) {
+    pub fn new(tasks: Vec<T>, workers: usize, seal: Sealer) -> (Self, Delivery) {
         let (deliver, delivery) = mpsc::unbounded_channel();
-        (Self { tasks: Mutex::new((0, tasks.into(), deliver)), seal }, delivery)
+        (Self { tasks: Mutex::new((0, tasks.into(), deliver)), workers: workers as u64, seal }, delivery)
     }
 
     /// The next task and the feed to send its rows to; `None` when all are taken.
     pub async fn next(&self) -> Option<(T, Feed)> {
+        self.take(0).await
+    }
+
+    /// As [`Self::next`], for a worker that has `depth` tasks in hand; also `None` while others may have fewer, and
+    /// near the end, where what one worker has in hand another one could be reading.
+    pub async fn ahead(&self, depth: u64) -> Option<(T, Feed)> {
+        self.take(depth).await
+    }
+
+    async fn take(&self, depth: u64) -> Option<(T, Feed)> {
         let mut tasks = self.tasks.lock().await;
+        let left = tasks.1.len() as u64;
+        if depth > 0 && (tasks.0 < self.workers * depth || left < self.workers) {
+            return None;
+        }
         let task = tasks.1.pop_front()?;
         let number = tasks.0;
         tasks.0 += 1;

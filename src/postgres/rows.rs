@@ -1,21 +1,25 @@
 //! Reading rows: sessions on the exported snapshot that stream `COPY ... TO STDOUT` into feeds.
 //!
 //! A worker takes a task (one chunk of a large table, or some small tables), opens a transaction on the snapshot,
-//! locks the tables with NOWAIT and pipelines their COPYs: the server goes from one to the next without waiting for
-//! us. The transaction ends with the task, so locks never pile up. A refused lock (a migration waits behind the
-//! leader's) hands the chunk to the leader's session, which has the lock already: PostgreSQL cannot see the cycle
-//! that waiting would make.
+//! locks the tables with NOWAIT and pipelines their COPYs, and those of its next task behind them: the server goes
+//! from one to the next without waiting for us. The transaction ends with the task, so locks never pile up. A refused
+//! lock (a migration waits behind the leader's) hands the chunk to the leader's session, which has the lock already:
+//! PostgreSQL cannot see the cycle that waiting would make.
 //!
 //! A lost connection costs its chunk only: the worker connects again, reads the chunk from its start on the same
 //! snapshot and proves by hash that what was already sent has not changed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, CopyOutStream};
+use tokio_postgres::{Client, CopyOutStream, Statement};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::conninfo::ConnInfo;
@@ -26,6 +30,8 @@ use crate::pipeline::{Feed, Intake, Segment, Segmenter};
 
 /// Times a worker connects again for the same task before the run fails.
 const RECONNECTS: u32 = 6;
+
+const BEGIN: &str = "open a transaction on the snapshot";
 
 /// One COPY.
 #[derive(Debug, Clone)]
@@ -70,14 +76,57 @@ enum Trouble {
     Fatal(Error),
 }
 
-/// Where a worker is in its task, kept over a reconnect.
-#[derive(Debug, Default)]
-struct Position {
-    /// Chunks of the task that were sent completely (or handed to the leader).
+/// A task in a worker's hands, kept over a reconnect.
+struct Taken {
+    task: Task,
+    feed: Feed,
+    /// Chunks that were sent completely (or handed to the leader).
     done: usize,
     /// Hashes of the segments of the current chunk that were sent.
     sent: Vec<u128>,
-    /// Whether the session still is in the transaction of the task before: it ends with the next one's beginning.
+    /// Connections lost while it was at the head.
+    tries: u32,
+    /// Its COPYs, prepared in the present session.
+    statements: Vec<Statement>,
+    /// Whether its COPYs are on the wire behind those of the task before.
+    behind: bool,
+}
+
+impl Taken {
+    fn new((task, feed): (Task, Feed)) -> Self {
+        Self { task, feed, done: 0, sent: Vec::new(), tries: 0, statements: Vec::new(), behind: false }
+    }
+
+    fn left(&self) -> &[Chunk] {
+        self.task.chunks.get(self.done..).unwrap_or_default()
+    }
+
+    /// Forgets what the session before knew.
+    fn forget(&mut self) {
+        self.statements.clear();
+        self.behind = false;
+    }
+}
+
+type Begun<'c> = BoxFuture<'c, Result<(), tokio_postgres::Error>>;
+type Prepared<'c> = BoxFuture<'c, Vec<Result<Statement, tokio_postgres::Error>>>;
+type Copies<'c> = FuturesOrdered<BoxFuture<'c, Result<CopyOutStream, tokio_postgres::Error>>>;
+
+/// A task's requests on their way, in this order.
+struct Flight<'c> {
+    begun: Begun<'c>,
+    /// Statements of the task after it: answered before its own rows come, so that task can follow without a pause.
+    prepared: Prepared<'c>,
+    copies: Copies<'c>,
+}
+
+/// One worker: its session, and the tasks it took, in their order. The first is being read, the second is on the wire
+/// behind it, the third is prepared.
+struct Worker<'r> {
+    readers: &'r Readers,
+    session: Session,
+    queue: VecDeque<Taken>,
+    /// Whether the session is in the transaction of a task: it ends with the next one's beginning.
     follows: bool,
 }
 
@@ -98,37 +147,19 @@ impl Readers {
     /// Works until the intake is empty, or nobody wants the rows any more.
     ///
     /// Cancel by dropping: the connection closes, the server ends the COPY at its next write.
-    pub async fn work(&self, mut session: Session, intake: &Intake<Task>) -> Result<()> {
-        let mut follows = false;
-        while let Some((task, feed)) = intake.next().await {
-            let mut position = Position { follows, ..Position::default() };
-            let mut tries = 0;
-            while let Err(trouble) = self.task(&session.client, &task, &feed, &mut position).await {
-                match trouble {
-                    // A failed drain says why; that it stopped listening is only the echo of that.
-                    Trouble::Fatal(_) if feed.is_abandoned() => return Ok(()),
-                    Trouble::Fatal(error) => return Err(error),
-                    Trouble::Refused => match self.one_by_one(&session.client, &task, &feed, &mut position).await {
-                        Err(_echo) if feed.is_abandoned() => return Ok(()),
-                        result => result?,
-                    },
-                    Trouble::Lost(error) => {
-                        tries += 1;
-                        if tries > RECONNECTS {
-                            return Err(error.context("a reader's connection was lost again and again"));
-                        }
-                        tracing::warn!("a reader's connection was lost ({error}); connecting again");
-                        session = self.reconnect(tries).await?;
-                        position.follows = false;
-                    }
-                }
-                if position.done >= task.chunks.len() {
-                    break;
-                }
+    pub async fn work(&self, session: Session, intake: &Intake<Task>) -> Result<()> {
+        let mut worker = Worker { readers: self, session, queue: VecDeque::new(), follows: false };
+        loop {
+            let Err(trouble) = worker.read(intake).await else { break };
+            // A failed drain says why; that it stopped listening is only the echo of that.
+            if worker.abandoned() {
+                return Ok(());
             }
-            follows = position.follows;
+            if let Err(error) = worker.overcome(trouble).await {
+                return if worker.abandoned() { Ok(()) } else { Err(error) };
+            }
         }
-        session.close().await;
+        worker.session.close().await;
         Ok(())
     }
 
@@ -141,58 +172,6 @@ impl Readers {
                 Err(_not_yet) => tries += 1,
             }
         }
-    }
-
-    /// After a refusal: each remaining chunk on its own, those refused left to the leader.
-    async fn one_by_one(&self, client: &Client, task: &Task, feed: &Feed, position: &mut Position) -> Result<()> {
-        rollback(client).await;
-        position.follows = false;
-        while let Some(chunk) = task.chunks.get(position.done) {
-            let single = Task { chunks: vec![chunk.clone()] };
-            let mut at = Position { done: 0, sent: std::mem::take(&mut position.sent), follows: position.follows };
-            let result = self.task(client, &single, feed, &mut at).await;
-            *position = Position { done: position.done + at.done, ..at };
-            match result {
-                Ok(()) => {}
-                Err(Trouble::Refused) => {
-                    rollback(client).await;
-                    position.follows = false;
-                    if !position.sent.is_empty() {
-                        return Err(Error::failed(format!("{}: its lock was lost in the middle", chunk.label)));
-                    }
-                    tracing::debug!("{}: somebody waits for its lock; the leader's session reads it", chunk.label);
-                    feed.refused().await?;
-                    position.done += 1;
-                }
-                // The caller's loop sees the dead connection at its next statement and connects again.
-                Err(Trouble::Lost(_)) => return Ok(()),
-                Err(Trouble::Fatal(error)) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn task(&self, client: &Client, task: &Task, feed: &Feed, position: &mut Position) -> Result<(), Trouble> {
-        let chunks = task.chunks.get(position.done..).unwrap_or_default();
-        // One round trip for all of it; the statements fail too when a lock is refused, but the cause is said first.
-        let begin = self.begin(chunks, position.follows);
-        let begun = client.batch_execute(&begin);
-        let prepared = futures::future::join_all(chunks.iter().map(|chunk| client.prepare(&chunk.copy)));
-        let (begun, prepared) = futures::join!(begun, prepared);
-        begun.map_err(|e| trouble(&e, "open a transaction on the snapshot"))?;
-        position.follows = true;
-        let statements: Result<Vec<_>, _> = prepared.into_iter().collect();
-        let statements = statements.map_err(|e| trouble(&e, "prepare a COPY"))?;
-        let mut streams: FuturesOrdered<_> = statements.iter().map(|statement| client.copy_out(statement)).collect();
-        for chunk in chunks {
-            let stream = streams.next().await.ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
-            let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-            copy(stream, feed, &mut position.sent, &chunk.label).await?;
-            feed.end().await.map_err(Trouble::Fatal)?;
-            position.done += 1;
-            position.sent.clear();
-        }
-        Ok(())
     }
 
     fn begin(&self, chunks: &[Chunk], follows: bool) -> String {
@@ -209,6 +188,203 @@ impl Readers {
         }
         sql
     }
+}
+
+impl Readers {
+    /// Reads one chunk in a transaction of its own, nothing else on the wire.
+    async fn alone(&self, client: &Client, chunk: &Chunk, feed: &Feed, sent: &mut Vec<u128>) -> Result<(), Trouble> {
+        let begin = self.begin(std::slice::from_ref(chunk), false);
+        client.batch_execute(&begin).await.map_err(|e| trouble(&e, BEGIN))?;
+        let stream = client.copy_out(chunk.copy.as_str()).await;
+        let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
+        copy(stream, feed, sent, &chunk.label).await?;
+        feed.end().await.map_err(Trouble::Fatal)
+    }
+}
+
+impl Worker<'_> {
+    /// Reads task after task until none is left. After trouble the queue begins with the task that has it.
+    async fn read(&mut self, intake: &Intake<Task>) -> Result<(), Trouble> {
+        let Self { readers, session, queue, follows } = self;
+        let client = &session.client;
+        let mut flight: Option<Flight<'_>> = None;
+        loop {
+            if queue.is_empty() {
+                let Some(next) = intake.next().await else { return Ok(()) };
+                queue.push_back(Taken::new(next));
+            }
+            let mut copies = match flight.take() {
+                Some(flight) => {
+                    flight.begun.await.map_err(|e| trouble(&e, BEGIN))?;
+                    let prepared = statements(flight.prepared.await)?;
+                    if let Some(next) = queue.get_mut(1) {
+                        next.statements = prepared;
+                    }
+                    flight.copies
+                }
+                None => begin_cold(readers, client, queue, follows, intake).await?,
+            };
+            if let Some(next) = queue.get_mut(1).filter(|next| !next.behind) {
+                next.behind = true;
+                let begin = readers.begin(next.left(), true);
+                let next_copies = send_copies(client, std::mem::take(&mut next.statements));
+                if queue.len() < 3
+                    && let Some(further) = intake.ahead(2).await
+                {
+                    queue.push_back(Taken::new(further));
+                }
+                let further = queue.get(2).map(|further| further.left().to_vec()).unwrap_or_default();
+                flight = Some(take_off(client, begin, further, next_copies).await);
+            }
+            let Some(taken) = queue.front_mut() else { continue };
+            while let Some(chunk) = taken.task.chunks.get(taken.done) {
+                let stream = copies.next().await.ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
+                let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
+                copy(stream, &taken.feed, &mut taken.sent, &chunk.label).await?;
+                taken.feed.end().await.map_err(Trouble::Fatal)?;
+                taken.done += 1;
+                taken.sent.clear();
+            }
+            queue.pop_front();
+            if let Some(next) = queue.front_mut() {
+                next.behind = false;
+            }
+        }
+    }
+
+    fn abandoned(&self) -> bool {
+        self.queue.front().is_some_and(|taken| taken.feed.is_abandoned())
+    }
+
+    /// Does what can be done about trouble with the first task; an error ends the run.
+    async fn overcome(&mut self, trouble: Trouble) -> Result<()> {
+        match trouble {
+            Trouble::Fatal(error) => Err(error),
+            Trouble::Lost(error) => {
+                let tries = self.queue.front_mut().map_or(1, |taken| {
+                    taken.tries += 1;
+                    taken.tries
+                });
+                if tries > RECONNECTS {
+                    return Err(error.context("a reader's connection was lost again and again"));
+                }
+                tracing::warn!("a reader's connection was lost ({error}); connecting again");
+                self.connect_again(tries).await
+            }
+            Trouble::Refused => {
+                if self.queue.iter().any(|taken| taken.behind) {
+                    // Rows of the next task are coming already.
+                    self.connect_again(0).await?;
+                }
+                self.one_by_one().await
+            }
+        }
+    }
+
+    async fn connect_again(&mut self, tries: u32) -> Result<()> {
+        self.session = self.readers.reconnect(tries).await?;
+        self.follows = false;
+        self.queue.iter_mut().for_each(Taken::forget);
+        Ok(())
+    }
+
+    /// After a refusal: each remaining chunk of the first task on its own, those refused left to the leader.
+    async fn one_by_one(&mut self) -> Result<()> {
+        let Self { readers, session, queue, follows } = self;
+        queue.iter_mut().for_each(Taken::forget);
+        let Some(taken) = queue.front_mut() else { return Ok(()) };
+        while let Some(chunk) = taken.task.chunks.get(taken.done) {
+            if std::mem::take(follows) {
+                rollback(&session.client).await;
+            }
+            match readers.alone(&session.client, chunk, &taken.feed, &mut taken.sent).await {
+                Ok(()) => *follows = true,
+                Err(Trouble::Refused) => {
+                    *follows = true;
+                    if !taken.sent.is_empty() {
+                        return Err(Error::failed(format!("{}: its lock was lost in the middle", chunk.label)));
+                    }
+                    tracing::debug!("{}: somebody waits for its lock; the leader's session reads it", chunk.label);
+                    taken.feed.refused().await?;
+                }
+                // The next statement sees the dead connection, and the worker connects again.
+                Err(Trouble::Lost(_)) => return Ok(()),
+                Err(Trouble::Fatal(error)) => return Err(error),
+            }
+            taken.done += 1;
+            taken.sent.clear();
+        }
+        // An aborted transaction ends here, not with the next task's beginning.
+        rollback(&session.client).await;
+        *follows = false;
+        queue.pop_front();
+        Ok(())
+    }
+}
+
+/// Begins the first task of the queue with nothing on the wire: one round trip to begin and prepare, the next task's
+/// statements too.
+async fn begin_cold<'c>(
+    readers: &Readers,
+    client: &'c Client,
+    queue: &mut VecDeque<Taken>,
+    follows: &mut bool,
+    intake: &Intake<Task>,
+) -> Result<Copies<'c>, Trouble> {
+    if queue.len() < 2
+        && let Some(next) = intake.ahead(1).await
+    {
+        queue.push_back(Taken::new(next));
+    }
+    let begin = readers.begin(queue.front().map(Taken::left).unwrap_or_default(), *follows);
+    // The statements fail too when a lock is refused, but the cause is said first.
+    let begun = client.batch_execute(&begin);
+    let prepared = futures::future::join_all(queue.iter().take(2).map(|taken| prepare(client, taken.left().to_vec())));
+    *follows = true;
+    let (begun, prepared) = futures::join!(begun, prepared);
+    begun.map_err(|e| trouble(&e, BEGIN))?;
+    for (taken, prepared) in queue.iter_mut().zip(prepared) {
+        taken.statements = statements(prepared)?;
+    }
+    let first = queue.front_mut().map(|taken| std::mem::take(&mut taken.statements)).unwrap_or_default();
+    Ok(send_copies(client, first))
+}
+
+async fn prepare(client: &Client, chunks: Vec<Chunk>) -> Vec<Result<Statement, tokio_postgres::Error>> {
+    futures::future::join_all(chunks.iter().map(|chunk| client.prepare(&chunk.copy))).await
+}
+
+fn statements(prepared: Vec<Result<Statement, tokio_postgres::Error>>) -> Result<Vec<Statement>, Trouble> {
+    let statements: Result<_, _> = prepared.into_iter().collect();
+    statements.map_err(|e| trouble(&e, "prepare a COPY"))
+}
+
+fn send_copies(client: &Client, statements: Vec<Statement>) -> Copies<'_> {
+    statements
+        .into_iter()
+        .map(|statement| async move { client.copy_out(&statement).await }.boxed() as BoxFuture<'_, _>)
+        .collect()
+}
+
+/// Puts a task's requests on the wire, in their order, without waiting for an answer: the driver sends a request when
+/// its future is polled first.
+async fn take_off<'c>(client: &'c Client, begin: String, further: Vec<Chunk>, mut copies: Copies<'c>) -> Flight<'c> {
+    let mut begun: Begun<'c> = async move { client.batch_execute(&begin).await }.boxed();
+    let mut prepared: Prepared<'c> = prepare(client, further).boxed();
+    let begun_now = futures::poll!(&mut begun);
+    let prepared_now = futures::poll!(&mut prepared);
+    let copies_now = futures::poll!(copies.next());
+    // Answers cannot be there yet, unless the connection is gone: then they are errors, told when their turn comes.
+    if let Poll::Ready(answer) = begun_now {
+        begun = std::future::ready(answer).boxed();
+    }
+    if let Poll::Ready(answer) = prepared_now {
+        prepared = std::future::ready(answer).boxed();
+    }
+    if let Poll::Ready(Some(answer)) = copies_now {
+        copies.push_front(std::future::ready(answer).boxed());
+    }
+    Flight { begun, prepared, copies }
 }
 
 async fn rollback(client: &Client) {

@@ -287,21 +287,20 @@ fn interrupted(cluster: &Cluster, store: &Path) {
     let copy = "restore_large_copy";
     cluster.drop_database(copy);
     cluster.create_database(copy);
-    let url = cluster.url(copy);
     for (end, code) in [("signal", 130), ("connections", 1)] {
-        let mut child = pgstow(cluster, store, &["restore", "--to", &url]).stderr(Stdio::piped()).spawn().unwrap();
-        let of_ours = format!("FROM pg_stat_activity WHERE datname = '{copy}' AND application_name LIKE 'pgstow%'");
-        // Seen and ended in one statement: between two the table may be loaded.
-        let does = if end == "signal" { "pid > 0" } else { "pg_terminate_backend(pid)" };
-        let loading = format!(
-            "SELECT count(*) FILTER (WHERE {does}) {of_ours} AND state = 'active' AND query LIKE 'COPY %large%'"
-        );
-        while cluster.psql("postgres", &loading) == "0" {
-            assert!(child.try_wait().unwrap().is_none(), "the restore ended before it was seen loading");
-        }
+        let child = stopped_while_loading(cluster, store, copy);
+        let send = |signal: &str| {
+            assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        };
         if end == "signal" {
-            assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+            send("-INT");
+        } else {
+            assert_ne!(
+                cluster.psql("postgres", &format!("SELECT count(pg_terminate_backend(pid)) {}", loading(copy))),
+                "0"
+            );
         }
+        send("-CONT");
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{end}: {stderr}");
@@ -311,6 +310,47 @@ fn interrupted(cluster: &Cluster, store: &Path) {
     let log = restored(cluster, copy, store, &[]);
     assert!(log.contains("unfinished restore"), "{log}");
     assert_eq!(cluster.psql(copy, "SELECT count(*) FROM large"), "600000");
+}
+
+/// The sessions that load rows of the table `large`.
+fn loading(database: &str) -> String {
+    format!(
+        "FROM pg_stat_activity WHERE datname = '{database}' AND application_name LIKE 'pgstow%'
+         AND state = 'active' AND query LIKE 'COPY %large%'"
+    )
+}
+
+/// A restore that was stopped (SIGSTOP) with a COPY of `large` under way, so that what a test then does to it cannot
+/// come too late: a stopped process sends no more rows.
+fn stopped_while_loading(cluster: &Cluster, store: &Path, copy: &str) -> std::process::Child {
+    let seen = format!("SELECT count(*) {}", loading(copy));
+    let waiting = format!("SELECT bool_and(wait_event IS NOT DISTINCT FROM 'ClientRead') {}", loading(copy));
+    for _attempt in 0..20 {
+        let to = cluster.url(copy);
+        let mut child = pgstow(cluster, store, &["restore", "--to", &to]).stderr(Stdio::piped()).spawn().unwrap();
+        let send = |signal: &str, child: &std::process::Child| {
+            assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        };
+        while child.try_wait().unwrap().is_none() {
+            if cluster.psql("postgres", &seen) == "0" {
+                continue;
+            }
+            send("-STOP", &child);
+            // What was sent before may have been the last rows: the server goes on until it has no more.
+            loop {
+                match cluster.psql("postgres", &waiting).as_str() {
+                    "" => break,
+                    "t" => return child,
+                    _ => {}
+                }
+            }
+            send("-CONT", &child);
+        }
+        assert!(child.wait().unwrap().success(), "a restore failed before it was stopped");
+        cluster.drop_database(copy);
+        cluster.create_database(copy);
+    }
+    panic!("no restore was seen loading");
 }
 
 #[test]

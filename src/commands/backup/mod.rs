@@ -328,7 +328,7 @@ impl Run {
         let sealer = Sealer::new(self.target.compression, Budget::new(AHEAD_BYTES, RESERVE_BYTES, watching), cores + 1);
         let fallback = LeaderReads::new(Arc::clone(&leader.session), sealer.clone(), Arc::clone(&plan.chunks));
         let wanted = usize::from(self.args.jobs).min(tasks.len());
-        let (intake, delivery) = Intake::new(tasks, sealer);
+        let (intake, delivery) = Intake::new(tasks, wanted, sealer);
         let (intake, readers) = (Arc::new(intake), Arc::new(self.readers(leader)));
         let texts = plan.texts();
         let drain = Drain {

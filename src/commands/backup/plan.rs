@@ -29,7 +29,7 @@ const CHUNK_BYTES: i64 = 16 << 20;
 const CHUNKS_TOGETHER: usize = 2;
 /// Small tables are read together in one transaction, up to so many bytes on disk and so many tables.
 const BATCH_BYTES: i64 = 8 << 20;
-const BATCH_TABLES: usize = 32;
+const BATCH_TABLES: usize = 256;
 
 /// A table of the run, with what the manifest says of it beyond its rows.
 #[derive(Debug, Clone)]
