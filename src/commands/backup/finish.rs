@@ -1,5 +1,7 @@
 //! The end of a run: RESTORE.md, the manifest (written last, read back), then the pointer `latest.json`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
@@ -46,7 +48,13 @@ async fn read_latest(store: &Store) -> Result<Option<(Latest, Option<String>)>> 
 }
 
 /// Writes what is left of the run. Returns the manifest and whether `latest` names this run now.
-pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered) -> Result<(Manifest, bool)> {
+pub(super) async fn finish(
+    run: &Run,
+    leader: &Leader,
+    plan: &Plan,
+    gathered: Gathered,
+    committing: &AtomicBool,
+) -> Result<(Manifest, bool)> {
     let skipped = skipped(leader, plan);
     let mut omitted = leader.detection.omitted.clone();
     if !gathered.roles.passwords && !omitted.iter().any(|o| o.kind == "role passwords") {
@@ -106,6 +114,7 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
         omitted,
     };
     manifest.totals = totals(&manifest);
+    committing.store(true, Ordering::SeqCst);
     let sha256 = put_manifest(run, &manifest).await?;
     let latest = if partial && !run.args.allow_partial_latest {
         tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
@@ -256,19 +265,26 @@ pub(super) async fn move_latest(store: &Store, pointer: &Latest) -> Result<bool>
             return Ok(false);
         }
         // Must be refused when there is a pointer: that is how a store shows that it honours conditions.
-        let first = store.put(layout::LATEST, body.clone(), Condition::Absent).await?;
-        if let (Put::Refused, Some((_, Some(etag)))) = (&first, &before) {
-            match store.put(layout::LATEST, body.clone(), Condition::Matches(etag.clone())).await? {
-                Put::Stored { .. } => {}
-                Put::Refused => continue,
-            }
-        } else if matches!(first, Put::Refused) {
+        let mut put = store.put(layout::LATEST, body.clone(), Condition::Absent).await;
+        if let (Ok(Put::Refused), Some((_, Some(etag)))) = (&put, &before) {
+            put = store.put(layout::LATEST, body.clone(), Condition::Matches(etag.clone())).await;
+        }
+        if let Ok(Put::Refused) = put {
             continue;
         }
-        match read_latest(store).await? {
-            Some((there, _)) if there == *pointer => return Ok(true),
-            Some((there, _)) if there.finished_at > pointer.finished_at => return Ok(false),
-            _ => {}
+        match (put, read_latest(store).await) {
+            (_, Ok(Some((there, _)))) if there == *pointer => return Ok(true),
+            (_, Ok(Some((there, _)))) if there.finished_at > pointer.finished_at => return Ok(false),
+            (Ok(_), Ok(_)) => {}
+            (Err(error), Ok(_)) => return Err(error),
+            // The store has said that it moved.
+            (Ok(_), Err(error)) => {
+                tracing::warn!("{} was stored, but could not be read back: {error}", layout::LATEST);
+                return Ok(true);
+            }
+            (Err(error), Err(_unreachable)) => {
+                return Err(error.hint(format!("{} may name this run already", layout::LATEST)));
+            }
         }
     }
     Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe())))

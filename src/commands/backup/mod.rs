@@ -8,6 +8,7 @@ mod restore_md;
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -70,10 +71,20 @@ struct Gathered {
 /// What stopped it; nothing was promoted and open uploads were aborted.
 pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let store = Store::open(&global.store).await?;
-    let result = tokio::select! {
-        biased;
-        error = shutdown.requested() => Err(error),
-        result = Box::pin(backup(args, global, &store)) => result,
+    let committing = Arc::new(AtomicBool::new(false));
+    let result = {
+        let mut work = Box::pin(backup(args, global, &store, &committing));
+        tokio::select! {
+            biased;
+            error = shutdown.requested() => if committing.load(Ordering::SeqCst) {
+                // Stopped between manifest and pointer, nobody could tell whether the run counts.
+                tracing::warn!("told to stop while the manifest is being stored: the run comes to its end first");
+                work.await
+            } else {
+                Err(error)
+            },
+            result = &mut work => result,
+        }
     };
     // Whatever was dropped above aborts its uploads; wait until that has happened.
     store.drain().await;
@@ -82,7 +93,8 @@ pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> R
     Ok(if manifest.status == Status::Partial { Outcome::Partial } else { Outcome::Done })
 }
 
-async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifest, bool)> {
+/// Sets `committing` when everything but manifest and pointer is stored; from then on it must not be dropped.
+async fn backup(args: Backup, global: &Global, store: &Store, committing: &AtomicBool) -> Result<(Manifest, bool)> {
     let started = jiff::Timestamp::now();
     let compression: Compression = args.compression.parse()?;
     let info = ConnInfo::resolve(args.source.database_url.as_deref())?;
@@ -105,7 +117,7 @@ async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifes
     }
     let plan = run.plan(&mut leader, meta).await?;
     let gathered = run.gather(&leader, &plan, global).await?;
-    finish::finish(&run, &leader, &plan, gathered).await
+    finish::finish(&run, &leader, &plan, gathered, committing).await
 }
 
 /// `20261122T150405Z-1a2b3c`: sorts by start, and two runs of one second differ.

@@ -220,10 +220,22 @@ async fn answer(
 
 async fn read_head(client: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(client.read_u8().await?);
+    loop {
+        // Not a byte beyond the head is taken: the body's way is another one.
+        let mut buffer = [0; 4096];
+        let ahead = client.peek(&mut buffer).await?;
+        if ahead == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let from = head.len();
+        head.extend_from_slice(&buffer[..ahead]);
+        let end = head.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        head.truncate(end.unwrap_or(head.len()));
+        client.read_exact(&mut buffer[..head.len() - from]).await?;
+        if end.is_some() {
+            return Ok(String::from_utf8(head).unwrap());
+        }
     }
-    Ok(String::from_utf8(head).unwrap())
 }
 
 fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
