@@ -13,7 +13,7 @@ use crate::seal::compress::Compression;
 use crate::seal::digest::Fingerprint;
 
 /// Items a task may have on their way; bytes are bounded by the budget, this bounds the rest.
-const ITEMS: usize = 64;
+const ITEMS: usize = 1024;
 
 /// One sealed frame of whole rows.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::stream::{FuturesOrdered, StreamExt as _};
+use futures::stream::StreamExt as _;
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, CopyOutStream, Statement};
@@ -108,16 +108,16 @@ impl Taken {
     }
 }
 
-type Begun<'c> = BoxFuture<'c, Result<(), tokio_postgres::Error>>;
-type Prepared<'c> = BoxFuture<'c, Vec<Result<Statement, tokio_postgres::Error>>>;
-type Copies<'c> = FuturesOrdered<BoxFuture<'c, Result<CopyOutStream, tokio_postgres::Error>>>;
+type Answer<'c, T> = BoxFuture<'c, Result<T, tokio_postgres::Error>>;
+/// Requests that were sent, in their order.
+type Sent<'c, T> = VecDeque<Answer<'c, T>>;
 
 /// A task's requests on their way, in this order.
 struct Flight<'c> {
-    begun: Begun<'c>,
+    begun: Answer<'c, ()>,
     /// Statements of the task after it: answered before its own rows come, so that task can follow without a pause.
-    prepared: Prepared<'c>,
-    copies: Copies<'c>,
+    prepared: Sent<'c, Statement>,
+    copies: Sent<'c, CopyOutStream>,
 }
 
 /// One worker: its session, and the tasks it took, in their order. The first is being read, the second is on the wire
@@ -216,7 +216,7 @@ impl Worker<'_> {
             let mut copies = match flight.take() {
                 Some(flight) => {
                     flight.begun.await.map_err(|e| trouble(&e, BEGIN))?;
-                    let prepared = statements(flight.prepared.await)?;
+                    let prepared = statements(flight.prepared).await?;
                     if let Some(next) = queue.get_mut(1) {
                         next.statements = prepared;
                     }
@@ -227,19 +227,23 @@ impl Worker<'_> {
             if let Some(next) = queue.get_mut(1).filter(|next| !next.behind) {
                 next.behind = true;
                 let begin = readers.begin(next.left(), true);
-                let next_copies = send_copies(client, std::mem::take(&mut next.statements));
+                let prepared = std::mem::take(&mut next.statements);
                 if queue.len() < 3
                     && let Some(further) = intake.ahead(2).await
                 {
                     queue.push_back(Taken::new(further));
                 }
-                let further = queue.get(2).map(|further| further.left().to_vec()).unwrap_or_default();
-                flight = Some(take_off(client, begin, further, next_copies).await);
+                let further = queue.get(2).map(Taken::left).unwrap_or_default();
+                flight = Some(Flight {
+                    begun: sent(async move { client.batch_execute(&begin).await }.boxed()).await,
+                    prepared: prepare(client, further).await,
+                    copies: copy_out(client, prepared).await,
+                });
             }
             let Some(taken) = queue.front_mut() else { continue };
             while let Some(chunk) = taken.task.chunks.get(taken.done) {
-                let stream = copies.next().await.ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
-                let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
+                let stream = copies.pop_front().ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
+                let stream = stream.await.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
                 copy(stream, &taken.feed, &mut taken.sent, &chunk.label).await?;
                 taken.feed.end().await.map_err(Trouble::Fatal)?;
                 taken.done += 1;
@@ -330,61 +334,61 @@ async fn begin_cold<'c>(
     queue: &mut VecDeque<Taken>,
     follows: &mut bool,
     intake: &Intake<Task>,
-) -> Result<Copies<'c>, Trouble> {
+) -> Result<Sent<'c, CopyOutStream>, Trouble> {
     if queue.len() < 2
         && let Some(next) = intake.ahead(1).await
     {
         queue.push_back(Taken::new(next));
     }
     let begin = readers.begin(queue.front().map(Taken::left).unwrap_or_default(), *follows);
-    // The statements fail too when a lock is refused, but the cause is said first.
-    let begun = client.batch_execute(&begin);
-    let prepared = futures::future::join_all(queue.iter().take(2).map(|taken| prepare(client, taken.left().to_vec())));
     *follows = true;
-    let (begun, prepared) = futures::join!(begun, prepared);
-    begun.map_err(|e| trouble(&e, BEGIN))?;
+    // The statements fail too when a lock is refused, but the cause is said first.
+    let begun = sent(async move { client.batch_execute(&begin).await }.boxed()).await;
+    let mut prepared = VecDeque::new();
+    for taken in queue.iter().take(2) {
+        prepared.push_back(prepare(client, taken.left()).await);
+    }
+    begun.await.map_err(|e| trouble(&e, BEGIN))?;
     for (taken, prepared) in queue.iter_mut().zip(prepared) {
-        taken.statements = statements(prepared)?;
+        taken.statements = statements(prepared).await?;
     }
     let first = queue.front_mut().map(|taken| std::mem::take(&mut taken.statements)).unwrap_or_default();
-    Ok(send_copies(client, first))
+    Ok(copy_out(client, first).await)
 }
 
-async fn prepare(client: &Client, chunks: Vec<Chunk>) -> Vec<Result<Statement, tokio_postgres::Error>> {
-    futures::future::join_all(chunks.iter().map(|chunk| client.prepare(&chunk.copy))).await
-}
-
-fn statements(prepared: Vec<Result<Statement, tokio_postgres::Error>>) -> Result<Vec<Statement>, Trouble> {
-    let statements: Result<_, _> = prepared.into_iter().collect();
-    statements.map_err(|e| trouble(&e, "prepare a COPY"))
-}
-
-fn send_copies(client: &Client, statements: Vec<Statement>) -> Copies<'_> {
-    statements
-        .into_iter()
-        .map(|statement| async move { client.copy_out(&statement).await }.boxed() as BoxFuture<'_, _>)
-        .collect()
-}
-
-/// Puts a task's requests on the wire, in their order, without waiting for an answer: the driver sends a request when
-/// its future is polled first.
-async fn take_off<'c>(client: &'c Client, begin: String, further: Vec<Chunk>, mut copies: Copies<'c>) -> Flight<'c> {
-    let mut begun: Begun<'c> = async move { client.batch_execute(&begin).await }.boxed();
-    let mut prepared: Prepared<'c> = prepare(client, further).boxed();
-    let begun_now = futures::poll!(&mut begun);
-    let prepared_now = futures::poll!(&mut prepared);
-    let copies_now = futures::poll!(copies.next());
-    // Answers cannot be there yet, unless the connection is gone: then they are errors, told when their turn comes.
-    if let Poll::Ready(answer) = begun_now {
-        begun = std::future::ready(answer).boxed();
+/// Puts a request on the wire without waiting for its answer: the driver sends it when its future is polled first.
+/// Several are sent one by one: a set of futures may leave some of them for later, and what is sent later than the
+/// COPYs behind it would be waited for for ever.
+async fn sent<'c, T: Send + 'c>(mut request: Answer<'c, T>) -> Answer<'c, T> {
+    match futures::poll!(&mut request) {
+        Poll::Ready(answer) => std::future::ready(answer).boxed(),
+        Poll::Pending => request,
     }
-    if let Poll::Ready(answer) = prepared_now {
-        prepared = std::future::ready(answer).boxed();
+}
+
+async fn prepare<'c>(client: &'c Client, chunks: &[Chunk]) -> Sent<'c, Statement> {
+    let mut all = VecDeque::with_capacity(chunks.len());
+    for chunk in chunks {
+        let copy = chunk.copy.clone();
+        all.push_back(sent(async move { client.prepare(&copy).await }.boxed()).await);
     }
-    if let Poll::Ready(Some(answer)) = copies_now {
-        copies.push_front(std::future::ready(answer).boxed());
+    all
+}
+
+async fn copy_out(client: &Client, statements: Vec<Statement>) -> Sent<'_, CopyOutStream> {
+    let mut all = VecDeque::with_capacity(statements.len());
+    for statement in statements {
+        all.push_back(sent(async move { client.copy_out(&statement).await }.boxed()).await);
     }
-    Flight { begun, prepared, copies }
+    all
+}
+
+async fn statements(prepared: Sent<'_, Statement>) -> Result<Vec<Statement>, Trouble> {
+    let mut all = Vec::with_capacity(prepared.len());
+    for answer in prepared {
+        all.push(answer.await.map_err(|e| trouble(&e, "prepare a COPY"))?);
+    }
+    Ok(all)
 }
 
 async fn rollback(client: &Client) {
