@@ -152,24 +152,23 @@ fn a_reader_cut_in_every_segment_of_a_large_table_reads_it_again() {
     );
     let mut rig = Rig::with(cluster, name, "zstd");
     let copies = rig.survives(
-        "reader's connection: before the first row",
+        "reader: cut in each segment",
         each_copy_once("large", |event| matches!(event, Event::Copies(_))),
         &[],
     );
     assert!(copies >= 20, "only {copies} chunks");
     for segment in 0..2 {
-        let cut =
-            rig.survives("reader's connection: within a segment", each_copy_once("large", in_segment(segment)), &[]);
+        let cut = rig.survives("reader: cut in each segment", each_copy_once("large", in_segment(segment)), &[]);
         assert!(cut >= 20, "segment {segment}: {cut} cuts");
     }
     let last = rig.survives(
-        "reader's connection: within a segment",
+        "reader: cut in each segment",
         each_copy_once("large", |event| matches!(event, Event::Rows(_, bytes) if bytes > 4_400_000)),
         &[],
     );
     assert!(last >= 20, "last segment: {last} cuts");
     let ends = rig.survives(
-        "reader's connection: after the last row",
+        "reader: cut in each segment",
         each_copy_once("large", |event| matches!(event, Event::Copied(_))),
         &[],
     );
@@ -188,7 +187,7 @@ fn a_reader_cut_in_every_segment_of_a_filtered_configuration_table_reads_it_agai
     // One COPY, cut once in each segment: what was read before is read again and compared.
     let (mut segment, mut closes) = (0, false);
     let cuts = rig.survives(
-        "reader's connection: within a filtered table",
+        "reader: cut within a filtered table",
         move |session, event| {
             let Event::Rows(sql, _) = event else { return None };
             if session.application != READER || !sql.contains("NOT builtin") || !in_segment(segment)(event) {
@@ -228,7 +227,7 @@ fn a_leader_that_is_lost_ends_the_run_and_nothing_is_promoted() {
         for fault in [Fault::Reset, Fault::Close, Fault::ResetAfter(20)] {
             let mut left = 1;
             let ended = rig.fails(
-                "leader's connection",
+                "leader: lost",
                 move |session, event| {
                     (asks(session, LEADER, event, words) && left > 0).then(|| {
                         left -= 1;
@@ -250,7 +249,7 @@ fn a_leader_that_is_lost_ends_the_run_and_nothing_is_promoted() {
     for at in moments {
         let mut left = 1;
         let ended = rig.fails(
-            "leader's connection",
+            "leader: lost",
             move |session, event| {
                 (at(session, event) && left > 0).then(|| {
                     left -= 1;
@@ -274,7 +273,7 @@ fn children_that_lose_their_connection_or_are_killed_end_the_run() {
     ] {
         let mut left = 1;
         let ended = rig.fails(
-            "pg_dump's or pg_dumpall's connection",
+            "pg_dump, pg_dumpall: lost",
             move |session, event| {
                 (asks(session, TOOL, event, words) && left > 0).then(|| {
                     left -= 1;
@@ -288,7 +287,7 @@ fn children_that_lose_their_connection_or_are_killed_end_the_run() {
     // Where it waits for locks, a pg_dump that is lost is started again.
     let mut left = 1;
     rig.survives(
-        "pg_dump's or pg_dumpall's connection",
+        "pg_dump, pg_dumpall: lost",
         move |session, event| {
             (asks(session, TOOL, event, "LOCK TABLE") && left > 0).then(|| {
                 left -= 1;
@@ -334,9 +333,9 @@ impl Rig {
         self.bed.copy("calm", &prefix);
         let before = self.bed.kept(&prefix);
         let ended = Going::start(self.backup(&prefix).env("PGSTOW_PG_BIN_DIR", bin_dir)).end();
-        tally::injected("pg_dump or pg_dumpall killed", 1);
+        tally::injected("pg_dump, pg_dumpall: killed", 1);
         let outcome = self.bed.judge(&prefix, &before, &self.calm, &ended);
-        tally::ended(*outcome.as_ref().unwrap_or(&Outcome::Lost), "pg_dump or pg_dumpall killed");
+        tally::ended(*outcome.as_ref().unwrap_or(&Outcome::Lost), "pg_dump, pg_dumpall: killed");
         assert_eq!(outcome, Ok(Outcome::Failed), "{ended:?}");
         ended
     }
@@ -355,7 +354,7 @@ fn the_connection_that_reads_large_objects_is_made_again() {
     let mut rig = Rig::new("pg blobs", SOME_ROWS);
     let mut left = 2;
     let cuts = rig.survives(
-        "connection of the large objects",
+        "reader: cut within large objects",
         move |session, event| {
             (asks(session, READER, event, "lo_get") && left > 0).then(|| {
                 left -= 1;
@@ -373,7 +372,7 @@ fn readers_that_cannot_connect_again_end_the_run_in_time() {
     let begun = Instant::now();
     let mut gone = false;
     let ended = rig.fails(
-        "readers locked out",
+        "reader: cannot connect",
         move |session, event| {
             gone |= matches!(event, Event::Rows(sql, 1_000_000..) if sql.contains("large"));
             (gone && session.application == READER).then_some(Fault::Reset)
@@ -393,7 +392,7 @@ fn a_server_that_restarts_in_the_middle_ends_the_run_and_the_next_one_works() {
     for mode in ["fast", "immediate"] {
         let mut left = 1;
         let ended = rig.fails(
-            "server restarted",
+            "server: restarted",
             move |_, event| {
                 let now = matches!(event, Event::Rows(sql, 1_000_000..) if sql.contains("large")) && left > 0;
                 now.then(|| {

@@ -57,6 +57,12 @@ pub fn story(output: &Output) -> String {
 pub fn expect_code(command: &mut Command, code: i32) -> (String, String) {
     let output = output_with(command, b"");
     assert_eq!(output.status.code(), Some(code), "{command:?}\n{}", story(&output));
+    if matches!(code, 2 | 4) {
+        super::tally::bad_input(&format!(
+            "ended with {code}: {}",
+            story(&output).lines().find(|l| l.starts_with("error: ")).unwrap_or_default()
+        ));
+    }
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program prints UTF-8");
     (text(output.stdout), text(output.stderr))
 }

@@ -68,6 +68,25 @@ pub enum Fault {
     StallAnswer(u64),
 }
 
+impl Fault {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reset(_) => "store: reset",
+            Self::Answer(200, _) => "store: 200 with an error inside",
+            Self::Answer(429, _) => "store: 429 throttled",
+            Self::Answer(503, _) => "store: 503 SlowDown",
+            Self::Answer(500..=599, _) => "store: 500 InternalError",
+            Self::Answer(_, _) => "store: refused",
+            Self::Stall(_) => "store: stall within a request",
+            Self::StallAnswer(_) => "store: stall before the answer",
+            Self::LoseAnswer => "store: answer lost",
+            Self::CutAnswer(_) => "store: answer cut",
+            Self::WrongEtag => "store: wrong ETag",
+        }
+    }
+}
+
 type Script = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
 
 struct Shared {
@@ -120,6 +139,12 @@ impl Proxy {
     /// What was asked, in order, and what became of it.
     pub fn log(&self) -> Vec<(Asked, Option<Fault>)> {
         self.shared.log.lock().unwrap().clone()
+    }
+
+    /// Counts what was broken for the report, and how the work that met it ended.
+    pub fn tally(&self, outcome: super::tally::Outcome, how: &str) {
+        self.log().iter().filter_map(|(_, fault)| *fault).for_each(|fault| super::tally::injected(fault.name(), 1));
+        super::tally::ended(outcome, how);
     }
 
     /// How many requests were broken.
