@@ -5,6 +5,7 @@
 pub mod absent;
 pub mod catalogue;
 pub mod conninfo;
+pub mod dependents;
 pub mod detect;
 pub mod large_objects;
 pub mod leader;

@@ -21,6 +21,7 @@ mod fault_schedules;
 mod pg_faults;
 mod reading;
 mod restore;
+mod roles;
 mod store_contract;
 mod store_faults;
 mod support;

@@ -111,6 +111,7 @@ pub(super) async fn finish(
         restore_md: Some(restore_md),
         schemas,
         skipped,
+        dependents: plan.dependents.clone(),
         omitted,
     };
     manifest.totals = totals(&manifest);
@@ -334,6 +335,10 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
                 .iter()
                 .map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason))
                 .collect::<Vec<_>>(),
+        ),
+        (
+            "Held, but not to be restored whole, for want of what was skipped",
+            manifest.dependents.iter().map(|d| format!("{} {}: {}", d.kind, d.name, d.reason)).collect(),
         ),
         (
             "Outside of what a logical backup can hold",

@@ -33,7 +33,7 @@ use crate::postgres::leader::{ATTEMPTS, Candidate, Leader};
 use crate::postgres::pg_dump::{self, Failure};
 use crate::postgres::rows::{LeaderReads, Readers, Task};
 use crate::postgres::tools::PgTools;
-use crate::postgres::{absent, catalogue};
+use crate::postgres::{absent, catalogue, dependents};
 use crate::progress::Progress;
 use crate::seal::compress::Compression;
 use crate::shutdown::Shutdown;
@@ -255,7 +255,9 @@ impl Run {
         let sequences = absent::sequences(client, &sequences).await?;
         let mut catalogue = Catalogue::new(meta, &belongs);
         plan::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
-        plan::plan(&leader.detection, catalogue, reach, &tables)
+        let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables)?;
+        plan.dependents = dependents::dependents(client, &leader.detection, &belongs).await?;
+        Ok(plan)
     }
 
     /// Reads and stores everything but the manifest. The first error ends all of it.
