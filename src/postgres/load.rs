@@ -8,6 +8,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::conninfo::ConnInfo;
+use super::quote_ident;
 use super::session::{Session, failure};
 use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
@@ -89,21 +90,79 @@ pub async fn truncate(info: &ConnInfo, timeout: Duration, table: &str) -> Result
     Ok(())
 }
 
-/// Names of the tables and materialised views whose statistics the planner needs, largest first, quoted.
-pub async fn analyzable(session: &Session) -> Result<Vec<String>> {
-    let sql = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+/// A table or materialised view whose statistics the planner needs.
+#[derive(Debug, Clone)]
+pub struct Analyzable {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it is a partition: analysing the topmost table gathers its statistics too.
+    pub is_partition: bool,
+    /// Its columns, quoted, where autovacuum is going to gather full statistics of it anyhow.
+    columns: Option<String>,
+}
+
+impl Analyzable {
+    /// The statements that gather its statistics, and whether they are rough ones. Those come from a tenth of the usual
+    /// sample, as of `vacuumdb --analyze-in-stages`. They name the columns, since PostgreSQL then goes on counting the
+    /// table as not analysed, so that autovacuum brings the full ones (`do_analyze_rel` in `commands/analyze.c`).
+    #[must_use]
+    pub fn statements(&self, full: bool) -> (String, bool) {
+        let name = format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name));
+        match self.columns.as_ref().filter(|_| !full) {
+            Some(columns) => {
+                (format!("BEGIN; SET LOCAL default_statistics_target = 10; ANALYZE {name} ({columns}); COMMIT"), true)
+            }
+            None => (format!("ANALYZE {name}"), false),
+        }
+    }
+}
+
+/// The tables and materialised views whose statistics the planner needs, largest first. Which of them autovacuum is
+/// going to analyse is decided by its own rule (`relation_needs_vacanalyze` in `postmaster/autovacuum.c`); a table with
+/// settings of its own for it counts as one that it does not.
+pub async fn analyzable(session: &Session) -> Result<Vec<Analyzable>> {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+                      CASE WHEN c.relkind IN ('r', 'm') AND c.reloptions::pg_catalog.text !~ 'autovacuum' IS NOT FALSE
+                            AND pg_catalog.current_setting('autovacuum')::pg_catalog.bool
+                            AND pg_catalog.current_setting('track_counts')::pg_catalog.bool
+                            AND pg_catalog.pg_stat_get_mod_since_analyze(c.oid) >
+                                pg_catalog.current_setting('autovacuum_analyze_threshold')::pg_catalog.float8
+                                + pg_catalog.current_setting('autovacuum_analyze_scale_factor')::pg_catalog.float8
+                                * greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid))
+                      THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                              FROM pg_catalog.pg_attribute a
+                             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END, c.relispartition
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname <> 'information_schema'
                   AND n.nspname !~ '^pg_(catalog|toast|temp_|toast_temp_)' AND c.relpersistence <> 't'
                 ORDER BY c.relpages DESC, pg_catalog.pg_relation_size(c.oid) DESC";
     let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("list the tables"))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Analyzable { schema: row.get(0), name: row.get(1), columns: row.get(2), is_partition: row.get(3) })
+        .collect())
 }
 
 /// The error of a row count that is not the one that was sent.
 #[must_use]
 pub fn miscounted(what: &str, sent: u64, counted: u64) -> Error {
     Error::failed(format!("{what}: {sent} rows were sent, the server took {counted}"))
+}
+
+/// Partitions below a hash-partitioned table: schema, name, and the topmost table as SQL.
+pub async fn hash_partitions(loader: &Loader) -> Result<Vec<(String, String, String)>> {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+                      pg_catalog.pg_partition_root(c.oid)::pg_catalog.regclass::pg_catalog.text
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE c.relispartition AND c.relkind = 'r'
+                  AND EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) a
+                                JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = a.relid AND p.partstrat = 'h')
+                ORDER BY 1, 2";
+    let rows = loader.session.client.query(sql, &[]).await;
+    let rows = rows.map_err(|e| failure(&e).context("list the partitions"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
 /// What of a table a backup reads.

@@ -177,7 +177,7 @@ impl PgRestore {
 
     fn environment(&self, command: &mut Command, options: bool) {
         self.info.apply(command);
-        command.env("LC_MESSAGES", "C");
+        command.env("LC_MESSAGES", "C").env("PGAPPNAME", super::target::APPLICATION);
         if options {
             // The restore is not done before a later, synchronous commit has flushed all of this.
             let own = self.info.get("options").map(|o| format!("{o} ")).unwrap_or_default();

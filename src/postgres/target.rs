@@ -1,6 +1,7 @@
 //! The database that is restored into: what it holds, what it lacks, and the mark of an unfinished restore in it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -10,6 +11,15 @@ use crate::error::{Error, Result};
 
 /// Schema that marks an unfinished restore; its comment names the run.
 pub const MARK: &str = "pgstow_restore";
+
+/// What the sessions of a restore, and of the programs it starts, are called.
+pub const APPLICATION: &str = "pgstow restore";
+
+/// Number of the advisory lock: `pgstowrs` as bytes, so that it is nobody else's.
+const LOCK: u64 = 0x7067_7374_6f77_7273;
+/// How often, and after what time, sessions that were told to end are looked for again.
+const ENDINGS: u32 = 200;
+const ENDING: Duration = Duration::from_millis(50);
 
 /// Tables dropped in one statement: each needs some locks.
 const DROPPED_AT_ONCE: usize = 50;
@@ -62,6 +72,38 @@ pub async fn mark(session: &Session, what: &str) -> Result<()> {
     execute(session, &sql, "mark the database as being restored").await
 }
 
+/// Says something else in the mark.
+pub async fn remark(session: &Session, what: &str) -> Result<()> {
+    let sql = format!("COMMENT ON SCHEMA {MARK} IS {}", quote_literal(what));
+    execute(session, &sql, "change the mark of the restore").await
+}
+
+/// Takes the lock that one restore at a time holds in a database, as long as the session lasts; false where another
+/// session has it.
+pub async fn lock(session: &Session) -> Result<bool> {
+    let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK})");
+    let row = session.client.query_one(&sql, &[]).await;
+    Ok(row.map_err(|e| failure(&e).context("lock the database for the restore"))?.get(0))
+}
+
+/// Ends what a killed restore left running in this database: its `pg_restore` outlives it. For the holder of [`lock`].
+pub async fn end_others(session: &Session) -> Result<()> {
+    let doing = "end what a killed restore left running";
+    let sql = format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+          WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND application_name = {}",
+        quote_literal(APPLICATION)
+    );
+    for _time in 0..ENDINGS {
+        let others = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(ENDING).await;
+    }
+    Err(Error::failed("sessions of a killed restore do not end").hint("look at pg_stat_activity, then try again"))
+}
+
 /// Takes the mark away.
 pub async fn unmark(session: &Session) -> Result<()> {
     execute(session, &format!("DROP SCHEMA {MARK}"), "take the mark away").await
@@ -100,6 +142,47 @@ pub async fn server(session: &Session) -> Result<Server> {
         .await?,
         tablespaces: ask("SELECT spcname::pg_catalog.text FROM pg_catalog.pg_tablespace").await?,
         databases: ask("SELECT datname::pg_catalog.text FROM pg_catalog.pg_database").await?,
+    })
+}
+
+/// What the connected role may do.
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    /// Its name.
+    pub role: String,
+    /// It may do everything.
+    pub superuser: bool,
+    /// Roles that it can act as and whose rights it has by itself.
+    pub can_be: BTreeSet<String>,
+    /// Extensions that it can create, where it may create in the database.
+    pub extensions: BTreeSet<String>,
+    /// It may create subscriptions.
+    pub subscriptions: bool,
+}
+
+/// Asks for that.
+pub async fn rights(session: &Session) -> Result<Rights> {
+    let doing = "look at what the role may do";
+    // From 16 on a membership says by itself whether it lets a role act as another one.
+    let act = if session.server_version_num() >= 160_000 { "SET" } else { "MEMBER" };
+    let one = "SELECT rolname::pg_catalog.text, rolsuper,
+                      rolsuper OR coalesce((SELECT pg_catalog.pg_has_role(s.oid, 'USAGE') FROM pg_catalog.pg_roles s
+                                             WHERE s.rolname = 'pg_create_subscription'), false)
+                 FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    let row = session.client.query_one(one, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    let can_be = format!(
+        "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles
+          WHERE pg_catalog.pg_has_role(oid, '{act}') AND pg_catalog.pg_has_role(oid, 'USAGE')"
+    );
+    let extensions =
+        "SELECT name::pg_catalog.text FROM pg_catalog.pg_available_extension_versions WHERE trusted OR NOT superuser
+                      UNION SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension";
+    Ok(Rights {
+        role: row.get(0),
+        superuser: row.get(1),
+        subscriptions: row.get(2),
+        can_be: strings(&session.client, &can_be, doing).await?.into_iter().collect(),
+        extensions: strings(&session.client, extensions, doing).await?.into_iter().collect(),
     })
 }
 

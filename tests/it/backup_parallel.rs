@@ -56,12 +56,12 @@ fn three_copies_of_four_are_active_while_rows_are_read() {
     cluster.psql(
         "large",
         "CREATE TABLE large (id bigint, a text, b text);
-         INSERT INTO large SELECT i, repeat(md5(i::text), 12), repeat(md5((-i)::text), 12) FROM generate_series(1, 500000) i",
+         INSERT INTO large SELECT i, repeat(md5(i::text), 12), repeat(md5((-i)::text), 12) FROM generate_series(1, 1500000) i",
     );
     cluster.create_database("many");
     cluster.psql(
         "many",
-        "SELECT format('CREATE TABLE t%s AS SELECT j AS id, md5((j * %s)::text) || repeat(''x'', 70) AS t FROM generate_series(1, 190) j', i, i) \
+        "SELECT format('CREATE TABLE t%s AS SELECT j AS id, md5((j * %s)::text) || repeat(''x'', 70) AS t FROM generate_series(1, 1900) j', i, i) \
          FROM generate_series(1, 2000) i \\gexec",
     );
     let mut told = Vec::new();

@@ -40,10 +40,32 @@ pub(super) fn mark(run: &str, arguments: &Restore) -> Option<String> {
     alone.then(|| if arguments.schema_only { format!("{run} --schema-only") } else { run.to_owned() })
 }
 
-/// Refuses a database that is not empty; returns whether it holds an unfinished restore by this very command.
-pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restore) -> Result<bool> {
+/// What a database holds that may be restored into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing of a restore.
+    Nothing,
+    /// An unfinished restore by this very command, which starts over.
+    Unfinished,
+    /// Everything of this very command but the planner's statistics.
+    Restored,
+}
+
+/// What the mark says when only statistics are missing.
+pub(super) fn restored(mark: &str) -> String {
+    format!("{mark}, all but statistics")
+}
+
+/// Refuses a database that is not empty, and one that is being restored at this moment.
+pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restore) -> Result<Found> {
+    let ours = mark(run, arguments);
+    if ours.is_some() && !target::lock(session).await? {
+        return Err(Error::usage(format!("another restore into {} is running", session.info()))
+            .hint("wait for it, or stop it; nothing was changed"));
+    }
     match target::unfinished(session).await? {
-        Some(other) if mark(run, arguments).as_ref() == Some(&other) => return Ok(true),
+        Some(found) if ours.as_ref() == Some(&found) => return Ok(Found::Unfinished),
+        Some(found) if ours.as_deref().map(restored).as_ref() == Some(&found) => return Ok(Found::Restored),
         Some(other) => {
             return Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", session.info()))
                 .hint("finish that one first, by the same command without any choice of parts or --into-existing")
@@ -53,7 +75,7 @@ pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restor
     }
     let contents = target::contents(session).await?;
     if contents.is_empty() || arguments.into_existing || arguments.data_only {
-        return Ok(false);
+        return Ok(Found::Nothing);
     }
     let told: Vec<String> = contents.iter().take(3).map(|thing| in_comment(thing)).collect();
     let more = if contents.len() > 3 { ", ..." } else { "" };

@@ -13,6 +13,7 @@ use libpgdump::{Entry, ObjectType};
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
+use super::sample::{self, Sample};
 use super::{COMMITS, LeaveOut, Loaded, PrivateFile, major, restore_loaded};
 use crate::archive::catalogue::{namespace, tag};
 use crate::archive::compose;
@@ -48,6 +49,8 @@ struct Receipt {
     differences: Vec<String>,
     not_proven: Vec<String>,
     notes: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<Sample>,
 }
 
 /// Proves a run.
@@ -57,8 +60,8 @@ struct Receipt {
 pub(in crate::commands) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let store = Store::open(&global.store).await?;
     let on = ConnInfo::resolve(Some(&arguments.on))?;
-    let maintenance = Session::connect(&on, arguments.connect_timeout, "drill").await?;
-    let loaded = Loaded::read(store.clone(), &arguments.run).await?;
+    let maintenance = Session::connect_unpooled(&on, arguments.connect_timeout, "drill").await?;
+    let loaded = Loaded::read(store.clone(), &arguments.run, &arguments.identity).await?;
     let scratch = arguments.scratch_name.clone().unwrap_or_else(|| {
         format!("pgstow_drill_{}_{:06x}", loaded.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)
     });
@@ -112,7 +115,14 @@ async fn drill(
     let started = Instant::now();
     let manifest = &loaded.manifest;
     let mut receipt = Receipt::new(manifest, version(maintenance.server_version_num()));
-    let leave_out = leave_out(loaded, maintenance, scratch, &mut receipt).await?;
+    let mut leave_out = leave_out(loaded, maintenance, scratch, &mut receipt).await?;
+    if !arguments.tables.is_empty() {
+        let (entries, store) = (&loaded.meta.entries, &loaded.source.store);
+        let (sample, told) = sample::choose(&arguments.tables, manifest, entries, store, &mut leave_out).await?;
+        tracing::info!("a sample of {} of {} tables: {}", sample.tables.len(), sample.of, sample.tables.join(", "));
+        receipt.sample = Some(sample);
+        receipt.notes.extend(told);
+    }
     let info = maintenance.info().with_database(scratch);
     let restore = Restore {
         run: manifest.run.clone(),
@@ -127,10 +137,13 @@ async fn drill(
         into_existing: false,
         truncate: false,
         allow_source: false,
+        no_owner: false,
         no_analyze: true,
+        full_analyze: false,
         jobs: arguments.jobs,
         pg_bin_dir: arguments.pg_bin_dir.clone(),
         connect_timeout: arguments.connect_timeout,
+        identity: arguments.identity.clone(),
     };
     Box::pin(restore_loaded(&restore, global, loaded, info.clone(), &leave_out, commits)).await?;
     receipt.restore_seconds = started.elapsed().as_secs_f64();
@@ -162,6 +175,7 @@ impl Receipt {
             differences: Vec::new(),
             not_proven: Vec::new(),
             notes: Vec::new(),
+            sample: None,
         }
     }
 }
@@ -255,6 +269,8 @@ async fn rows(
         .flat_map(|schema| schema.tables.iter().map(|table| (schema.name.as_str(), table)))
         .filter(|(schema, table)| crate::commands::verify::holds_rows(manifest, schema, table))
         .filter(|(schema, table)| !leave_out.tables.contains(&((*schema).to_owned(), table.name.clone())))
+        // That others are empty proves nothing of them.
+        .filter(|(_, table)| receipt.sample.is_none() || table.rows > 0)
         .collect();
     wanted.sort_by_key(|(_, table)| table.raw_bytes);
     let queue = Mutex::new(wanted);
@@ -430,8 +446,12 @@ fn text(receipt: &Receipt) -> String {
         (true, false) => "proven but for what this server cannot hold",
         (false, _) => "NOT what was saved",
     };
+    let sampled = match &receipt.sample {
+        Some(sample) => format!(" in a sample of {} of {} tables", sample.tables.len(), sample.of),
+        None => String::new(),
+    };
     let mut text = format!(
-        "run {} restored into PostgreSQL {}: {verdict}; {} tables, {} rows, {:.1} s of which restore {:.1} s\n",
+        "run {} restored into PostgreSQL {}: {verdict}{sampled}; {} tables, {} rows, {:.1} s of which restore {:.1} s\n",
         receipt.run,
         receipt.server_version,
         output::count(receipt.tables),
@@ -439,6 +459,9 @@ fn text(receipt: &Receipt) -> String {
         receipt.seconds,
         receipt.restore_seconds
     );
+    if let Some(sample) = receipt.sample.as_ref().filter(|_| receipt.ok) {
+        text.push_str(&format!("  proven: {}\n", output::plain(&sample.tables.join(", "))));
+    }
     for (title, lines) in
         [("difference", &receipt.differences), ("not proven", &receipt.not_proven), ("note", &receipt.notes)]
     {

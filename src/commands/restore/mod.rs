@@ -11,8 +11,10 @@ mod checks;
 mod database;
 mod drill;
 mod parts;
+mod rights;
 mod roles;
 mod rows;
+mod sample;
 mod stream;
 
 use std::collections::{HashMap, HashSet};
@@ -35,7 +37,7 @@ use tokio_util::task::TaskTracker;
 use super::{Outcome, objects, output, resolve};
 use crate::archive::catalogue::tag;
 use crate::archive::compose;
-use crate::cli::{Global, Restore};
+use crate::cli::{Global, IdentityArgs, Restore};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::layout;
 use crate::manifest::{Manifest, Object};
@@ -47,9 +49,12 @@ use crate::postgres::target::{self, Server};
 use crate::postgres::tools::PgTools;
 use crate::progress::Loading;
 use crate::seal::decode;
+use crate::seal::decrypt::Identities;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
+use checks::Found;
 pub(super) use drill::run as drill;
+use objects::Watch;
 use parts::Part;
 use roles::Script;
 use rows::{Into, Rows, Wanted};
@@ -160,15 +165,16 @@ struct Loaded {
 }
 
 impl Loaded {
-    async fn read(store: Store, wanted: &str) -> Result<Self> {
+    async fn read(store: Store, wanted: &str, identity: &IdentityArgs) -> Result<Self> {
+        let identities = Identities::read(&identity.identity)?;
         let found = resolve::run(&store, wanted).await?;
         let manifest = found.manifest;
-        let compression = objects::sealing(&manifest)?;
-        let source = Source { store, run: found.name, compression };
-        let database = source.read(&manifest.database.object, compression).await?;
+        let opening = objects::opening(&manifest, &identities)?;
+        let source = Source { store, run: found.name, opening };
+        let database = source.read(&manifest.database.object).await?;
         let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
-        let script = source.read(&manifest.roles.object, compression).await?;
+        let script = source.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;
         Ok(Self { source, manifest, database, meta, script })
     }
@@ -186,13 +192,15 @@ struct LeaveOut {
     entries: HashSet<i32>,
     /// Tables whose rows are not loaded.
     tables: HashSet<(String, String)>,
+    /// The large objects.
+    large_objects: bool,
     /// Keep what is restored from acting: cron jobs come back inactive.
     quiet: bool,
 }
 
 async fn restore(arguments: &Restore, global: &Global, store: Store, commits: TaskTracker) -> Result<Report> {
     let info = ConnInfo::resolve(Some(&arguments.to))?;
-    let loaded = Loaded::read(store, &arguments.run).await?;
+    let loaded = Loaded::read(store, &arguments.run, &arguments.identity).await?;
     restore_loaded(arguments, global, &loaded, info, &LeaveOut::default(), commits).await
 }
 
@@ -215,7 +223,7 @@ async fn restore_loaded(
     let mut entries = part.entries(meta);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(arguments)?;
-    let (control, resumed) = connect(arguments, manifest, meta, &info, script, &entries).await?;
+    let (control, found) = connect(arguments, manifest, meta, &info, script, &entries).await?;
     part.check(&control, meta, arguments).await?;
     let all = part.is_whole() && leave_out.entries.is_empty();
     let archive = if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
@@ -243,7 +251,7 @@ async fn restore_loaded(
         report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
     };
     tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
-    Box::pin(work.all(resumed)).await?;
+    Box::pin(work.all(found)).await?;
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
     report.into = work.info.to_string();
@@ -277,8 +285,7 @@ async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Res
     if problems.is_empty() { Ok(()) } else { Err(Error::damage(problems.join("; ")).hint("nothing was changed")) }
 }
 
-/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says whether it holds an
-/// unfinished restore of this run.
+/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says what it holds.
 async fn connect(
     arguments: &Restore,
     manifest: &Manifest,
@@ -286,16 +293,17 @@ async fn connect(
     info: &ConnInfo,
     script: &Script,
     entries: &[&Entry],
-) -> Result<(Session, bool)> {
+) -> Result<(Session, Found)> {
     let timeout = arguments.connect_timeout;
     if !arguments.create {
-        let control = Session::connect(info, timeout, "restore").await?;
+        let control = Session::connect_unpooled(info, timeout, "restore").await?;
         checks::refuse_source(&control, manifest, arguments).await?;
-        let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
+        let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
         let server = target::server(&control).await?;
         checks::missing(entries, script, &server, arguments)?;
+        rights::refuse(entries, &target::rights(&control).await?, arguments)?;
         make_roles(&control, arguments, script, &server).await?;
-        return Ok((control, resumed));
+        return Ok((control, found));
     }
     let maintenance = match Session::connect(&info.with_database("postgres"), timeout, "restore").await {
         Ok(session) => session,
@@ -303,21 +311,22 @@ async fn connect(
     };
     let server = target::server(&maintenance).await?;
     checks::missing(entries, script, &server, arguments)?;
+    rights::refuse(entries, &target::rights(&maintenance).await?, arguments)?;
     make_roles(&maintenance, arguments, script, &server).await?;
     if !server.databases.contains(info.database()) {
         let sql = database::create(&meta.entries, info.database());
         target::execute(&maintenance, &sql, "create the database").await?;
-        if let Some(owner) = database::owner(&meta.entries) {
+        if let Some(owner) = database::owner(&meta.entries).filter(|_| !arguments.no_owner) {
             let quoted = crate::archive::table_sql::quote;
             let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
             target::execute(&maintenance, &sql, "give the database to its owner").await?;
         }
     }
     maintenance.close().await;
-    let control = Session::connect(info, timeout, "restore").await?;
+    let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
-    let resumed = checks::refuse_full(&control, &manifest.run, arguments).await?;
-    Ok((control, resumed))
+    let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
+    Ok((control, found))
 }
 
 async fn make_roles(session: &Session, arguments: &Restore, script: &Script, server: &Server) -> Result<()> {
@@ -333,20 +342,27 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
 }
 
 impl Work<'_> {
-    async fn all(&self, resumed: bool) -> Result<()> {
+    async fn all(&self, found: Found) -> Result<()> {
         let arguments = self.arguments;
         let mark = checks::mark(&self.manifest.run, arguments);
-        if resumed {
-            tracing::info!("an unfinished restore of this run is removed first");
-            let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
-            target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
-        } else if let Some(mark) = &mark {
-            target::mark(&self.control, mark).await?;
+        match (found, &mark) {
+            (Found::Restored, _) => {
+                tracing::info!("all but the statistics is there from an earlier restore of this run");
+                return self.statistics(mark.is_some()).await;
+            }
+            (Found::Unfinished, _) => {
+                tracing::info!("an unfinished restore of this run is removed first");
+                target::end_others(&self.control).await?;
+                let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
+                target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
+            }
+            (Found::Nothing, Some(mark)) => target::mark(&self.control, mark).await?,
+            (Found::Nothing, None) => {}
         }
         if !arguments.data_only && self.part.archives() {
             self.step(
                 "definitions",
-                self.pg_restore.file("restore definitions", &["--section=pre-data"], &self.archive.path),
+                self.pg_restore.file("restore definitions", &self.owned(&["--section=pre-data"]), &self.archive.path),
             )
             .await?;
         }
@@ -369,7 +385,7 @@ impl Work<'_> {
         }
         if !arguments.data_only && self.part.archives() {
             let jobs = format!("--jobs={}", arguments.jobs);
-            let post = ["--section=post-data", &jobs];
+            let post = self.owned(&["--section=post-data", &jobs]);
             self.step(
                 "indexes and constraints",
                 self.pg_restore.file("restore indexes and constraints", &post, &self.archive.path),
@@ -385,15 +401,21 @@ impl Work<'_> {
                 target::execute(&self.control, &text, "restore the database's settings").await?;
             }
         }
-        if mark.is_some() {
-            // Gone only when everything before is sure to stay.
+        if let Some(mark) = &mark {
+            // Said only when everything before is sure to stay.
             target::flush(&self.control).await?;
-            target::unmark(&self.control).await?;
+            target::remark(&self.control, &checks::restored(mark)).await?;
         }
-        if !arguments.no_analyze && !arguments.schema_only {
+        self.statistics(mark.is_some()).await
+    }
+
+    /// The last step, after which nothing is unfinished.
+    async fn statistics(&self, marked: bool) -> Result<()> {
+        if !self.arguments.no_analyze && !self.arguments.schema_only {
             self.step("statistics", self.analyze()).await?;
         }
-        target::flush(&self.control).await
+        target::flush(&self.control).await?;
+        if marked { target::unmark(&self.control).await } else { Ok(()) }
     }
 
     async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
@@ -409,6 +431,11 @@ impl Work<'_> {
         Ok(done)
     }
 
+    /// Arguments of `pg_restore`, with what is to be said of owners.
+    fn owned<'a>(&self, arguments: &[&'a str]) -> Vec<&'a str> {
+        arguments.iter().copied().chain(self.arguments.no_owner.then_some("--no-owner")).collect()
+    }
+
     fn note(&self, change: impl FnOnce(&mut Report)) {
         change(&mut self.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
@@ -420,6 +447,8 @@ impl Work<'_> {
             connect_timeout: self.arguments.connect_timeout,
             jobs: usize::from(self.arguments.jobs),
             into,
+            no_owner: self.arguments.no_owner,
+            in_pieces: checks::mark(&self.manifest.run, self.arguments).is_some(),
             taken: Arc::clone(taken),
             commits: self.commits.clone(),
         }
@@ -443,7 +472,12 @@ impl Work<'_> {
             report.raw_bytes += total;
         });
         let progress = Loading::start(self.global, &taken, total);
-        let blobs = self.manifest.large_objects.object.as_ref().filter(|_| self.part.is_whole());
+        let blobs = self
+            .manifest
+            .large_objects
+            .object
+            .as_ref()
+            .filter(|_| self.part.is_whole() && !self.leave_out.large_objects);
         let result = tokio::try_join!(Arc::new(self.rows(&taken, into)).load(tables), async {
             match blobs {
                 Some(object) => self.large_objects(object).await,
@@ -467,21 +501,22 @@ impl Work<'_> {
 
     /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
     async fn large_objects(&self, object: &Object) -> Result<()> {
-        let (tap, stored) = objects::tapped(&self.source.store, &self.source.run, object);
-        let plain = decode::decoder(stored, self.source.compression);
-        let (tapped, damage) = (tap.clone(), Arc::new(Mutex::new(None)));
+        let (watch, stored) = objects::watched(&self.source.store, &self.source.run, object);
+        let plain = self.source.opening.decoder(stored);
+        let (watched, damage) = (watch.clone(), Arc::new(Mutex::new(None)));
         let mut held = HeldBack {
             inner: plain,
             last: Vec::new(),
             ended: false,
             object: object.clone(),
-            tap,
+            watch,
             damage: Arc::clone(&damage),
         };
         let arguments: &[&str] =
             if self.manifest.large_objects.count <= BLOBS_AT_ONCE { &["--single-transaction"] } else { &[] };
-        let result = self.pg_restore.pipe("restore large objects", arguments, &mut held).await;
-        if let Some(failure) = tapped.store_failure() {
+        let arguments = self.owned(arguments);
+        let result = self.pg_restore.pipe("restore large objects", &arguments, &mut held).await;
+        if let Some(failure) = watched.whole.store_failure() {
             return Err(failure.context(&object.key));
         }
         let damaged = damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -512,22 +547,33 @@ impl Work<'_> {
 
     /// Gathers the planner's statistics, table by table, by several sessions.
     async fn analyze(&self) -> Result<()> {
-        let tables = if self.part.is_whole() {
-            load::analyzable(&self.control).await?
+        let mut tables = load::analyzable(&self.control).await?;
+        if self.part.is_whole() {
+            tables.retain(|table| !table.is_partition);
         } else {
-            self.part.tables(self.manifest, true).iter().map(Wanted::name).collect()
-        };
+            let ours = self.part.tables(self.manifest, true);
+            let ours: HashSet<(&str, &str)> = ours.iter().map(|w| (w.schema.as_str(), w.table.name.as_str())).collect();
+            tables.retain(|table| ours.contains(&(&table.schema, &table.name)));
+        }
+        let rough = AtomicU64::new(0);
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
         let worker = || async {
             let loader = load::Loader::connect(&self.info, self.arguments.connect_timeout).await?;
             while let Some(table) = next() {
-                loader.execute(&format!("ANALYZE {table}"), &format!("analyze {table}")).await?;
+                let (statements, is_rough) = table.statements(self.arguments.full_analyze);
+                loader.execute(&statements, &format!("analyze {}.{}", table.schema, table.name)).await?;
+                rough.fetch_add(u64::from(is_rough), Ordering::Relaxed);
             }
             loader.close().await;
             Ok::<(), Error>(())
         };
-        futures::future::try_join_all((0..self.arguments.jobs).map(|_| worker())).await.map(drop)
+        futures::future::try_join_all((0..self.arguments.jobs).map(|_| worker())).await?;
+        let rough = rough.into_inner();
+        if rough > 0 {
+            tracing::info!("{rough} tables have rough statistics, which the server's autovacuum completes");
+        }
+        Ok(())
     }
 }
 
@@ -563,7 +609,7 @@ struct HeldBack<R> {
     last: Vec<u8>,
     ended: bool,
     object: Object,
-    tap: decode::Tap,
+    watch: Watch,
     damage: Arc<Mutex<Option<Error>>>,
 }
 
@@ -579,10 +625,8 @@ impl<R: AsyncRead + Unpin> AsyncRead for HeldBack<R> {
             let mut read = ReadBuf::new(&mut buffer);
             let damage = match Pin::new(&mut self.inner).poll_read(context, &mut read) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) if read.filled().is_empty() => {
-                    let whole = self.tap.bytes() == self.object.bytes && self.tap.sha256() == self.object.sha256;
-                    (!whole).then(|| "its stored bytes are not the manifest's (SHA-256)".to_owned())
-                }
+                Poll::Ready(Ok(())) if read.filled().is_empty() => (!self.watch.is_sound(&self.object))
+                    .then(|| "its stored bytes are not the manifest's (SHA-256)".to_owned()),
                 Poll::Ready(Ok(())) => {
                     let new = read.filled().to_vec();
                     let before = std::mem::replace(&mut self.last, new);
@@ -592,12 +636,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for HeldBack<R> {
                     out.put_slice(&before);
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Err(error)) => Some(format!("decompression failed: {error}")),
+                Poll::Ready(Err(error)) => Some(format!("does not decode: {error}")),
             };
             self.ended = true;
             if let Some(why) = damage {
                 self.last.clear();
-                let error = Error::damage(format!("{}: {why}", self.object.key));
+                let error = Error::damage(format!("{}: {why}", self.watch.blame(&self.object)));
                 *self.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
             }
         }

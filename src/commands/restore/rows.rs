@@ -1,9 +1,11 @@
 //! Loading the rows of many tables: who loads what when, and what is committed together.
 //!
 //! Tables of extensions come first, one after the other in the archive's order, since their foreign keys exist before
-//! their rows. Then the others, biggest first, by several sessions: a large table piece by piece of its index. A
-//! session that loaded pieces is parked with its transaction open; when the last piece was verified, all parked
-//! sessions of the table commit. When one of those commits fails the table, which was empty, is emptied again.
+//! their rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no
+//! index build, foreign key or later vacuum has to come back to them. A table that would keep one session busy when
+//! all others are done is loaded by several, piece by piece of its index. A session that loaded pieces is parked with
+//! its transaction open; when the last piece was verified, all parked sessions of the table commit. When one of those
+//! commits fails the table, which was empty, is emptied again.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +15,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::stream::{Flow, Source};
+use super::stream::{Flow, Head, Source};
 use crate::archive::statements;
 use crate::archive::table_sql::quote;
 use crate::error::{Error, Result};
@@ -66,6 +68,11 @@ pub(super) struct Rows {
     pub(super) jobs: usize,
     /// How they come into their tables.
     pub(super) into: Into,
+    /// Tables that are made here belong to the role of the session.
+    pub(super) no_owner: bool,
+    /// Large tables may be loaded by several sessions. Between their commits a table holds some of its rows, and a
+    /// program that is killed right there leaves it so: only where the database is marked, and the restore starts over.
+    pub(super) in_pieces: bool,
     /// Bytes of COPY text taken so far.
     pub(super) taken: Arc<AtomicU64>,
     /// Commits that must not be cut in the middle.
@@ -82,6 +89,7 @@ struct Unit {
 /// A table that is loaded by several sessions.
 struct Large {
     index: Index,
+    head: Head,
     state: Mutex<Progress>,
 }
 
@@ -111,6 +119,7 @@ impl Rows {
     /// The first that came up; every transaction that was open is rolled back.
     pub(super) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
         if self.into == (Into::Existing { truncate: true }) {
+            self.refuse_scattered(&tables).await?;
             self.empty(&tables).await?;
         }
         let (of_extensions, mut others): (Vec<Wanted>, Vec<Wanted>) =
@@ -151,25 +160,27 @@ impl Rows {
     async fn plan(&self, tables: Vec<Wanted>) -> Result<Plan> {
         let mut large = Vec::with_capacity(tables.len());
         let mut queue = VecDeque::new();
+        let total: u64 = tables.iter().map(|wanted| wanted.table.raw_bytes).sum();
+        let share = total / self.jobs.max(1) as u64;
         for (at, wanted) in tables.iter().enumerate() {
             let index = match &wanted.table.index {
-                Some(object) if self.into == Into::Fresh && wanted.table.file.volumes.is_empty() => {
-                    let index = self.source.index(&wanted.schema, &wanted.table, object).await?;
+                Some(object) if self.in_pieces && self.into == Into::Fresh && wanted.table.raw_bytes > share => {
+                    let found = self.source.index(&wanted.schema, &wanted.table, object).await?;
                     // Rows that go through another table (a partition's root) are loaded by one session: that table
                     // cannot be emptied for one of its partitions.
-                    Some(index).filter(|index| into_itself(&index.copy, wanted))
+                    Some(found).filter(|(index, _)| into_itself(&index.copy, wanted))
                 }
                 _ => None,
             };
             match &index {
-                Some(index) => {
+                Some((index, _)) => {
                     queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) }));
                 }
                 None => queue.push_back(Unit { table: at, piece: None }),
             }
-            large.push(index.map(|index| {
+            large.push(index.map(|(index, head)| {
                 let prints = vec![None; index.pieces.len()];
-                Large { index, state: Mutex::new(Progress { prints, ..Progress::default() }) }
+                Large { index, head, state: Mutex::new(Progress { prints, ..Progress::default() }) }
             }));
         }
         Ok(Plan { tables, large, queue: Mutex::new(queue) })
@@ -213,7 +224,7 @@ impl Rows {
                         session.execute("BEGIN", "begin to load").await?;
                         open = Some(unit.table);
                     }
-                    let print = self.piece(&session, wanted, &large.index, piece).await?;
+                    let print = self.piece(&session, wanted, large, piece).await?;
                     if let Some(slot) = locked(&large.state).prints.get_mut(piece) {
                         *slot = Some(print);
                     }
@@ -234,6 +245,36 @@ impl Rows {
             loader.replica_role().await;
         }
         Ok(loader)
+    }
+
+    /// Refuses to replace the rows of some, not all, of the partitions of a table whose rows come in through the
+    /// topmost one, which `pg_dump` does where a hash may be another one here: they may belong into the others, whose
+    /// rows stay.
+    async fn refuse_scattered(&self, tables: &[Wanted]) -> Result<()> {
+        let loader = self.session().await?;
+        let leaves = load::hash_partitions(&loader).await?;
+        loader.close().await;
+        let wanted = |schema: &str, name: &str| tables.iter().find(|w| w.schema == schema && w.table.name == name);
+        for (schema, name, root) in &leaves {
+            let Some(one) = wanted(schema, name).filter(|w| w.table.rows > 0) else { continue };
+            let others = leaves.iter().filter(|(_, _, of)| of == root);
+            let left: Vec<String> =
+                others.filter(|(s, n, _)| wanted(s, n).is_none()).map(|(s, n, _)| format!("{s}.{n}")).collect();
+            if left.is_empty() {
+                continue;
+            }
+            let (head, flow) = self.source.file(&one.table.file);
+            let through = matches!(head.await, Ok(head) if !into_itself(&head.copy, one));
+            drop(flow);
+            if through {
+                return Err(Error::usage(format!(
+                    "{schema}.{name} cannot be replaced without the other partitions of {root}: its rows may belong into them"
+                ))
+                .hint(format!("add {}", left.iter().map(|leaf| format!("--table {leaf}")).collect::<Vec<_>>().join(" ")))
+                .hint("nothing was changed"));
+            }
+        }
+        Ok(())
     }
 
     /// Removes what is in these tables, in one transaction.
@@ -281,12 +322,15 @@ impl Rows {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
         };
-        loader.execute("BEGIN", &doing).await?;
+        let frozen = self.begin_frozen(loader, wanted, &head.copy).await;
+        if frozen.is_none() {
+            loader.execute("BEGIN", &doing).await?;
+        }
         let preamble = head.preamble();
         if !preamble.is_empty() {
             loader.execute(preamble, &doing).await?;
         }
-        let (print, counted) = self.copy(loader, &head.copy, flow, &doing).await?;
+        let (print, counted) = self.copy(loader, frozen.as_ref().unwrap_or(&head.copy), flow, &doing).await?;
         compare(wanted, &print)?;
         // Triggers of an extension's own tables may change what is kept.
         if counted != print.rows && wanted.table.extension.is_none() {
@@ -295,12 +339,29 @@ impl Rows {
         loader.execute("COMMIT", &doing).await
     }
 
+    /// Begins a transaction in which the rows of a new table can be written frozen, which asks for its being emptied
+    /// there; returns the statement that does. `None`, without a transaction, where that cannot be.
+    async fn begin_frozen(&self, loader: &Loader, wanted: &Wanted, copy: &str) -> Option<String> {
+        if self.into != Into::Fresh || wanted.table.extension.is_some() || !into_itself(copy, wanted) {
+            return None;
+        }
+        let statement = format!("{}FROM stdin WITH (FREEZE);", copy.trim_end().strip_suffix("FROM stdin;")?);
+        let begin = format!("BEGIN; TRUNCATE ONLY {}", wanted.name());
+        match loader.execute(&begin, "begin to load").await {
+            Ok(()) => Some(statement),
+            Err(refused) => {
+                tracing::debug!("{refused}");
+                loader.execute("ROLLBACK", "begin to load").await.ok().and(None)
+            }
+        }
+    }
+
     /// Loads one piece in the session's open transaction.
-    async fn piece(&self, loader: &Loader, wanted: &Wanted, index: &Index, number: usize) -> Result<Fingerprint> {
+    async fn piece(&self, loader: &Loader, wanted: &Wanted, large: &Large, number: usize) -> Result<Fingerprint> {
         let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
-        let piece = index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
-        let flow = self.source.piece(&wanted.table.file, piece, number).await?;
-        let (print, counted) = self.copy(loader, &index.copy, flow, &doing).await?;
+        let piece = large.index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
+        let flow = self.source.piece(&wanted.table.file, piece, &large.head, number)?;
+        let (print, counted) = self.copy(loader, &large.index.copy, flow, &doing).await?;
         if counted == print.rows { Ok(print) } else { Err(load::miscounted(&doing, print.rows, counted)) }
     }
 
@@ -390,10 +451,13 @@ impl Rows {
     /// indexes, constraints and the like.
     pub(super) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
         let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
-        let joined = |text: &str| statements::statements(text).join(";\n");
+        let joined = |text: &str| {
+            let all = if self.no_owner { super::rights::without_owner(text) } else { statements::statements(text) };
+            all.join(";\n")
+        };
         let loader = self.session().await?;
         if wanted.table.kind != crate::manifest::TableKind::Table {
-            let text = self.source.read(&wanted.table.file, self.source.compression).await?;
+            let text = self.source.read(&wanted.table.file).await?;
             let text = String::from_utf8(text)
                 .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
             loader.execute(&format!("BEGIN;\n{};\nCOMMIT", joined(&text)), &doing).await?;

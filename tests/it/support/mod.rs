@@ -21,6 +21,7 @@ pub mod judge;
 pub mod objects;
 pub mod pg;
 pub mod pg_proxy;
+pub mod pgbouncer;
 pub mod process;
 pub mod program;
 pub mod proxy;
