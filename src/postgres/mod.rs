@@ -17,6 +17,7 @@ pub mod pg_restore;
 pub mod pooler;
 pub mod rows;
 pub mod session;
+pub mod stall;
 pub mod target;
 pub mod tls;
 pub mod tools;

@@ -23,14 +23,14 @@ use crate::support::program::{Going, backup, expect_code};
 use crate::support::proxy::{self, Asked, Proxy};
 use crate::support::tally::{self, Outcome};
 
-const SCHEDULES: u32 = 220;
+const SCHEDULES: u32 = 230;
 /// More runs at once than cores: most of a broken run is waiting.
 const AT_ONCE: usize = 6;
 /// A run takes half a second, and some seconds more where it waits for what does not come back.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One way to break a run. The text is its name in reports.
-const KINDS: [&str; 22] = [
+const KINDS: [&str; 23] = [
     "store: reset",
     "store: 503 SlowDown",
     "store: 500 InternalError",
@@ -48,6 +48,7 @@ const KINDS: [&str; 22] = [
     "reader: closed",
     "reader: cut within a message",
     "reader: cannot connect",
+    "reader: stalled",
     "leader: lost",
     "pg_dump, pg_dumpall: lost",
     "latency",
@@ -119,7 +120,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// Each kind of fault is the first of every 22nd schedule.
+    /// Each kind of fault is the first of every 23rd schedule.
     fn new(seed: u32) -> Self {
         let mut dice = Dice(u64::from(seed));
         let mut kinds = vec![KINDS[seed as usize % KINDS.len()]];
@@ -298,10 +299,11 @@ fn database_fault(kind: &'static str, who: &str, fault: &str, hits: Hits, dice: 
     let fault = match fault {
         "closed" => Fault::Close,
         "cut within a message" => Fault::ResetAfter(dice.roll(50_000)),
+        "stalled" => Fault::Stall,
         _ => [Fault::Reset, Fault::Close, Fault::ResetAfter(dice.roll(2000))][usize::try_from(dice.roll(3)).unwrap()],
     };
     // Readers: one to three cuts within their rows; others at one of their statements.
-    let mut left = if who == "reader" { 1 + dice.roll(3) } else { 1 };
+    let mut left = if who == "reader" && fault != Fault::Stall { 1 + dice.roll(3) } else { 1 };
     let (rows, every) = (who == "reader" && !dice.one_in(4), 100_000 + dice.roll(2_000_000));
     let (mut statements, mut next) = (0, every);
     Box::new(move |session, event| {
@@ -387,7 +389,12 @@ impl Ground {
         bed.adopt(&self.bed, "kept", &prefix);
         let before: Kept = bed.kept(&prefix);
         let mut command = bed.backup(&prefix);
-        command.env("AWS_ENDPOINT_URL_S3", &s3.endpoint).args(["--s3-attempts", "3", "--s3-stall-timeout", "2s"]);
+        command.env("PGSTOW_STALL_TIMEOUT", "2s").env("AWS_ENDPOINT_URL_S3", &s3.endpoint).args([
+            "--s3-attempts",
+            "3",
+            "--s3-stall-timeout",
+            "2s",
+        ]);
         let ended = watched(command.env("DATABASE_URL", pg.url(&bed.url())), schedule);
         let outcome = bed.judge(&prefix, &before, &self.calm, &ended);
         bed.forget(&prefix);
@@ -415,7 +422,8 @@ impl Ground {
         command
             .env("DATABASE_URL", pg.url(&self.bed.url()))
             .env("PGSTOW_COMPRESSION", "none")
-            .env("PGSTOW_PROGRESS", "never");
+            .env("PGSTOW_PROGRESS", "never")
+            .env("PGSTOW_STALL_TIMEOUT", "2s");
         let ended = watched(&mut command, schedule);
         if ended.err.to_lowercase().contains("no space left") {
             schedule.hits.note("disk full");

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgstow::pipeline::segment::SEGMENT_BYTES;
@@ -14,6 +15,7 @@ use crate::support::objects::Prints;
 use crate::support::pg::{self, Cluster};
 use crate::support::pg_proxy::{Event, Fault, PgProxy, Session};
 use crate::support::program::Going;
+use crate::support::session::Talk;
 use crate::support::tally::{self, Outcome};
 
 const READER: &str = "pgstow reader";
@@ -419,4 +421,64 @@ fn a_server_that_restarts_in_the_middle_ends_the_run_and_the_next_one_works() {
         |_, event| (event == Event::Begins).then_some(Fault::Latency(Duration::from_millis(1))),
         &[],
     );
+}
+
+#[test]
+fn a_reader_that_is_stalled_without_end_is_found_out() {
+    let mut rig = Rig::new("pg stall", SOME_ROWS);
+    type At = fn(&Session, Event<'_>) -> bool;
+    let moments: [At; 3] = [
+        |session, event| {
+            session.application == READER && matches!(event, Event::Rows(sql, 1_000_000..) if sql.contains("large"))
+        },
+        |session, event| asks(session, READER, event, "SET TRANSACTION SNAPSHOT"),
+        |session, event| session.application == READER && matches!(event, Event::Copied(_)),
+    ];
+    for at in moments {
+        let mut left = 1;
+        rig.survives(
+            "reader: stalled",
+            move |session, event| {
+                (at(session, event) && left > 0).then(|| {
+                    left -= 1;
+                    Fault::Stall
+                })
+            },
+            &["--stall-timeout", "1s"],
+        );
+    }
+    // Silence alone is no stall: the server is at work.
+    rig.cluster.psql(
+        rig.database,
+        "CREATE SCHEMA quiet; CREATE FUNCTION quiet.slow() RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(3) IS NOT NULL'",
+    );
+    let ended = Going::start(rig.backup("quiet").args(["--stall-timeout", "200ms"])).end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_reader_lost_while_a_migration_waits_leaves_the_rest_to_the_leader() {
+    let mut rig = Rig::new("pg migration", SOME_ROWS);
+    let (cluster, name) = (rig.cluster, rig.database);
+    let (mut migration, mut observer) = (Talk::open(cluster, name), Talk::open(cluster, name));
+    let pid = migration.pid();
+    let waits = format!("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}");
+    let talks = Arc::new(Mutex::new(migration));
+    let (shared, mut left) = (Arc::clone(&talks), 1);
+    rig.survives(
+        "reader: closed",
+        move |session, event| {
+            // Beyond the first segment: that one was sent already, and is not to be sent again.
+            let hit = session.application == READER && in_segment(1)(event) && left > 0;
+            hit.then(|| {
+                left -= 1;
+                shared.lock().unwrap().send("ALTER TABLE large ADD COLUMN late int DEFAULT 3");
+                observer.until(&waits);
+                Fault::Close
+            })
+        },
+        &[],
+    );
+    talks.lock().unwrap().wait();
+    assert_eq!(cluster.psql(name, "SELECT max(late) FROM large"), "3", "the migration got its turn");
 }

@@ -308,6 +308,7 @@ impl Run {
             connect_timeout: self.args.source.connect_timeout,
             snapshot: leader.snapshot.clone(),
             lock_timeout: self.args.lock_timeout,
+            stall_timeout: self.args.stall_timeout,
         }
     }
 
