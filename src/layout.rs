@@ -52,6 +52,12 @@ pub fn in_run(run: &str, key: &str) -> String {
     format!("runs/{run}/{key}")
 }
 
+/// True for a key of an object of a run: written once, kept as long as the run. All other keys are moved or removed.
+#[must_use]
+pub fn is_of_a_run(key: &str) -> bool {
+    key.starts_with("runs/")
+}
+
 /// Stem of a schema's archive, relative to the run: `<schema>.dump`.
 #[must_use]
 pub fn schema_dump(schema: &str) -> String {

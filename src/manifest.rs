@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The value of `format` in every manifest this program writes and reads.
 pub const FORMAT: &str = "pgstow/1";
 
+/// The value of `encryption.scheme` that this program writes and reads.
+pub const AGE: &str = "age";
+
 /// Whether everything the policy asks for was saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -100,12 +103,13 @@ pub struct Source {
     pub superuser: bool,
 }
 
-/// How the objects are encrypted.
+/// How the objects are encrypted: all but the manifest and RESTORE.md, each an age file of its own (their keys end in
+/// `.age`, before the number of a volume).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Encryption {
-    /// `age`.
+    /// `age` (age-encryption.org/v1).
     pub scheme: String,
-    /// The public keys the objects are sealed to.
+    /// The public keys the objects are sealed to (`age1...`): the secret key of any one opens them.
     pub recipients: Vec<String>,
 }
 
@@ -170,8 +174,8 @@ pub struct Object {
     pub sha256: String,
     /// Size of the plain content.
     pub raw_bytes: u64,
-    /// The volumes, in order, where a provider's size limit forced a split; `key` then names the first, and `bytes`
-    /// and `sha256` are of the volumes put together.
+    /// The volumes, in order, where a provider's size limit asked for a split; `key` then names the first, and `bytes`
+    /// and `sha256` are of the volumes put together. Their keys end in `.001`, `.002`, ... .
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
 }
@@ -289,7 +293,7 @@ pub struct Omitted {
     pub reason: String,
 }
 
-/// The index of the pieces of a large table (`<schema>/<table>.index`, JSON, never compressed).
+/// The index of the pieces of a large table (`<schema>/<table>.index`, JSON, never compressed; encrypted with its run).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Index {
     /// Always `pgstow/1`.
@@ -304,16 +308,17 @@ pub struct Index {
     pub pieces: Vec<Piece>,
 }
 
-/// One piece of a table's rows in its SQL file.
+/// One piece of a table's rows in its SQL file: offset, bytes and SHA-256 are of the compressed text, which is what the
+/// stored object (its volumes put together) is after decryption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Piece {
-    /// Offset of its first byte in the stored object (before encryption, when encrypted).
+    /// Offset of its first byte in the compressed text.
     pub offset: u64,
-    /// Its bytes in the object.
+    /// Its bytes there.
     pub bytes: u64,
     /// Its rows.
     pub rows: u64,
-    /// SHA-256 of its bytes in the object.
+    /// SHA-256 of these bytes.
     pub sha256: String,
 }
 

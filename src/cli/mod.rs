@@ -3,10 +3,16 @@
 //! Every flag `--foo-bar` is also `PGSTOW_FOO_BAR`; the database URL and the AWS settings have their usual names.
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
+mod doctor;
+mod seal;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+pub use doctor::Doctor;
+pub use seal::{IdentityArgs, SealArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
@@ -92,6 +98,24 @@ pub struct StoreArgs {
     /// PEM file with certificates to trust for the store besides the system's.
     #[arg(long, global = true, env = "PGSTOW_S3_CA_FILE")]
     pub s3_ca_file: Option<PathBuf>,
+    /// Encryption by the provider: AES256 (SSE-S3) or aws:kms.
+    #[arg(long, global = true, env = "PGSTOW_S3_SSE", value_enum)]
+    pub s3_sse: Option<Sse>,
+    /// Key of KMS to encrypt with, for --s3-sse aws:kms. Default: the account's own.
+    #[arg(long, global = true, env = "PGSTOW_S3_SSE_KMS_KEY_ID")]
+    pub s3_sse_kms_key_id: Option<String>,
+    /// Storage class of every object, as the provider names it: STANDARD_IA, INTELLIGENT_TIERING, ...
+    #[arg(long, global = true, env = "PGSTOW_S3_STORAGE_CLASS", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub s3_storage_class: Option<String>,
+    /// Lock the objects of each run against deletion (the bucket must have Object Lock); with --s3-object-lock-retain.
+    #[arg(long, global = true, env = "PGSTOW_S3_OBJECT_LOCK_MODE", value_enum)]
+    pub s3_object_lock_mode: Option<LockMode>,
+    /// How long they stay locked: 30d.
+    #[arg(long, global = true, env = "PGSTOW_S3_OBJECT_LOCK_RETAIN", value_parser = duration)]
+    pub s3_object_lock_retain: Option<Duration>,
+    /// Send Content-MD5 with every object and part. Always with --s3-object-lock-mode.
+    #[arg(long, global = true, env = "PGSTOW_S3_CONTENT_MD5", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    pub s3_content_md5: bool,
     /// Attempts for each request, the first included.
     #[arg(long, global = true, env = "PGSTOW_S3_ATTEMPTS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub s3_attempts: u32,
@@ -107,6 +131,28 @@ pub enum Checksums {
     WhenRequired,
     /// Always (CRC32).
     WhenSupported,
+}
+
+/// Who encrypts stored objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sse {
+    /// The store, with keys of its own (SSE-S3).
+    #[value(name = "AES256", alias = "aes256")]
+    Aes256,
+    /// The store, with a key of a key management service (SSE-KMS).
+    #[value(name = "aws:kms")]
+    AwsKms,
+}
+
+/// Who may end a lock of an object before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LockMode {
+    /// Users with a permission of their own.
+    #[value(name = "GOVERNANCE", alias = "governance")]
+    Governance,
+    /// Nobody.
+    #[value(name = "COMPLIANCE", alias = "compliance")]
+    Compliance,
 }
 
 /// The database to read.
@@ -131,6 +177,8 @@ pub enum Command {
     Backup(Backup),
     /// Show what a run would cover: schemas, tables, sizes, extension-owned, unreadable.
     Detect(Detect),
+    /// Check now what could stop the next backup: database, permissions, programs, store.
+    Doctor(Doctor),
     /// List the runs of the store.
     List(List),
     /// Show one run's manifest.
@@ -163,6 +211,9 @@ pub struct Backup {
     /// `zstd[:level]` (level 1 unless given), `gzip[:level]` (6) or `none`.
     #[arg(long, env = "PGSTOW_COMPRESSION", default_value = "zstd")]
     pub compression: String,
+    /// Encryption and the size of objects.
+    #[command(flatten)]
+    pub seal: SealArgs,
     /// How long to wait for a table's lock before giving up.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
@@ -219,6 +270,9 @@ pub struct Verify {
     /// Objects read at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow download`
@@ -243,6 +297,9 @@ pub struct Download {
     /// Objects fetched at the same time.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow restore`
@@ -308,6 +365,9 @@ pub struct Restore {
     /// Give up connecting after so long.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// A target that is no plain database.
@@ -346,6 +406,9 @@ pub struct Drill {
     /// Give up connecting after so long.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// `pgstow schema`

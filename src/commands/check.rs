@@ -8,15 +8,14 @@ use libpgdump::ObjectType;
 use libpgdump::format::ArchiveMetadata;
 use tokio::io::AsyncReadExt as _;
 
-use super::objects::{self, Plain, Stored};
+use super::objects::{self, Plain, Stored, Watch};
 use super::verify::holds_rows;
 use crate::archive::reader::{self, Tally};
 use crate::archive::sql_reader::{END, Sql, SqlReader};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::layout;
 use crate::manifest::{FORMAT, Index, Manifest, Object, Piece, Schema, Table};
-use crate::seal::compress::Compression;
-use crate::seal::decode::{self, Tap, Tapped};
+use crate::seal::decode::{self, Opening, Tap, Tapped};
 use crate::seal::digest::Fingerprint;
 use crate::store::Store;
 
@@ -25,8 +24,8 @@ use crate::store::Store;
 pub(crate) struct Run {
     /// Where the run is.
     pub(crate) store: Store,
-    /// How its objects are sealed.
-    pub(crate) compression: Compression,
+    /// How its objects are opened; `None` where they cannot be: then only their stored bytes are compared.
+    pub(crate) opening: Option<Opening>,
     /// Its manifest.
     pub(crate) manifest: Arc<Manifest>,
     /// Sizes of what the store has, by key relative to the run.
@@ -104,42 +103,84 @@ pub(crate) async fn examine(run: &Run, task: Task) -> Result<Finding> {
     if let Task::File(schema, table) = task
         && let Some(table) = run.manifest.schemas.get(schema).and_then(|schema| schema.tables.get(table))
         && let Some(stored) = &table.index
+        && present(run, stored, &mut finding)
     {
         let name = run.manifest.schemas.get(schema).map_or("", |schema| &schema.name);
-        match read_index(run, stored, name, table).await? {
-            Ok(found) => index = Some((found, stored.key.clone())),
-            Err(problem) => finding.problems.push((stored.key.clone(), problem)),
+        match &run.opening {
+            None => stored_bytes(run, stored, &mut finding).await?,
+            Some(opening) => match read_index(run, opening, stored, name, table).await? {
+                Ok(found) => index = Some((found, stored.key.clone())),
+                Err(problem) => finding.problems.push((stored.key.clone(), problem)),
+            },
         }
     }
     if !present(run, &object, &mut finding) {
         return Ok(finding);
     }
+    let opening = match (&run.opening, task) {
+        (_, Task::RestoreMd) => Opening::AS_STORED,
+        (Some(opening), _) => opening.clone(),
+        (None, _) => {
+            stored_bytes(run, &object, &mut finding).await?;
+            return Ok(finding);
+        }
+    };
     let before = finding.problems.len();
-    let mut finding = read_once(run, task, object.clone(), finding, index).await?;
+    let mut finding = read_once(run, &opening, task, object.clone(), finding, index).await?;
     if let Some((key, problem)) = finding.pieces.take() {
         // Either of the two may be the damaged one: the file is judged without its index, then blame is clear.
         finding.problems.truncate(before);
-        finding = read_once(run, task, object, finding, None).await?;
+        finding = read_once(run, &opening, task, object.clone(), finding, None).await?;
         if finding.problems.len() == before {
             finding.problems.push((key, problem));
         }
     }
+    if finding.problems.len() > before && !object.volumes.is_empty() {
+        blame_volumes(run, &object, before, &mut finding).await?;
+    }
     Ok(finding)
+}
+
+/// Compares the stored bytes of an object with the manifest, whatever they mean.
+async fn stored_bytes(run: &Run, object: &Object, finding: &mut Finding) -> Result<()> {
+    let (watch, mut stored) = objects::watched(&run.store, &run.manifest.run, object);
+    let read = tokio::task::spawn_blocking(move || {
+        let copied = io::copy(&mut tokio_util::io::SyncIoBridge::new(&mut stored), &mut io::sink());
+        copied.map(drop).map_err(Error::from)
+    });
+    read.await.map_err(|error| Error::failed(format!("read an object: {error}")))??;
+    finding.bytes += watch.whole.bytes();
+    let differ = watch.damaged(object).into_iter().map(|key| (key, "SHA-256 differs from the manifest's".to_owned()));
+    finding.problems.extend(differ);
+    Ok(())
+}
+
+/// What is wrong with an object was found somewhere in it: names the volumes whose bytes are others, where there are.
+async fn blame_volumes(run: &Run, object: &Object, before: usize, finding: &mut Finding) -> Result<()> {
+    let mut again = Finding::default();
+    stored_bytes(run, object, &mut again).await?;
+    if !again.problems.is_empty() {
+        finding.problems.truncate(before);
+        finding.problems.append(&mut again.problems);
+    }
+    Ok(())
 }
 
 /// Reads the stored bytes from the first to the last.
 async fn read_once(
     run: &Run,
+    opening: &Opening,
     task: Task,
     object: Object,
     finding: Finding,
     index: Option<(Index, String)>,
 ) -> Result<Finding> {
-    let (tap, stored) = objects::tapped(&run.store, &run.manifest.run, &object);
-    let reading = Reading { run: run.clone(), task, object, tap: tap.clone(), finding, index };
+    let (watch, stored) = objects::watched(&run.store, &run.manifest.run, &object);
+    let (manifest, opening) = (Arc::clone(&run.manifest), opening.clone());
+    let reading = Reading { manifest, opening, task, object, watch: watch.clone(), finding, index };
     let read = tokio::task::spawn_blocking(move || reading.read(stored)).await;
     let finding = read.map_err(|error| Error::failed(format!("read an object: {error}")))?;
-    match tap.store_failure() {
+    match watch.whole.store_failure() {
         Some(failure) => Err(failure),
         None => Ok(finding),
     }
@@ -165,17 +206,18 @@ fn present(run: &Run, object: &Object, finding: &mut Finding) -> bool {
 }
 
 /// The index of a table, or what is wrong with it.
-async fn read_index(run: &Run, stored: &Object, schema: &str, table: &Table) -> Result<Result<Index, String>> {
-    let key = layout::in_run(&run.manifest.run, &stored.key);
-    let Some(bytes) = run.store.get(&key).await.with_context(|| format!("read {key}"))? else {
-        return Ok(Err("missing".to_owned()));
+async fn read_index(
+    run: &Run,
+    opening: &Opening,
+    stored: &Object,
+    schema: &str,
+    table: &Table,
+) -> Result<Result<Index, String>> {
+    let bytes = match objects::read(&run.store, &run.manifest.run, stored, &opening.uncompressed()).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == Kind::Damage => return Ok(Err(error.message().to_owned())),
+        Err(error) => return Err(error),
     };
-    if bytes.len() as u64 != stored.bytes || bytes.len() as u64 != stored.raw_bytes {
-        return Ok(Err(format!("is {} bytes, the manifest says {}", bytes.len(), stored.bytes)));
-    }
-    if decode::sha256(&bytes) != stored.sha256 {
-        return Ok(Err("SHA-256 differs from the manifest's".to_owned()));
-    }
     let index: Index = match serde_json::from_slice(&bytes) {
         Ok(index) => index,
         Err(error) => return Ok(Err(error.to_string())),
@@ -210,22 +252,22 @@ pub(super) fn sound(index: &Index, schema: &str, table: &Table) -> Result<(), St
 
 /// The reading of one object, on a blocking thread.
 struct Reading {
-    run: Run,
+    manifest: Arc<Manifest>,
+    opening: Opening,
     task: Task,
     object: Object,
-    tap: Tap,
+    watch: Watch,
     finding: Finding,
     index: Option<(Index, String)>,
 }
 
 impl Reading {
     fn read(mut self, stored: Tapped<Stored>) -> Finding {
-        let compression = if self.task == Task::RestoreMd { Compression::None } else { self.run.compression };
-        let (index, manifest) = (self.index.take(), Arc::clone(&self.run.manifest));
+        let (index, manifest) = (self.index.take(), Arc::clone(&self.manifest));
         let plain = match (self.task, index) {
             (Task::File(..), Some((index, key))) => self.pieces(stored, &index, &key),
             (task, _) => {
-                let mut plain = Plain::new(stored, compression);
+                let mut plain = Plain::new(stored, &self.opening);
                 let result = self.structure(&manifest, task, &mut plain);
                 // What follows the damage still tells whether the stored bytes are the manifest's.
                 let drained = result.and_then(|()| drain(&mut plain)).or_else(|error| {
@@ -239,11 +281,11 @@ impl Reading {
             if plain != self.object.raw_bytes {
                 self.problem(&format!("holds {plain} plain bytes, the manifest says {}", self.object.raw_bytes));
             }
-            if self.tap.bytes() != self.object.bytes || self.tap.sha256() != self.object.sha256 {
+            if !self.watch.is_sound(&self.object) {
                 self.problem("SHA-256 differs from the manifest's");
             }
         }
-        self.finding.bytes += self.tap.bytes();
+        self.finding.bytes += self.watch.whole.bytes();
         self.finding
     }
 
@@ -351,32 +393,38 @@ impl Reading {
 
     /// Reads a SQL file piece by piece of its index, each with a decoder of its own; returns its plain bytes when
     /// all pieces were as the index says.
-    fn pieces(&mut self, mut stored: Tapped<Stored>, index: &Index, key: &str) -> Option<u64> {
+    fn pieces(&mut self, stored: Tapped<Stored>, index: &Index, key: &str) -> Option<u64> {
         let mut sql = SqlReader::default();
         let mut bytes = 0;
         let begin = index.pieces.first().map_or(0, |piece| piece.offset);
         let end = index.pieces.last().map_or(begin, |piece| piece.offset + piece.bytes);
-        let compression = self.run.compression;
-        let mut part = |stored: &mut Tapped<Stored>, sql: &mut SqlReader, size: u64| {
+        // Pieces are of what was sealed, so that an encrypted object has a tap of its own behind its opening.
+        let sealed = self.opening.identities().is_some();
+        let tap = if sealed { Tap::default() } else { self.watch.whole.clone() };
+        let mut frames: decode::Plain<'_> =
+            if sealed { Box::new(tap.reader(self.opening.unsealed(stored))) } else { Box::new(stored) };
+        let opening = self.opening.clone();
+        let mut part = |frames: &mut decode::Plain<'_>, sql: &mut SqlReader, size: u64| {
             if size == 0 {
                 return Ok(());
             }
-            let mut plain = Plain::new(stored.take(size), compression);
+            let mut plain = Plain::of_frames(frames.take(size), &opening);
             let result = feed(&mut plain, sql);
             bytes += plain.bytes;
             result
         };
         let mut read = || -> Result<()> {
-            part(&mut stored, &mut sql, begin)?;
+            part(&mut frames, &mut sql, begin)?;
             for (at, piece) in index.pieces.iter().enumerate() {
                 let before = sql.between_rows();
-                self.tap.begin_piece();
-                part(&mut stored, &mut sql, piece.bytes).with_context(|| format!("piece {at}"))?;
-                let sha256 = self.tap.piece_sha256();
+                tap.begin_piece();
+                part(&mut frames, &mut sql, piece.bytes).with_context(|| format!("piece {at}"))?;
+                let sha256 = tap.piece_sha256();
                 whole_rows(piece, before, sql.between_rows(), sha256.as_deref())
                     .map_err(|problem| Error::damage(format!("piece {at} {problem}")))?;
             }
-            part(&mut stored, &mut sql, self.object.bytes.saturating_sub(end))
+            // What is left of a sealed object is known at its end only; an end that was cut off is an error there.
+            part(&mut frames, &mut sql, if sealed { u64::MAX } else { self.object.bytes.saturating_sub(end) })
         };
         if let Err(error) = read() {
             self.finding.pieces = Some((key.to_owned(), error.message().to_owned()));
@@ -388,7 +436,7 @@ impl Reading {
                     let problem = format!("its COPY statement is not the one of {}", self.object.key);
                     self.finding.problems.push((key.to_owned(), problem));
                 }
-                let manifest = Arc::clone(&self.run.manifest);
+                let manifest = Arc::clone(&self.manifest);
                 self.file(&manifest, sql);
             }
             Err(error) => self.problem(error.message()),

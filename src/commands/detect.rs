@@ -19,7 +19,7 @@ use crate::shutdown::Shutdown;
 pub(super) async fn run(arguments: Detect, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let info = ConnInfo::resolve(arguments.source.database_url.as_deref())?;
     let look = async {
-        let session = Session::connect(&info, arguments.source.connect_timeout, "detect").await?;
+        let session = Session::connect_unpooled(&info, arguments.source.connect_timeout, "detect").await?;
         let detection = detect(&session.client).await?;
         session.close().await;
         Ok::<_, Error>(detection)

@@ -20,9 +20,10 @@ use super::{Outcome, output, resolve};
 use crate::cli::Download;
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::manifest::{Manifest, Object};
+use crate::manifest::{Manifest, Object, Volume};
 use crate::seal::compress::Compression;
-use crate::seal::decode;
+use crate::seal::decode::{self, Opening};
+use crate::seal::decrypt::Identities;
 use crate::store::Store;
 
 /// Which run the folder holds and what was finished in it.
@@ -53,8 +54,7 @@ struct Finished {
 struct Target {
     path: String,
     object: Object,
-    compression: Compression,
-    raw: bool,
+    opening: Opening,
 }
 
 /// How a command's work ended, for `--json`.
@@ -73,7 +73,8 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
     let started = Instant::now();
     refuse_inside_store(store, &arguments.to)?;
     let found = resolve::run(store, &arguments.run).await?;
-    let targets = targets(&found.manifest, arguments)?;
+    let identities = Identities::read(&arguments.identity.identity)?;
+    let targets = targets(&found.manifest, arguments, &identities)?;
     let mut state = open_folder(&arguments.to, &found.name)?;
     let stale = stale(&mut state, &found.name, &arguments.to, &targets)?;
     write_state(&arguments.to, &state)?;
@@ -145,8 +146,13 @@ fn report(summary: &Summary, json: bool) -> Result<Outcome> {
 }
 
 /// What was asked for, as files.
-fn targets(manifest: &Manifest, arguments: &Download) -> Result<Vec<Target>> {
-    let compression = objects::sealing(manifest)?;
+fn targets(manifest: &Manifest, arguments: &Download, identities: &Identities) -> Result<Vec<Target>> {
+    let opening = if arguments.raw {
+        Opening::AS_STORED
+    } else {
+        objects::opening(manifest, identities)
+            .map_err(|error| error.hint("or take the objects as they are stored, encrypted: --raw"))?
+    };
     let everything = arguments.schema.is_empty() && arguments.table.is_empty();
     let mut chosen: Vec<&Object> = Vec::new();
     if everything {
@@ -173,24 +179,41 @@ fn targets(manifest: &Manifest, arguments: &Download) -> Result<Vec<Target>> {
             }
         }
     }
-    let indexes: Vec<&Object> =
-        manifest.schemas.iter().flat_map(|schema| &schema.tables).filter_map(|table| table.index.as_ref()).collect();
     let mut targets: Vec<Target> = Vec::new();
-    for object in chosen.into_iter().chain(&manifest.restore_md) {
-        let as_it_is = indexes.contains(&object) || manifest.restore_md.as_ref() == Some(object);
-        let compression = if as_it_is { Compression::None } else { compression };
-        let stem = object.key.strip_suffix(compression.suffix()).unwrap_or(&object.key);
-        let path = if arguments.raw { &object.key } else { stem };
-        if !objects::safe(path) || path.ends_with(UNFINISHED) || path == STATE {
-            return Err(Error::damage(format!(
-                "the manifest names an object {:?}, which cannot be a file",
-                object.key
-            )));
+    for object in chosen {
+        if arguments.raw {
+            targets.extend(objects::volumes(object).into_iter().map(|Volume { key, bytes, sha256 }| {
+                let object = Object { key: key.clone(), bytes, sha256, raw_bytes: bytes, volumes: Vec::new() };
+                Target { path: key, object, opening: Opening::AS_STORED }
+            }));
+        } else {
+            targets.push(Target {
+                path: stem(object, manifest).to_owned(),
+                object: object.clone(),
+                opening: opening.clone(),
+            });
         }
-        targets.push(Target { path: path.to_owned(), object: object.clone(), compression, raw: arguments.raw });
+    }
+    let as_it_is = manifest.restore_md.iter().cloned();
+    targets.extend(as_it_is.map(|object| Target { path: object.key.clone(), object, opening: Opening::AS_STORED }));
+    if let Some(target) =
+        targets.iter().find(|t| !objects::safe(&t.path) || t.path.ends_with(UNFINISHED) || t.path == STATE)
+    {
+        return Err(Error::damage(format!(
+            "the manifest names an object {:?}, which cannot be a file",
+            target.object.key
+        )));
     }
     targets.sort_by_key(|target| std::cmp::Reverse(target.object.bytes));
     Ok(targets)
+}
+
+/// The key of an object without what compression, encryption and volumes added to it.
+fn stem<'a>(object: &'a Object, manifest: &Manifest) -> &'a str {
+    let key = objects::whole_key(object);
+    let key = if manifest.encryption.is_some() { key.strip_suffix(".age").unwrap_or(key) } else { key };
+    let suffix = manifest.compression.parse::<Compression>().map_or("", Compression::suffix);
+    key.strip_suffix(suffix).unwrap_or(key)
 }
 
 /// Finds `schema.table`: either name may be in double quotes, and an unquoted dot may stand anywhere.
@@ -388,26 +411,14 @@ fn make(store: &Store, run: &str, path: &Path, target: &Target) -> Result<Finish
 
 fn fill(store: &Store, run: &str, file: &mut File, path: &Path, target: &Target) -> Result<Finished> {
     let object = &target.object;
-    let (tap, stored) = objects::tapped(store, run, object);
-    let compression = if target.raw { Compression::None } else { target.compression };
-    let mut plain = Plain::new(stored, compression);
+    let (watch, stored) = objects::watched(store, run, object);
+    let mut plain = Plain::new(stored, &target.opening);
     let mut hash = Sha256::new();
     let copied = copy(&mut plain, |part| {
         hash.update(part);
         file.write_all(part).map_err(|error| at(path, &error, "write"))
     });
-    if let Some(failure) = tap.store_failure() {
-        return Err(failure);
-    }
-    copied.map_err(|error| error.context(&object.key))?;
-    let expected = if target.raw { object.bytes } else { object.raw_bytes };
-    if tap.bytes() != object.bytes || tap.sha256() != object.sha256 {
-        return Err(Error::damage(format!("{}: its stored bytes are not the manifest's (SHA-256)", object.key)));
-    }
-    if plain.bytes != expected {
-        let message = format!("{}: {} plain bytes, the manifest says {expected}", object.key, plain.bytes);
-        return Err(Error::damage(message));
-    }
+    objects::settle(&watch, object, copied, plain.bytes)?;
     file.sync_all().map_err(|error| at(path, &error, "write"))?;
     Ok(Finished { sha256: decode::hex(&hash.finalize()), bytes: plain.bytes, stored_sha256: object.sha256.clone() })
 }

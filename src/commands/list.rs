@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
+use super::verify::HASHES;
 use super::{output, resolve};
 use crate::error::{Context as _, Result};
 use crate::manifest::{Status, Totals};
@@ -49,6 +50,9 @@ struct Receipt {
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     sample: Option<Sample>,
+    /// Of `verify`: how deep it looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checked: Option<String>,
 }
 
 /// Of which tables a drill was.
@@ -161,10 +165,11 @@ fn age(at: &str) -> String {
 fn receipt(receipt: Option<&Receipt>) -> String {
     receipt.map_or_else(
         || "-".to_owned(),
-        |receipt| match &receipt.sample {
+        |receipt| match (receipt.checked.as_deref(), &receipt.sample) {
             _ if !receipt.ok => "DAMAGED".to_owned(),
-            Some(sample) => format!("{} ago ({} of {} tables)", age(&receipt.at), sample.tables.len(), sample.of),
-            None => format!("{} ago", age(&receipt.at)),
+            (Some(HASHES), _) => format!("{} ago ({HASHES})", age(&receipt.at)),
+            (_, Some(sample)) => format!("{} ago ({} of {} tables)", age(&receipt.at), sample.tables.len(), sample.of),
+            _ => format!("{} ago", age(&receipt.at)),
         },
     )
 }

@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod completions;
 mod detect;
+mod doctor;
 mod download;
 mod list;
 mod objects;
@@ -39,6 +40,7 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         // Watches the signals itself: what it has open must be aborted first.
         Command::Backup(arguments) => Box::pin(backup::run(arguments, &global, &shutdown)).await,
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
+        Command::Doctor(arguments) => Box::pin(doctor::run(arguments, &global, &shutdown)).await,
         Command::Drill(arguments) => Box::pin(restore::drill(arguments, &global, &shutdown)).await,
         Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
         other => tokio::select! {
@@ -58,7 +60,7 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Download(arguments) => download::run(&Store::open(&global.store).await?, &arguments, json).await,
         Command::Schema(_) => schema::run().map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
-        Command::Backup(_) | Command::Detect(_) | Command::Drill(_) | Command::Restore(_) => {
+        Command::Backup(_) | Command::Detect(_) | Command::Doctor(_) | Command::Drill(_) | Command::Restore(_) => {
             Err(Error::failed("a command was dispatched twice"))
         }
     }

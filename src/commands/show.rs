@@ -114,6 +114,9 @@ fn whole(manifest: &Manifest) -> String {
             manifest.tool.version
         ),
     );
+    if let Some(encryption) = &manifest.encryption {
+        line(&mut text, format_args!("encrypted  {}, to {}", encryption.scheme, encryption.recipients.join(", ")));
+    }
     let large = &manifest.large_objects;
     line(
         &mut text,

@@ -18,7 +18,15 @@ use crate::cli::Verify;
 use crate::error::{Context as _, Error, Result};
 use crate::layout;
 use crate::manifest::{Manifest, TableKind, Tool};
+use crate::seal::decrypt::Identities;
 use crate::store::{Condition, Store};
+
+/// `checked` where every object was opened and what is in it recomputed.
+pub(crate) const CONTENTS: &str = "contents";
+/// `checked` of an encrypted run without its key: stored sizes and SHA-256 only.
+pub(crate) const HASHES: &str = "hashes only";
+
+const UNOPENED: &str = "CONTENTS WERE NOT LOOKED INTO: the run is encrypted and no --identity was given\n";
 
 /// What a verification found; also the receipt it leaves in the store.
 #[derive(Debug, Serialize)]
@@ -27,6 +35,8 @@ pub(crate) struct Receipt {
     run: String,
     at: String,
     ok: bool,
+    /// What `ok` is about: [`CONTENTS`] or [`HASHES`].
+    checked: &'static str,
     tool: Tool,
     objects: u64,
     bytes: u64,
@@ -49,6 +59,7 @@ type Problems = BTreeMap<String, Vec<String>>;
 /// Verifies a run.
 pub(crate) async fn run(store: &Store, arguments: &Verify, json: bool) -> Result<Outcome> {
     let started = Instant::now();
+    let identities = Identities::read(&arguments.identity.identity)?;
     let found = resolve::run(store, &arguments.run).await?;
     let mut problems = Problems::new();
     if let Some(latest) = resolve::latest(store).await?
@@ -61,12 +72,11 @@ pub(crate) async fn run(store: &Store, arguments: &Verify, json: bool) -> Result
     check_manifest(&manifest, &mut problems);
     let listing = listing(store, &manifest.run).await?;
     let warnings = strangers(&manifest, &listing);
-    let context = check::Run {
-        store: store.clone(),
-        compression: objects::sealing(&manifest)?,
-        manifest: Arc::clone(&manifest),
-        listing: Arc::new(listing),
-    };
+    let sealed_away = manifest.encryption.is_some() && identities.is_empty();
+    let opening = if sealed_away { None } else { Some(objects::opening(&manifest, &identities)?) };
+    let checked = if opening.is_some() { CONTENTS } else { HASHES };
+    let context =
+        check::Run { store: store.clone(), opening, manifest: Arc::clone(&manifest), listing: Arc::new(listing) };
     let mut tasks = check::tasks(&manifest);
     // The largest first: no job is left alone with it at the end.
     tasks.sort_by_key(|task| std::cmp::Reverse(task.object(&manifest).map_or(0, |object| object.bytes)));
@@ -86,15 +96,21 @@ pub(crate) async fn run(store: &Store, arguments: &Verify, json: bool) -> Result
         run: manifest.run.clone(),
         at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         ok: problems.is_empty(),
+        checked,
         tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         objects: objects::all(&manifest).len() as u64 + 1,
         bytes,
-        rows: manifest.schemas.iter().flat_map(|schema| &schema.tables).map(|table| table.rows).sum(),
+        // None was counted where none could be read.
+        rows: if sealed_away { 0 } else { rows(&manifest) },
         seconds: started.elapsed().as_secs_f64(),
         damaged: problems.into_iter().map(|(key, problems)| Damaged { key, problems }).collect(),
         warnings,
     };
     report(store, &receipt, json).await
+}
+
+fn rows(manifest: &Manifest) -> u64 {
+    manifest.schemas.iter().flat_map(|schema| &schema.tables).map(|table| table.rows).sum()
 }
 
 fn note(problems: &mut Problems, key: &str, problem: &str) {
@@ -210,13 +226,17 @@ async fn leave(store: &Store, receipt: &Receipt) {
 }
 
 fn text(receipt: &Receipt) -> String {
-    let read = format!(
-        "{} objects, {}, {} rows, {:.1}s",
-        output::count(receipt.objects),
-        output::size(receipt.bytes),
-        output::count(receipt.rows),
-        receipt.seconds
-    );
+    let rows =
+        if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", output::count(receipt.rows)) };
+    let (objects, size) = (output::count(receipt.objects), output::size(receipt.bytes));
+    let read = format!("{objects} objects, {size}, {rows}{:.1}s", receipt.seconds);
+    if receipt.ok && receipt.checked == HASHES {
+        return format!(
+            "run {} is stored as it was written (sizes and SHA-256): {read}\n\
+             {UNOPENED}",
+            receipt.run
+        );
+    }
     if receipt.ok {
         return format!("run {} is sound: {read}\n", receipt.run);
     }
@@ -225,6 +245,9 @@ fn text(receipt: &Receipt) -> String {
         for problem in &damaged.problems {
             text.extend(["  ", damaged.key.as_str(), ": ", &output::plain(problem), "\n"]);
         }
+    }
+    if receipt.checked == HASHES {
+        text.push_str(UNOPENED);
     }
     text
 }

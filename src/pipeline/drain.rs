@@ -14,14 +14,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::feed::{Delivery, Item};
+pub use super::output::{Output, Target};
 use crate::archive::compose::Framing;
 use crate::archive::table_sql::TableSql;
 use crate::error::{Context as _, Error, Result};
 use crate::manifest::{FORMAT, Index, Object, Piece};
-use crate::seal::compress::Compression;
 use crate::seal::decode::hex;
 use crate::seal::digest::Fingerprint;
-use crate::store::{ObjectWriter, Plan, Store, WriteError};
+use crate::store::WriteError;
 
 /// SQL files on their way into the store at once: small PUTs are all latency.
 const FINISHING: usize = 24;
@@ -41,7 +41,7 @@ pub struct TablePlan {
     pub name: (String, String),
     /// Key stem of its SQL file, relative to the run.
     pub sql: String,
-    /// Key of its index, relative to the run.
+    /// Key stem of its index, relative to the run.
     pub index: String,
     /// Size on disk, the base of the part size planned.
     pub expected: u64,
@@ -131,96 +131,6 @@ impl From<Error> for Stopped {
     }
 }
 
-/// Where objects go.
-#[derive(Clone)]
-pub struct Target {
-    /// The store.
-    pub store: Store,
-    /// `runs/<run>/`.
-    pub prefix: String,
-    /// How text is compressed.
-    pub compression: Compression,
-}
-
-impl Target {
-    /// A writer for an object of the run, and its key relative to the run.
-    fn writer(&self, stem: &str, expected: u64) -> (ObjectWriter, String) {
-        let key = format!("{stem}{}", self.compression.suffix());
-        (self.store.writer(&format!("{}{key}", self.prefix), Plan { expected_bytes: expected }), key)
-    }
-
-    /// Stores a whole object made from a text.
-    pub async fn put_text(&self, stem: &str, text: Bytes) -> Result<Object> {
-        let raw_bytes = text.len() as u64;
-        let (mut writer, key) = self.writer(stem, raw_bytes);
-        writer.write(self.compression.frame(&[text])?).await?;
-        let stored = writer.finish().await?;
-        Ok(Object { key, bytes: stored.bytes, sha256: stored.sha256, raw_bytes, volumes: Vec::new() })
-    }
-
-    /// Stores an object exactly as given, under exactly this key.
-    pub async fn put_plain(&self, key: &str, body: Bytes) -> Result<Object> {
-        let raw_bytes = body.len() as u64;
-        let mut writer = self.store.writer(&format!("{}{key}", self.prefix), Plan { expected_bytes: raw_bytes });
-        writer.write(body).await?;
-        let stored = writer.finish().await?;
-        Ok(Object { key: key.to_owned(), bytes: stored.bytes, sha256: stored.sha256, raw_bytes, volumes: Vec::new() })
-    }
-
-    /// Opens an object to be written piece by piece.
-    #[must_use]
-    pub fn open(&self, stem: &str, expected: u64) -> Output {
-        let (writer, key) = self.writer(stem, expected);
-        Output { writer, key, compression: self.compression, raw: 0, stored: 0 }
-    }
-}
-
-/// An object being written.
-pub struct Output {
-    writer: ObjectWriter,
-    key: String,
-    compression: Compression,
-    raw: u64,
-    stored: u64,
-}
-
-impl Output {
-    /// The compression frames of this object are sealed with.
-    #[must_use]
-    pub const fn compression(&self) -> Compression {
-        self.compression
-    }
-
-    /// Compresses a text into a frame of its own and writes it.
-    pub async fn text(&mut self, text: Vec<u8>) -> Result<(), WriteError> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        let raw = text.len() as u64;
-        let frame = self.compression.frame(&[Bytes::from(text)])?;
-        self.frame(frame, raw).await
-    }
-
-    /// Writes a sealed frame of `raw` bytes.
-    pub async fn frame(&mut self, frame: Bytes, raw: u64) -> Result<(), WriteError> {
-        self.raw += raw;
-        self.stored += frame.len() as u64;
-        self.writer.write(frame).await
-    }
-
-    /// Ends the object.
-    pub async fn finish(self) -> Result<Object, WriteError> {
-        let stored = self.writer.finish().await?;
-        Ok(Object {
-            key: self.key,
-            bytes: stored.bytes,
-            sha256: stored.sha256,
-            raw_bytes: self.raw,
-            volumes: Vec::new(),
-        })
-    }
-}
-
 /// Everything the drain needs.
 pub struct Drain<'a> {
     /// Where objects go.
@@ -273,7 +183,7 @@ impl Drain<'_> {
         chunks: &mut Chunks,
         number: &mut usize,
     ) -> Result<SchemaDone, WriteError> {
-        let mut dump = self.target.open(&plan.dump, plan.expected);
+        let mut dump = self.target.open(&plan.dump, plan.expected)?;
         dump.text(self.texts.head(at)?).await?;
         let mut between = Vec::new();
         let mut finishing = Finishing::new();
@@ -411,9 +321,9 @@ struct Pieces {
 
 impl OpenTable {
     async fn begin(target: &Target, plan: &TablePlan, before: String) -> Result<Self, WriteError> {
-        let mut sql = target.open(&plan.sql, plan.expected);
+        let mut sql = target.open(&plan.sql, plan.expected)?;
         sql.text(before.into_bytes()).await?;
-        let pieces = (plan.chunks > 1).then(|| Pieces { offset: sql.stored, ..Pieces::default() });
+        let pieces = (plan.chunks > 1).then(|| Pieces { offset: sql.framed(), ..Pieces::default() });
         Ok(Self { sql, print: Fingerprint::default(), pieces })
     }
 
@@ -439,7 +349,7 @@ impl OpenTable {
         let index = if pieces.iter().map(|p| p.bytes).sum::<u64>() > INDEX_FROM {
             let index = Index { format: FORMAT.to_owned(), schema, table, copy, pieces };
             let json = serde_json::to_vec_pretty(&index).map_err(std::io::Error::from).context("write an index")?;
-            Some(target.put_plain(&index_key, Bytes::from(json)).await?)
+            Some(target.put_uncompressed(&index_key, Bytes::from(json)).await?)
         } else {
             None
         };

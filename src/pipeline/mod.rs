@@ -8,6 +8,7 @@
 pub mod budget;
 pub mod drain;
 pub mod feed;
+mod output;
 pub mod segment;
 
 pub use feed::{Feed, Intake};

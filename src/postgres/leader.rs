@@ -69,15 +69,14 @@ pub fn lockable(relation: &Relation) -> bool {
 impl Candidate {
     /// Connects and lists what there is.
     pub async fn connect(info: &ConnInfo, timeout: Duration) -> Result<Self> {
-        let session = Session::connect(info, timeout, "leader").await?;
+        let session = Session::connect_unpooled(info, timeout, "leader").await?;
         let detection = detect(&session.client).await?;
         Ok(Self { session: Arc::new(session), detection })
     }
 
     /// Takes the advisory lock that keeps two runs of one database into one store apart.
     pub async fn lock_store(&self, store: &str) -> Result<()> {
-        let words = format!("pgstow backup\0{store}\0{}", self.detection.server.identity);
-        let key = xxhash_rust::xxh3::xxh3_64(words.as_bytes()).cast_signed();
+        let key = lock_key(store, &self.detection.server.identity);
         let client = &self.session.client;
         let row = client.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await;
         if row.map_err(|e| failure(&e).context("take the advisory lock"))?.get(0) {
@@ -204,6 +203,25 @@ pub async fn holders(client: &Client, detection: &Detection) -> Result<String> {
         })
         .collect();
     Ok(if told.is_empty() { "the holder let go meanwhile".to_owned() } else { told.join("; ") })
+}
+
+fn lock_key(store: &str, identity: &str) -> i64 {
+    let words = format!("pgstow backup\0{store}\0{identity}");
+    xxhash_rust::xxh3::xxh3_64(words.as_bytes()).cast_signed()
+}
+
+/// Whether a backup of that database into that store is running now; its error where one is.
+pub async fn running(client: &Client, store: &str, identity: &str) -> Result<Option<Error>> {
+    let key = lock_key(store, identity);
+    let row = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted
+                AND ((classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8) = $1)",
+            &[&key],
+        )
+        .await;
+    let held: bool = row.map_err(|e| failure(&e).context("look for another backup"))?.get(0);
+    Ok(if held { Some(already_running(client, key).await) } else { None })
 }
 
 async fn already_running(client: &Client, key: i64) -> Error {

@@ -12,7 +12,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::conninfo::ConnInfo;
-use super::tls;
+use super::{pooler, tls};
 use crate::error::{Error, Result};
 
 /// What every session sets right after connecting, in one round trip. By `SET`, since poolers drop startup options,
@@ -49,6 +49,7 @@ pub struct Session {
     pub client: Client,
     info: ConnInfo,
     tls: MakeRustlsConnect,
+    tls_version: Option<&'static str>,
     pid: i32,
     version_num: u32,
     encoding: String,
@@ -69,9 +70,24 @@ impl Session {
     /// # Errors
     /// One message that names the server (never a password), with hints.
     pub async fn connect(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        Self::connect_to_one(info, timeout, name, false).await
+    }
+
+    /// As [`Session::connect`], and refuses a pooler that gives each transaction another backend, before anything is
+    /// set: what a session sets there stays with the backend, and other clients would get it.
+    ///
+    /// For a moment this takes a second connection.
+    ///
+    /// # Errors
+    /// As [`Session::connect`], and the pooler, with what to connect to instead.
+    pub async fn connect_unpooled(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        Self::connect_to_one(info, timeout, name, true).await
+    }
+
+    async fn connect_to_one(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
         let mut last = Error::usage("no host to connect to");
         for host in info.each_host() {
-            match tokio::time::timeout(timeout, Self::connect_host(&host, timeout, name)).await {
+            match tokio::time::timeout(timeout, Self::connect_host(&host, timeout, name, unpooled)).await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => last = error,
                 Err(_elapsed) => {
@@ -86,8 +102,21 @@ impl Session {
         Err(last)
     }
 
-    async fn connect_host(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
-        let tls = tls::connector(info)?;
+    async fn connect_host(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
+        if unpooled {
+            pooler::refuse_by_name(info)?;
+        }
+        let mut session = Self::open(info, timeout, name).await?;
+        if unpooled {
+            pooler::refuse(&session, timeout / 2).await?;
+        }
+        session.set_up(name).await.map_err(|error| error.context(format!("set up the session with {info}")))?;
+        Ok(session)
+    }
+
+    /// Connects to the one host and sets nothing.
+    pub(super) async fn open(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        let (tls, negotiated) = tls::connector(info)?;
         let modes: &[SslMode] = match info.get("sslmode").unwrap_or("prefer") {
             _ if info.host().starts_with('/') => &[SslMode::Disable],
             "disable" => &[SslMode::Disable],
@@ -99,6 +128,7 @@ impl Session {
         let mut result = None;
         for mode in modes {
             config.ssl_mode(*mode);
+            negotiated.forget();
             result = Some(config.connect(tls.clone()).await);
             // As libpq: the other way is tried when this one was refused by pg_hba.conf or TLS itself failed.
             let again = match &result {
@@ -124,10 +154,8 @@ impl Session {
             };
             sender.send_replace(Some(why));
         }));
-        let mut session =
-            Self { client, info: info.clone(), tls, pid: 0, version_num: 0, encoding: String::new(), ended, task };
-        session.set_up(name).await.map_err(|error| error.context(format!("set up the session with {info}")))?;
-        Ok(session)
+        let (info, tls_version) = (info.clone(), negotiated.version());
+        Ok(Self { client, info, tls, tls_version, pid: 0, version_num: 0, encoding: String::new(), ended, task })
     }
 
     async fn set_up(&mut self, name: &str) -> Result<()> {
@@ -149,6 +177,12 @@ impl Session {
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// `TLSv1.2` or `TLSv1.3`; `None` where the connection is not encrypted.
+    #[must_use]
+    pub const fn tls_version(&self) -> Option<&'static str> {
+        self.tls_version
     }
 
     /// `server_version_num`, for example 150020.

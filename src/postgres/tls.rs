@@ -13,6 +13,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -26,13 +27,34 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::conninfo::ConnInfo;
 use crate::error::{Error, Result};
 
-/// The TLS connector that the parameters of a connection ask for.
+/// Which version of TLS the last handshake of a connector came to, as far as the server proved who it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Negotiated(Arc<AtomicU8>);
+
+impl Negotiated {
+    /// Forgets what was: a new attempt begins.
+    pub(super) fn forget(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// `TLSv1.2` or `TLSv1.3`; `None` where there was no handshake.
+    pub(super) fn version(&self) -> Option<&'static str> {
+        match self.0.load(Ordering::Relaxed) {
+            12 => Some("TLSv1.2"),
+            13 => Some("TLSv1.3"),
+            _ => None,
+        }
+    }
+}
+
+/// The TLS connector that the parameters of a connection ask for, and what its handshakes come to.
 ///
 /// # Errors
 /// A usage error when a certificate or key file is missing or malformed.
-pub(super) fn connector(info: &ConnInfo) -> Result<MakeRustlsConnect> {
+pub(super) fn connector(info: &ConnInfo) -> Result<(MakeRustlsConnect, Negotiated)> {
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(info, &provider)?;
+    let negotiated = verifier.negotiated.clone();
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::failed(format!("set up TLS: {error}")))?
@@ -46,7 +68,7 @@ pub(super) fn connector(info: &ConnInfo) -> Result<MakeRustlsConnect> {
     };
     // Wanted by servers that are asked for TLS at once (sslnegotiation=direct); harmless otherwise.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
-    Ok(MakeRustlsConnect::new(config))
+    Ok((MakeRustlsConnect::new(config), negotiated))
 }
 
 /// What of the server's certificate is checked.
@@ -55,6 +77,7 @@ struct Verifier {
     provider: Arc<CryptoProvider>,
     chain: Option<Chain>,
     name: bool,
+    negotiated: Negotiated,
 }
 
 #[derive(Debug)]
@@ -66,7 +89,8 @@ struct Chain {
 fn verifier(info: &ConnInfo, provider: &Arc<CryptoProvider>) -> Result<Verifier> {
     let mode = info.get("sslmode").unwrap_or("prefer");
     let encrypted_only = !["require", "verify-ca", "verify-full"].contains(&mode) || info.host().starts_with('/');
-    let unchecked = Verifier { provider: Arc::clone(provider), chain: None, name: false };
+    let unchecked =
+        Verifier { provider: Arc::clone(provider), chain: None, name: false, negotiated: Negotiated::default() };
     if encrypted_only {
         return Ok(unchecked);
     }
@@ -94,7 +118,8 @@ fn verifier(info: &ConnInfo, provider: &Arc<CryptoProvider>) -> Result<Verifier>
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .build()
         .map_err(|error| Error::usage(format!("use the root certificates (sslrootcert): {error}")))?;
-    Ok(Verifier { provider: Arc::clone(provider), chain: Some(Chain { webpki, listed }), name: mode == "verify-full" })
+    let chain = Some(Chain { webpki, listed });
+    Ok(Verifier { chain, name: mode == "verify-full", ..unchecked })
 }
 
 impl ServerCertVerifier for Verifier {
@@ -128,6 +153,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.negotiated.0.store(12, Ordering::Relaxed);
         verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
@@ -137,6 +163,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.negotiated.0.store(13, Ordering::Relaxed);
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 

@@ -16,7 +16,8 @@ pub struct PgTools {
     pub version: String,
     /// Its major version.
     pub major: u32,
-    minor: u32,
+    /// Its minor version.
+    pub minor: u32,
 }
 
 /// Folders with one folder a version below them, and what is below that.

@@ -1,46 +1,106 @@
-//! From stored bytes back to plain ones: hashing on the way in, decompression of every frame to the last byte.
+//! From stored bytes back to plain ones: hashing on the way in, decryption, decompression of every frame to the last
+//! byte.
 //!
-//! Objects are frames put one after another; a frame cut short or bytes that are no frame are errors. Encrypted
-//! objects will be opened here too, before decompression. Memory: one input buffer and the decoder's window.
+//! Objects are frames put one after another; a frame cut short or bytes that are no frame are errors. Memory: one input
+//! buffer and the decoder's window; where encrypted, a chunk more.
 
-use std::io;
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, BufReader, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
 use super::compress::Compression;
+use super::decrypt::Identities;
 use crate::error::Error;
 
 /// One request to the operating system or the network client for this many bytes.
 pub const BUFFER: usize = 256 * 1024;
 
-/// The plain bytes of `stored`.
-///
-/// Reads `stored` to its end; an error of its own comes out unchanged, a broken frame as any other [`io::Error`].
-/// Decompression runs inside `poll_read`, so large objects belong on a blocking thread.
-pub fn decoder<'a, R: AsyncRead + Send + Unpin + 'a>(
-    stored: R,
+/// How stored objects become plain ones.
+#[derive(Debug, Clone)]
+pub struct Opening {
     compression: Compression,
-) -> Box<dyn AsyncRead + Send + Unpin + 'a> {
-    let stored = BufReader::with_capacity(BUFFER, stored);
-    match compression {
-        Compression::Zstd(_) => {
-            let mut decoder = ZstdDecoder::new(stored);
-            decoder.multiple_members(true);
-            Box::new(decoder)
+    identities: Option<Identities>,
+}
+
+impl Opening {
+    /// Nothing is opened: plain bytes are the stored ones.
+    pub const AS_STORED: Self = Self { compression: Compression::None, identities: None };
+
+    /// Objects are compressed so and, with `identities`, sealed after that.
+    #[must_use]
+    pub const fn new(compression: Compression, identities: Option<Identities>) -> Self {
+        Self { compression, identities }
+    }
+
+    /// The same keys for an object that is not compressed.
+    #[must_use]
+    pub fn uncompressed(&self) -> Self {
+        Self { compression: Compression::None, identities: self.identities.clone() }
+    }
+
+    /// The keys, where objects are sealed.
+    #[must_use]
+    pub const fn identities(&self) -> Option<&Identities> {
+        self.identities.as_ref()
+    }
+
+    /// The plain bytes of `stored`.
+    ///
+    /// Reads `stored` to its end; an error of its own comes out unchanged, a sealed object that does not open as an
+    /// [`Error`] of kind `Damage`, a broken frame as any other [`io::Error`]. Works inside `poll_read`, so large objects
+    /// belong on a blocking thread.
+    pub fn decoder<'a, R: AsyncRead + Send + Unpin + 'a>(&self, stored: R) -> Plain<'a> {
+        match &self.identities {
+            Some(identities) => self.decompressed(identities.open(stored)),
+            None => self.decompressed(BufReader::with_capacity(BUFFER, stored)),
         }
-        Compression::Gzip(_) => {
-            let mut decoder = GzipDecoder::new(stored);
-            decoder.multiple_members(true);
-            Box::new(decoder)
+    }
+
+    /// The compressed bytes of `stored`: opened, not decompressed.
+    pub fn unsealed<'a, R: AsyncRead + Send + Unpin + 'a>(&self, stored: R) -> Plain<'a> {
+        match &self.identities {
+            Some(identities) => Box::new(identities.open(stored)),
+            None => Box::new(stored),
         }
-        Compression::None => Box::new(stored),
+    }
+
+    /// The plain bytes of whole frames that are opened already.
+    pub fn decompressed<'a, R: AsyncBufRead + Send + Unpin + 'a>(&self, frames: R) -> Plain<'a> {
+        match self.compression {
+            Compression::Zstd(_) => {
+                let mut decoder = ZstdDecoder::new(frames);
+                decoder.multiple_members(true);
+                Box::new(decoder)
+            }
+            Compression::Gzip(_) => {
+                let mut decoder = GzipDecoder::new(frames);
+                decoder.multiple_members(true);
+                Box::new(decoder)
+            }
+            Compression::None => Box::new(frames),
+        }
+    }
+
+    /// As [`Opening::decompressed`] for a reader that blocks.
+    ///
+    /// # Errors
+    /// No memory for a decoder.
+    pub fn decompressed_blocking<'a, R: Read + Send + 'a>(&self, frames: R) -> io::Result<Box<dyn Read + Send + 'a>> {
+        Ok(match self.compression {
+            Compression::Zstd(_) => Box::new(zstd::stream::read::Decoder::new(frames)?),
+            Compression::Gzip(_) => Box::new(flate2::read::MultiGzDecoder::new(frames)),
+            Compression::None => Box::new(frames),
+        })
     }
 }
+
+/// A reader of plain bytes.
+pub type Plain<'a> = Box<dyn AsyncRead + Send + Unpin + 'a>;
 
 /// Sees every stored byte that passes through a [`Tapped`] reader; clones share what was seen.
 #[derive(Debug, Clone, Default)]
@@ -138,6 +198,14 @@ impl<R: AsyncRead + Unpin> AsyncRead for Tapped<R> {
     }
 }
 
+impl<R: Read> Read for Tapped<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let size = self.inner.read(buffer).map_err(|error| self.tap.failed(error))?;
+        self.tap.saw(buffer.get(..size).unwrap_or_default());
+        Ok(size)
+    }
+}
+
 /// SHA-256 of some bytes, in lower-case hex.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> String {
@@ -185,7 +253,7 @@ mod tests {
     async fn plain(stored: &[u8], compression: Compression) -> io::Result<(Vec<u8>, Tap)> {
         let tap = Tap::default();
         let mut out = Vec::new();
-        decoder(tap.reader(stored), compression).read_to_end(&mut out).await?;
+        Opening::new(compression, None).decoder(tap.reader(stored)).read_to_end(&mut out).await?;
         Ok((out, tap))
     }
 

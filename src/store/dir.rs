@@ -52,6 +52,13 @@ impl Dir {
         Ok(Self { root, working })
     }
 
+    /// Removes the lock of conditions; only for a directory that nobody else uses yet.
+    pub(super) fn remove_lock(root: &Path) {
+        if let Err(error) = absent(fs::remove_file(root.join(LOCK))) {
+            tracing::debug!("{}: {error}", root.display());
+        }
+    }
+
     pub(super) fn root(&self) -> &Path {
         &self.root
     }

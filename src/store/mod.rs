@@ -5,6 +5,7 @@
 //! dropped or failed writer leaves behind is removed by a tracked task that [`Store::drain`] waits for.
 
 mod dir;
+pub mod probe;
 mod s3;
 mod writer;
 
@@ -119,6 +120,7 @@ impl Store {
         let make = if args.store.starts_with("s3://") {
             Make::S3(Arc::new(Box::pin(s3::S3::open(args, credentials)).await?))
         } else {
+            s3::Options::refuse_for_directory(args)?;
             Make::Dir(Arc::new(dir::Dir::open(&args.store, cleaners.clone())?))
         };
         Ok(Self { make, cleaners })
@@ -252,6 +254,34 @@ impl Store {
         match &self.make {
             Make::Dir(dir) => dir.delete_file(&upload.key).await,
             Make::S3(s3) => Box::pin(s3.abort(&upload.key, &upload.id)).await,
+        }
+    }
+
+    /// Tries what the store can do, on keys that `litter` remembers; the caller hands it to [`Store::tidy`] afterwards,
+    /// also when this call was dropped. Never an error: what fails is part of the answer.
+    ///
+    /// Sends about 20 MiB to an S3 server, since its smallest part is 5 MiB.
+    pub async fn probe(&self, litter: &probe::Litter) -> probe::Probe {
+        match &self.make {
+            Make::Dir(dir) => probe::directory(self, dir.root(), litter).await,
+            Make::S3(s3) => Box::pin(s3::probe(s3, litter)).await,
+        }
+    }
+
+    /// Removes what a probe made. Returns what could not be removed.
+    pub async fn tidy(&self, litter: &probe::Litter) -> Vec<String> {
+        match &self.make {
+            Make::Dir(dir) => probe::tidy_directory(self, dir.root(), litter).await,
+            Make::S3(s3) => Box::pin(s3::tidy(s3, litter)).await,
+        }
+    }
+
+    /// Bucket and prefix (empty, or ending in `/`) of an S3 store.
+    #[must_use]
+    pub fn bucket(&self) -> Option<(&str, &str)> {
+        match &self.make {
+            Make::Dir(_) => None,
+            Make::S3(s3) => Some(s3.bucket()),
         }
     }
 

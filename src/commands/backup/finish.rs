@@ -8,7 +8,8 @@ use super::{Gathered, Run, restore_md};
 use crate::error::{Context as _, Error, Result};
 use crate::layout;
 use crate::manifest::{
-    Database, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table, Tool, Totals,
+    AGE, Database, Encryption, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table,
+    Tool, Totals,
 };
 use crate::pipeline::drain::SchemaDone;
 use crate::postgres::leader::Leader;
@@ -19,7 +20,7 @@ use crate::store::{Condition, Put, Store};
 const POINTER_ATTEMPTS: u32 = 10;
 
 /// Refuses a prefix that belongs to another database.
-pub(super) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
+pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
     let Some((latest, _etag)) = read_latest(store).await? else { return Ok(()) };
     if latest.identity == identity {
         return Ok(());
@@ -72,10 +73,10 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
         leader,
         plan,
         schemas: &schemas,
-        roles_key: &gathered.roles.object.key,
+        roles: &gathered.roles.object,
         passwords: gathered.roles.passwords,
-        database_key: &gathered.database.key,
-        large_objects_key: gathered.large_objects.object.as_ref().map(|o| o.key.as_str()),
+        database: &gathered.database,
+        large_objects: gathered.large_objects.object.as_ref(),
         skipped: &skipped,
         omitted: &omitted,
     };
@@ -90,7 +91,11 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
         tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         source: source(run, leader),
         compression: run.target.compression.to_string(),
-        encryption: None,
+        encryption: run
+            .target
+            .recipients
+            .as_ref()
+            .map(|keys| Encryption { scheme: AGE.to_owned(), recipients: keys.names() }),
         totals: Totals::default(),
         roles: gathered.roles,
         database: Database { object: gathered.database },
@@ -201,7 +206,8 @@ fn totals(manifest: &Manifest) -> Totals {
         .chain([&manifest.roles.object, &manifest.database.object])
         .chain(&manifest.large_objects.object)
         .chain(&manifest.restore_md);
-    let (count, stored) = objects.fold((0, 0), |(count, bytes), object| (count + 1, bytes + object.bytes));
+    let (count, stored) = objects
+        .fold((0, 0), |(count, bytes), object| (count + object.volumes.len().max(1) as u64, bytes + object.bytes));
     Totals {
         schemas: manifest.schemas.len() as u64,
         tables: tables().count() as u64,
@@ -291,7 +297,7 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
            tables         {tables} with {rows} rows\n  \
            large objects  {blobs}\n  \
            text           {raw}\n  \
-           stored         {stored} in {objects} objects, {compression}\n  \
+           stored         {stored} in {objects} objects, {compression}{encrypted}\n  \
            time           {took:.1} s\n  \
            store          {store}/runs/{run}\n  \
            latest         {latest}\n",
@@ -308,6 +314,7 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
         stored = human(totals.stored_bytes),
         objects = totals.objects + 1,
         compression = manifest.compression,
+        encrypted = if manifest.encryption.is_some() { ", encrypted" } else { "" },
         latest = if latest { "this run" } else { "not moved" },
     );
     for (title, lines) in [

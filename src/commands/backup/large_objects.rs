@@ -66,7 +66,7 @@ pub(super) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Don
 async fn once(run: &Run, leader: &Leader, plan: &Plan, blocks: &[(i32, Vec<u32>)]) -> Result<Done, (Error, bool)> {
     let session = run.readers(leader).on_snapshot().await.map_err(|error| (error, true))?;
     let mut writer = Writer {
-        output: run.target.open(layout::LARGE_OBJECTS, 0),
+        output: run.target.open(layout::LARGE_OBJECTS, 0).map_err(|error| (error, false))?,
         framing: Framing::new(&plan.catalogue.meta),
         between: Vec::new(),
         data: BytesMut::new(),

@@ -35,9 +35,12 @@ use crate::postgres::tools::PgTools;
 use crate::postgres::{absent, catalogue};
 use crate::progress::Progress;
 use crate::seal::compress::Compression;
+use crate::seal::encrypt::Recipients;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use plan::Plan;
+
+pub(super) use finish::check_prefix;
 
 /// Sealed and raw rows that readers may hold ahead of the drain. With parts in flight (32 MiB), compressors and the
 /// rest this keeps 4 jobs under 256 MiB resident.
@@ -85,8 +88,9 @@ pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> R
 async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifest, bool)> {
     let started = jiff::Timestamp::now();
     let compression: Compression = args.compression.parse()?;
+    let recipients = Recipients::read(&args.seal.encrypt)?;
     let info = ConnInfo::resolve(args.source.database_url.as_deref())?;
-    refuse_same_project(&args, &info, store)?;
+    refuse_same_project(args.allow_same_project, &info, store)?;
     let candidate = Candidate::connect(&info, args.source.connect_timeout).await?;
     store.check().await?;
     let server = &candidate.detection.server;
@@ -94,7 +98,13 @@ async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifes
     finish::check_prefix(store, &server.identity, args.adopt_prefix).await?;
     preflight(&candidate.detection, args.allow_unreadable)?;
     let name = run_name(started);
-    let target = Target { store: store.clone(), prefix: layout::run_prefix(&name), compression };
+    let target = Target {
+        store: store.clone(),
+        prefix: layout::run_prefix(&name),
+        compression,
+        recipients,
+        max_object_bytes: args.seal.max_object_size,
+    };
     let counters = Arc::new(Counters::default());
     let run = Run { name, started, info, tools, target, args, counters };
     tracing::info!(run = %run.name, database = %run.info.database(), store = %store.describe(), "backup started");
@@ -114,7 +124,7 @@ fn run_name(started: jiff::Timestamp) -> String {
 }
 
 /// A Supabase project's own Storage keeps its index in the database being saved: lost together with it.
-fn refuse_same_project(args: &Backup, info: &ConnInfo, store: &Store) -> Result<()> {
+pub(super) fn refuse_same_project(allow: bool, info: &ConnInfo, store: &Store) -> Result<()> {
     let project = |text: &str| {
         text.split(['.', '/', ':'])
             .find(|w| w.len() == 20 && w.bytes().all(|b| b.is_ascii_lowercase()))
@@ -123,7 +133,7 @@ fn refuse_same_project(args: &Backup, info: &ConnInfo, store: &Store) -> Result<
     let database = project(info.host()).or_else(|| project(info.user()));
     let storage = store.endpoint().filter(|e| e.contains("supabase.")).and_then(project);
     match (database, storage) {
-        (Some(database), Some(storage)) if database == storage && !args.allow_same_project => Err(Error::usage(format!(
+        (Some(database), Some(storage)) if database == storage && !allow => Err(Error::usage(format!(
             "the store is the Storage of project {storage}, which is the one being backed up: they would be lost together"
         ))
         .hint("use a bucket elsewhere, or --allow-same-project")),

@@ -4,7 +4,8 @@
 use super::Run;
 use super::plan::Plan;
 use crate::archive::table_sql::{in_comment, plain_or_quoted};
-use crate::manifest::{Omitted, Schema, Skipped};
+use crate::commands::objects;
+use crate::manifest::{Object, Omitted, Schema, Skipped};
 use crate::postgres::leader::Leader;
 use crate::seal::compress::Compression;
 
@@ -14,10 +15,10 @@ pub(super) struct Facts<'a> {
     pub(super) leader: &'a Leader,
     pub(super) plan: &'a Plan,
     pub(super) schemas: &'a [Schema],
-    pub(super) roles_key: &'a str,
+    pub(super) roles: &'a Object,
     pub(super) passwords: bool,
-    pub(super) database_key: &'a str,
-    pub(super) large_objects_key: Option<&'a str>,
+    pub(super) database: &'a Object,
+    pub(super) large_objects: Option<&'a Object>,
     pub(super) skipped: &'a [Skipped],
     pub(super) omitted: &'a [Omitted],
 }
@@ -25,24 +26,36 @@ pub(super) struct Facts<'a> {
 /// The text.
 pub(super) fn compose(facts: &Facts<'_>) -> String {
     let server = &facts.leader.detection.server;
-    let run = &facts.run.name;
+    let (run, target) = (&facts.run.name, &facts.run.target);
     let mut text = format!(
         "# Restore run {run}\n\n\
          Database `{}` of a PostgreSQL {} server, saved {} by pgstow {} with pg_dump {}.\n\n\
-         With pgstow: `pgstow download {run}` fetches and verifies everything. Without it, everything below works with\n\
-         psql and pg_restore (version {} or newer){} alone.\n\n",
+         With pgstow: `pgstow download {run}{identity}` fetches and verifies everything. Without it, everything below works with\n\
+         psql and pg_restore (version {} or newer){}{} alone.\n\n",
         in_comment(&server.database),
         in_comment(&server.version),
         facts.run.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
         env!("CARGO_PKG_VERSION"),
         facts.run.tools.version,
         facts.run.tools.major,
-        match facts.run.target.compression {
+        match target.compression {
             Compression::Zstd(_) => " and zstd",
             Compression::Gzip(_) => " and gzip",
             Compression::None => "",
-        }
+        },
+        if target.recipients.is_some() { " and age" } else { "" },
+        identity = if target.recipients.is_some() { " --identity FILE" } else { "" },
     );
+    if let Some(recipients) = &target.recipients {
+        text.push_str(
+            "Everything but this page and `manifest.json` is encrypted with [age](https://age-encryption.org). The file\n\
+             with the secret key of one of these public keys opens it; without one nothing can be read:\n\n",
+        );
+        for name in recipients.names() {
+            text.push_str(&format!("- `{name}`\n"));
+        }
+        text.push('\n');
+    }
     text.push_str(&fetch(facts));
     text.push_str(&script(facts));
     text.push_str(&parts(facts));
@@ -57,52 +70,86 @@ fn fetch(facts: &Facts<'_>) -> String {
     } else {
         format!("For example:\n\n    aws s3 cp --recursive {store}/runs/{run}/ ./{run}/\n\n")
     };
-    format!(
+    let mut text = format!(
         "## 1. The files\n\nPut the files of this run into a folder, keeping their names. {how}\
          `manifest.json` lists the SHA-256 of each: compare before you trust them.\n\n"
-    )
+    );
+    if facts.run.target.max_object_bytes.is_some() {
+        text.push_str(
+            "Files whose names end in a number are volumes of one file, cut to stay below a limit of the store: put\n\
+             together in order (`cat name.001 name.002 ...`), they are that file.\n\n",
+        );
+    }
+    text
+}
+
+/// The command that prints the plain content of an object; `$RUN` is the folder, `$KEY` the file with the secret key.
+fn print(facts: &Facts<'_>, object: &Object) -> String {
+    let (target, key) = (&facts.run.target, objects::whole_key(object));
+    let file = format!("\"$RUN/{key}\"");
+    let mut steps = Vec::new();
+    if !object.volumes.is_empty() {
+        // Named by `seq`, not by a pattern: the shell's order of names is not that of numbers from 1000 on.
+        steps.push(format!("(cd \"$RUN\" && seq -f '{key}.%03.0f' 1 {} | xargs cat)", object.volumes.len()));
+    }
+    let argument = |steps: &Vec<String>| if steps.is_empty() { format!(" {file}") } else { String::new() };
+    if target.recipients.is_some() {
+        steps.push(format!("age -d -i \"$KEY\"{}", argument(&steps)));
+    }
+    match target.compression {
+        Compression::Zstd(_) => steps.push(format!("zstd -qdc{}", argument(&steps))),
+        Compression::Gzip(_) => steps.push(format!("gzip -dc{}", argument(&steps))),
+        Compression::None if steps.is_empty() => steps.push(format!("cat {file}")),
+        Compression::None => {}
+    }
+    steps.join(" | ")
 }
 
 fn script(facts: &Facts<'_>) -> String {
-    let cat = match facts.run.target.compression {
-        Compression::Zstd(_) => "zstd -qdc",
-        Compression::Gzip(_) => "gzip -dc",
-        Compression::None => "cat",
+    let encrypted = facts.run.target.recipients.is_some();
+    let (key_told, key_wanted) = if encrypted {
+        (
+            ", and the file with the secret key as `KEY`",
+            ": \"${KEY:?file with the secret key (AGE-SECRET-KEY-1...)}\"\n",
+        )
+    } else {
+        ("", "")
     };
     let mut sh = format!(
         "## 2. The whole database\n\n\
          Make an empty database on a server with the same extensions available, and give its connection string as\n\
-         `DB`, the folder as `RUN`. The role should be a superuser.\n\n\
+         `DB`, the folder as `RUN`{key_told}. The role should be a superuser.\n\n\
          ```sh\n\
          set -euo pipefail\n\
          : \"${{RUN:?folder with the files of this run}}\"\n\
-         : \"${{DB:?connection string of the empty database}}\"\n\
+         : \"${{DB:?connection string of the empty database}}\"\n{key_wanted}\
          export PGOPTIONS='-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0'\n\
          work=$(mktemp -d)\n\
          trap 'rm -rf \"$work\"' EXIT\n\n\
          # Roles that are missing; those that exist are left as they are.\n\
          HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(rolname) FROM pg_roles')\n\
          export HAVE\n\
-         {cat} \"$RUN/{roles}\" | awk '\n  \
+         {roles} | awk '\n  \
            BEGIN {{ n = split(ENVIRON[\"HAVE\"], have, \"\\n\") }}\n  \
            {{ for (i = 1; i <= n; i++)\n      \
              if ($0 == \"CREATE ROLE \" have[i] \";\" || index($0, \"ALTER ROLE \" have[i] \" \") == 1) next\n    \
              print }}' | psql -X -q -d \"$DB\"\n\n\
          # Definitions: extensions, schemas, types, functions, tables.\n\
-         {cat} \"$RUN/{database}\" > \"$work/database.dump\"\n\
+         {database} > \"$work/database.dump\"\n\
          pg_restore --exit-on-error --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
          # Rows, schema by schema. Not in parallel: rows of extension tables need their order.\n",
-        roles = facts.roles_key,
-        database = facts.database_key,
+        roles = print(facts, facts.roles),
+        database = print(facts, facts.database),
     );
     for schema in facts.schemas {
         sh.push_str(&format!(
-            "{cat} \"$RUN/{}\" | pg_restore --exit-on-error --section=data -d \"$DB\"\n",
-            schema.dump.key
+            "{} | pg_restore --exit-on-error --section=data -d \"$DB\"\n",
+            print(facts, &schema.dump)
         ));
     }
-    if let Some(key) = facts.large_objects_key {
-        sh.push_str(&format!("\n# Large objects.\n{cat} \"$RUN/{key}\" | pg_restore --exit-on-error -d \"$DB\"\n"));
+    if let Some(object) = facts.large_objects {
+        let print = print(facts, object);
+        sh.push_str(&format!("\n# Large objects.\n{print} | pg_restore --exit-on-error -d \"$DB\"\n"));
     }
     sh.push_str(&format!(
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
@@ -140,7 +187,7 @@ fn shell_quoted(text: &str) -> String {
 }
 
 fn parts(facts: &Facts<'_>) -> String {
-    let suffix = facts.run.target.compression.suffix();
+    let suffix = facts.run.target.suffix();
     let mut text = format!(
         "## 3. Parts of it\n\n\
          One table with its rows, indexes, constraints, policies and grants (types, functions and tables it refers to\n\
@@ -149,7 +196,13 @@ fn parts(facts: &Facts<'_>) -> String {
     );
     for schema in facts.schemas {
         let needs = if schema.needs.is_empty() { "nothing".to_owned() } else { schema.needs.join(", ") };
-        text.push_str(&format!("- `{}`: {}\n", schema.dump.key, in_comment(&needs)));
+        text.push_str(&format!("- `{}`: {}\n", objects::whole_key(&schema.dump), in_comment(&needs)));
+    }
+    if let Some(schema) = facts.schemas.first() {
+        text.push_str(&format!(
+            "\nThis prints the plain archive of the first one:\n\n    {}\n",
+            print(facts, &schema.dump)
+        ));
     }
     text.push('\n');
     text

@@ -60,8 +60,8 @@ struct Receipt {
 pub(in crate::commands) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let store = Store::open(&global.store).await?;
     let on = ConnInfo::resolve(Some(&arguments.on))?;
-    let maintenance = Session::connect(&on, arguments.connect_timeout, "drill").await?;
-    let loaded = Loaded::read(store.clone(), &arguments.run).await?;
+    let maintenance = Session::connect_unpooled(&on, arguments.connect_timeout, "drill").await?;
+    let loaded = Loaded::read(store.clone(), &arguments.run, &arguments.identity).await?;
     let scratch = arguments.scratch_name.clone().unwrap_or_else(|| {
         format!("pgstow_drill_{}_{:06x}", loaded.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)
     });
@@ -144,6 +144,7 @@ async fn drill(
         jobs: arguments.jobs,
         pg_bin_dir: arguments.pg_bin_dir.clone(),
         connect_timeout: arguments.connect_timeout,
+        identity: arguments.identity.clone(),
     };
     Box::pin(restore_loaded(&restore, global, loaded, info.clone(), &leave_out, commits)).await?;
     receipt.restore_seconds = started.elapsed().as_secs_f64();

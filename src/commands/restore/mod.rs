@@ -40,7 +40,7 @@ use super::{Outcome, objects, output, resolve};
 use crate::archive::catalogue::tag;
 use crate::archive::compose;
 use crate::archive::statements::statements;
-use crate::cli::{Global, Profile, Restore};
+use crate::cli::{Global, IdentityArgs, Profile, Restore};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::layout;
 use crate::manifest::{Manifest, Object};
@@ -52,10 +52,12 @@ use crate::postgres::target::{self, Server};
 use crate::postgres::tools::PgTools;
 use crate::progress::Loading;
 use crate::seal::decode;
+use crate::seal::decrypt::Identities;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use checks::Found;
 pub(super) use drill::run as drill;
+use objects::Watch;
 use parts::Part;
 use roles::Script;
 use rows::{Into, Rows, Wanted};
@@ -171,15 +173,16 @@ struct Loaded {
 }
 
 impl Loaded {
-    async fn read(store: Store, wanted: &str) -> Result<Self> {
+    async fn read(store: Store, wanted: &str, identity: &IdentityArgs) -> Result<Self> {
+        let identities = Identities::read(&identity.identity)?;
         let found = resolve::run(&store, wanted).await?;
         let manifest = found.manifest;
-        let compression = objects::sealing(&manifest)?;
-        let source = Source { store, run: found.name, compression };
-        let database = source.read(&manifest.database.object, compression).await?;
+        let opening = objects::opening(&manifest, &identities)?;
+        let source = Source { store, run: found.name, opening };
+        let database = source.read(&manifest.database.object).await?;
         let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
-        let script = source.read(&manifest.roles.object, compression).await?;
+        let script = source.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;
         Ok(Self { source, manifest, database, meta, script })
     }
@@ -210,7 +213,7 @@ async fn restore(arguments: &Restore, global: &Global, store: Store, commits: Ta
     } else if arguments.truncate && !arguments.data_only {
         return Err(Error::usage("--truncate needs --data-only, or --profile supabase"));
     }
-    let loaded = Loaded::read(store, &arguments.run).await?;
+    let loaded = Loaded::read(store, &arguments.run, &arguments.identity).await?;
     if arguments.profile == Some(Profile::Supabase) {
         return Box::pin(supabase::restore(arguments, global, &loaded, info, commits)).await;
     }
@@ -309,7 +312,7 @@ async fn connect(
 ) -> Result<(Session, Found)> {
     let timeout = arguments.connect_timeout;
     if !arguments.create {
-        let control = Session::connect(info, timeout, "restore").await?;
+        let control = Session::connect_unpooled(info, timeout, "restore").await?;
         checks::refuse_source(&control, manifest, arguments).await?;
         let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
         let server = target::server(&control).await?;
@@ -336,7 +339,7 @@ async fn connect(
         }
     }
     maintenance.close().await;
-    let control = Session::connect(info, timeout, "restore").await?;
+    let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
     let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
     Ok((control, found))
@@ -516,15 +519,15 @@ impl Work<'_> {
 
     /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
     async fn large_objects(&self, object: &Object, options: &[&str]) -> Result<()> {
-        let (tap, stored) = objects::tapped(&self.source.store, &self.source.run, object);
-        let plain = decode::decoder(stored, self.source.compression);
-        let (tapped, damage) = (tap.clone(), Arc::new(Mutex::new(None)));
+        let (watch, stored) = objects::watched(&self.source.store, &self.source.run, object);
+        let plain = self.source.opening.decoder(stored);
+        let (watched, damage) = (watch.clone(), Arc::new(Mutex::new(None)));
         let mut held = HeldBack {
             inner: plain,
             last: Vec::new(),
             ended: false,
             object: object.clone(),
-            tap,
+            watch,
             damage: Arc::clone(&damage),
         };
         let mut arguments = options.to_vec();
@@ -533,7 +536,7 @@ impl Work<'_> {
         }
         let arguments = self.owned(&arguments);
         let result = self.pg_restore.pipe("restore large objects", &arguments, &mut held).await;
-        if let Some(failure) = tapped.store_failure() {
+        if let Some(failure) = watched.whole.store_failure() {
             return Err(failure.context(&object.key));
         }
         let damaged = damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -630,7 +633,7 @@ struct HeldBack<R> {
     last: Vec<u8>,
     ended: bool,
     object: Object,
-    tap: decode::Tap,
+    watch: Watch,
     damage: Arc<Mutex<Option<Error>>>,
 }
 
@@ -646,10 +649,8 @@ impl<R: AsyncRead + Unpin> AsyncRead for HeldBack<R> {
             let mut read = ReadBuf::new(&mut buffer);
             let damage = match Pin::new(&mut self.inner).poll_read(context, &mut read) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) if read.filled().is_empty() => {
-                    let whole = self.tap.bytes() == self.object.bytes && self.tap.sha256() == self.object.sha256;
-                    (!whole).then(|| "its stored bytes are not the manifest's (SHA-256)".to_owned())
-                }
+                Poll::Ready(Ok(())) if read.filled().is_empty() => (!self.watch.is_sound(&self.object))
+                    .then(|| "its stored bytes are not the manifest's (SHA-256)".to_owned()),
                 Poll::Ready(Ok(())) => {
                     let new = read.filled().to_vec();
                     let before = std::mem::replace(&mut self.last, new);
@@ -659,12 +660,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for HeldBack<R> {
                     out.put_slice(&before);
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Err(error)) => Some(format!("decompression failed: {error}")),
+                Poll::Ready(Err(error)) => Some(format!("does not decode: {error}")),
             };
             self.ended = true;
             if let Some(why) = damage {
                 self.last.clear();
-                let error = Error::damage(format!("{}: {why}", self.object.key));
+                let error = Error::damage(format!("{}: {why}", self.watch.blame(&self.object)));
                 *self.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
             }
         }

@@ -64,10 +64,10 @@ impl Part {
     pub(super) async fn with_contents(mut self, source: &Source, manifest: &Manifest) -> Result<Self> {
         for schema in self.schemas.iter().filter_map(|at| manifest.schemas.get(*at)) {
             let stored = objects::open(&source.store, &source.run, &schema.dump);
-            let (key, compression) = (schema.dump.key.clone(), source.compression);
+            let (key, opening) = (schema.dump.key.clone(), source.opening.clone());
             // The table of contents stands at the begin; the rest of the archive is not fetched.
             let read = tokio::task::spawn_blocking(move || {
-                let mut plain = Plain::new(stored, compression);
+                let mut plain = Plain::new(stored, &opening);
                 libpgdump::format::custom::read_metadata(&mut plain)
                     .map_err(|error| Error::damage(format!("{key}: {error}")))
             });

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::stream::{Flow, Source};
+use super::stream::{Flow, Head, Source};
 use crate::archive::statements;
 use crate::archive::table_sql::quote;
 use crate::error::{Error, Result};
@@ -89,6 +89,7 @@ struct Unit {
 /// A table that is loaded by several sessions.
 struct Large {
     index: Index,
+    head: Head,
     state: Mutex<Progress>,
 }
 
@@ -163,28 +164,23 @@ impl Rows {
         let share = total / self.jobs.max(1) as u64;
         for (at, wanted) in tables.iter().enumerate() {
             let index = match &wanted.table.index {
-                Some(object)
-                    if self.in_pieces
-                        && self.into == Into::Fresh
-                        && wanted.table.file.volumes.is_empty()
-                        && wanted.table.raw_bytes > share =>
-                {
-                    let index = self.source.index(&wanted.schema, &wanted.table, object).await?;
+                Some(object) if self.in_pieces && self.into == Into::Fresh && wanted.table.raw_bytes > share => {
+                    let found = self.source.index(&wanted.schema, &wanted.table, object).await?;
                     // Rows that go through another table (a partition's root) are loaded by one session: that table
                     // cannot be emptied for one of its partitions.
-                    Some(index).filter(|index| into_itself(&index.copy, wanted))
+                    Some(found).filter(|(index, _)| into_itself(&index.copy, wanted))
                 }
                 _ => None,
             };
             match &index {
-                Some(index) => {
+                Some((index, _)) => {
                     queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) }));
                 }
                 None => queue.push_back(Unit { table: at, piece: None }),
             }
-            large.push(index.map(|index| {
+            large.push(index.map(|(index, head)| {
                 let prints = vec![None; index.pieces.len()];
-                Large { index, state: Mutex::new(Progress { prints, ..Progress::default() }) }
+                Large { index, head, state: Mutex::new(Progress { prints, ..Progress::default() }) }
             }));
         }
         Ok(Plan { tables, large, queue: Mutex::new(queue) })
@@ -228,7 +224,7 @@ impl Rows {
                         session.execute("BEGIN", "begin to load").await?;
                         open = Some(unit.table);
                     }
-                    let print = self.piece(&session, wanted, &large.index, piece).await?;
+                    let print = self.piece(&session, wanted, large, piece).await?;
                     if let Some(slot) = locked(&large.state).prints.get_mut(piece) {
                         *slot = Some(print);
                     }
@@ -361,11 +357,11 @@ impl Rows {
     }
 
     /// Loads one piece in the session's open transaction.
-    async fn piece(&self, loader: &Loader, wanted: &Wanted, index: &Index, number: usize) -> Result<Fingerprint> {
+    async fn piece(&self, loader: &Loader, wanted: &Wanted, large: &Large, number: usize) -> Result<Fingerprint> {
         let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
-        let piece = index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
-        let flow = self.source.piece(&wanted.table.file, piece, number).await?;
-        let (print, counted) = self.copy(loader, &index.copy, flow, &doing).await?;
+        let piece = large.index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
+        let flow = self.source.piece(&wanted.table.file, piece, &large.head, number)?;
+        let (print, counted) = self.copy(loader, &large.index.copy, flow, &doing).await?;
         if counted == print.rows { Ok(print) } else { Err(load::miscounted(&doing, print.rows, counted)) }
     }
 
@@ -468,7 +464,7 @@ impl Rows {
         };
         let loader = self.session().await?;
         if wanted.table.kind != crate::manifest::TableKind::Table {
-            let text = self.source.read(&wanted.table.file, self.source.compression).await?;
+            let text = self.source.read(&wanted.table.file).await?;
             let text = String::from_utf8(text)
                 .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
             loader.execute(&format!("BEGIN;\n{};\nCOMMIT", joined(&text)), &doing).await?;

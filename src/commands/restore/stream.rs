@@ -1,21 +1,22 @@
 //! From stored bytes to COPY text: the rows of a SQL file or of one piece of it, as a channel of parts, with their
-//! fingerprint. Decompression runs on blocking threads. What a piece or an object is, is
+//! fingerprint. Decryption and decompression run on blocking threads. What a piece or an object is, is
 //! known at its end only, so the caller commits after that.
 
 use std::io::Read;
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_util::io::SyncIoBridge;
 
 use crate::archive::rows::Rows;
 use crate::archive::sql_reader::SqlReader;
 use crate::commands::objects::{self, Plain};
 use crate::error::{Error, Result};
-use crate::layout;
 use crate::manifest::{Index, Object, Piece, Table};
-use crate::seal::compress::Compression;
-use crate::seal::decode;
+use crate::seal::decode::{self, Opening};
+use crate::seal::decrypt::HEAD_BYTES;
 use crate::seal::digest::Fingerprint;
 use crate::store::Store;
 
@@ -33,20 +34,24 @@ pub(super) struct Source {
     pub(super) store: Store,
     /// Name of the run.
     pub(super) run: String,
-    /// How its objects are sealed.
-    pub(super) compression: Compression,
+    /// How its objects are opened.
+    pub(super) opening: Opening,
 }
+
+/// The begin of an encrypted SQL file, by which its pieces are opened; of others nothing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Head(Bytes);
 
 /// What stands before the rows in a SQL file.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct Before {
     /// Everything before the `COPY` statement.
     pub(super) before: String,
     /// The `COPY ... FROM stdin;` statement.
     pub(super) copy: String,
 }
 
-impl Head {
+impl Before {
     /// What must run right before the `COPY`: the making of the temporary table that its rows go through, for tables
     /// of extensions that `pg_dump` leaves out; nothing for others.
     pub(super) fn preamble(&self) -> &str {
@@ -75,43 +80,40 @@ impl Flow {
 
 impl Source {
     /// A whole object in memory, plain, verified.
-    pub(super) async fn read(&self, object: &Object, compression: Compression) -> Result<Vec<u8>> {
-        let (tap, stored) = objects::tapped(&self.store, &self.run, object);
-        let object = object.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let mut plain = Plain::new(stored, compression);
-            let mut content = Vec::new();
-            let read = plain.read_to_end(&mut content);
-            settle(&tap, &object, read.map(drop).map_err(Error::from), plain.bytes)?;
-            Ok(content)
-        });
-        read.await.map_err(|error| Error::failed(format!("read an object: {error}")))?
+    pub(super) async fn read(&self, object: &Object) -> Result<Vec<u8>> {
+        objects::read(&self.store, &self.run, object, &self.opening).await
     }
 
-    /// The index of a large table, verified.
-    pub(super) async fn index(&self, schema: &str, table: &Table, stored: &Object) -> Result<Index> {
-        let bytes = self.read(stored, Compression::None).await?;
+    /// The index of a large table, verified, and what its pieces are found by.
+    pub(super) async fn index(&self, schema: &str, table: &Table, stored: &Object) -> Result<(Index, Head)> {
+        let bytes = objects::read(&self.store, &self.run, stored, &self.opening.uncompressed()).await?;
         let damaged = |why: String| Error::damage(format!("{}: {why}", stored.key));
         let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         crate::commands::check::sound(&index, schema, table).map_err(damaged)?;
-        Ok(index)
+        if self.opening.identities().is_none() {
+            return Ok((index, Head::default()));
+        }
+        let (_, mut stored) = objects::range(&self.store, &self.run, &table.file, 0..HEAD_BYTES.min(table.file.bytes));
+        let mut head = Vec::new();
+        stored.read_to_end(&mut head).await.map_err(Error::from)?;
+        Ok((index, Head(head.into())))
     }
 
     /// The rows of a SQL file. The first receiver gets what stands before them.
-    pub(super) fn file(&self, object: &Object) -> (oneshot::Receiver<Head>, Flow) {
+    pub(super) fn file(&self, object: &Object) -> (oneshot::Receiver<Before>, Flow) {
         let (tell, head) = oneshot::channel();
         let (send, rows) = mpsc::channel(PARTS);
-        let (tap, stored) = objects::tapped(&self.store, &self.run, object);
-        let (object, compression) = (object.clone(), self.compression);
+        let (watch, stored) = objects::watched(&self.store, &self.run, object);
+        let (object, opening) = (object.clone(), self.opening.clone());
         let end = tokio::task::spawn_blocking(move || {
-            let mut plain = Plain::new(stored, compression);
+            let mut plain = Plain::new(stored, &opening);
             let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
             let read = file(&mut plain, tell, &mut out);
             let drained = match &read {
                 Ok(_) => std::io::copy(&mut plain, &mut std::io::sink()).map(drop).map_err(Error::from),
                 Err(error) => Err(error.clone()),
             };
-            let settled = settle(&tap, &object, drained, plain.bytes);
+            let settled = objects::settle(&watch, &object, drained, plain.bytes);
             if let Err(error) = &settled {
                 // Nobody listens any more when the COPY itself failed.
                 drop(send.blocking_send(Err(error.clone())));
@@ -123,17 +125,30 @@ impl Source {
     }
 
     /// The rows of one piece of a SQL file; its SHA-256 is compared at its end, before anything is committed.
-    pub(super) async fn piece(&self, object: &Object, piece: &Piece, number: usize) -> Result<Flow> {
-        let key = layout::in_run(&self.run, &object.key);
-        let tap = decode::Tap::default();
-        let stored = tap.reader(self.store.read(&key, piece.offset..piece.offset + piece.bytes).await?);
+    pub(super) fn piece(&self, object: &Object, piece: &Piece, head: &Head, number: usize) -> Result<Flow> {
+        let range = piece.offset..piece.offset.saturating_add(piece.bytes);
+        let located = match self.opening.identities() {
+            Some(identities) => {
+                let located = identities.locate(&head.0, object.bytes, range.clone());
+                Some(located.map_err(|error| error.context(objects::whole_key(object)))?)
+            }
+            None => None,
+        };
+        let range = located.as_ref().map_or(range, |located| located.stored.clone());
+        let (keys, stored) = objects::range(&self.store, &self.run, object, range);
         let (send, rows) = mpsc::channel(PARTS);
-        let (key, piece, compression) = (object.key.clone(), piece.clone(), self.compression);
+        let (piece, opening) = (piece.clone(), self.opening.clone());
         let end = tokio::task::spawn_blocking(move || {
             let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
-            let mut plain = Plain::new(stored, compression);
-            let read = whole_piece(&mut plain, &tap, &piece, &mut out)
-                .map_err(|error| error.context(format!("{key}: piece {number}")));
+            let tap = decode::Tap::default();
+            let read = match located {
+                None => whole_piece(&mut Plain::of_frames(tap.reader(stored), &opening), &tap, &piece, &mut out),
+                Some(located) => located
+                    .open(SyncIoBridge::new(stored))
+                    .and_then(|frames| Plain::of_blocking(tap.reader(frames), &opening))
+                    .and_then(|mut plain| whole_piece(&mut plain, &tap, &piece, &mut out)),
+            };
+            let read = read.map_err(|error| error.context(format!("{keys}: piece {number}")));
             if let Err(error) = &read {
                 drop(send.blocking_send(Err(error.clone())));
             }
@@ -143,20 +158,8 @@ impl Source {
     }
 }
 
-/// Whether an object was read to its end and is the manifest's; an error of the store itself comes first.
-fn settle(tap: &decode::Tap, object: &Object, read: Result<()>, plain: u64) -> Result<()> {
-    if let Some(failure) = tap.store_failure() {
-        return Err(failure.context(&object.key));
-    }
-    read.map_err(|error| error.context(&object.key))?;
-    if tap.bytes() != object.bytes || tap.sha256() != object.sha256 || plain != object.raw_bytes {
-        return Err(Error::damage(format!("{}: its stored bytes are not the manifest's (SHA-256)", object.key)));
-    }
-    Ok(())
-}
-
 /// Reads a SQL file; returns what follows the rows.
-fn file(plain: &mut Plain<'_>, tell: oneshot::Sender<Head>, out: &mut Out<'_>) -> Result<String> {
+fn file(plain: &mut Plain<'_>, tell: oneshot::Sender<Before>, out: &mut Out<'_>) -> Result<String> {
     let mut sql = SqlReader::default();
     let (mut before, mut after) = (Vec::new(), Vec::new());
     let mut tell = Some(tell);
@@ -193,10 +196,10 @@ fn file(plain: &mut Plain<'_>, tell: oneshot::Sender<Head>, out: &mut Out<'_>) -
     String::from_utf8(after).map_err(|error| Error::damage(format!("what follows the rows is not UTF-8: {error}")))
 }
 
-fn head(before: &[u8], copy: &str) -> Result<Head> {
+fn head(before: &[u8], copy: &str) -> Result<Before> {
     let text = std::str::from_utf8(before).map_err(|error| Error::damage(format!("is not UTF-8: {error}")))?;
     let end = text.rfind(copy).unwrap_or(text.len());
-    Ok(Head { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() })
+    Ok(Before { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() })
 }
 
 fn whole_piece(plain: &mut Plain<'_>, tap: &decode::Tap, piece: &Piece, out: &mut Out<'_>) -> Result<()> {

@@ -69,6 +69,25 @@ impl Failure {
         }
     }
 
+    /// The server does not know what a header asks for.
+    pub(super) fn is_not_implemented(&self) -> bool {
+        self.status == Some(501) || self.code.as_deref() == Some("NotImplemented")
+    }
+
+    /// The credentials may not do that.
+    pub(super) fn is_denied(&self) -> bool {
+        self.status == Some(403) || matches!(self.code.as_deref(), Some("AccessDenied" | "AllAccessDisabled"))
+    }
+
+    /// What the server said, in a few words: its code, else the status, else the message.
+    pub(super) fn brief(&self) -> String {
+        match (&self.code, self.status) {
+            (Some(code), Some(status)) => format!("{code}, HTTP {status}"),
+            (None, Some(status)) => format!("HTTP {status}"),
+            _ => self.message.clone(),
+        }
+    }
+
     /// The condition of a PUT was not met.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self.status, Some(409 | 412)) || self.is_absent()
@@ -104,7 +123,7 @@ where
 }
 
 /// An error's causes in one line: the SDK's own display ends before them, its debug form shows internals.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut texts = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -256,14 +275,21 @@ impl S3 {
                 "the session token is no longer valid: sign in again, or use credentials that renew themselves".to_owned()
             }
             Some("RequestTimeTooSkewed") => "this machine's clock is wrong: set it by NTP".to_owned(),
-            Some("EntityTooLarge") => "the provider's limit for one object is reached (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan): raise it there".to_owned(),
+            Some("EntityTooLarge") => TOO_LARGE.to_owned(),
             Some("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
                 "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
             }
             _ if matches!(failure.status, Some(301 | 307)) => {
                 "the bucket is in another region: set --s3-region, and --s3-endpoint where the provider has one a region".to_owned()
             }
-            _ if failure.status == Some(413) => "the provider's limit for one object is reached: raise it there".to_owned(),
+            _ if failure.status == Some(413) => TOO_LARGE.to_owned(),
+            Some("InvalidStorageClass") => "the provider has no such class: see --s3-storage-class".to_owned(),
+            Some("InvalidRequest") if message.contains("Content-MD5") => {
+                "the bucket locks its objects and wants a checksum: add --s3-content-md5".to_owned()
+            }
+            Some("InvalidRequest") if message.contains("Lock") => {
+                "the bucket was made without Object Lock: enable it there, or leave --s3-object-lock-mode out".to_owned()
+            }
             _ if failure.status == Some(403) => "check the credentials and what they may do on this bucket".to_owned(),
             _ if is_tls(message) => "the server's certificate is not trusted: give its authority's certificate by --s3-ca-file".to_owned(),
             _ if is_credentials(message) => client_hint().to_owned(),
@@ -276,6 +302,9 @@ impl S3 {
         Some(hint)
     }
 }
+
+/// What to do where the provider takes no object of this size.
+const TOO_LARGE: &str = "the provider's limit for one object is reached: `backup --max-object-size 50MB` stores larger ones in volumes of that size, or raise the limit there (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan)";
 
 /// What to do without credentials.
 pub(super) const fn client_hint() -> &'static str {

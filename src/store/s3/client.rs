@@ -12,7 +12,6 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, ProvideCredentials as _, Region, RequestChecksumCalculation,
     ResponseChecksumValidation, SharedHttpClient, StalledStreamProtectionConfig,
 };
-use aws_sdk_s3::error::DisplayErrorContext;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector};
@@ -20,7 +19,7 @@ use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use super::attempt::client_hint;
+use super::attempt::{causes, client_hint};
 use crate::cli::{Checksums, StoreArgs};
 use crate::error::{Context as _, Error, Result};
 
@@ -45,9 +44,10 @@ pub(super) async fn connect(
         let Some(provider) = shared.credentials_provider() else {
             return Err(Error::failed("no AWS credentials found").hint(client_hint()));
         };
-        provider.provide_credentials().await.map_err(|error| {
-            Error::failed(format!("find AWS credentials: {}", DisplayErrorContext(&error))).hint(client_hint())
-        })?;
+        provider
+            .provide_credentials()
+            .await
+            .map_err(|error| Error::failed(format!("find AWS credentials: {}", causes(&error))).hint(client_hint()))?;
         config = config.credentials_provider(provider);
         let endpoint = args
             .s3_endpoint
@@ -88,8 +88,14 @@ pub(super) async fn connect(
             .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
             .response_checksum_validation(ResponseChecksumValidation::WhenSupported),
     };
-    config.set_endpoint_url(endpoint.clone());
+    config.set_endpoint_url(endpoint.as_deref().map(with_slash));
     Ok((Client::from_conf(config.build()), endpoint))
+}
+
+/// The SDK puts the bucket right behind an endpoint's path: `/storage/v1/s3` must end in a slash.
+fn with_slash(endpoint: &str) -> String {
+    let has_path = endpoint.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+    if has_path { format!("{endpoint}/") } else { endpoint.to_owned() }
 }
 
 fn variable(name: &str) -> Option<String> {

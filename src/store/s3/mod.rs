@@ -1,12 +1,17 @@
 //! An S3-compatible server as a store: single requests. Uploads in parts are in `upload`, reading in `read`, the client
-//! in `client`, what is tried again and what a failure is called in `attempt`.
+//! in `client`, what is tried again and what a failure is called in `attempt`, what requests carry in `request` and
+//! `options`, and what a server can do is found out in `probe`.
 //!
 //! No sub-resource (`?tagging`, `?acl`, ...) is ever asked for: Supabase Storage takes such a request for one of the
 //! object itself. Bodies are in memory with their SHA-256 signed: no aws-chunked framing, no trailers.
 
 mod attempt;
 mod client;
+mod multipart_probe;
+mod options;
+mod probe;
 mod read;
+mod request;
 mod upload;
 
 use std::ops::Range;
@@ -16,7 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use tokio::io::AsyncRead;
@@ -28,6 +33,9 @@ use crate::cli::StoreArgs;
 use crate::error::{Error, Result};
 use crate::seal::decode::hex;
 
+pub(super) use multipart_probe::tidy;
+pub(super) use options::Options;
+pub(super) use probe::probe;
 pub(super) use upload::Writer;
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
@@ -54,6 +62,7 @@ pub(super) struct S3 {
     part_bytes: u64,
     attempts: u32,
     stall: Duration,
+    options: Options,
     bytes: Arc<Semaphore>,
     requests: Semaphore,
     /// Whether this store's etags are MD5 sums, learnt from the first upload.
@@ -63,6 +72,7 @@ pub(super) struct S3 {
 impl S3 {
     pub(super) async fn open(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
         let (bucket, prefix) = name(&args.store)?;
+        let options = Options::of(args)?;
         let (client, endpoint) = Box::pin(client::connect(args, credentials)).await?;
         Ok(Self {
             client,
@@ -75,7 +85,8 @@ impl S3 {
             stall: args.s3_stall_timeout,
             bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
             requests: Semaphore::new(IN_FLIGHT),
-            etags: AtomicU8::new(UNKNOWN),
+            etags: AtomicU8::new(if options.hides_md5() { NOT_MD5 } else { UNKNOWN }),
+            options,
         })
     }
 
@@ -85,6 +96,10 @@ impl S3 {
 
     pub(super) fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()
+    }
+
+    pub(super) fn bucket(&self) -> (&str, &str) {
+        (&self.bucket, &self.prefix)
     }
 
     fn full(&self, key: &str) -> Result<String> {
@@ -169,6 +184,10 @@ impl S3 {
             .await;
         match stored {
             Ok(etag) => Ok(Put::Stored { etag }),
+            // Some stores know no conditions and say so (Backblaze B2): as good as one that ignores them.
+            Err(failure) if *condition != Condition::None && failure.is_not_implemented() => {
+                Box::pin(self.put(key, body, &Condition::None)).await
+            }
             Err(failure) if *condition != Condition::None && failure.is_refusal() => {
                 // An answer was lost: the refusal may be about our own object.
                 if lost.load(Ordering::Relaxed) == 1 && self.get(key).await?.as_ref() == Some(&body) {
@@ -183,13 +202,7 @@ impl S3 {
     async fn put_once(&self, full: &str, body: &Bytes, condition: &Condition) -> Result<Option<String>, Failure> {
         let _turn = self.requests.acquire().await.map_err(|error| Failure::of(&error))?;
         let md5 = self.md5(body);
-        let request = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(full)
-            .content_type("application/octet-stream")
-            .body(ByteStream::from(body.clone()));
+        let request = self.put_request(full, body);
         let request = match condition {
             Condition::None => request,
             Condition::Absent => request.if_none_match("*"),

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
@@ -316,19 +315,11 @@ async fn remove_strays(s3: &S3, key: &str) {
 
 async fn create(s3: &S3, full: &str, strays: &AtomicBool) -> Result<String, Failure> {
     s3.tried_raw(s3.attempts, |_tries| async {
-        let request = s3
-            .client
-            .create_multipart_upload()
-            .bucket(&s3.bucket)
-            .key(full)
-            .content_type("application/octet-stream")
-            .send();
-        let answer = s3.watch(&Progress::default(), request).await.inspect_err(|failure| {
+        s3.begin_upload(full).await.inspect_err(|failure| {
             if failure.ambiguous {
                 strays.store(true, Ordering::Relaxed);
             }
-        })?;
-        answer.upload_id.ok_or_else(|| Failure::of(&Error::failed("the server gives no upload id")))
+        })
     })
     .await
 }
@@ -337,17 +328,7 @@ async fn part(s3: &S3, full: &str, id: &str, number: i32, body: &Bytes) -> Resul
     let _turn = s3.requests.acquire().await.map_err(|error| Failure::of(&error))?;
     let md5 = s3.md5(body);
     let progress = Progress::default();
-    let request = s3
-        .client
-        .upload_part()
-        .bucket(&s3.bucket)
-        .key(full)
-        .upload_id(id)
-        .part_number(number)
-        .body(ByteStream::from(body.clone()))
-        .customize()
-        .interceptor(progress.interceptor(body))
-        .send();
+    let request = s3.part_request(full, id, number, body).customize().interceptor(progress.interceptor(body)).send();
     let answer = s3.watch(&progress, request).await?;
     let checked = s3.compare(answer.e_tag.as_deref(), md5.as_deref())?;
     Ok(Part { number, etag: answer.e_tag, md5: md5.filter(|_| checked) })

@@ -18,6 +18,7 @@
 pub mod archive_walker;
 pub mod judge;
 pub mod pg;
+pub mod pgbouncer;
 pub mod process;
 pub mod program;
 pub mod proxy;

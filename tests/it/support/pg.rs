@@ -55,11 +55,22 @@ impl Cluster {
     /// As [`Cluster::start`], with more settings (or others: the last word wins).
     #[track_caller]
     pub fn start_with(version: u32, settings: &[(&str, &str)]) -> Self {
+        Self::start_as(version, settings, false)
+    }
+
+    /// A standby that waits for WAL which never comes; read-only, it has the databases of a fresh cluster.
+    #[track_caller]
+    pub fn start_standby(version: u32) -> Self {
+        Self::start_as(version, &[("hot_standby", "on")], true)
+    }
+
+    #[track_caller]
+    fn start_as(version: u32, settings: &[(&str, &str)], standby: bool) -> Self {
         let bin = bin_dir(version);
         let mut log = String::new();
         // Somebody else may take the port between our asking for a free one and the server's binding it.
         for _ in 0..5 {
-            match Self::try_start(version, &bin, settings) {
+            match Self::try_start(version, &bin, settings, standby) {
                 Ok(cluster) => return cluster,
                 Err(text) => log = text,
             }
@@ -67,9 +78,12 @@ impl Cluster {
         panic!("PostgreSQL {version} does not start:\n{log}");
     }
 
-    fn try_start(version: u32, bin: &Path, settings: &[(&str, &str)]) -> Result<Self, String> {
+    fn try_start(version: u32, bin: &Path, settings: &[(&str, &str)], standby: bool) -> Result<Self, String> {
         let base = new_base(version);
         copy_tree(&template(version, bin), &base.join("data"));
+        if standby {
+            fs::write(base.join("data/standby.signal"), "").expect("our folder can be written");
+        }
         let port = free_port();
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog"])
@@ -282,7 +296,7 @@ fn is_root() -> bool {
 }
 
 /// The words in front of a server program: none, or a change to user `postgres` for root.
-fn user_words() -> &'static [&'static str] {
+pub fn user_words() -> &'static [&'static str] {
     const CHANGE: [&str; 5] = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"];
     const SAME: [&str; 1] = ["env"];
     if is_root() { &CHANGE } else { &SAME }
@@ -294,8 +308,19 @@ fn postgres_ids() -> (u32, u32) {
     (id("-u"), id("-g"))
 }
 
+/// Makes files of ours the server's, readable by nobody else.
+pub fn give_to_server(files: &[&Path]) {
+    for file in files {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("we own the file");
+        if is_root() {
+            let (user, group) = postgres_ids();
+            chown(file, Some(user), Some(group)).expect("root may chown");
+        }
+    }
+}
+
 /// A new folder that the server's user owns; short, for the socket's path may have 107 bytes.
-fn new_base(version: u32) -> PathBuf {
+pub fn new_base(version: u32) -> PathBuf {
     let base = tempfile::Builder::new()
         .prefix(&format!("pgstow-it-{version}-"))
         .tempdir()
@@ -355,7 +380,7 @@ fn copy_tree(from: &Path, to: &Path) {
     succeed(Command::new("cp").arg("-a").arg(from).arg(to));
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("127.0.0.1 has a free port");
     listener.local_addr().expect("a bound socket has an address").port()
 }

@@ -261,6 +261,12 @@ pub fn fill_awkward(cluster: &Cluster) {
 /// Runs the one `sh` block of a run's RESTORE.md, verbatim, by bash on a machine without pgstow.
 #[track_caller]
 pub fn restore_as_told(run: &Run, cluster: &Cluster, database: &str) {
+    restore_as_told_with(run, cluster, database, None);
+}
+
+/// As [`restore_as_told`], with the file of the secret key where the run is encrypted.
+#[track_caller]
+pub fn restore_as_told_with(run: &Run, cluster: &Cluster, database: &str, key: Option<&Path>) {
     let text = fs::read_to_string(run.folder.join("RESTORE.md")).expect("a run has RESTORE.md");
     let blocks: Vec<&str> = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(blocks.len(), 1, "{text}");
@@ -274,6 +280,9 @@ pub fn restore_as_told(run: &Run, cluster: &Cluster, database: &str) {
         .env("DB", cluster.url(database))
         .env("LC_ALL", "C.UTF-8")
         .current_dir("/");
+    if let Some(key) = key {
+        bash.env("KEY", key);
+    }
     let output = output_with(&mut bash, b"");
     assert!(output.status.success(), "{}", story(&output));
     let said = String::from_utf8_lossy(&output.stderr);

@@ -62,6 +62,8 @@ pub enum Fault {
     LoseAnswer,
     /// The answer's `ETag` is another one.
     WrongEtag,
+    /// The answer says it is that date.
+    Date(&'static str),
     /// The answer's connection is closed after so many bytes, head included.
     CutAnswer(u64),
     /// From so many bytes of the answer on nothing moves any more.
@@ -202,6 +204,15 @@ async fn answer(
         Some(Fault::StallAnswer(after)) => {
             tokio::io::copy(&mut server.take(after), client).await?;
             std::future::pending::<()>().await;
+        }
+        Some(Fault::Date(date)) => {
+            let mut answer = Vec::new();
+            server.read_to_end(&mut answer).await?;
+            let text = String::from_utf8(answer).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            let lines = head.split("\r\n").filter(|line| !line.to_lowercase().starts_with("date:"));
+            let head = lines.collect::<Vec<_>>().join("\r\n");
+            client.write_all(format!("{head}\r\ndate: {date}\r\n\r\n{body}").as_bytes()).await?;
         }
         Some(Fault::WrongEtag) => {
             let mut answer = Vec::new();

@@ -33,9 +33,9 @@ impl LargeObjects {
             return Ok(Self::default());
         };
         let stored = objects::open(&work.source.store, &work.source.run, object);
-        let (key, compression) = (object.key.clone(), work.source.compression);
+        let (key, opening) = (object.key.clone(), work.source.opening.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let mut plain = Plain::new(stored, compression);
+            let mut plain = Plain::new(stored, &opening);
             libpgdump::format::custom::read_metadata(&mut plain)
                 .map_err(|error| Error::damage(format!("{key}: {error}")))
         });

@@ -1,0 +1,221 @@
+//! What a store can do, found by trying it on keys below `doctor/<random>/`: the words for it, and a directory's probe.
+//!
+//! Nothing here judges: what an ability means for a backup is the caller's to say. What a probe makes is noted in
+//! [`Litter`] before it is made, so that [`super::Store::tidy`] removes it whatever became of the probe.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::io::AsyncReadExt as _;
+
+use super::{Condition, Put, Store};
+use crate::error::{Error, Result};
+
+/// Content of a probe's small objects.
+pub(super) const SMALL: &[u8] = b"pgstow doctor tries what this store can do; this object may be deleted at any time\n";
+/// A name with the characters that runs have in their keys.
+pub(super) const ODD_NAME: &str = "a=2F@b.sql.zst";
+
+/// Whether an ability was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seen {
+    /// It was tried and works.
+    Yes,
+    /// It was tried and does not.
+    No,
+    /// It could not be tried, or the answer says nothing.
+    Unknown,
+}
+
+/// One ability of a store.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ability {
+    /// Its name, for programs: `put`, `if-none-match`, ...
+    pub name: &'static str,
+    /// Whether it was seen.
+    pub seen: Seen,
+    /// What was seen, for people.
+    pub detail: String,
+    /// The failure, where there was one, with hints.
+    #[serde(skip)]
+    pub error: Option<Error>,
+}
+
+/// Room on the disk of a directory store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    /// Bytes that this user may still write.
+    pub free_bytes: u64,
+    /// Bytes of the whole file system.
+    pub total_bytes: u64,
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Probe {
+    /// What the server calls itself (header `Server`).
+    pub server: Option<String>,
+    /// Seconds that the store's clock is ahead of this machine's, to within one or two.
+    pub clock_ahead_seconds: Option<i64>,
+    /// Of a directory store.
+    pub disk: Option<Disk>,
+    /// In the order they were tried.
+    pub abilities: Vec<Ability>,
+}
+
+impl Probe {
+    /// What was found of an ability.
+    #[must_use]
+    pub fn ability(&self, name: &str) -> Option<&Ability> {
+        self.abilities.iter().find(|ability| ability.name == name)
+    }
+
+    /// Whether an ability was seen; unknown when it was not tried.
+    #[must_use]
+    pub fn seen(&self, name: &str) -> Seen {
+        self.ability(name).map_or(Seen::Unknown, |ability| ability.seen)
+    }
+
+    pub(super) fn note(&mut self, name: &'static str, seen: Seen, detail: impl Into<String>) {
+        self.abilities.push(Ability { name, seen, detail: detail.into(), error: None });
+    }
+
+    pub(super) fn fails(&mut self, name: &'static str, error: Error) {
+        let detail = error.message().to_owned();
+        self.abilities.push(Ability { name, seen: Seen::No, detail, error: Some(error) });
+    }
+}
+
+/// What a probe may have left in a store. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Litter {
+    /// `doctor/<random>/`: everything of the probe is below it.
+    pub(super) folder: String,
+    left: Arc<Mutex<Left>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Left {
+    pub(super) keys: BTreeSet<String>,
+    /// Key and version, of a bucket that keeps versions.
+    pub(super) versions: BTreeSet<(String, String)>,
+    /// Key and id.
+    pub(super) uploads: BTreeSet<(String, String)>,
+    /// When the last lock ends.
+    pub(super) locked_until: Option<SystemTime>,
+    /// Folders that were not there before, the outermost first.
+    pub(super) folders: Vec<PathBuf>,
+}
+
+impl Default for Litter {
+    fn default() -> Self {
+        Self { folder: format!("doctor/{:016x}/", rand::random::<u64>()), left: Arc::default() }
+    }
+}
+
+impl Litter {
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.folder)
+    }
+
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Left) -> T) -> T {
+        change(&mut self.left.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn now(&self) -> Left {
+        self.with(|left| left.clone())
+    }
+}
+
+/// Tries a directory. The first failure to write or read ends it.
+pub(super) async fn directory(store: &Store, root: &Path, litter: &Litter) -> Probe {
+    let mut probe = Probe::default();
+    let absent: Vec<PathBuf> = root.ancestors().take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
+    litter.with(|left| left.folders = absent.into_iter().rev().collect());
+    if let Err(error) = try_directory(store, litter, &mut probe).await {
+        probe.fails("put", error);
+        return probe;
+    }
+    match disk(root) {
+        Ok(disk) => probe.disk = Some(disk),
+        Err(error) => tracing::debug!("ask for free space: {error}"),
+    }
+    probe
+}
+
+async fn try_directory(store: &Store, litter: &Litter, probe: &mut Probe) -> Result<()> {
+    let (small, odd) = (litter.key("small"), litter.key(ODD_NAME));
+    litter.with(|left| left.keys.extend([small.clone(), odd.clone()]));
+    let begun = Instant::now();
+    store.put(&small, Bytes::from_static(SMALL), Condition::None).await?;
+    let took = begun.elapsed();
+    probe.note("put", Seen::Yes, format!("written, synced to the disk and renamed in {}", milliseconds(took)));
+    let whole = store.get(&small).await?;
+    let same = whole.as_deref() == Some(SMALL);
+    probe.note("read", yes(same), if same { "reads back as written" } else { "does not read back as written" });
+    let mut part = Vec::new();
+    store.read(&small, 7..13).await?.read_to_end(&mut part).await?;
+    let same = SMALL.get(7..13) == Some(&part);
+    probe.note("range", yes(same), "bytes 7 to 12 of a file");
+    store.put(&odd, Bytes::from_static(SMALL), Condition::None).await?;
+    let listed: Vec<String> = store.list(&litter.folder).await?.into_iter().map(|object| object.key).collect();
+    probe.note("list", yes(listed.contains(&small)), format!("{} files found again", listed.len()));
+    probe.note("key-characters", yes(listed.contains(&odd)), "= and @ in a name");
+    let refused = store.put(&small, Bytes::new(), Condition::Absent).await? == Put::Refused;
+    probe.note("if-none-match", yes(refused), "a file that is there is not replaced (by a lock file)");
+    let refused = store.put(&small, Bytes::new(), Condition::Matches("other".to_owned())).await? == Put::Refused;
+    probe.note("if-match", yes(refused), "a file that changed is not replaced (by a lock file)");
+    store.delete(&odd).await?;
+    let gone = store.head(&odd).await?.is_none();
+    probe.note("delete", yes(gone), "a file is gone once deleted");
+    Ok(())
+}
+
+fn disk(root: &Path) -> std::io::Result<Disk> {
+    let there = root.ancestors().find(|folder| folder.exists()).unwrap_or(root);
+    let facts = rustix::fs::statvfs(there)?;
+    Ok(Disk {
+        free_bytes: facts.f_bavail.saturating_mul(facts.f_frsize),
+        total_bytes: facts.f_blocks.saturating_mul(facts.f_frsize),
+    })
+}
+
+/// Removes a directory's litter; returns what is left all the same.
+pub(super) async fn tidy_directory(store: &Store, root: &Path, litter: &Litter) -> Vec<String> {
+    let mut remaining = Vec::new();
+    let left = litter.now();
+    for key in &left.keys {
+        if let Err(error) = store.delete(key).await {
+            tracing::debug!(%error, "tidy up");
+            remaining.push(root.join(key).display().to_string());
+        }
+    }
+    for upload in store.uploads(&litter.folder).await.unwrap_or_default() {
+        if store.abort_upload(&upload).await.is_err() {
+            remaining.push(root.join(&upload.key).display().to_string());
+        }
+    }
+    if !left.folders.is_empty() {
+        super::dir::Dir::remove_lock(root);
+    }
+    for folder in left.folders.iter().rev() {
+        // Somebody else may have put something there meanwhile: then it stays.
+        if let Err(error) = std::fs::remove_dir(folder) {
+            tracing::debug!("{}: {error}", folder.display());
+        }
+    }
+    remaining
+}
+
+pub(super) fn yes(seen: bool) -> Seen {
+    if seen { Seen::Yes } else { Seen::No }
+}
+
+pub(super) fn milliseconds(took: Duration) -> String {
+    format!("{:.1} ms", took.as_secs_f64() * 1000.0)
+}

@@ -1,0 +1,147 @@
+//! What a provider may want with each object: encryption, storage class, retention, `Content-MD5`.
+//!
+//! Owns the checks of these settings and the headers they become. Retention goes on the objects of a run only
+//! (`runs/...`), which are written once; the pointer, receipts and pins move, and a lock would outlive their use.
+
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_s3::operation::create_multipart_upload::builders::CreateMultipartUploadFluentBuilder;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
+use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
+use aws_sdk_s3::primitives::DateTime;
+use aws_sdk_s3::types::{ObjectLockMode, ServerSideEncryption, StorageClass};
+use aws_smithy_types::base64;
+use md5::{Digest as _, Md5};
+
+use crate::cli::{LockMode, Sse, StoreArgs};
+use crate::error::{Error, Result};
+use crate::layout;
+
+/// The settings of one store, checked.
+#[derive(Debug, Clone, Default)]
+pub(in crate::store) struct Options {
+    pub(super) encryption: Option<ServerSideEncryption>,
+    pub(super) key_id: Option<String>,
+    pub(super) storage_class: Option<StorageClass>,
+    pub(super) lock: Option<(ObjectLockMode, Duration)>,
+    content_md5: bool,
+}
+
+impl Options {
+    /// # Errors
+    /// A usage error for settings that make no sense together.
+    pub(super) fn of(args: &StoreArgs) -> Result<Self> {
+        if args.s3_sse_kms_key_id.is_some() && args.s3_sse != Some(Sse::AwsKms) {
+            return Err(Error::usage("--s3-sse-kms-key-id names a key of KMS, and --s3-sse is not aws:kms")
+                .hint("add --s3-sse aws:kms, or leave the key out"));
+        }
+        let lock = match (args.s3_object_lock_mode, args.s3_object_lock_retain) {
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(Error::usage("--s3-object-lock-mode is given without --s3-object-lock-retain")
+                    .hint("say how long each run is to be locked: --s3-object-lock-retain 30d"));
+            }
+            (None, Some(_)) => {
+                return Err(Error::usage("--s3-object-lock-retain is given without --s3-object-lock-mode")
+                    .hint("GOVERNANCE lets privileged users end a lock, COMPLIANCE lets nobody"));
+            }
+            (Some(_), Some(retain)) if retain < Duration::from_mins(1) => {
+                return Err(Error::usage("--s3-object-lock-retain is shorter than a minute")
+                    .hint("write it like 30d: how long each run is to be locked"));
+            }
+            (Some(mode), Some(retain)) => Some((lock_mode(mode), retain)),
+        };
+        Ok(Self {
+            encryption: args.s3_sse.map(|sse| match sse {
+                Sse::Aes256 => ServerSideEncryption::Aes256,
+                Sse::AwsKms => ServerSideEncryption::AwsKms,
+            }),
+            key_id: args.s3_sse_kms_key_id.clone(),
+            storage_class: args.s3_storage_class.as_deref().map(StorageClass::from),
+            // A bucket with Object Lock refuses a PUT without a checksum that S3 knows.
+            content_md5: args.s3_content_md5 || lock.is_some(),
+            lock,
+        })
+    }
+
+    /// A directory can keep none of these promises.
+    pub(in crate::store) fn refuse_for_directory(args: &StoreArgs) -> Result<()> {
+        let given = [
+            (args.s3_sse.is_some(), "--s3-sse"),
+            (args.s3_object_lock_mode.is_some(), "--s3-object-lock-mode"),
+            (args.s3_object_lock_retain.is_some(), "--s3-object-lock-retain"),
+            (args.s3_storage_class.is_some(), "--s3-storage-class"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            Some((_, flag)) => {
+                Err(Error::usage(format!("{flag} is for an S3 store, and {} is a directory", args.store))
+                    .hint("leave it out, or give --store as s3://bucket/prefix"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether etags cannot be MD5 sums: those of objects under a KMS key never are.
+    pub(super) fn hides_md5(&self) -> bool {
+        self.encryption == Some(ServerSideEncryption::AwsKms)
+    }
+
+    /// Until when an object stored now is locked. `key` is relative to the prefix.
+    fn locked(&self, key: &str) -> (Option<ObjectLockMode>, Option<DateTime>) {
+        match &self.lock {
+            Some((mode, retain)) if layout::is_of_a_run(key) => {
+                let until = SystemTime::now().checked_add(*retain).map(DateTime::from);
+                (Some(mode.clone()), until)
+            }
+            _ => (None, None),
+        }
+    }
+
+    /// The headers of a PUT. `key` is relative to the prefix.
+    pub(super) fn put(&self, request: PutObjectFluentBuilder, key: &str, body: &[u8]) -> PutObjectFluentBuilder {
+        let (mode, until) = self.locked(key);
+        request
+            .set_server_side_encryption(self.encryption.clone())
+            .set_ssekms_key_id(self.key_id.clone())
+            .set_storage_class(self.storage_class.clone())
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
+            .set_content_md5(self.md5(body))
+    }
+
+    /// The headers that begin an upload in parts. `key` is relative to the prefix.
+    pub(super) fn create(
+        &self,
+        request: CreateMultipartUploadFluentBuilder,
+        key: &str,
+    ) -> CreateMultipartUploadFluentBuilder {
+        let (mode, until) = self.locked(key);
+        request
+            .set_server_side_encryption(self.encryption.clone())
+            .set_ssekms_key_id(self.key_id.clone())
+            .set_storage_class(self.storage_class.clone())
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
+    }
+
+    /// The headers of a part.
+    pub(super) fn part(&self, request: UploadPartFluentBuilder, body: &[u8]) -> UploadPartFluentBuilder {
+        request.set_content_md5(self.md5(body))
+    }
+
+    fn md5(&self, body: &[u8]) -> Option<String> {
+        self.content_md5.then(|| content_md5(body))
+    }
+}
+
+/// The value of a `Content-MD5` header.
+pub(super) fn content_md5(body: &[u8]) -> String {
+    base64::encode(Md5::digest(body))
+}
+
+fn lock_mode(mode: LockMode) -> ObjectLockMode {
+    match mode {
+        LockMode::Governance => ObjectLockMode::Governance,
+        LockMode::Compliance => ObjectLockMode::Compliance,
+    }
+}
