@@ -244,6 +244,9 @@ pub struct Backup {
     /// Read at most so much a second, all sessions together: `50MiB`, `800kB`.
     #[arg(long, env = "PGSTOW_RATE_LIMIT")]
     pub rate_limit: Option<BytesPerSecond>,
+    /// When no row came for so long, ask the server whether it is still at work; if not, connect again.
+    #[arg(long, env = "PGSTOW_STALL_TIMEOUT", default_value = "10m", value_parser = duration)]
+    pub stall_timeout: Duration,
     /// Leave out what the role cannot read: a partial run, exit code 3.
     #[arg(long, env = "PGSTOW_ALLOW_UNREADABLE")]
     pub allow_unreadable: bool,

@@ -2,6 +2,7 @@
 //! or role. Owns the task that moves its bytes; what is done in a session is its user's business.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -58,6 +59,7 @@ pub struct Session {
     version_num: u32,
     encoding: String,
     ended: watch::Receiver<Option<Error>>,
+    abandoned: AtomicBool,
     task: AbortOnDropHandle<()>,
 }
 
@@ -159,7 +161,18 @@ impl Session {
             sender.send_replace(Some(why));
         }));
         let (info, tls_version) = (info.clone(), negotiated.version());
-        Ok(Self { client, info, tls, tls_version, pid: 0, version_num: 0, encoding: String::new(), ended, task })
+        Ok(Self {
+            client,
+            info,
+            tls,
+            tls_version,
+            pid: 0,
+            version_num: 0,
+            encoding: String::new(),
+            abandoned: AtomicBool::new(false),
+            ended,
+            task,
+        })
     }
 
     async fn set_up(&mut self, name: &str) -> Result<()> {
@@ -217,10 +230,16 @@ impl Session {
         why.unwrap_or_else(|| Error::failed("closed")).context(format!("connection to {} lost", self.info))
     }
 
+    /// Cuts a connection that has died unnoticed.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.task.abort();
+    }
+
     /// True once the connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed() || self.ended.borrow().is_some()
+        self.abandoned.load(Ordering::SeqCst) || self.client.is_closed() || self.ended.borrow().is_some()
     }
 
     /// What [`Self::cancel`] uses, for a caller that cannot hold the session.

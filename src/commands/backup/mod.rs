@@ -9,6 +9,7 @@ mod restore_md;
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ use crate::postgres::leader::{ATTEMPTS, Candidate, Leader};
 use crate::postgres::pg_dump::{self, Failure};
 use crate::postgres::rows::{LeaderReads, Readers, Task};
 use crate::postgres::tools::PgTools;
-use crate::postgres::{absent, catalogue};
+use crate::postgres::{absent, catalogue, dependents};
 use crate::progress::Progress;
 use crate::seal::compress::Compression;
 use crate::seal::encrypt::Recipients;
@@ -78,10 +79,20 @@ struct Gathered {
 pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let begun = Instant::now();
     let store = Store::open(&global.store).await?;
-    let result = tokio::select! {
-        biased;
-        error = shutdown.requested() => Err(error),
-        result = Box::pin(backup(args, global, &store, begun)) => result,
+    let committing = Arc::new(AtomicBool::new(false));
+    let result = {
+        let mut work = Box::pin(backup(args, global, &store, begun, &committing));
+        tokio::select! {
+            biased;
+            error = shutdown.requested() => if committing.load(Ordering::SeqCst) {
+                // Stopped between manifest and pointer, nobody could tell whether the run counts.
+                tracing::warn!("told to stop while the manifest is being stored: the run comes to its end first");
+                work.await
+            } else {
+                Err(error)
+            },
+            result = &mut work => result,
+        }
     };
     // Whatever was dropped above aborts its uploads; wait until that has happened.
     store.drain().await;
@@ -90,7 +101,14 @@ pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> R
     Ok(if manifest.status == Status::Partial { Outcome::Partial } else { Outcome::Done })
 }
 
-async fn backup(args: Backup, global: &Global, store: &Store, begun: Instant) -> Result<(Manifest, bool)> {
+/// Sets `committing` when everything but manifest and pointer is stored; from then on it must not be dropped.
+async fn backup(
+    args: Backup,
+    global: &Global,
+    store: &Store,
+    begun: Instant,
+    committing: &AtomicBool,
+) -> Result<(Manifest, bool)> {
     let counters = Arc::new(Counters::default());
     let guest = Arc::new(Guest::new(begun, args.deadline, args.max_block, &counters));
     let (run, leader, plan, gathered) = tokio::select! {
@@ -100,7 +118,7 @@ async fn backup(args: Backup, global: &Global, store: &Store, begun: Instant) ->
     };
     // Nobody need wait for the manifest.
     leader.end_transaction().await;
-    finish::finish(&run, &leader, &plan, gathered).await
+    finish::finish(&run, &leader, &plan, gathered, committing).await
 }
 
 /// Everything but the end: when this returns, all but the manifest is stored.
@@ -282,7 +300,9 @@ impl Run {
         let sequences = absent::sequences(client, &sequences).await?;
         let mut catalogue = Catalogue::new(meta, &belongs);
         plan::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
-        plan::plan(&leader.detection, catalogue, reach, &tables)
+        let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables)?;
+        plan.dependents = dependents::dependents(client, &leader.detection, &belongs).await?;
+        Ok(plan)
     }
 
     /// Reads and stores everything but the manifest. The first error ends all of it.
@@ -294,7 +314,8 @@ impl Run {
             plan.drain.len(),
         );
         let small = async {
-            let (script, passwords) = pg_dump::roles(&self.tools, &self.info).await?;
+            let (script, passwords) =
+                pg_dump::roles(&self.tools, &self.info, leader.detection.server.reads_passwords).await?;
             let object = self.target.put_text(layout::ROLES, Bytes::from(script)).await?;
             let head = compose::head(&plan.catalogue.meta, plan.catalogue.database())?;
             let database = self.target.put_text(layout::DATABASE, Bytes::from(head)).await?;
@@ -322,6 +343,7 @@ impl Run {
             connect_timeout: self.args.source.connect_timeout,
             snapshot: leader.snapshot.clone(),
             lock_timeout: self.args.lock_timeout,
+            stall_timeout: self.args.stall_timeout,
             rate: self.rate.clone(),
             run: self.name.clone(),
         }
