@@ -92,12 +92,12 @@ impl Watcher {
                 }
             })
             .collect();
-        Ok(with_queues(rows))
+        Ok(with_queues(&rows))
     }
 }
 
 /// The direct waiters, each with the number of sessions that wait for it or for one of those.
-fn with_queues(rows: Vec<Row>) -> Vec<Waiter> {
+fn with_queues(rows: &[Row]) -> Vec<Waiter> {
     let direct: HashSet<i32> = rows.iter().filter(|row| row.direct).map(|row| row.waiter.pid).collect();
     let mut waiters: Vec<Waiter> = Vec::new();
     for row in rows.iter().filter(|row| row.direct) {
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_queue_is_followed_to_its_end() {
         let rows = vec![row(3, &[2], false), row(1, &[100], true), row(2, &[1], false), row(9, &[8], false)];
-        let waiters = with_queues(rows);
+        let waiters = with_queues(&rows);
         assert_eq!(waiters.iter().map(|w| (w.pid, w.behind)).collect::<Vec<_>>(), [(1, 2)]);
     }
 

@@ -236,7 +236,7 @@ fn every_session_says_what_it_is() {
         ));
     }
     going.expect_code(0);
-    let strange = observer.run("SELECT string_agg(DISTINCT who, '; ') FROM seen WHERE who !~ '^pgstow (leader|reader|watcher|pg_dump|pg_dumpall)'");
+    let strange = observer.run("SELECT string_agg(DISTINCT who, '; ') FROM seen WHERE who !~ '^pgstow( |$)'");
     assert_eq!(strange, "");
     let run = Run::latest(store.path()).name;
     assert_eq!(observer.run(&format!("SELECT count(*) > 0 FROM seen WHERE who = 'pgstow leader {run}'")), "t");
