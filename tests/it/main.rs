@@ -20,6 +20,7 @@ mod detect;
 mod doctor;
 mod doctor_store;
 mod encryption;
+mod race;
 mod reading;
 mod restore;
 mod restore_faults;
