@@ -329,6 +329,9 @@ pub struct Restore {
     /// The database to restore into: a URL or `key=value` words, as libpq reads them.
     #[arg(long, env = "PGSTOW_RESTORE_TO", hide_env_values = true)]
     pub to: String,
+    /// What the target is, where it is no plain database: a Supabase project.
+    #[arg(long, env = "PGSTOW_PROFILE", value_enum)]
+    pub profile: Option<Profile>,
     /// Create that database first, with the properties of the saved one.
     #[arg(long)]
     pub create: bool,
@@ -353,8 +356,9 @@ pub struct Restore {
     /// Restore although the database is not empty.
     #[arg(long)]
     pub into_existing: bool,
-    /// With --data-only: empty all the tables, in one transaction, before their rows come.
-    #[arg(long, requires = "data_only")]
+    /// With --data-only: empty all the tables, in one transaction, before their rows come. With --profile supabase: those
+    /// of the platform.
+    #[arg(long)]
     pub truncate: bool,
     /// Restore although the database is the very one that was saved.
     #[arg(long)]
@@ -380,6 +384,13 @@ pub struct Restore {
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub identity: IdentityArgs,
+}
+
+/// A target that is no plain database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// A Supabase project: the role is no superuser, and the platform's schemas are there.
+    Supabase,
 }
 
 /// `pgstow drill`

@@ -24,6 +24,8 @@ mod race;
 mod reading;
 mod restore;
 mod restore_faults;
+mod restore_supabase;
+mod restore_versions;
 mod retention;
 mod store_contract;
 mod store_faults;

@@ -565,7 +565,8 @@ fn race(server: &S3Server, folder: &Path, prefix: &str, races: u32) {
     };
     promote(&names[0]).expect_code(0);
     for pair in names[1..].chunks(2) {
-        let [older, newer] = [promote(&pair[0]), promote(&pair[1])].map(Going::code);
+        let (older, newer) = (promote(&pair[0]), promote(&pair[1]));
+        let (older, newer) = (older.code(), newer.code());
         // The older one may find the newer one there already: refused (2), or overtaken (1).
         assert!(newer == 0 && [0, 1, 2].contains(&older), "{older} {newer}");
         assert_eq!(&read_json(&store.join("latest.json"))["run"], pair[1].as_str());

@@ -81,20 +81,16 @@ pub(super) fn bars(title: &str, bars: &[Bar], base: f64, write: fn(f64) -> Strin
     svg
 }
 
-/// The next round number: 1, 2, 4, 6 or 8 times ten or hundred of a unit.
+/// The next round number: 1, 2, 4, 6 or 8 of a unit, of ten or a hundred of it, or one of the next unit.
 fn ceiling(value: f64, base: f64) -> f64 {
     let mut unit = 1.0;
     while value >= unit * base {
         unit *= base;
     }
-    for scale in [1.0, 10.0, 100.0, 1000.0] {
-        for round in [1.0, 2.0, 4.0, 6.0, 8.0] {
-            if round * scale * unit >= value {
-                return round * scale * unit;
-            }
-        }
-    }
-    unit * base
+    let steps =
+        [1.0_f64, 10.0, 100.0].into_iter().flat_map(|scale| [1.0, 2.0, 4.0, 6.0, 8.0].map(|round| round * scale));
+    // No step beyond the next unit: 1 GiB, not 2000 MiB.
+    steps.map(|step: f64| step.min(base) * unit).find(|top| *top >= value).unwrap_or(unit * base)
 }
 
 #[cfg(test)]
@@ -104,7 +100,7 @@ mod tests {
     #[test]
     fn the_axis_ends_at_a_round_number() {
         assert_eq!(ceiling(0.0, 1024.0).to_string(), "1");
-        assert_eq!(ceiling(900.0, 1024.0).to_string(), "1000");
+        assert_eq!(ceiling(900.0, 1024.0).to_string(), "1024");
         assert_eq!(ceiling(1_030.0, 1024.0).to_string(), "2048");
         assert_eq!(ceiling(13.5 * 1_048_576.0, 1024.0).to_string(), (20 * 1_048_576).to_string());
         assert_eq!(ceiling(59.0, 60.0).to_string(), "60");

@@ -34,9 +34,15 @@ pub(super) fn moment(at: &str) -> String {
 /// Seconds as a person reads them: `4.2 s`, `3m 20s`.
 pub(super) fn took(seconds: f64) -> String {
     if seconds < 60.0 {
-        return format!("{seconds:.1} s");
+        let text = format!("{seconds:.1} s");
+        return text.replace(".0 s", " s");
     }
     humantime::format_duration(std::time::Duration::from_secs(seconds.round() as u64)).to_string()
+}
+
+/// A size as a person reads it, round ones without decimals.
+pub(super) fn size(bytes: u64) -> String {
+    output::size(bytes).replace(".00 ", " ")
 }
 
 /// A table that scrolls by itself when it is too wide. `head`: title and whether its column holds numbers.

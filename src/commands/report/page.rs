@@ -5,6 +5,7 @@ use super::html::{self, text};
 use super::{Facts, latest};
 use crate::commands::list::{self, Receipt, Row};
 use crate::commands::output;
+use crate::commands::pin::Pin;
 use crate::manifest::Status;
 
 /// Runs in the charts, the newest: more bars than that are hairlines.
@@ -130,7 +131,8 @@ fn cards(facts: &Facts) -> String {
     ] {
         cards.push(match newest {
             Some((row, receipt)) => {
-                (title, format!("{} ago", list::age(&receipt.at)), row.run.get(..16).unwrap_or(&row.run).to_owned())
+                let begun = crate::layout::started(&row.run).map(|at| at.strftime("%Y-%m-%d %H:%M").to_string());
+                (title, format!("{} ago", list::age(&receipt.at)), format!("run of {}", begun.unwrap_or_default()))
             }
             None => (title, "never".to_owned(), "no receipt".to_owned()),
         });
@@ -168,7 +170,7 @@ fn trend(runs: &[Row]) -> String {
         };
         rows.iter().rev().map(bar).collect()
     };
-    let size = |value: f64| output::size(value.max(0.0) as u64);
+    let size = |value: f64| html::size(value.max(0.0) as u64);
     let stored = bars(|details| details.totals.stored_bytes as f64, size);
     let seconds = bars(|details| details.seconds, html::took);
     format!(
@@ -194,7 +196,6 @@ fn runs(runs: &[Row]) -> String {
         ("Stored", true),
         ("Verified", false),
         ("Drilled", false),
-        ("", false),
     ];
     format!("<h2>Runs</h2>\n{}", html::table("Runs, newest first", &head, &rows))
 }
@@ -207,40 +208,38 @@ fn run(row: &Row) -> String {
         other => ("bad", other),
     };
     let mark = if row.latest { " <span class=\"badge latest\">latest</span>" } else { "" };
+    let mut notes: Vec<String> = row.pin.iter().map(Pin::text).collect();
+    notes.extend(row.problem.clone());
+    let notes: Vec<String> = notes.iter().map(|note| format!("<span class=\"note\">{}</span>", text(note))).collect();
+    let notes = notes.concat();
     let mut out = format!(
-        "<tr><th scope=\"row\"><code>{}</code>{mark}</th><td><span class=\"badge {class}\">{}</span></td>",
+        "<tr><th scope=\"row\"><code>{}</code>{mark}{notes}</th><td><span class=\"badge {class}\">{}</span></td>",
         text(&row.run),
         text(status)
     );
-    match &row.details {
-        Some(details) => {
-            out.push_str(&format!("<td>{}</td>", html::moment(&details.started_at)));
-            out.push_str(&html::number(html::took(details.seconds)));
-            out.push_str(&html::number(output::count(details.totals.tables)));
-            out.push_str(&html::number(output::count(details.totals.rows)));
-            out.push_str(&html::number(output::size(details.totals.raw_bytes)));
-            out.push_str(&html::number(output::size(details.totals.stored_bytes)));
-        }
-        None => {
-            let started = crate::layout::started(&row.run).map(|at| html::moment(&at.to_string())).unwrap_or_default();
-            out.push_str(&format!("<td>{started}</td>{}", "<td class=\"num\"></td>".repeat(5)));
-        }
+    if let Some(details) = &row.details {
+        out.push_str(&format!("<td>{}</td>", html::moment(&details.started_at)));
+        out.push_str(&html::number(html::took(details.seconds)));
+        out.push_str(&html::number(output::count(details.totals.tables)));
+        out.push_str(&html::number(output::count(details.totals.rows)));
+        out.push_str(&html::number(output::size(details.totals.raw_bytes)));
+        out.push_str(&html::number(output::size(details.totals.stored_bytes)));
+    } else {
+        let started = crate::layout::started(&row.run).map(|at| html::moment(&at.to_string())).unwrap_or_default();
+        out.push_str(&format!("<td>{started}</td>{}", "<td></td>".repeat(5)));
     }
     for receipt in [&row.verified, &row.drilled] {
         out.push_str(&match receipt {
             None => "<td class=\"soft\">no</td>".to_owned(),
             Some(receipt) if receipt.ok => {
                 let extent = receipt.extent().map(|extent| format!(" ({})", text(extent))).unwrap_or_default();
-                format!("<td>{}{extent}</td>", html::moment(&receipt.at))
+                format!("<td>{} ago{extent}</td>", text(list::age(&receipt.at)))
             }
             Some(receipt) => {
-                format!("<td><span class=\"badge bad\">differs</span> {}</td>", html::moment(&receipt.at))
+                format!("<td><span class=\"badge bad\">differs</span> {} ago</td>", text(list::age(&receipt.at)))
             }
         });
     }
-    let mut notes: Vec<String> = row.pin.iter().map(super::super::pin::Pin::text).collect();
-    notes.extend(row.problem.clone());
-    let wrap = if notes.is_empty() { "" } else { " class=\"wrap\"" };
-    out.push_str(&format!("<td{wrap}>{}</td></tr>\n", text(notes.join("; "))));
+    out.push_str("</tr>\n");
     out
 }
