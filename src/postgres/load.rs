@@ -84,6 +84,12 @@ impl Loader {
         Ok(*rows.fingerprint())
     }
 
+    /// The session itself.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Ends the session in good order.
     pub async fn close(self) {
         self.session.close().await;
