@@ -59,6 +59,10 @@ pub struct Manifest {
     pub schemas: Vec<Schema>,
     /// What the policy covers but this run does not hold, each with its reason.
     pub skipped: Vec<Skipped>,
+    /// What this run holds but cannot bring back whole, for it depends on something in `skipped`: each with the error
+    /// its restore will give.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependents: Vec<Skipped>,
     /// What PostgreSQL keeps from this role by design, or what lives outside the database.
     pub omitted: Vec<Omitted>,
 }

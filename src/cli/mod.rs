@@ -233,6 +233,9 @@ pub struct Backup {
     /// How long to wait for a table's lock before giving up.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
+    /// When no row came for so long, ask the server whether it is still at work; if not, connect again.
+    #[arg(long, env = "PGSTOW_STALL_TIMEOUT", default_value = "10m", value_parser = duration)]
+    pub stall_timeout: Duration,
     /// Leave out what the role cannot read: a partial run, exit code 3.
     #[arg(long, env = "PGSTOW_ALLOW_UNREADABLE")]
     pub allow_unreadable: bool,

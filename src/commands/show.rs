@@ -180,6 +180,13 @@ fn missing(text: &mut String, manifest: &Manifest) {
         let name = if gap.schema.is_empty() { gap.name.clone() } else { format!("{}.{}", gap.schema, gap.name) };
         line(text, format_args!("  {} {}: {}", gap.kind, output::plain(&name), output::plain(&gap.reason)));
     }
+    if !manifest.dependents.is_empty() {
+        text.push_str("\nheld, but not to be restored whole:\n");
+    }
+    for dependent in &manifest.dependents {
+        let (name, reason) = (output::plain(&dependent.name), output::plain(&dependent.reason));
+        line(text, format_args!("  {} {name}: {reason}", dependent.kind));
+    }
     if !manifest.omitted.is_empty() {
         text.push_str("\nomitted (no backup by this role can hold them):\n");
     }

@@ -68,8 +68,8 @@ pub trait Texts: Send + Sync {
 
 /// Reads a chunk whose lock a worker was refused.
 pub trait Fallback: Send + Sync {
-    /// Starts reading the chunk with this number in the global order.
-    fn read(&self, chunk: usize) -> mpsc::Receiver<Item>;
+    /// Starts reading the chunk with this number in the global order, behind the segments with the hashes `sent`.
+    fn read(&self, chunk: usize, sent: Vec<u128>) -> mpsc::Receiver<Item>;
 }
 
 /// Counters for people, shared with the progress display.
@@ -250,9 +250,9 @@ impl Drain<'_> {
                     }
                     return Ok(());
                 }
-                Item::Refused => {
+                Item::Refused(sent) => {
                     chunks.end();
-                    fallback = Some(self.fallback.read(number));
+                    fallback = Some(self.fallback.read(number, sent));
                     continue;
                 }
                 Item::Frame(sealed) => sealed.await.map_err(|gone| Error::failed(format!("seal rows: {gone}")))??,

@@ -32,8 +32,9 @@ pub enum Item {
     Frame(oneshot::Receiver<Result<Frame>>),
     /// All rows of the chunk were sent.
     End,
-    /// The reader could not get the table's lock; nothing was sent: the leader's session must read the chunk.
-    Refused,
+    /// The reader could not get the table's lock: the leader's session must read the chunk. Segments with these hashes
+    /// were sent already.
+    Refused(Vec<u128>),
 }
 
 /// Hands out tasks in order.
@@ -150,9 +151,10 @@ impl Feed {
         self.send(Item::End).await
     }
 
-    /// Says that the current chunk must be read by the leader's session.
-    pub async fn refused(&self) -> Result<()> {
-        self.send(Item::Refused).await
+    /// Says that the current chunk must be read by the leader's session, which need not send the segments with these
+    /// hashes again.
+    pub async fn refused(&self, sent: Vec<u128>) -> Result<()> {
+        self.send(Item::Refused(sent)).await
     }
 
     /// Ends the chunk with an error, which the drain will return.

@@ -2,9 +2,9 @@
 //! 16 KiB as pg_dump does. `lo_get` checks the role's privilege on each object and reads on the snapshot.
 
 use futures::StreamExt as _;
-use tokio_postgres::Client;
 
 use super::session::failure;
+use super::stall::Patience;
 use crate::error::{Error, Result};
 
 /// An object up to this size comes in the round trip of its batch.
@@ -24,13 +24,13 @@ pub trait Sink: Send {
     fn end(&mut self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// Reads these objects in this order, in the client's transaction. Memory: a window.
-pub async fn read(client: &Client, oids: &[u32], sink: &mut impl Sink) -> Result<()> {
+/// Reads these objects in this order, in the session's transaction. Memory: a window.
+pub async fn read(patience: Patience<'_>, oids: &[u32], sink: &mut impl Sink) -> Result<()> {
     let mut at = 0;
     let mut batch = BATCH;
     while at < oids.len() {
         let some = oids.get(at..oids.len().min(at + batch)).unwrap_or_default();
-        let (taken, long) = read_batch(client, some, sink).await?;
+        let (taken, long) = read_batch(patience, some, sink).await?;
         at += taken;
         // A long object ends its batch early and the rest of the answer is thrown away: ask for less after one.
         batch = if long { (batch / 4).max(1) } else { (batch * 2).min(BATCH) };
@@ -39,14 +39,15 @@ pub async fn read(client: &Client, oids: &[u32], sink: &mut impl Sink) -> Result
 }
 
 /// Reads up to and including the first long object; returns how many were read and whether one was long.
-async fn read_batch(client: &Client, oids: &[u32], sink: &mut impl Sink) -> Result<(usize, bool)> {
+async fn read_batch(patience: Patience<'_>, oids: &[u32], sink: &mut impl Sink) -> Result<(usize, bool)> {
+    let client = &patience.session.client;
     let fail = |e: &tokio_postgres::Error| failure(e).context("read large objects");
     let sql = "SELECT o, pg_catalog.lo_get(o, 0, $2) FROM pg_catalog.unnest($1::pg_catalog.oid[]) WITH ORDINALITY AS u(o, n) ORDER BY n";
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&oids, &SMALL];
-    let rows = client.query_raw(sql, parameters).await.map_err(|e| fail(&e))?;
+    let rows = patience.wait(client.query_raw(sql, parameters)).await?.map_err(|e| fail(&e))?;
     let mut rows = std::pin::pin!(rows);
     let mut taken = 0;
-    while let Some(row) = rows.next().await {
+    while let Some(row) = patience.wait(rows.next()).await? {
         let row = row.map_err(|e| fail(&e))?;
         let oid: u32 = row.get(0);
         let data: &[u8] = row.get(1);
@@ -58,10 +59,10 @@ async fn read_batch(client: &Client, oids: &[u32], sink: &mut impl Sink) -> Resu
         if data.len() == usize::try_from(SMALL).unwrap_or(usize::MAX) {
             drop(row);
             // Give up the rest of this answer before asking on the same connection.
-            while let Some(skipped) = rows.next().await {
+            while let Some(skipped) = patience.wait(rows.next()).await? {
                 skipped.map_err(|e| fail(&e))?;
             }
-            read_windows(client, oid, sink).await?;
+            read_windows(patience, oid, sink).await?;
             sink.end().await?;
             return Ok((taken, true));
         }
@@ -70,10 +71,12 @@ async fn read_batch(client: &Client, oids: &[u32], sink: &mut impl Sink) -> Resu
     if taken == oids.len() { Ok((taken, false)) } else { Err(Error::failed("read large objects: the answer is short")) }
 }
 
-async fn read_windows(client: &Client, oid: u32, sink: &mut impl Sink) -> Result<()> {
+async fn read_windows(patience: Patience<'_>, oid: u32, sink: &mut impl Sink) -> Result<()> {
+    let client = &patience.session.client;
     let mut offset = i64::from(SMALL);
     loop {
-        let row = client.query_one("SELECT pg_catalog.lo_get($1, $2, $3)", &[&oid, &offset, &WINDOW]).await;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&oid, &offset, &WINDOW];
+        let row = patience.wait(client.query_one("SELECT pg_catalog.lo_get($1, $2, $3)", &parameters)).await?;
         let row = row.map_err(|e| failure(&e).context(format!("read large object {oid}")))?;
         let data: &[u8] = row.get(0);
         if data.is_empty() {

@@ -252,7 +252,7 @@ pub async fn wipe(session: &Session, made: &[String], kept: &[String]) -> Result
     target::execute(session, "SET client_min_messages = error", doing).await?;
     for schema in kept {
         let sql = format!(
-            "SELECT 'DROP ' || i.type || ' IF EXISTS ' || i.identity || ' CASCADE'
+            "SELECT 'DROP ' || pg_catalog.replace(i.type, 'statistics object', 'statistics') || ' IF EXISTS ' || i.identity || ' CASCADE'
                FROM (SELECT d.classid, d.objid {}) d, LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
               WHERE i.type NOT IN ('default acl', 'index')",
             in_schema(schema)

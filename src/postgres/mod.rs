@@ -5,6 +5,7 @@
 pub mod absent;
 pub mod catalogue;
 pub mod conninfo;
+pub mod dependents;
 pub mod detect;
 pub mod doctor;
 pub mod large_objects;
@@ -17,6 +18,7 @@ pub mod pg_restore;
 pub mod pooler;
 pub mod rows;
 pub mod session;
+pub mod stall;
 pub mod target;
 pub mod tls;
 pub mod tools;

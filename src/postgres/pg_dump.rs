@@ -165,13 +165,14 @@ fn first_error(words: &str) -> String {
     lines.join("; ").replace("pg_dump: ", "").replace("pg_dumpall: ", "")
 }
 
-/// The roles script of the cluster, and whether it holds passwords.
+/// The roles script of the cluster, and whether it holds passwords. A failure to read `pg_authid` means a script
+/// without them only where the role `may` not read it: a lost connection names the same table.
 ///
 /// Memory: the script (some hundred bytes a role).
-pub async fn roles(tools: &PgTools, info: &ConnInfo) -> Result<(Vec<u8>, bool)> {
+pub async fn roles(tools: &PgTools, info: &ConnInfo, may: bool) -> Result<(Vec<u8>, bool)> {
     match dumpall(tools, info, true).await? {
         Ok(script) => Ok((script, true)),
-        Err(words) if words.contains("pg_authid") => match dumpall(tools, info, false).await? {
+        Err(words) if !may && words.contains("pg_authid") => match dumpall(tools, info, false).await? {
             Ok(script) => Ok((script, false)),
             Err(words) => Err(roles_failed(&words)),
         },

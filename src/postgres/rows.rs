@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::conninfo::ConnInfo;
 use super::session::{Session, failure};
+use super::stall::Patience;
 use crate::error::{Error, Result};
 use crate::pipeline::feed::{Item, Sealer};
 use crate::pipeline::{Feed, Intake, Segment, Segmenter};
@@ -64,6 +65,8 @@ pub struct Readers {
     pub snapshot: String,
     /// Longest wait for a lock that a COPY itself takes.
     pub lock_timeout: Duration,
+    /// Silence after which to ask whether the server is still at work.
+    pub stall_timeout: Duration,
 }
 
 /// Why a task was not read.
@@ -139,7 +142,8 @@ impl Readers {
     /// A session in a transaction on the snapshot, for reading what is not rows.
     pub async fn on_snapshot(&self) -> Result<Session> {
         let session = self.session().await?;
-        let begun = session.client.batch_execute(&self.begin(&[], false)).await;
+        let begin = self.begin(&[], false);
+        let begun = self.patience(&session).wait(session.client.batch_execute(&begin)).await?;
         begun.map_err(|e| failure(&e).context("open a transaction on the snapshot"))?;
         Ok(session)
     }
@@ -161,6 +165,12 @@ impl Readers {
         }
         worker.session.close().await;
         Ok(())
+    }
+
+    /// How to wait for the answers of that session.
+    #[must_use]
+    pub fn patience<'r>(&'r self, session: &'r Session) -> Patience<'r> {
+        Patience { info: &self.info, connect_timeout: self.connect_timeout, silence: self.stall_timeout, session }
     }
 
     async fn reconnect(&self, mut tries: u32) -> Result<Session> {
@@ -192,12 +202,20 @@ impl Readers {
 
 impl Readers {
     /// Reads one chunk in a transaction of its own, nothing else on the wire.
-    async fn alone(&self, client: &Client, chunk: &Chunk, feed: &Feed, sent: &mut Vec<u128>) -> Result<(), Trouble> {
+    async fn alone(&self, session: &Session, chunk: &Chunk, feed: &Feed, sent: &mut Vec<u128>) -> Result<(), Trouble> {
+        let (client, patience) = (&session.client, self.patience(session));
         let begin = self.begin(std::slice::from_ref(chunk), false);
-        client.batch_execute(&begin).await.map_err(|e| trouble(&e, BEGIN))?;
-        let stream = client.copy_out(chunk.copy.as_str()).await;
+        let begun = patience
+            .wait(client.batch_execute(&begin))
+            .await
+            .map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
+        begun.map_err(|e| trouble(&e, BEGIN))?;
+        let stream = patience
+            .wait(client.copy_out(chunk.copy.as_str()))
+            .await
+            .map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
         let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-        copy(stream, feed, sent, &chunk.label).await?;
+        copy(stream, feed, sent, &chunk.label, Some(patience)).await?;
         feed.end().await.map_err(Trouble::Fatal)
     }
 }
@@ -206,23 +224,24 @@ impl Worker<'_> {
     /// Reads task after task until none is left. After trouble the queue begins with the task that has it.
     async fn read(&mut self, intake: &Intake<Task>) -> Result<(), Trouble> {
         let Self { readers, session, queue, follows } = self;
-        let client = &session.client;
+        let (client, patience) = (&session.client, readers.patience(session));
         let mut flight: Option<Flight<'_>> = None;
         loop {
             if queue.is_empty() {
                 let Some(next) = intake.next().await else { return Ok(()) };
                 queue.push_back(Taken::new(next));
             }
-            let mut copies = match flight.take() {
-                Some(flight) => {
-                    flight.begun.await.map_err(|e| trouble(&e, BEGIN))?;
-                    let prepared = statements(flight.prepared).await?;
-                    if let Some(next) = queue.get_mut(1) {
-                        next.statements = prepared;
-                    }
-                    flight.copies
+            let mut copies = if let Some(flight) = flight.take() {
+                let begun = patience.wait(flight.begun).await.map_err(|e| stalled(e, BEGIN))?;
+                begun.map_err(|e| trouble(&e, BEGIN))?;
+                let prepared = patience.wait(statements(flight.prepared)).await.map_err(|e| stalled(e, BEGIN))??;
+                if let Some(next) = queue.get_mut(1) {
+                    next.statements = prepared;
                 }
-                None => begin_cold(readers, client, queue, follows, intake).await?,
+                flight.copies
+            } else {
+                let begun = begin_cold(readers, client, queue, follows, intake);
+                patience.wait(begun).await.map_err(|e| stalled(e, BEGIN))??
             };
             if let Some(next) = queue.get_mut(1).filter(|next| !next.behind) {
                 next.behind = true;
@@ -243,8 +262,9 @@ impl Worker<'_> {
             let Some(taken) = queue.front_mut() else { continue };
             while let Some(chunk) = taken.task.chunks.get(taken.done) {
                 let stream = copies.pop_front().ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
-                let stream = stream.await.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &taken.feed, &mut taken.sent, &chunk.label).await?;
+                let stream = patience.wait(stream).await.map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
+                let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
+                copy(stream, &taken.feed, &mut taken.sent, &chunk.label, Some(patience)).await?;
                 taken.feed.end().await.map_err(Trouble::Fatal)?;
                 taken.done += 1;
                 taken.sent.clear();
@@ -301,15 +321,12 @@ impl Worker<'_> {
             if std::mem::take(follows) {
                 rollback(&session.client).await;
             }
-            match readers.alone(&session.client, chunk, &taken.feed, &mut taken.sent).await {
+            match readers.alone(session, chunk, &taken.feed, &mut taken.sent).await {
                 Ok(()) => *follows = true,
                 Err(Trouble::Refused) => {
                     *follows = true;
-                    if !taken.sent.is_empty() {
-                        return Err(Error::failed(format!("{}: its lock was lost in the middle", chunk.label)));
-                    }
                     tracing::debug!("{}: somebody waits for its lock; the leader's session reads it", chunk.label);
-                    taken.feed.refused().await?;
+                    taken.feed.refused(std::mem::take(&mut taken.sent)).await?;
                 }
                 // The next statement sees the dead connection, and the worker connects again.
                 Err(Trouble::Lost(_)) => return Ok(()),
@@ -399,12 +416,27 @@ async fn rollback(client: &Client) {
 
 /// Streams one COPY into the feed. Segments whose hashes are in `sent` were sent before a reconnect: they are read
 /// again, compared and not sent twice.
-async fn copy(stream: CopyOutStream, feed: &Feed, sent: &mut Vec<u128>, label: &str) -> Result<(), Trouble> {
+async fn copy(
+    stream: CopyOutStream,
+    feed: &Feed,
+    sent: &mut Vec<u128>,
+    label: &str,
+    patience: Option<Patience<'_>>,
+) -> Result<(), Trouble> {
     let mut stream = std::pin::pin!(stream);
     let mut segmenter = Segmenter::default();
     let already = sent.len();
     let mut number = 0;
-    while let Some(message) = stream.next().await {
+    loop {
+        // A row that is there already costs no timer.
+        let message = match (futures::poll!(stream.next()), patience) {
+            (Poll::Ready(message), _) => message,
+            (Poll::Pending, Some(patience)) => {
+                patience.wait(stream.next()).await.map_err(|e| stalled(e, &format!("read {label}")))?
+            }
+            (Poll::Pending, None) => stream.next().await,
+        };
+        let Some(message) = message else { break };
         let message = message.map_err(|e| trouble(&e, &format!("read {label}")))?;
         if let Some(segment) = segmenter.push(message) {
             deliver(segment, feed, sent, number, already, label).await?;
@@ -444,6 +476,10 @@ fn changed(label: &str) -> Trouble {
     Trouble::Fatal(Error::failed(format!("{label}: read again after a lost connection, its rows differ")))
 }
 
+fn stalled(error: Error, operation: &str) -> Trouble {
+    Trouble::Lost(error.context(operation))
+}
+
 /// Decides what a database error means for the task.
 fn trouble(error: &tokio_postgres::Error, operation: &str) -> Trouble {
     let told = failure(error).context(operation);
@@ -480,7 +516,7 @@ impl LeaderReads {
 }
 
 impl crate::pipeline::drain::Fallback for LeaderReads {
-    fn read(&self, chunk: usize) -> mpsc::Receiver<Item> {
+    fn read(&self, chunk: usize, mut sent: Vec<u128>) -> mpsc::Receiver<Item> {
         let (feed, receiver) = self.sealer.direct();
         let this = self.clone();
         tokio::spawn(async move {
@@ -489,7 +525,7 @@ impl crate::pipeline::drain::Fallback for LeaderReads {
             let read = async {
                 let stream = leader.client.copy_out(chunk.copy.as_str()).await;
                 let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &feed, &mut Vec::new(), &chunk.label).await?;
+                copy(stream, &feed, &mut sent, &chunk.label, None).await?;
                 feed.end().await.map_err(Trouble::Fatal)
             };
             if let Err(trouble) = read.await {

@@ -2,6 +2,7 @@
 //! or role. Owns the task that moves its bytes; what is done in a session is its user's business.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -54,6 +55,7 @@ pub struct Session {
     version_num: u32,
     encoding: String,
     ended: watch::Receiver<Option<String>>,
+    abandoned: AtomicBool,
     task: AbortOnDropHandle<()>,
 }
 
@@ -155,7 +157,18 @@ impl Session {
             sender.send_replace(Some(why));
         }));
         let (info, tls_version) = (info.clone(), negotiated.version());
-        Ok(Self { client, info, tls, tls_version, pid: 0, version_num: 0, encoding: String::new(), ended, task })
+        Ok(Self {
+            client,
+            info,
+            tls,
+            tls_version,
+            pid: 0,
+            version_num: 0,
+            encoding: String::new(),
+            abandoned: AtomicBool::new(false),
+            ended,
+            task,
+        })
     }
 
     async fn set_up(&mut self, name: &str) -> Result<()> {
@@ -213,10 +226,16 @@ impl Session {
         Error::failed(format!("connection to {} lost: {why}", self.info))
     }
 
+    /// Cuts a connection that has died unnoticed.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.task.abort();
+    }
+
     /// True once the connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed() || self.ended.borrow().is_some()
+        self.abandoned.load(Ordering::SeqCst) || self.client.is_closed() || self.ended.borrow().is_some()
     }
 
     /// What [`Self::cancel`] uses, for a caller that cannot hold the session.

@@ -82,6 +82,7 @@ fn a_database_that_cannot_be_reached_is_named_and_the_store_stays() {
     ] {
         let mut command = backup(cluster, name, kept.store.path());
         let (error, all) = expect_failure(command.env("DATABASE_URL", &url), 1);
+        crate::support::tally::bad_input("a database that cannot be reached");
         for word in words {
             assert!(error.to_lowercase().contains(&word.to_lowercase()), "{word:?} is not in {error}");
         }
@@ -159,6 +160,7 @@ fn a_pg_dump_that_fails_is_quoted() {
         let (error, _) = expect_failure(&mut gated(cluster, name, kept.store.path(), &gate), 1);
         assert!(error.contains(words), "{error}");
         kept.is_as_it_was();
+        crate::support::tally::bad_input("what pg_dump prints");
     }
     cluster.drop_database(name);
 }

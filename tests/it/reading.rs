@@ -346,6 +346,7 @@ impl Patient<'_> {
         for (key, _) in changes {
             assert!(found.iter().any(|found| found == key), "{what} of {key} (mended: {mended}): found {found:?}");
         }
+        crate::support::tally::bad_input(&format!("a run with damage: {what}"));
         for ((key, _), bytes) in changes.iter().zip(before) {
             fs::write(self.path(key), bytes).unwrap();
         }

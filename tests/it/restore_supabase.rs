@@ -369,6 +369,21 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let report = restore(saved, &project, &["--schema", "storage"], 0);
     assert_eq!(report["rows"], 0);
     assert_restored(saved, &project);
+    // Stopped right before its end: all is made again, once.
+    let kept: Vec<String> =
+        PLATFORM.iter().chain(&["public", "cron"]).map(|name| format!("('schema', '{name}')")).collect();
+    project.psql(
+        "app",
+        &format!(
+            "CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{} --profile supabase';
+             CREATE TABLE pgstow_restore.kept (kind text, name text); INSERT INTO pgstow_restore.kept VALUES {}",
+            run.name,
+            kept.join(", ")
+        ),
+    );
+    let report = restore(saved, &project, &["--roles"], 3);
+    assert_eq!(listed(&report, "not_restored"), NEVER);
+    assert_restored(saved, &project);
     for odd in [&["--create"][..], &["--data-only"], &["--table", "public.orders"]] {
         let (_, told) = expect_code(&mut command(&saved.store, &project, odd), 2);
         assert!(told.contains("cannot be combined"), "{told}");

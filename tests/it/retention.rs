@@ -227,7 +227,7 @@ fn the_last_complete_run_outlives_every_rule() {
     copy_run(folder.path(), &name("20260301T000000"), |_| {});
     for day in 2..=5 {
         copy_run(folder.path(), &name(&format!("202603{day:02}T000000")), |manifest| {
-            manifest["status"] = json!("partial")
+            manifest["status"] = json!("partial");
         });
     }
     let pruned = json_of(&mut on(folder.path(), &["prune", "--keep-last", "1"]), 0);

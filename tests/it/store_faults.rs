@@ -17,6 +17,7 @@ use crate::support::pg::{self, Cluster};
 use crate::support::program::{backup, expect_code, expect_failure, files, pgstow};
 use crate::support::proxy::{Asked, Fault, Proxy};
 use crate::support::s3::S3Server;
+use crate::support::tally::Outcome;
 
 const PART: usize = 5 << 20;
 const KEY: &str = "runs/r/object";
@@ -73,6 +74,7 @@ impl Rig {
         self.write(&body).await.unwrap();
         assert_eq!(self.proxy.faults(), faults, "{:?}", self.proxy.log());
         self.holds(&body).await;
+        self.proxy.tally(Outcome::Survived, "an object written");
     }
 
     /// An object of three parts fails within a bounded time and leaves nothing.
@@ -83,6 +85,7 @@ impl Rig {
         let error = Error::from(error);
         assert!(error.message().contains(KEY) && error.message().contains("s3://backups/p"), "{error}");
         self.holds_nothing().await;
+        self.proxy.tally(Outcome::Failed, "an object written");
         error
     }
 }
@@ -368,6 +371,7 @@ fn a_backup_over_a_bad_network_is_whole() {
     assert!(behind.proxy.faults() >= 5, "{log:?}");
     behind.verify();
     assert_eq!((behind.open_uploads(), behind.ending("latest.json").len()), (0, 1));
+    behind.proxy.tally(Outcome::Survived, "a backup");
     behind.cluster.drop_database("faults third");
 }
 

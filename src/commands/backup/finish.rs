@@ -1,5 +1,7 @@
 //! The end of a run: RESTORE.md, the manifest (written last, read back), then the pointer `latest.json`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
@@ -37,7 +39,13 @@ pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, ado
 }
 
 /// Writes what is left of the run. Returns the manifest and whether `latest` names this run now.
-pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered) -> Result<(Manifest, bool)> {
+pub(super) async fn finish(
+    run: &Run,
+    leader: &Leader,
+    plan: &Plan,
+    gathered: Gathered,
+    committing: &AtomicBool,
+) -> Result<(Manifest, bool)> {
     let skipped = skipped(leader, plan);
     let mut omitted = leader.detection.omitted.clone();
     if !gathered.roles.passwords && !omitted.iter().any(|o| o.kind == "role passwords") {
@@ -98,15 +106,21 @@ pub(super) async fn finish(run: &Run, leader: &Leader, plan: &Plan, gathered: Ga
         restore_md: Some(restore_md),
         schemas,
         skipped,
+        dependents: plan.dependents.clone(),
         omitted,
     };
     manifest.totals = totals(&manifest);
     // Whatever took objects away meanwhile (a prune with a short grace, a lifecycle rule): no manifest, no backup.
-    if let Some(problem) = status::incomplete(&run.target.store, &manifest).await? {
-        return Err(Error::failed(format!("run {}: {problem}, although it was stored", run.name)).hint(
-            "see whether a prune with a short --incomplete-older-than or a lifecycle rule of the bucket took it",
-        ));
+    match status::incomplete(&run.target.store, &manifest).await {
+        Ok(None) => {}
+        Ok(Some(problem)) => {
+            return Err(Error::failed(format!("run {}: {problem}, although it was stored", run.name)).hint(
+                "see whether a prune with a short --incomplete-older-than or a lifecycle rule of the bucket took it",
+            ));
+        }
+        Err(error) => tracing::warn!("the run's objects could not be listed: {error}"),
     }
+    committing.store(true, Ordering::SeqCst);
     let sha256 = put_manifest(run, &manifest).await?;
     let latest = if partial && !run.args.allow_partial_latest {
         tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
@@ -285,6 +299,10 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
                 .iter()
                 .map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason))
                 .collect::<Vec<_>>(),
+        ),
+        (
+            "Held, but not to be restored whole, for want of what was skipped",
+            manifest.dependents.iter().map(|d| format!("{} {}: {}", d.kind, d.name, d.reason)).collect(),
         ),
         (
             "Outside of what a logical backup can hold",

@@ -64,7 +64,8 @@ pub(super) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Don
 
 /// One attempt; an error says whether its connection was lost.
 async fn once(run: &Run, leader: &Leader, plan: &Plan, blocks: &[(i32, Vec<u32>)]) -> Result<Done, (Error, bool)> {
-    let session = run.readers(leader).on_snapshot().await.map_err(|error| (error, true))?;
+    let readers = run.readers(leader);
+    let session = readers.on_snapshot().await.map_err(|error| (error, true))?;
     let mut writer = Writer {
         output: run.target.open(layout::LARGE_OBJECTS, 0).map_err(|error| (error, false))?,
         framing: Framing::new(&plan.catalogue.meta),
@@ -80,7 +81,7 @@ async fn once(run: &Run, leader: &Leader, plan: &Plan, blocks: &[(i32, Vec<u32>)
         writer.output.text(head).await?;
         for (dump_id, oids) in blocks {
             writer.framing.begin_blobs(&mut writer.between, *dump_id);
-            read(&session.client, oids, &mut writer).await?;
+            read(readers.patience(&session), oids, &mut writer).await?;
             writer.framing.end(&mut writer.between);
         }
         writer.output.text(std::mem::take(&mut writer.between)).await?;

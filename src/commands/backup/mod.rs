@@ -8,6 +8,7 @@ mod restore_md;
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,7 +33,7 @@ use crate::postgres::leader::{ATTEMPTS, Candidate, Leader};
 use crate::postgres::pg_dump::{self, Failure};
 use crate::postgres::rows::{LeaderReads, Readers, Task};
 use crate::postgres::tools::PgTools;
-use crate::postgres::{absent, catalogue};
+use crate::postgres::{absent, catalogue, dependents};
 use crate::progress::Progress;
 use crate::seal::compress::Compression;
 use crate::seal::encrypt::Recipients;
@@ -73,10 +74,20 @@ struct Gathered {
 /// What stopped it; nothing was promoted and open uploads were aborted.
 pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let store = Store::open(&global.store).await?;
-    let result = tokio::select! {
-        biased;
-        error = shutdown.requested() => Err(error),
-        result = Box::pin(backup(args, global, &store)) => result,
+    let committing = Arc::new(AtomicBool::new(false));
+    let result = {
+        let mut work = Box::pin(backup(args, global, &store, &committing));
+        tokio::select! {
+            biased;
+            error = shutdown.requested() => if committing.load(Ordering::SeqCst) {
+                // Stopped between manifest and pointer, nobody could tell whether the run counts.
+                tracing::warn!("told to stop while the manifest is being stored: the run comes to its end first");
+                work.await
+            } else {
+                Err(error)
+            },
+            result = &mut work => result,
+        }
     };
     // Whatever was dropped above aborts its uploads; wait until that has happened.
     store.drain().await;
@@ -85,7 +96,8 @@ pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> R
     Ok(if manifest.status == Status::Partial { Outcome::Partial } else { Outcome::Done })
 }
 
-async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifest, bool)> {
+/// Sets `committing` when everything but manifest and pointer is stored; from then on it must not be dropped.
+async fn backup(args: Backup, global: &Global, store: &Store, committing: &AtomicBool) -> Result<(Manifest, bool)> {
     let started = jiff::Timestamp::now();
     let compression: Compression = args.compression.parse()?;
     let recipients = Recipients::read(&args.seal.encrypt)?;
@@ -115,7 +127,7 @@ async fn backup(args: Backup, global: &Global, store: &Store) -> Result<(Manifes
     }
     let plan = run.plan(&mut leader, meta).await?;
     let gathered = run.gather(&leader, &plan, global).await?;
-    finish::finish(&run, &leader, &plan, gathered).await
+    finish::finish(&run, &leader, &plan, gathered, committing).await
 }
 
 /// `20261122T150405Z-1a2b3c`: sorts by start, and two runs of one second differ.
@@ -253,7 +265,9 @@ impl Run {
         let sequences = absent::sequences(client, &sequences).await?;
         let mut catalogue = Catalogue::new(meta, &belongs);
         plan::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
-        plan::plan(&leader.detection, catalogue, reach, &tables)
+        let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables)?;
+        plan.dependents = dependents::dependents(client, &leader.detection, &belongs).await?;
+        Ok(plan)
     }
 
     /// Reads and stores everything but the manifest. The first error ends all of it.
@@ -265,7 +279,8 @@ impl Run {
             plan.drain.len(),
         );
         let small = async {
-            let (script, passwords) = pg_dump::roles(&self.tools, &self.info).await?;
+            let (script, passwords) =
+                pg_dump::roles(&self.tools, &self.info, leader.detection.server.reads_passwords).await?;
             let object = self.target.put_text(layout::ROLES, Bytes::from(script)).await?;
             let head = compose::head(&plan.catalogue.meta, plan.catalogue.database())?;
             let database = self.target.put_text(layout::DATABASE, Bytes::from(head)).await?;
@@ -293,6 +308,7 @@ impl Run {
             connect_timeout: self.args.source.connect_timeout,
             snapshot: leader.snapshot.clone(),
             lock_timeout: self.args.lock_timeout,
+            stall_timeout: self.args.stall_timeout,
         }
     }
 

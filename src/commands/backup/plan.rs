@@ -68,6 +68,8 @@ pub(super) struct Plan {
     pub chunks: Arc<Vec<Chunk>>,
     /// What pg_dump does not describe and no extension owns, or what is worthless elsewhere.
     pub skipped: Vec<Skipped>,
+    /// What depends on what was left out.
+    pub dependents: Vec<Skipped>,
     /// Whether something in `skipped` makes the run partial.
     pub partial: bool,
     /// Tables of extensions that pg_dump does not describe, as `schema.table`.
@@ -278,6 +280,7 @@ pub(super) fn plan(
         drain,
         chunks: Arc::new(chunks),
         skipped,
+        dependents: Vec::new(),
         partial,
         absent: absent_names,
         catalogue: Arc::new(catalogue),

@@ -217,6 +217,16 @@ fn gaps(facts: &Facts<'_>) -> String {
         let name = in_comment(&format!("{}.{}", skipped.schema, skipped.name));
         text.push_str(&format!("- {} `{name}`: {}\n", skipped.kind, in_comment(&skipped.reason)));
     }
+    if !facts.plan.dependents.is_empty() {
+        text.push_str(
+            "\nThese are in the run, but depend on what is not. Restoring them ends with the errors told here: leave \
+             `--exit-on-error` and `set -e` out of the script above, and expect these, and others about the same objects.\n\n",
+        );
+    }
+    for dependent in &facts.plan.dependents {
+        let name = in_comment(&dependent.name);
+        text.push_str(&format!("- {} `{name}`: {}\n", dependent.kind, in_comment(&dependent.reason)));
+    }
     for omitted in facts.omitted {
         text.push_str(&format!(
             "- {} `{}`: {}\n",

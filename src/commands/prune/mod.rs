@@ -88,7 +88,7 @@ pub(super) async fn run(store: &Store, arguments: &Prune, json: bool) -> Result<
     let runs: BTreeSet<&str> = inventory.runs.iter().map(|row| row.run.as_str()).collect();
     let aborted = sweep.abort(uploads, arguments.incomplete_older_than).await;
     let leftovers = sweep.leftovers(&runs, arguments.incomplete_older_than).await;
-    report(sweep, decisions, aborted, leftovers, json)
+    report(&sweep, decisions, aborted, leftovers, json)
 }
 
 /// What becomes of each run, newest first.
@@ -176,7 +176,7 @@ async fn delete(sweep: &mut Sweep<'_>, decision: &mut Decision) -> Result<()> {
 }
 
 fn report(
-    sweep: Sweep<'_>,
+    sweep: &Sweep<'_>,
     runs: Vec<Decision>,
     uploads: Vec<String>,
     leftovers: Vec<String>,

@@ -22,6 +22,9 @@ pub(super) struct Rules {
     monthly: u32,
 }
 
+/// What the days of one period have in common.
+type Period = fn(Date) -> (i16, i8, i8);
+
 /// Why a run is kept, by run.
 pub(super) type Kept = BTreeMap<String, BTreeSet<&'static str>>;
 
@@ -57,7 +60,7 @@ impl Rules {
                 keep(run, "within");
             }
         }
-        let periods: [(&'static str, u32, fn(Date) -> (i16, i8, i8)); 3] = [
+        let periods: [(&'static str, u32, Period); 3] = [
             ("daily", self.daily, |date| (date.year(), date.month(), date.day())),
             ("weekly", self.weekly, |date| (date.iso_week_date().year(), date.iso_week_date().week(), 0)),
             ("monthly", self.monthly, |date| (date.year(), date.month(), 0)),

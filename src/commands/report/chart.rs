@@ -90,7 +90,7 @@ fn ceiling(value: f64, base: f64) -> f64 {
     let steps =
         [1.0_f64, 10.0, 100.0].into_iter().flat_map(|scale| [1.0, 2.0, 4.0, 6.0, 8.0].map(|round| round * scale));
     // No step beyond the next unit: 1 GiB, not 2000 MiB.
-    steps.map(|step| step.min(base) * unit).find(|top| *top >= value).unwrap_or(unit * base)
+    steps.map(|step: f64| step.min(base) * unit).find(|top| *top >= value).unwrap_or(unit * base)
 }
 
 #[cfg(test)]

@@ -3,6 +3,13 @@
 //! The page needs nothing but itself: no script, no font, no image from elsewhere, and it says so to the browser. What
 //! comes from a database or a store is escaped by [`html::text`] wherever it is put in.
 
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes and times become lengths of a picture and rounded words; nothing is decided by them"
+)]
+
 mod chart;
 mod html;
 mod latest;

@@ -210,25 +210,23 @@ fn run(row: &Row) -> String {
     let mark = if row.latest { " <span class=\"badge latest\">latest</span>" } else { "" };
     let mut notes: Vec<String> = row.pin.iter().map(Pin::text).collect();
     notes.extend(row.problem.clone());
-    let notes: String = notes.iter().map(|note| format!("<span class=\"note\">{}</span>", text(note))).collect();
+    let notes: Vec<String> = notes.iter().map(|note| format!("<span class=\"note\">{}</span>", text(note))).collect();
+    let notes = notes.concat();
     let mut out = format!(
         "<tr><th scope=\"row\"><code>{}</code>{mark}{notes}</th><td><span class=\"badge {class}\">{}</span></td>",
         text(&row.run),
         text(status)
     );
-    match &row.details {
-        Some(details) => {
-            out.push_str(&format!("<td>{}</td>", html::moment(&details.started_at)));
-            out.push_str(&html::number(html::took(details.seconds)));
-            out.push_str(&html::number(output::count(details.totals.tables)));
-            out.push_str(&html::number(output::count(details.totals.rows)));
-            out.push_str(&html::number(output::size(details.totals.raw_bytes)));
-            out.push_str(&html::number(output::size(details.totals.stored_bytes)));
-        }
-        None => {
-            let started = crate::layout::started(&row.run).map(|at| html::moment(&at.to_string())).unwrap_or_default();
-            out.push_str(&format!("<td>{started}</td>{}", "<td class=\"num\"></td>".repeat(5)));
-        }
+    if let Some(details) = &row.details {
+        out.push_str(&format!("<td>{}</td>", html::moment(&details.started_at)));
+        out.push_str(&html::number(html::took(details.seconds)));
+        out.push_str(&html::number(output::count(details.totals.tables)));
+        out.push_str(&html::number(output::count(details.totals.rows)));
+        out.push_str(&html::number(output::size(details.totals.raw_bytes)));
+        out.push_str(&html::number(output::size(details.totals.stored_bytes)));
+    } else {
+        let started = crate::layout::started(&row.run).map(|at| html::moment(&at.to_string())).unwrap_or_default();
+        out.push_str(&format!("<td>{started}</td>{}", "<td></td>".repeat(5)));
     }
     for receipt in [&row.verified, &row.drilled] {
         out.push_str(&match receipt {

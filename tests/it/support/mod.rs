@@ -16,11 +16,15 @@
 )]
 
 pub mod archive_walker;
+pub mod bed;
 pub mod judge;
+pub mod objects;
 pub mod pg;
+pub mod pg_proxy;
 pub mod pgbouncer;
 pub mod process;
 pub mod program;
 pub mod proxy;
 pub mod s3;
 pub mod session;
+pub mod tally;

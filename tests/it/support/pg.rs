@@ -112,6 +112,18 @@ impl Cluster {
         self.watchdog.wait().expect("the watchdog can be waited for");
     }
 
+    /// Stops the server in that mode (`fast`, `immediate`) and starts it again, on the same port.
+    #[track_caller]
+    pub fn restart(&self, mode: &str) {
+        let (program, words) = user_words().split_first().expect("there is at least one word");
+        let mut command = Command::new(program);
+        command.args(words).arg(self.bin.join("pg_ctl")).args(["restart", "-w", "-s", "-t", "60", "-m", mode, "-D"]);
+        command.arg(self.base.join("data")).arg("-l").arg(self.base.join("log"));
+        // pg_ctl hands its outputs on to the server, which would keep pipes open.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).env("LC_ALL", "C").current_dir("/");
+        assert!(command.status().expect("pg_ctl can be started").success(), "{}", self.log());
+    }
+
     /// Major version.
     pub fn version(&self) -> u32 {
         self.version

@@ -57,6 +57,12 @@ pub fn story(output: &Output) -> String {
 pub fn expect_code(command: &mut Command, code: i32) -> (String, String) {
     let output = output_with(command, b"");
     assert_eq!(output.status.code(), Some(code), "{command:?}\n{}", story(&output));
+    if matches!(code, 2 | 4) {
+        super::tally::bad_input(&format!(
+            "ended with {code}: {}",
+            story(&output).lines().find(|l| l.starts_with("error: ")).unwrap_or_default()
+        ));
+    }
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the program prints UTF-8");
     (text(output.stdout), text(output.stderr))
 }
@@ -152,7 +158,7 @@ impl Run {
     }
 }
 
-fn collect(value: &Value, found: &mut Vec<(String, Value)>) {
+pub(super) fn collect(value: &Value, found: &mut Vec<(String, Value)>) {
     match value {
         Value::Object(fields) => {
             if let (Some(Value::String(key)), true) = (fields.get("key"), fields.contains_key("sha256")) {
@@ -339,6 +345,14 @@ impl Going {
     pub fn code(mut self) -> i32 {
         let status = self.child.wait().expect("a child can be waited for");
         status.code().unwrap_or_else(|| panic!("ended with {status}"))
+    }
+
+    /// Waits for its end, whatever it is.
+    #[track_caller]
+    pub fn end(mut self) -> super::bed::Ended {
+        let status = self.child.wait().expect("a child can be waited for");
+        let (out, err) = (self.out.join().expect("the reader ends"), self.err.join().expect("the reader ends"));
+        super::bed::Ended { code: status.code(), out, err }
     }
 
     /// Waits for its end, wants that exit code, returns stdout and stderr.

@@ -70,6 +70,26 @@ pub enum Fault {
     StallAnswer(u64),
 }
 
+impl Fault {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reset(_) => "store: reset",
+            Self::Answer(200, _) => "store: 200 with an error inside",
+            Self::Answer(429, _) => "store: 429 throttled",
+            Self::Answer(503, _) => "store: 503 SlowDown",
+            Self::Answer(500..=599, _) => "store: 500 InternalError",
+            Self::Answer(_, _) => "store: refused",
+            Self::Stall(_) => "store: stall within a request",
+            Self::StallAnswer(_) => "store: stall before the answer",
+            Self::LoseAnswer => "store: answer lost",
+            Self::CutAnswer(_) => "store: answer cut",
+            Self::WrongEtag => "store: wrong ETag",
+            Self::Date(_) => "store: clock",
+        }
+    }
+}
+
 type Script = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
 
 struct Shared {
@@ -122,6 +142,12 @@ impl Proxy {
     /// What was asked, in order, and what became of it.
     pub fn log(&self) -> Vec<(Asked, Option<Fault>)> {
         self.shared.log.lock().unwrap().clone()
+    }
+
+    /// Counts what was broken for the report, and how the work that met it ended.
+    pub fn tally(&self, outcome: super::tally::Outcome, how: &str) {
+        self.log().iter().filter_map(|(_, fault)| *fault).for_each(|fault| super::tally::injected(fault.name(), 1));
+        super::tally::ended(outcome, how);
     }
 
     /// How many requests were broken.
@@ -236,10 +262,22 @@ async fn answer(
 
 async fn read_head(client: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(client.read_u8().await?);
+    loop {
+        // Not a byte beyond the head is taken: the body's way is another one.
+        let mut buffer = [0; 4096];
+        let ahead = client.peek(&mut buffer).await?;
+        if ahead == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let from = head.len();
+        head.extend_from_slice(&buffer[..ahead]);
+        let end = head.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
+        head.truncate(end.unwrap_or(head.len()));
+        client.read_exact(&mut buffer[..head.len() - from]).await?;
+        if end.is_some() {
+            return Ok(String::from_utf8(head).unwrap());
+        }
     }
-    Ok(String::from_utf8(head).unwrap())
 }
 
 fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
@@ -254,6 +292,6 @@ async fn discard(client: &mut TcpStream, bytes: u64) -> io::Result<()> {
 
 /// Closes with RST once the stream is dropped.
 #[allow(deprecated, reason = "no time is waited: lingering for zero seconds does not block")]
-fn reset(client: &TcpStream) -> io::Result<()> {
+pub(super) fn reset(client: &TcpStream) -> io::Result<()> {
     client.set_linger(Some(Duration::ZERO))
 }
