@@ -448,12 +448,15 @@ fn a_reader_that_is_stalled_without_end_is_found_out() {
         );
     }
     // Silence alone is no stall: the server is at work.
+    rig.cluster.install_extension(&pg::fixture("ext"));
     rig.cluster.psql(
         rig.database,
-        "CREATE SCHEMA quiet; CREATE FUNCTION quiet.slow() RETURNS boolean LANGUAGE sql AS 'SELECT pg_sleep(3) IS NOT NULL'",
+        "CREATE EXTENSION pgstow_probe; UPDATE pg_extension SET extcondition = ARRAY['WHERE pg_sleep(1) IS NOT NULL'] WHERE extname = 'pgstow_probe'",
     );
-    let ended = Going::start(rig.backup("quiet").args(["--stall-timeout", "200ms"])).end();
+    let mut quiet = rig.backup("quiet");
+    let ended = Going::start(quiet.args(["--stall-timeout", "100ms", "--log", "pgstow=debug"])).end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.err.contains("is silent, but at work") && !ended.err.contains("connecting again"), "{ended:?}");
 }
 
 #[test]
