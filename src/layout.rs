@@ -19,6 +19,9 @@ pub const DATABASE: &str = "@database.dump";
 /// Stem of the archive of the large objects.
 pub const LARGE_OBJECTS: &str = "@large-objects.dump";
 
+/// Folder of the claims of processes that are about to move the pointer, below the prefix; empty but for moments.
+pub const CLAIMS: &str = "claims/";
+
 /// A PostgreSQL name as one segment of a key.
 ///
 /// ASCII letters, digits, `_` and `-` stay; a dot stays unless it is the first or last byte; every other byte of the
@@ -90,6 +93,26 @@ pub fn is_run(name: &str) -> bool {
         })
 }
 
+/// Moment (UTC) that a run's name begins with; `None` where the name is none or its digits are no moment.
+#[must_use]
+pub fn started(run: &str) -> Option<jiff::Timestamp> {
+    let stamp = run.get(..16).filter(|_| is_run(run))?;
+    let at = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", stamp).ok()?;
+    at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp())
+}
+
+/// `pins/<run>`, below the store's prefix.
+#[must_use]
+pub fn pin(run: &str) -> String {
+    format!("pins/{run}")
+}
+
+/// `receipts/<run>/`, below the store's prefix.
+#[must_use]
+pub fn receipts(run: &str) -> String {
+    format!("receipts/{run}/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +134,12 @@ mod tests {
         assert!(is_run("20261122T150405Z-1a2b3c"));
         assert!(!is_run("20261122T150405Z-1a2b3g"));
         assert!(!is_run("latest"));
+    }
+
+    #[test]
+    fn a_run_s_name_tells_its_start() {
+        assert_eq!(started("20261122T150405Z-1a2b3c"), "2026-11-22T15:04:05Z".parse().ok());
+        assert_eq!(started("20261322T150405Z-1a2b3c"), None);
+        assert_eq!(started("20261122T150405Z"), None);
     }
 }

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::from(Kind::Failed.exit_code()),
         Ok(Outcome::Partial) => ExitCode::from(Kind::Partial.exit_code()),
         Ok(Outcome::Damage) => ExitCode::from(Kind::Damage.exit_code()),
         Err(error) => fail(&error),

@@ -4,6 +4,7 @@
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
 mod doctor;
+mod runs;
 mod seal;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 pub use doctor::Doctor;
+pub use runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
 pub use seal::{IdentityArgs, SealArgs};
 
 const EXIT_CODES: &str = "\
@@ -183,6 +185,8 @@ pub enum Command {
     List(List),
     /// Show one run's manifest.
     Show(Show),
+    /// Compare two runs by their manifests.
+    Diff(Diff),
     /// Read every object of a run back and recompute everything the manifest says.
     Verify(Verify),
     /// Fetch a run by its manifest, verified.
@@ -191,6 +195,18 @@ pub enum Command {
     Restore(Restore),
     /// Prove a run: restore it into a scratch database, compare every table, drop it.
     Drill(Drill),
+    /// Tell by the exit code whether there is a recent backup, for monitoring.
+    Status(Status),
+    /// Write a page about all runs (HTML).
+    Report(Report),
+    /// Delete old runs by rules, and what failed runs left behind.
+    Prune(Prune),
+    /// Keep a run from ever being pruned.
+    Pin(Pin),
+    /// Take a pin away.
+    Unpin(Unpin),
+    /// Let `latest` name a run.
+    Promote(Promote),
     /// Print the JSON Schema of the manifest.
     Schema(SchemaCommand),
     /// Print shell completions.
@@ -316,6 +332,9 @@ pub struct Restore {
     /// The database to restore into: a URL or `key=value` words, as libpq reads them.
     #[arg(long, env = "PGSTOW_RESTORE_TO", hide_env_values = true)]
     pub to: String,
+    /// What the target is, where it is no plain database: a Supabase project.
+    #[arg(long, env = "PGSTOW_PROFILE", value_enum)]
+    pub profile: Option<Profile>,
     /// Create that database first, with the properties of the saved one.
     #[arg(long)]
     pub create: bool,
@@ -340,8 +359,9 @@ pub struct Restore {
     /// Restore although the database is not empty.
     #[arg(long)]
     pub into_existing: bool,
-    /// With --data-only: empty all the tables, in one transaction, before their rows come.
-    #[arg(long, requires = "data_only")]
+    /// With --data-only: empty all the tables, in one transaction, before their rows come. With --profile supabase: those
+    /// of the platform.
+    #[arg(long)]
     pub truncate: bool,
     /// Restore although the database is the very one that was saved.
     #[arg(long)]
@@ -367,6 +387,13 @@ pub struct Restore {
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub identity: IdentityArgs,
+}
+
+/// A target that is no plain database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// A Supabase project: the role is no superuser, and the platform's schemas are there.
+    Supabase,
 }
 
 /// `pgstow drill`

@@ -10,7 +10,7 @@ use clap::Args;
 pub struct SealArgs {
     /// Encrypt every object but the manifest and RESTORE.md to this public key of age (`age1...`), or to those in this
     /// file, one a line (repeatable).
-    #[arg(long, value_name = "KEY|FILE", env = "PGSTOW_ENCRYPT")]
+    #[arg(long, value_name = "KEY|FILE", env = "PGSTOW_ENCRYPT", hide_env_values = true)]
     pub encrypt: Vec<String>,
     /// Store what is larger as numbered volumes of this size (`50MB`, `2GiB`), for providers that limit it.
     #[arg(long, value_name = "SIZE", env = "PGSTOW_MAX_OBJECT_SIZE", value_parser = object_size)]
@@ -22,7 +22,7 @@ pub struct SealArgs {
 #[command(next_help_heading = "Encrypted runs")]
 pub struct IdentityArgs {
     /// File with the secret key of an encrypted run, as `age-keygen` writes it (repeatable).
-    #[arg(long, value_name = "FILE", env = "PGSTOW_IDENTITY", value_delimiter = ',')]
+    #[arg(long, value_name = "FILE", env = "PGSTOW_IDENTITY", hide_env_values = true, value_delimiter = ',')]
     pub identity: Vec<PathBuf>,
 }
 

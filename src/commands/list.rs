@@ -1,10 +1,13 @@
-//! `pgstow list`: the runs of the store, newest first, with what `verify` and `drill` found out about each.
+//! `pgstow list`: the runs of the store, newest first, with what `verify` and `drill` found out about each, and pins.
+//!
+//! [`inventory`] is also what `prune` and `report` go by. It keeps sums only: manifests of large databases are megabytes.
 
 use std::collections::HashMap;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
+use super::pin::{self, Pin};
 use super::verify::HASHES;
 use super::{output, resolve};
 use crate::error::{Context as _, Result};
@@ -16,71 +19,100 @@ const READS: usize = 16;
 
 /// One run as `--json` prints it.
 #[derive(Debug, Serialize)]
-struct Row {
-    run: String,
-    latest: bool,
+pub(super) struct Row {
+    /// Its name.
+    pub(super) run: String,
+    /// Whether `latest.json` names it.
+    pub(super) latest: bool,
     /// `complete`, `partial`, `incomplete` (no manifest) or `unreadable`.
-    status: &'static str,
+    pub(super) status: &'static str,
+    /// Why its manifest is unreadable.
     #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
+    pub(super) problem: Option<String>,
+    /// What its manifest says.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    details: Option<Details>,
+    pub(super) details: Option<Details>,
+    /// Newest receipt of `verify`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    verified: Option<Receipt>,
+    pub(super) verified: Option<Receipt>,
+    /// Newest receipt of `drill`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    drilled: Option<Receipt>,
+    pub(super) drilled: Option<Receipt>,
+    /// Its pin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pin: Option<Pin>,
 }
 
+/// What a manifest says of its run as a whole.
 #[derive(Debug, Serialize)]
-struct Details {
-    started_at: String,
-    finished_at: String,
-    seconds: f64,
-    database: String,
-    host: String,
-    totals: Totals,
+pub(super) struct Details {
+    pub(super) started_at: String,
+    pub(super) finished_at: String,
+    pub(super) seconds: f64,
+    pub(super) database: String,
+    pub(super) host: String,
+    pub(super) totals: Totals,
 }
 
 /// What `list` reads of a receipt.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Receipt {
+pub(super) struct Receipt {
     #[serde(skip_serializing)]
     kind: String,
-    at: String,
-    ok: bool,
+    /// When, RFC 3339 in UTC.
+    pub(super) at: String,
+    /// Whether the run was found sound.
+    pub(super) ok: bool,
+    /// Of `drill`: of which tables it was, where not of all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sample: Option<Sample>,
+    pub(super) sample: Option<Sample>,
     /// Of `verify`: how deep it looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    checked: Option<String>,
+    pub(super) checked: Option<String>,
 }
 
 /// Of which tables a drill was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Sample {
+pub(super) struct Sample {
     of: usize,
     tables: Vec<String>,
 }
 
+/// All runs of a store.
 #[derive(Debug, Serialize)]
-struct Document {
-    store: String,
-    latest: Option<String>,
-    runs: Vec<Row>,
+pub(super) struct Inventory {
+    /// The store's name.
+    pub(super) store: String,
+    /// The run that `latest.json` names.
+    pub(super) latest: Option<String>,
+    /// Newest first.
+    pub(super) runs: Vec<Row>,
 }
 
 /// Lists the runs.
 pub(crate) async fn run(store: &Store, json: bool) -> Result<()> {
+    let found = inventory(store).await?;
+    if json { output::print_json(&found) } else { output::print(&text(&found)) }
+}
+
+/// Reads what there is to know of all runs without reading their objects.
+///
+/// # Errors
+/// When the store fails, or `latest.json` makes no sense. A manifest that makes no sense is a row's problem.
+pub(super) async fn inventory(store: &Store) -> Result<Inventory> {
     let latest = resolve::latest(store).await?.map(|latest| latest.run);
     let names = resolve::names(store).await?;
     let receipts = receipts(store).await?;
-    let rows: Vec<Row> = stream::iter(names)
+    let mut pins = pin::all(store).await?;
+    let mut runs: Vec<Row> = stream::iter(names)
         .map(|name| row(store, name, latest.as_deref(), &receipts))
         .buffered(READS)
         .try_collect()
         .await?;
-    let document = Document { store: store.describe(), latest, runs: rows };
-    if json { output::print_json(&document) } else { output::print(&text(&document)) }
+    for row in &mut runs {
+        row.pin = pins.remove(&row.run);
+    }
+    Ok(Inventory { store: store.describe(), latest, runs })
 }
 
 /// Keys of the receipts of each run, newest first.
@@ -104,6 +136,7 @@ async fn row(store: &Store, run: String, latest: Option<&str>, receipts: &HashMa
         details: None,
         verified: None,
         drilled: None,
+        pin: None,
     };
     match resolve::manifest(store, &row.run).await {
         Ok(None) => return Ok(row),
@@ -151,9 +184,14 @@ fn seconds(from: &str, to: &str) -> Option<f64> {
 }
 
 /// Time since a moment in one or two units; `-` where the text is no moment.
-fn age(at: &str) -> String {
+pub(super) fn age(at: &str) -> String {
     let Ok(at) = at.parse::<jiff::Timestamp>() else { return "-".to_owned() };
-    let passed = jiff::Timestamp::now().duration_since(at).as_secs().max(0);
+    passed(jiff::Timestamp::now().duration_since(at).as_secs())
+}
+
+/// Seconds in one or two units.
+pub(super) fn passed(seconds: i64) -> String {
+    let passed = seconds.max(0);
     match passed {
         0..60 => format!("{passed}s"),
         60..3_600 => format!("{}m", passed / 60),
@@ -162,19 +200,27 @@ fn age(at: &str) -> String {
     }
 }
 
-fn receipt(receipt: Option<&Receipt>) -> String {
-    receipt.map_or_else(
-        || "-".to_owned(),
-        |receipt| match (receipt.checked.as_deref(), &receipt.sample) {
-            _ if !receipt.ok => "DAMAGED".to_owned(),
-            (Some(HASHES), _) => format!("{} ago ({HASHES})", age(&receipt.at)),
-            (_, Some(sample)) => format!("{} ago ({} of {} tables)", age(&receipt.at), sample.tables.len(), sample.of),
-            _ => format!("{} ago", age(&receipt.at)),
-        },
-    )
+impl Receipt {
+    /// What it speaks for, in words, where that is not everything: `hashes`, `2 of 30 tables`.
+    pub(super) fn extent(&self) -> Option<String> {
+        match (self.checked.as_deref(), &self.sample) {
+            (Some(HASHES), _) => Some(HASHES.to_owned()),
+            (_, Some(sample)) => Some(format!("{} of {} tables", sample.tables.len(), sample.of)),
+            _ => None,
+        }
+    }
 }
 
-fn text(document: &Document) -> String {
+fn receipt(receipt: Option<&Receipt>) -> String {
+    let Some(receipt) = receipt else { return "-".to_owned() };
+    match receipt.extent() {
+        _ if !receipt.ok => "DAMAGED".to_owned(),
+        Some(extent) => format!("{} ago ({extent})", age(&receipt.at)),
+        None => format!("{} ago", age(&receipt.at)),
+    }
+}
+
+fn text(document: &Inventory) -> String {
     if document.runs.is_empty() {
         return format!("no backups in {} yet\n", document.store);
     }
@@ -188,6 +234,9 @@ fn text(document: &Document) -> String {
     for row in &document.runs {
         if let Some(problem) = &row.problem {
             text.extend([row.run.as_str(), ": ", problem, "\n"]);
+        }
+        if let Some(pin) = &row.pin {
+            text.extend([row.run.as_str(), ": ", &output::plain(&pin.text()), "\n"]);
         }
     }
     text

@@ -4,15 +4,22 @@ mod backup;
 mod check;
 mod completions;
 mod detect;
+mod diff;
 mod doctor;
 mod download;
 mod list;
 mod objects;
 mod output;
+mod pin;
+mod pointer;
+mod promote;
+mod prune;
+mod report;
 mod resolve;
 mod restore;
 pub mod schema;
 mod show;
+mod status;
 mod verify;
 
 use crate::cli::{Command, Global};
@@ -25,6 +32,8 @@ use crate::store::Store;
 pub enum Outcome {
     /// Done. Exit 0.
     Done,
+    /// What was asked about is not as it should be, and stdout said so. Exit 1.
+    Failed,
     /// Done, but partial. Exit 3.
     Partial,
     /// Damage or a difference was found and reported. Exit 4.
@@ -58,6 +67,15 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Show(arguments) => show::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Verify(arguments) => verify::run(&Store::open(&global.store).await?, &arguments, json).await,
         Command::Download(arguments) => download::run(&Store::open(&global.store).await?, &arguments, json).await,
+        Command::Diff(arguments) => diff::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Status(arguments) => status::run(&Store::open(&global.store).await?, &arguments, json).await,
+        Command::Report(arguments) => report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Prune(arguments) => prune::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Pin(arguments) => pin::pin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Unpin(arguments) => pin::unpin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Promote(arguments) => {
+            promote::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
+        }
         Command::Schema(_) => schema::run().map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
         Command::Backup(_) | Command::Detect(_) | Command::Doctor(_) | Command::Drill(_) | Command::Restore(_) => {

@@ -14,6 +14,9 @@ use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
 use crate::seal::digest::Fingerprint;
 
+/// Makes the server look whether the client is there while it waits for something else.
+const CHECK: &str = "SET client_connection_check_interval = '2s'";
+
 /// A session that loads rows.
 #[derive(Debug)]
 pub struct Loader {
@@ -26,6 +29,11 @@ impl Loader {
         let session = Session::connect(info, timeout, "restore").await?;
         let loader = Self { session };
         loader.execute("SET synchronous_commit = off", "set up a session for loading").await?;
+        // Not known before 14, nor allowed on every system: without it a session whose client is gone notices when it
+        // next reads rows, and keeps its locks until then.
+        if let Err(error) = loader.execute(CHECK, "set up a session for loading").await {
+            tracing::debug!("{error}");
+        }
         Ok(loader)
     }
 
@@ -74,6 +82,12 @@ impl Loader {
             rows.feed(&part.map_err(|e| failure(&e).context(doing))?);
         }
         Ok(*rows.fingerprint())
+    }
+
+    /// The session itself.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Ends the session in good order.

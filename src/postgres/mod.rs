@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod large_objects;
 pub mod leader;
 pub mod load;
+pub mod managed;
 mod passfile;
 pub mod pg_dump;
 pub mod pg_restore;

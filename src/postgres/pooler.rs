@@ -14,7 +14,7 @@ use super::session::{Session, failure};
 use crate::error::{Error, Result};
 
 /// How long to wait for the second session's backend to end, so that it does not count against a limit any more.
-const GONE: Duration = Duration::from_millis(200);
+const GONE: Duration = Duration::from_secs(1);
 
 /// Refuses what is known to be such a pooler by host and port, without connecting.
 ///
@@ -77,10 +77,10 @@ async fn backend(session: &Session, before: &str) -> Result<i32> {
     pid.ok_or_else(|| Error::failed("the server's answer is not PostgreSQL's"))
 }
 
-/// A backend behind a session pooler stays; then this gives up soon.
+/// Behind a session pooler the backend stays: the pooler cleans it for the next client, which is seen too.
 async fn wait_for_end(session: &Session, pid: i32) {
     let gone = async {
-        let sql = format!("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid}");
+        let sql = format!("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND query NOT ILIKE 'DISCARD%'");
         while let Ok(messages) = session.client.simple_query(&sql).await {
             if !messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
                 return;

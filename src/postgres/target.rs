@@ -24,7 +24,7 @@ const ENDING: Duration = Duration::from_millis(50);
 /// Tables dropped in one statement: each needs some locks.
 const DROPPED_AT_ONCE: usize = 50;
 
-async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
+pub(super) async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
     let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -55,6 +55,13 @@ pub async fn contents(session: &Session) -> Result<Vec<String>> {
         mark = quote_literal(MARK)
     );
     strings(&session.client, &sql, "look at what the database holds").await
+}
+
+/// Whether the server is a Supabase project's.
+pub async fn is_project(session: &Session) -> Result<bool> {
+    let sql = "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles WHERE rolname = 'supabase_admin'
+                AND EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'auth')";
+    Ok(!strings(&session.client, sql, "look at the server").await?.is_empty())
 }
 
 /// What the mark says, where a restore was not finished here: which one.
@@ -200,6 +207,15 @@ pub async fn known(session: &Session) -> Result<BTreeSet<(String, String, String
     let rows =
         session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("look at what the database holds"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+/// Whether the server knows a setting. One with a dot in its name may be anybody's: every server takes it.
+pub async fn knows(session: &Session, setting: &str) -> Result<bool> {
+    if setting.contains('.') {
+        return Ok(true);
+    }
+    let row = session.client.query_one("SELECT pg_catalog.current_setting($1, true) IS NOT NULL", &[&setting]).await;
+    Ok(row.map_err(|e| failure(&e).context("ask for a setting"))?.get(0))
 }
 
 /// Whether a table, given as SQL, has a row.

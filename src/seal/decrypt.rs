@@ -302,6 +302,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
     fn a_piece_from_the_middle_needs_only_its_own_chunks() {
         let (recipients, identities, _folder) = keys();
         for length in [65_536_usize, 400_000, 65_536 * 4] {

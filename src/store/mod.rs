@@ -1,8 +1,9 @@
 //! Where runs are kept: one contract, two makes. [`s3`] speaks to S3-compatible servers, [`dir`] to a directory.
 //!
 //! Owns keys below the store's prefix, atomic appearance of objects, conditions, bounded memory of uploads, and the
-//! wording of what went wrong. Knows nothing of runs and manifests. An object appears whole or not at all; what a
-//! dropped or failed writer leaves behind is removed by a tracked task that [`Store::drain`] waits for.
+//! wording of what went wrong. Of runs it knows their keys only (which of them a retention is for), of manifests
+//! nothing. An object appears whole or not at all; what a dropped or failed writer leaves behind is removed by a tracked
+//! task that [`Store::drain`] waits for.
 
 mod dir;
 pub mod probe;

@@ -41,6 +41,8 @@ pub struct Ability {
     pub seen: Seen,
     /// What was seen, for people.
     pub detail: String,
+    /// Not seen because these credentials may not do it, whatever the store can do.
+    pub denied: bool,
     /// The failure, where there was one, with hints.
     #[serde(skip)]
     pub error: Option<Error>,
@@ -82,12 +84,16 @@ impl Probe {
     }
 
     pub(super) fn note(&mut self, name: &'static str, seen: Seen, detail: impl Into<String>) {
-        self.abilities.push(Ability { name, seen, detail: detail.into(), error: None });
+        self.abilities.push(Ability { name, seen, detail: detail.into(), denied: false, error: None });
+    }
+
+    pub(super) fn denied(&mut self, name: &'static str, detail: &str) {
+        self.abilities.push(Ability { name, seen: Seen::No, detail: detail.to_owned(), denied: true, error: None });
     }
 
     pub(super) fn fails(&mut self, name: &'static str, error: Error) {
         let detail = error.message().to_owned();
-        self.abilities.push(Ability { name, seen: Seen::No, detail, error: Some(error) });
+        self.abilities.push(Ability { name, seen: Seen::No, detail, denied: false, error: Some(error) });
     }
 }
 

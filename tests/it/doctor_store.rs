@@ -329,6 +329,19 @@ fn the_policies_that_doctor_prints_suffice_and_are_no_larger() {
     assert!(log.iter().any(|(asked, _)| asked.completes()), "an upload in parts was among it");
     run("write_only", &backup, 0);
     run("write_only", &["verify"], 1);
+    // What such a key may not do is no error.
+    let policy = document["policies"]["write_only"].clone();
+    let name_of_bucket = bucket.clone();
+    rig.proxy.follow(move |asked| {
+        let denied = !allows(&policy, &name_of_bucket, &action(asked, &name_of_bucket));
+        denied.then_some(Fault::Answer(403, "AccessDenied"))
+    });
+    let seen = rig.examined(0, &[]);
+    for one in ["read", "delete", "list-uploads"] {
+        let (level, text, _) = finding(&seen, one);
+        assert!(level == "ok" && text.contains("another key"), "{text}");
+    }
+    assert_eq!(finding(&seen, "multipart").0, "ok");
     let mut used: Vec<&str> = Vec::new();
     for words in [&backup[..], &["verify"], &["list"], &["doctor", "--skip-database"]] {
         used.extend(run("full", words, 0).iter().map(|(asked, _)| action(asked, &bucket).0));

@@ -77,8 +77,11 @@ fn a_restore_that_is_stopped_leaves_no_half_table_and_the_same_command_completes
             until("it is dead", || !going.runs());
             assert_eq!(ask(&format!("SELECT count(*) > 0 {OURS} AND pid IN ({first})")), "t", "nothing outlives it");
         }
-        let rows = cluster.psql("stopped_copy", "SELECT count(*) FROM held_rows");
-        assert!(rows == if lock == 1 { "0" } else { "1000" }, "{how} at {lock}: {rows} rows");
+        // A session that is still loading the table does not let anybody read it.
+        if lock == 2 || code.is_some() {
+            let rows = cluster.psql("stopped_copy", "SELECT count(*) FROM held_rows");
+            assert!(rows == if lock == 1 { "0" } else { "1000" }, "{how} at {lock}: {rows} rows");
+        }
 
         let mut again = Going::start(&mut restore(&cluster, &url, &store));
         until("it waits again, and what outlived the first one is gone", || {
@@ -111,10 +114,11 @@ fn what_only_lacks_statistics_is_not_restored_again() {
     let (_, log) = expect_code(&mut restore(cluster, &url, &store), 0);
     assert!(log.contains("1 tables have rough statistics"), "{log}");
     // Rough ones for what autovacuum completes, full ones for what it never looks at.
-    let statistics = "SELECT string_agg(tablename || ' ' || attname || ' ' || cardinality(histogram_bounds), ',' ORDER BY 1)
+    let statistics = "SELECT string_agg(tablename || ' ' || attname || ' ' || cardinality(histogram_bounds), ',' ORDER BY tablename)
                         FROM pg_stats WHERE schemaname = 'public' AND (attname, tablename) IN (('id', 'many'), ('n', 'own'))";
-    let full = "many id 101,own n 101";
-    assert_eq!(cluster.psql("statistics_copy", statistics).replace("id 11", "id 11 "), "many id 11 ,own n 101");
+    // Autovacuum may have completed it by now.
+    let now = cluster.psql("statistics_copy", statistics);
+    assert!(["many id 11,own n 101", "many id 101,own n 101"].contains(&now.as_str()), "{now}");
     let rows = "SELECT xmin FROM own LIMIT 1";
     let before = cluster.psql("statistics_copy", rows);
     let run = pgstow().args(["list", "--json", "--store"]).arg(&store).output().unwrap();
@@ -127,7 +131,7 @@ fn what_only_lacks_statistics_is_not_restored_again() {
     let (_, log) = expect_code(restore(cluster, &url, &store).arg("--full-analyze"), 0);
     assert!(log.contains("all but the statistics is there") && !log.contains("definitions"), "{log}");
     assert_eq!(cluster.psql("statistics_copy", rows), before, "the rows were loaded again");
-    assert_eq!(cluster.psql("statistics_copy", statistics), full);
+    assert_eq!(cluster.psql("statistics_copy", statistics), "many id 101,own n 101");
     judge::assert_same_database((cluster, "statistics"), (cluster, "statistics_copy"));
 }
 
@@ -288,7 +292,7 @@ fn drills_of_a_sample_prove_every_table_in_turn() {
     let (out, _) = expect_code(&mut drill(&["--tables", "public.child"]), 0);
     assert!(out.contains("PROVEN in a sample of 1 of 5 tables") && out.contains("proven: public.child"), "{out}");
     assert!(out.contains("not made: public.child child_id_fkey"), "{out}");
-    let (out, _) = expect_code(&mut drill(&["--tables", "child", "--tables", "parent"]), 0);
+    let (out, _) = expect_code(&mut drill(&["--tables", "public.child", "--tables", "public.parent"]), 0);
     assert!(out.contains("2 of 5 tables") && !out.contains("not made"), "{out}");
     let listed = expect_code(pgstow().args(["list", "--store"]).arg(&store), 0).0;
     assert!(listed.contains("ago (2 of 5 tables)"), "{listed}");
@@ -302,7 +306,41 @@ fn drills_of_a_sample_prove_every_table_in_turn() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let (out, _) = expect_code(&mut drill(&["--tables", "child"]), 4);
+    let (out, _) = expect_code(&mut drill(&["--tables", "public.child"]), 4);
     assert!(out.contains("public/child.sql.zst"), "{out}");
-    expect_code(&mut drill(&["--tables", "parent"]), 0);
+    expect_code(&mut drill(&["--tables", "public.parent"]), 0);
+}
+
+/// The chapter of the README that leads from a lost server to a running database, as a person would type it.
+#[test]
+fn the_way_back_in_the_readme_works_as_written() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let chapter = readme.split("\n## ").find(|chapter| chapter.starts_with("It is all gone")).unwrap();
+    let (settings, commands): (Vec<&str>, Vec<&str>) =
+        chapter.lines().filter_map(|line| line.strip_prefix("    ")).partition(|line| line.starts_with("export "));
+    assert_eq!((settings.len(), commands.len()), (2, 6), "{commands:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let lost = Cluster::start(15);
+    lost.psql("postgres", "CREATE ROLE app LOGIN PASSWORD 'its own'; CREATE DATABASE app OWNER app");
+    lost.psql("app", "SET ROLE app; CREATE SCHEMA own; CREATE TABLE own.t (id serial PRIMARY KEY); INSERT INTO own.t SELECT FROM generate_series(1, 100)");
+    expect_code(&mut backup(&lost, "app", &store), 0);
+
+    let new = Cluster::start(15);
+    let program = pgstow();
+    let path =
+        [Path::new(program.get_program()).parent().unwrap(), new.bin_dir(), Path::new("/usr/bin"), Path::new("/bin")];
+    let mut script = Command::new("bash");
+    script.args(["-euo", "pipefail", "-c", &commands.join("\n")]).env_clear();
+    script.env("PATH", std::env::join_paths(path).unwrap()).env("PGSTOW_STORE", &store).current_dir(folder.path());
+    script.env("NEW", new.url("").trim_end_matches('/')).env("PGSTOW_PG_BIN_DIR", new.bin_dir());
+    let (out, log) = expect_code(&mut script, 0);
+    assert!(out.contains("is sound") && out.contains("is restored into") && out.contains("own"), "{out}\n{log}");
+    judge::assert_same_database((&lost, "app"), (&new, "app"));
+    // The application comes in with its old password.
+    let mut application = new.command("psql");
+    application.args(["-Atc", "SELECT count(*) FROM own.t", "-d", &new.url_as("app", "its own", "app")]);
+    assert_eq!(expect_code(&mut application, 0).0.trim(), "100");
+    assert_eq!(std::fs::read_dir(store.join("runs")).unwrap().count(), 2, "the new database has a backup of its own");
 }

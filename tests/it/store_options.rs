@@ -1,15 +1,17 @@
 //! Options for providers, asserted by the headers that reach the server; proxies of the environment.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
 use crate::support::pg::{self, Cluster};
+use crate::support::process::succeed;
 use crate::support::program::{expect_code, expect_failure, pgstow};
 use crate::support::proxy::{Asked, Fault, Proxy};
 use crate::support::s3::S3Server;
+use crate::support::session::until;
 
 /// A server, a proxy that hears all, and a database whose backup has small objects and one in parts.
 struct Rig {
@@ -229,4 +231,78 @@ fn a_proxy_of_the_environment_is_used_and_no_proxy_is_obeyed() {
         .map(|(asked, _)| format!("{} {}", asked.method, asked.target))
         .collect();
     assert_eq!(asked, ["CONNECT store.invalid:443"]);
+}
+
+/// `rclone serve s3` with TLS, ends when dropped.
+struct Encrypted {
+    folder: TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl Encrypted {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("files/bucket")).unwrap();
+        let (certificate, key) = (folder.path().join("server.crt"), folder.path().join("server.key"));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=store.example.com"]);
+        openssl.args(["-addext", "subjectAltName=DNS:store.example.com,IP:127.0.0.1"]);
+        openssl
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate);
+        succeed(&mut openssl);
+        let port = pg::free_port();
+        let tools = std::env::var("PGSTOW_TOOLS").unwrap_or_else(|_unset| "/var/tmp/pgstow-tools".to_owned());
+        let mut rclone = Command::new(format!("{tools}/venv/bin/rclone"));
+        rclone.env("RCLONE_CONFIG", "/dev/null").args([
+            "serve",
+            "s3",
+            "--auth-key",
+            "AKTEST,test-secret-key",
+            "--addr",
+        ]);
+        rclone.arg(format!("127.0.0.1:{port}")).arg("--cert").arg(&certificate).arg("--key").arg(&key);
+        rclone.arg(folder.path().join("files")).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = rclone.spawn().expect("infra/setup installs rclone");
+        until("rclone listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { folder, port, child }
+    }
+}
+
+impl Drop for Encrypted {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn a_store_with_an_authority_of_its_own_is_reached_directly_and_through_a_tunnel() {
+    let server = Encrypted::start();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let proxy = runtime.block_on(Proxy::start(server.port, |_| None));
+    let doctor = |endpoint: &str, trusted: bool, more: &[(&str, &str)]| {
+        let mut command = pgstow();
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
+        command.args(["doctor", "--skip-database", "--store", "s3://bucket/p", "--s3-endpoint", endpoint]);
+        if trusted {
+            command.arg("--s3-ca-file").arg(server.folder.path().join("server.crt"));
+        }
+        command.env("AWS_ACCESS_KEY_ID", "AKTEST").env("AWS_SECRET_ACCESS_KEY", "test-secret-key");
+        command.envs(more.iter().copied());
+        command
+    };
+    let direct = format!("https://127.0.0.1:{}", server.port);
+    let (out, _) = expect_code(&mut doctor(&direct, false, &[]), 1);
+    assert!(out.contains("--s3-ca-file"), "{out}");
+    expect_code(&mut doctor(&direct, true, &[]), 0);
+    let tunnel = [("HTTPS_PROXY", proxy.endpoint.as_str())];
+    expect_code(&mut doctor("https://store.example.com", true, &tunnel), 0);
+    let log = proxy.log();
+    assert!(!log.is_empty() && log.iter().all(|(asked, _)| asked.target == "store.example.com:443"), "{log:?}");
 }

@@ -152,7 +152,27 @@ fn a_store_with_a_limit_is_told_of_and_takes_volumes_that_every_command_reads() 
     expect_code(&mut s3.reading(&["download", "--to", &to]), 0);
     assert!(fs::read(folder.path().join("to/public/big.sql")).unwrap().starts_with(&sound[0]));
     assert!(!program::files(&folder.path().join("to")).iter().any(|file| file.contains(".00")));
+
     s3.cluster.drop_database(copy);
+    s3.cluster.create_database(copy);
+    // Pieces of what is encrypted begin and end inside of age's chunks too.
+    let (file, public) = key_pair(folder.path());
+    expect_code(&mut s3.backup(name, &["--compression", "none", "--max-object-size", "10MB", "--encrypt", &public]), 0);
+    let run = s3.run();
+    let table = run.table("public", "big");
+    assert!(volumes(&run, &table["file"], 10_000_000).len() > 6 && table["index"]["key"] == "public/big.index.age");
+    assert_eq!(s3.damaged(&["--identity", &file], 0), Vec::<String>::new());
+    expect_code(&mut s3.restore(copy, &["--identity", &file]), 0);
+    assert_eq!(s3.cluster.psql(name, ROWS), s3.cluster.psql(copy, ROWS));
+    s3.cluster.drop_database(copy);
+}
+
+/// A key of the stock `age-keygen`: its file and its public half.
+fn key_pair(folder: &Path) -> (String, String) {
+    let file = folder.join("key.txt");
+    succeed(Command::new("age-keygen").arg("-o").arg(&file));
+    let public = succeed(Command::new("age-keygen").arg("-y").arg(&file)).trim().to_owned();
+    (file.display().to_string(), public)
 }
 
 #[test]
@@ -160,24 +180,21 @@ fn volumes_of_compressed_and_encrypted_objects_restore_with_stock_tools_as_told(
     let (name, copy) = ("volumes_sealed", "volumes_sealed_copy");
     let s3 = Limited::new(name);
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("key.txt");
-    succeed(Command::new("age-keygen").arg("-o").arg(&file));
-    let public = succeed(Command::new("age-keygen").arg("-y").arg(&file)).trim().to_owned();
+    let (file, public) = key_pair(folder.path());
     expect_code(&mut s3.backup(name, &["--encrypt", &public, "--max-object-size", "1.5MB"]), 0);
     let run = s3.run();
     let table = &run.table("public", "big")["file"];
     assert!(table["key"].as_str().unwrap().ends_with("big.sql.zst.age.001"), "{table}");
     let paths = volumes(&run, table, 1_500_000);
     volumes(&run, &run.manifest["large_objects"]["object"], 1_500_000);
-    let identity = file.display().to_string();
-    let identity = ["--identity", identity.as_str()];
+    let identity = ["--identity", file.as_str()];
     assert_eq!((s3.damaged(&[], 0), s3.damaged(&identity, 0)), (Vec::new(), Vec::new()));
 
     let raw = folder.path().join("raw").display().to_string();
     expect_code(&mut s3.reading(&["download", "--raw", "--to", &raw]), 0);
     let fetched = Run { folder: PathBuf::from(&raw), ..run.clone() };
     s3.cluster.create_database(copy);
-    restore_as_told_with(&fetched, s3.cluster, copy, Some(&file));
+    restore_as_told_with(&fetched, s3.cluster, copy, Some(Path::new(&file)));
     assert_eq!(s3.cluster.psql(name, ROWS), s3.cluster.psql(copy, ROWS));
     s3.cluster.drop_database(copy);
     s3.cluster.create_database(copy);

@@ -7,6 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::plan::Plan;
 use super::{Gathered, Run, restore_md};
+use crate::commands::pointer::{self, Way};
+use crate::commands::status;
 use crate::error::{Context as _, Error, Result};
 use crate::layout;
 use crate::manifest::{
@@ -16,14 +18,11 @@ use crate::manifest::{
 use crate::pipeline::drain::SchemaDone;
 use crate::postgres::leader::Leader;
 use crate::seal::decode::hex;
-use crate::store::{Condition, Put, Store};
-
-/// Times the pointer is tried when somebody else moves it at the same moment.
-const POINTER_ATTEMPTS: u32 = 10;
+use crate::store::{Condition, Store};
 
 /// Refuses a prefix that belongs to another database.
 pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
-    let Some((latest, _etag)) = read_latest(store).await? else { return Ok(()) };
+    let Some((latest, _etag)) = pointer::read(store).await? else { return Ok(()) };
     if latest.identity == identity {
         return Ok(());
     }
@@ -37,15 +36,6 @@ pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, ado
         latest.identity
     ))
     .hint("give each database a prefix of its own, or use --adopt-prefix when this database replaced the other one"))
-}
-
-async fn read_latest(store: &Store) -> Result<Option<(Latest, Option<String>)>> {
-    // The ETag first: a pointer that moves in between makes it stale, and a conditional PUT with it is refused.
-    let etag = store.head(layout::LATEST).await?.and_then(|info| info.etag);
-    let Some(body) = store.get(layout::LATEST).await? else { return Ok(None) };
-    let latest = serde_json::from_slice(&body).map_err(std::io::Error::from);
-    let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()))?;
-    Ok(Some((latest, etag)))
 }
 
 /// Writes what is left of the run. Returns the manifest and whether `latest` names this run now.
@@ -120,6 +110,16 @@ pub(super) async fn finish(
         omitted,
     };
     manifest.totals = totals(&manifest);
+    // Whatever took objects away meanwhile (a prune with a short grace, a lifecycle rule): no manifest, no backup.
+    match status::incomplete(&run.target.store, &manifest).await {
+        Ok(None) => {}
+        Ok(Some(problem)) => {
+            return Err(Error::failed(format!("run {}: {problem}, although it was stored", run.name)).hint(
+                "see whether a prune with a short --incomplete-older-than or a lifecycle rule of the bucket took it",
+            ));
+        }
+        Err(error) => tracing::warn!("the run's objects could not be listed: {error}"),
+    }
     committing.store(true, Ordering::SeqCst);
     let sha256 = put_manifest(run, &manifest).await?;
     let latest = if partial && !run.args.allow_partial_latest {
@@ -133,7 +133,7 @@ pub(super) async fn finish(
             finished_at: manifest.finished_at.clone(),
             identity: manifest.source.identity.clone(),
         };
-        let moved = move_latest(&run.target.store, &pointer).await;
+        let moved = pointer::advance(&run.target.store, &pointer, Way::Forward).await;
         moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))?
     };
     Ok((manifest, latest))
@@ -252,49 +252,6 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
                 .hint(format!("{key} may be stored all the same: `pgstow verify` tells whether that run is whole")))
         }
     }
-}
-
-/// Moves `latest.json` to this run, never backwards. Returns whether it names this run (or would, had a newer one not
-/// won meanwhile).
-///
-/// Where the store has just been seen to refuse a conditional PUT, the move is one; elsewhere the pointer is compared
-/// before and checked after.
-pub(super) async fn move_latest(store: &Store, pointer: &Latest) -> Result<bool> {
-    let json = serde_json::to_vec_pretty(pointer).map_err(std::io::Error::from).context("write the pointer")?;
-    let body = Bytes::from([json, b"\n".to_vec()].concat());
-    for _attempt in 0..POINTER_ATTEMPTS {
-        let before = read_latest(store).await?;
-        if let Some((there, _)) = &before
-            && there.identity == pointer.identity
-            && (&there.finished_at, &there.run) > (&pointer.finished_at, &pointer.run)
-        {
-            tracing::warn!("{} names the newer run {}; left as it is", layout::LATEST, there.run);
-            return Ok(false);
-        }
-        // Must be refused when there is a pointer: that is how a store shows that it honours conditions.
-        let mut put = store.put(layout::LATEST, body.clone(), Condition::Absent).await;
-        if let (Ok(Put::Refused), Some((_, Some(etag)))) = (&put, &before) {
-            put = store.put(layout::LATEST, body.clone(), Condition::Matches(etag.clone())).await;
-        }
-        if let Ok(Put::Refused) = put {
-            continue;
-        }
-        match (put, read_latest(store).await) {
-            (_, Ok(Some((there, _)))) if there == *pointer => return Ok(true),
-            (_, Ok(Some((there, _)))) if there.finished_at > pointer.finished_at => return Ok(false),
-            (Ok(_), Ok(_)) => {}
-            (Err(error), Ok(_)) => return Err(error),
-            // The store has said that it moved.
-            (Ok(_), Err(error)) => {
-                tracing::warn!("{} was stored, but could not be read back: {error}", layout::LATEST);
-                return Ok(true);
-            }
-            (Err(error), Err(_unreachable)) => {
-                return Err(error.hint(format!("{} may name this run already", layout::LATEST)));
-            }
-        }
-    }
-    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe())))
 }
 
 /// The final summary for people.

@@ -97,7 +97,8 @@ async fn examine(
 ) -> Result<Option<Looked>> {
     let mut size = None;
     if !arguments.skip_database {
-        let info = ConnInfo::resolve(arguments.source.database_url.as_deref())?;
+        let info = ConnInfo::resolve(arguments.source.database_url.as_deref())
+            .map_err(|error| error.hint("to check the store alone: --skip-database"))?;
         size = Box::pin(database::examine(arguments, &info, store, report)).await;
     }
     let Some(store) = store else { return Ok(None) };

@@ -78,6 +78,14 @@ fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
         let detail = if ability.seen == Seen::Unknown { format!("not known: {detail}") } else { detail };
         return report.ok(AREA, name, detail);
     }
+    if ability.denied {
+        let good = match name {
+            "read" => "whoever steals it reads no backup; `verify` and `restore` need another key",
+            "delete" => "whoever steals it can't remove backups; `prune` needs another key",
+            _ => "a backup needs it only after a lost connection; `prune` needs another key",
+        };
+        return report.ok(AREA, name, format!("{detail}: {good}"));
+    }
     match name {
         "reach" | "put" | "read" | "range" | "list" | "key-characters" | "multipart" => {
             report.error(AREA, name, detail, hints);
@@ -109,10 +117,6 @@ fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
             detail,
             hints.chain([lifecycle("`prune` can't find uploads that a killed run left")]),
         ),
-        "delete" if ability.error.is_none() => {
-            let text = format!("{detail}: good, whoever steals it can't remove backups; `prune` needs another key");
-            report.ok(AREA, name, text);
-        }
         "delete" => report.warn(AREA, name, detail, hints),
         "if-none-match" | "if-match" => {
             let text = format!("{detail}; `latest` is compared before and checked after it moves instead");

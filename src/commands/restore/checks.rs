@@ -79,7 +79,13 @@ pub(super) async fn refuse_full(session: &Session, run: &str, arguments: &Restor
     }
     let told: Vec<String> = contents.iter().take(3).map(|thing| in_comment(thing)).collect();
     let more = if contents.len() > 3 { ", ..." } else { "" };
-    Err(Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")))
+    let refused = Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")));
+    let refused = if target::is_project(session).await? {
+        refused.hint("if it is a Supabase project, whose platform has made schemas of its own: --profile supabase")
+    } else {
+        refused
+    };
+    Err(refused
         .hint("restore into a new database: --create with a new name in --to")
         .hint("if what is restored does not collide with what is there: --into-existing"))
 }
@@ -122,7 +128,7 @@ pub(super) fn missing(entries: &[&Entry], script: &Script, server: &Server, argu
 }
 
 /// Owners of the entries, and roles of the run that privileges and policies name, which the server does not have.
-fn missing_roles(entries: &[&Entry], script: &Script, server: &Server) -> BTreeSet<String> {
+pub(super) fn missing_roles(entries: &[&Entry], script: &Script, server: &Server) -> BTreeSet<String> {
     let owners = entries.iter().filter_map(|e| e.owner.clone()).filter(|owner| !owner.is_empty());
     let mut missing: BTreeSet<String> = owners.filter(|owner| !server.roles.contains(owner)).collect();
     let candidates: Vec<String> = script.roles().into_iter().filter(|role| !server.roles.contains(role)).collect();

@@ -127,6 +127,7 @@ async fn drill(
     let restore = Restore {
         run: manifest.run.clone(),
         to: String::new(),
+        profile: None,
         create: true,
         roles: arguments.roles,
         role_passwords: false,

@@ -15,7 +15,9 @@ mod rights;
 mod roles;
 mod rows;
 mod sample;
+mod settings;
 mod stream;
+mod supabase;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -37,7 +39,8 @@ use tokio_util::task::TaskTracker;
 use super::{Outcome, objects, output, resolve};
 use crate::archive::catalogue::tag;
 use crate::archive::compose;
-use crate::cli::{Global, IdentityArgs, Restore};
+use crate::archive::statements::statements;
+use crate::cli::{Global, IdentityArgs, Profile, Restore};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::layout;
 use crate::manifest::{Manifest, Object};
@@ -82,6 +85,9 @@ pub(crate) struct Report {
     large_objects: u64,
     seconds: f64,
     phases: Vec<Phase>,
+    /// Of a restore into a project: what could not be restored, and what was left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<supabase::findings::Findings>,
 }
 
 /// How long one step took.
@@ -110,7 +116,8 @@ pub(super) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown
     match result {
         Ok(report) => {
             print(&report, global.json)?;
-            Ok(Outcome::Done)
+            let lost = report.findings.is_some_and(|findings| !findings.not_restored.is_empty());
+            Ok(if lost { Outcome::Partial } else { Outcome::Done })
         }
         // Damage of the store is a finding in verify and drill; here it is why the restore failed.
         Err(error) if error.kind() == Kind::Damage => Err(error
@@ -133,7 +140,8 @@ fn print(report: &Report, json: bool) -> Result<()> {
         output::size(report.raw_bytes),
         output::count(report.large_objects),
         report.seconds
-    ))
+    ))?;
+    report.findings.as_ref().map_or(Ok(()), |findings| output::print(&findings.text()))
 }
 
 /// Everything a restore is made with.
@@ -200,7 +208,15 @@ struct LeaveOut {
 
 async fn restore(arguments: &Restore, global: &Global, store: Store, commits: TaskTracker) -> Result<Report> {
     let info = ConnInfo::resolve(Some(&arguments.to))?;
+    if arguments.profile.is_some() {
+        supabase::check(arguments)?;
+    } else if arguments.truncate && !arguments.data_only {
+        return Err(Error::usage("--truncate needs --data-only, or --profile supabase"));
+    }
     let loaded = Loaded::read(store, &arguments.run, &arguments.identity).await?;
+    if arguments.profile == Some(Profile::Supabase) {
+        return Box::pin(supabase::restore(arguments, global, &loaded, info, commits)).await;
+    }
     restore_loaded(arguments, global, &loaded, info, &LeaveOut::default(), commits).await
 }
 
@@ -333,7 +349,7 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
     if !arguments.roles {
         return Ok(());
     }
-    let statements = script.missing(&server.roles, arguments.role_passwords);
+    let statements = settings::taken(session, script.missing(&server.roles, arguments.role_passwords)).await?;
     if statements.is_empty() {
         return Ok(());
     }
@@ -398,6 +414,8 @@ impl Work<'_> {
         }
         if self.part.is_whole() && !arguments.data_only {
             for text in database::settings(&self.meta.entries, &self.manifest.source.database, self.info.database()) {
+                let statements = statements(&text).into_iter().map(str::to_owned).collect();
+                let text = settings::taken(&self.control, statements).await?.join(";\n");
                 target::execute(&self.control, &text, "restore the database's settings").await?;
             }
         }
@@ -480,7 +498,7 @@ impl Work<'_> {
             .filter(|_| self.part.is_whole() && !self.leave_out.large_objects);
         let result = tokio::try_join!(Arc::new(self.rows(&taken, into)).load(tables), async {
             match blobs {
-                Some(object) => self.large_objects(object).await,
+                Some(object) => self.large_objects(object, &[]).await,
                 None => Ok(()),
             }
         });
@@ -500,7 +518,7 @@ impl Work<'_> {
     }
 
     /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
-    async fn large_objects(&self, object: &Object) -> Result<()> {
+    async fn large_objects(&self, object: &Object, options: &[&str]) -> Result<()> {
         let (watch, stored) = objects::watched(&self.source.store, &self.source.run, object);
         let plain = self.source.opening.decoder(stored);
         let (watched, damage) = (watch.clone(), Arc::new(Mutex::new(None)));
@@ -512,9 +530,11 @@ impl Work<'_> {
             watch,
             damage: Arc::clone(&damage),
         };
-        let arguments: &[&str] =
-            if self.manifest.large_objects.count <= BLOBS_AT_ONCE { &["--single-transaction"] } else { &[] };
-        let arguments = self.owned(arguments);
+        let mut arguments = options.to_vec();
+        if self.manifest.large_objects.count <= BLOBS_AT_ONCE {
+            arguments.push("--single-transaction");
+        }
+        let arguments = self.owned(&arguments);
         let result = self.pg_restore.pipe("restore large objects", &arguments, &mut held).await;
         if let Some(failure) = watched.whole.store_failure() {
             return Err(failure.context(&object.key));
@@ -555,6 +575,10 @@ impl Work<'_> {
             let ours: HashSet<(&str, &str)> = ours.iter().map(|w| (w.schema.as_str(), w.table.name.as_str())).collect();
             tables.retain(|table| ours.contains(&(&table.schema, &table.name)));
         }
+        self.analyze_these(tables).await
+    }
+
+    async fn analyze_these(&self, tables: Vec<load::Analyzable>) -> Result<()> {
         let rough = AtomicU64::new(0);
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();

@@ -50,7 +50,7 @@ impl Script {
 }
 
 /// The two roles of `GRANT a TO b ...`.
-fn membership(statement: &str) -> Option<(String, String)> {
+pub(super) fn membership(statement: &str) -> Option<(String, String)> {
     let (of, rest) = name(statement.strip_prefix("GRANT ")?)?;
     let (member, _) = name(rest.strip_prefix(" TO ")?)?;
     Some((of, member))

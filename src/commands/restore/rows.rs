@@ -278,7 +278,7 @@ impl Rows {
     }
 
     /// Removes what is in these tables, in one transaction.
-    async fn empty(&self, tables: &[Wanted]) -> Result<()> {
+    pub(super) async fn empty(&self, tables: &[Wanted]) -> Result<()> {
         let doing = "empty the tables";
         // Of some tables of extensions only some rows are saved: the others are the extension's own.
         let (partly, wholly): (Vec<&Wanted>, Vec<&Wanted>) = tables.iter().partition(|w| w.table.filter.is_some());
@@ -365,7 +365,14 @@ impl Rows {
         if counted == print.rows { Ok(print) } else { Err(load::miscounted(&doing, print.rows, counted)) }
     }
 
-    async fn copy(&self, loader: &Loader, copy: &str, mut flow: Flow, doing: &str) -> Result<(Fingerprint, u64)> {
+    /// Takes rows by a COPY statement; returns what was read and how many rows the server counted.
+    pub(super) async fn copy(
+        &self,
+        loader: &Loader,
+        copy: &str,
+        mut flow: Flow,
+        doing: &str,
+    ) -> Result<(Fingerprint, u64)> {
         let counted = loader.copy(copy, &mut flow.rows, doing).await;
         let read = flow.finish().await;
         match (counted, read) {
@@ -435,7 +442,7 @@ fn into_itself(copy: &str, wanted: &Wanted) -> bool {
 }
 
 /// All rows of a table must be those of the manifest.
-fn compare(wanted: &Wanted, print: &Fingerprint) -> Result<()> {
+pub(super) fn compare(wanted: &Wanted, print: &Fingerprint) -> Result<()> {
     let table = &wanted.table;
     if print.rows == table.rows && print.digest() == table.digest && print.bytes == table.raw_bytes {
         return Ok(());

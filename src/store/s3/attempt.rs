@@ -267,7 +267,7 @@ impl S3 {
             Some("NoSuchBucket") => {
                 format!("create the bucket {} at {endpoint}, or correct --store", self.bucket)
             }
-            Some("AccessDenied" | "AllAccessDisabled") => "the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload on this bucket and prefix".to_owned(),
+            Some("AccessDenied" | "AllAccessDisabled") => "the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload on this bucket and prefix: `pgstow doctor` prints the policy".to_owned(),
             Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSignature") => {
                 format!("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), and that they belong to {endpoint} and its region")
             }

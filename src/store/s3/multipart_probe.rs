@@ -85,7 +85,11 @@ async fn whole(prober: &Prober<'_>, name: &str, sizes: &[usize]) -> Result<bool,
     });
     let border = sizes.first().copied().unwrap_or_default();
     let range = format!("bytes={}-{}", border - 2, border + 1);
-    let answer = ask!(prober, s3.client.get_object().bucket(&s3.bucket).key(&open.full).range(&range))?;
+    let answer = match ask!(prober, s3.client.get_object().bucket(&s3.bucket).key(&open.full).range(&range)) {
+        Ok(answer) => answer,
+        Err(failure) if failure.is_denied() => return Ok(open.md5),
+        Err(failure) => return Err(failure),
+    };
     let total: usize = sizes.iter().sum();
     let range_end = answer.content_range.as_deref().and_then(|range| range.rsplit('/').next()?.parse().ok());
     let found = body(answer.body).await;
@@ -149,6 +153,9 @@ async fn unfinished(prober: &mut Prober<'_>) {
     match &listed {
         Ok(true) => prober.probe.note("list-uploads", Seen::Yes, "an unfinished upload is listed"),
         Ok(false) => prober.probe.note("list-uploads", Seen::No, "an unfinished upload is not listed"),
+        Err(failure) if failure.is_denied() => {
+            prober.probe.denied("list-uploads", "this key may not list unfinished uploads");
+        }
         Err(failure) => prober.probe.note("list-uploads", Seen::No, failure.brief()),
     }
     let s3 = prober.s3;

@@ -23,6 +23,7 @@ use super::attempt::{Failure, Progress};
 use super::options::content_md5;
 use super::{CHECK_ATTEMPTS, S3, multipart_probe};
 use crate::error::Error;
+use crate::layout;
 use crate::seal::decode::hex;
 use crate::store::probe::{Litter, ODD_NAME, Probe, SMALL, Seen, yes};
 
@@ -146,6 +147,7 @@ impl Prober<'_> {
         let get = || self.s3.client.get_object().bucket(&self.s3.bucket).key(&full);
         let whole = match ask!(self, get()) {
             Ok(answer) => body(answer.body).await,
+            Err(failure) if failure.is_denied() => return self.read_denied().await,
             Err(failure) => return self.probe.fails("read", self.error("read", "small", &failure)),
         };
         let part = match ask!(self, get().range("bytes=7-12")) {
@@ -164,6 +166,17 @@ impl Prober<'_> {
             yes(same),
             if same { "a part of an object can be read" } else { "asked for a part, the store answers something else" },
         );
+    }
+
+    /// A key that only writes: a backup still reads the pointer.
+    async fn read_denied(&mut self) {
+        let full = format!("{}{}", self.s3.prefix, layout::LATEST);
+        match ask!(self, self.s3.client.head_object().bucket(&self.s3.bucket).key(&full)) {
+            Err(failure) if failure.status != Some(404) => {
+                self.probe.fails("read", self.s3.error("look up", layout::LATEST, &failure));
+            }
+            _ => self.probe.denied("read", "this key may not read other objects than the pointer"),
+        }
     }
 
     /// Retention asked for by headers, for three seconds; and what the bucket does by itself.
@@ -238,7 +251,7 @@ impl Prober<'_> {
                 }
             }
             Err(failure) if failure.is_denied() => {
-                return self.probe.note("delete", Seen::No, "this key may not delete");
+                return self.probe.denied("delete", "this key may not delete");
             }
             Err(failure) => return self.probe.fails("delete", self.error("delete", ODD_NAME, &failure)),
         }

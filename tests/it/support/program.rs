@@ -340,6 +340,13 @@ impl Going {
         super::process::succeed(Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()));
     }
 
+    /// Waits for its end and returns the exit code.
+    #[track_caller]
+    pub fn code(mut self) -> i32 {
+        let status = self.child.wait().expect("a child can be waited for");
+        status.code().unwrap_or_else(|| panic!("ended with {status}"))
+    }
+
     /// Waits for its end, whatever it is.
     #[track_caller]
     pub fn end(mut self) -> super::bed::Ended {

@@ -204,6 +204,11 @@ async fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
         _ => {}
     }
     let mut server = TcpStream::connect(("127.0.0.1", shared.upstream)).await?;
+    if head.starts_with("CONNECT ") {
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+        tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+        return Ok(());
+    }
     let (line, rest) = head.split_once("\r\n").unwrap();
     server.write_all(format!("{line}\r\nconnection: close\r\n{rest}").as_bytes()).await?;
     let (mut from_client, mut to_client) = client.split();

@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::Parser as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -40,16 +41,39 @@ pub(crate) struct S3Server {
     pub(crate) access_key: String,
     pub(crate) secret_key: String,
     pub(crate) port: u16,
+    pointers: Pointers,
     _stop: DropGuard,
 }
 
 impl S3Server {
     /// Serves `dir`, with one empty bucket.
     pub(crate) async fn start(dir: &Path) -> Self {
+        Self::serve(dir, true).await
+    }
+
+    /// As [`S3Server::start`]; conditions of PUTs are accepted and ignored, as Garage and Supabase Storage do.
+    pub(crate) async fn start_without_conditions(dir: &Path) -> Self {
+        Self::serve(dir, false).await
+    }
+
+    /// What `latest.json` of a prefix held after each PUT of it, in order.
+    pub(crate) fn pointers(&self, prefix: &str) -> Vec<String> {
+        let (pointers, key) = (self.pointers.lock().unwrap(), format!("{prefix}/latest.json"));
+        pointers.iter().filter(|(of, _)| *of == key).map(|(_, held)| held.clone()).collect()
+    }
+
+    async fn serve(dir: &Path, conditions: bool) -> Self {
         std::fs::create_dir_all(dir.join(BUCKET)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let files = Counting { files: FileSystem::new(dir).unwrap(), open: Arc::default() };
+        let pointers = Arc::default();
+        let files = Counting {
+            files: FileSystem::new(dir).unwrap(),
+            open: Arc::default(),
+            conditions,
+            folder: dir.join(BUCKET),
+            pointers: Arc::clone(&pointers),
+        };
         let mut service = S3ServiceBuilder::new(files);
         service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let domain = format!("localhost:{port}");
@@ -76,6 +100,7 @@ impl S3Server {
             access_key: ACCESS_KEY.to_owned(),
             secret_key: SECRET_KEY.to_owned(),
             port,
+            pointers,
             _stop: stop.drop_guard(),
         }
     }
@@ -110,9 +135,15 @@ pub(crate) fn store_args(store: &str) -> StoreArgs {
     args
 }
 
+/// Keys that end in `latest.json`, and what they held.
+type Pointers = Arc<Mutex<Vec<(String, String)>>>;
+
 struct Counting {
     files: FileSystem,
     open: Arc<Mutex<BTreeMap<String, (String, Timestamp)>>>,
+    conditions: bool,
+    folder: PathBuf,
+    pointers: Pointers,
 }
 
 impl Counting {
@@ -140,10 +171,38 @@ impl S3 for Counting {
     passed_on! {
         get_object: GetObjectInput => GetObjectOutput,
         head_object: HeadObjectInput => HeadObjectOutput,
-        put_object: PutObjectInput => PutObjectOutput,
         list_objects_v2: ListObjectsV2Input => ListObjectsV2Output,
         delete_object: DeleteObjectInput => DeleteObjectOutput,
         upload_part: UploadPartInput => UploadPartOutput,
+    }
+
+    fn put_object<'life0, 'async_trait>(
+        &'life0 self,
+        mut request: S3Request<PutObjectInput>,
+    ) -> Answer<'async_trait, PutObjectOutput>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(async move {
+            if !self.conditions {
+                request.input.if_match = None;
+                request.input.if_none_match = None;
+            }
+            let key = request.input.key.clone();
+            if !self.conditions && key.ends_with("latest.json") {
+                // Latency, different each time: a compare before it and the move after it are not one step.
+                let moves = self.pointers.lock().unwrap().len() as u64;
+                tokio::time::sleep(Duration::from_millis(moves.wrapping_mul(2_654_435_761) % 97)).await;
+            }
+            let answer = self.files.put_object(request).await?;
+            if key.ends_with("latest.json") {
+                let mut pointers = self.pointers.lock().unwrap();
+                let held = std::fs::read_to_string(self.folder.join(&key)).unwrap();
+                pointers.push((key, held));
+            }
+            Ok(answer)
+        })
     }
 
     fn create_multipart_upload<'life0, 'async_trait>(

@@ -1,0 +1,89 @@
+//! `pgstow restore` into servers that lack something: told before anything is changed, and settings that an older server
+//! does not know are no reason to fail.
+
+use super::support::pg::{self, Cluster};
+use super::support::program::{self, expect_code, expect_failure, pgstow};
+
+/// `restore` with programs of the newer of both versions.
+fn restore(from: &Cluster, to: &Cluster, store: &std::path::Path, more: &[&str]) -> std::process::Command {
+    let newer = if from.version() > to.version() { from } else { to };
+    let mut command = pgstow();
+    command.args(["restore", "--to", &to.url("app"), "--pg-bin-dir"]).arg(newer.bin_dir());
+    command.arg("--store").arg(store).args(more);
+    command
+}
+
+#[test]
+fn what_a_server_lacks_is_told_before_anything_is_changed() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let store = folder.path().join("store");
+    let versions = pg::versions();
+    let (first, last) = (versions[0], versions[versions.len() - 1]);
+    // Extensions of the one that the other does not have.
+    let source = Cluster::start(first);
+    let target = Cluster::start(last);
+    source.create_database("app");
+    let available = "SELECT string_agg(quote_ident(name), ' ') FROM pg_available_extensions WHERE name IN ('pgagent', 'pgtap', 'pg_cron')";
+    let here = target.psql("postgres", available);
+    let extension =
+        ["pgagent", "pgtap"].into_iter().find(|name| !here.contains(name)).expect("the newest server lacks one");
+    source.psql(
+        "postgres",
+        "SET allow_in_place_tablespaces = on; CREATE TABLESPACE \"fast disks\" LOCATION ''; CREATE ROLE \"Odd one\"",
+    );
+    source.psql(
+        "app",
+        &format!(
+            "CREATE EXTENSION {extension}; CREATE SCHEMA s; CREATE TABLE s.t (id integer PRIMARY KEY) TABLESPACE \"fast disks\";
+             GRANT SELECT ON s.t TO \"Odd one\""
+        ),
+    );
+    expect_code(&mut program::backup(&source, "app", &store), 0);
+    target.create_database("app");
+    let objects = "SELECT count(*) FROM pg_namespace";
+    let before = target.psql("app", objects);
+    let lacking = [format!("extension {extension}"), "tablespace fast disks".into(), "role Odd one".into()];
+    let (error, told) = expect_failure(&mut restore(&source, &target, &store, &[]), 1);
+    assert!(lacking.iter().all(|thing| error.contains(thing)), "{error}");
+    for hint in ["--roles", "install the extensions", "CREATE TABLESPACE", "nothing was changed"] {
+        assert!(told.contains(hint), "{hint}: {told}");
+    }
+    let (error, _) = expect_failure(&mut restore(&source, &target, &store, &["--roles"]), 1);
+    assert!(error.contains(&lacking[0]) && error.contains(&lacking[1]) && !error.contains(&lacking[2]), "{error}");
+    assert_eq!(target.psql("app", objects), before);
+    assert_eq!(target.psql("app", "SELECT count(*) FROM pg_roles WHERE rolname = 'Odd one'"), "0");
+}
+
+#[test]
+fn settings_an_older_server_does_not_know_are_left_out_and_told() {
+    let versions = pg::versions();
+    let newest = versions[versions.len() - 1];
+    assert!(
+        newest >= 17 && versions[0] < 17,
+        "servers with and without transaction_timeout are needed, not {versions:?}"
+    );
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let store = folder.path().join("store");
+    let (source, target) = (Cluster::start(newest), Cluster::start(versions[0]));
+    source.create_database("app");
+    source.psql(
+        "app",
+        "CREATE ROLE worker; ALTER ROLE worker SET transaction_timeout = '5min'; ALTER ROLE worker SET work_mem = '9MB';
+         ALTER ROLE worker IN DATABASE app SET transaction_timeout = '7min'; ALTER ROLE worker IN DATABASE app SET work_mem = '5MB';
+         ALTER DATABASE app SET transaction_timeout = '10min'; ALTER DATABASE app SET \"app.answer\" = '42';
+         CREATE TABLE t (id integer PRIMARY KEY, b text); INSERT INTO t SELECT i, i::text FROM generate_series(1, 100) i;
+         CREATE INDEX ON t (b); ALTER TABLE t OWNER TO worker; SELECT lo_from_bytea(77, 'x')",
+    );
+    expect_code(&mut program::backup(&source, "app", &store), 0);
+    let (_, log) = expect_code(&mut restore(&source, &target, &store, &["--create", "--roles"]), 0);
+    assert_eq!(log.matches("does not know transaction_timeout").count(), 3, "{log}");
+    for question in [
+        "SELECT count(*), sum(id), min(pg_get_userbyid(relowner)) FROM t, pg_class WHERE pg_class.oid = 't'::regclass",
+        "SELECT indexdef FROM pg_indexes WHERE tablename = 't' ORDER BY 1",
+        "SELECT current_setting('app.answer'), lo_get(77)",
+    ] {
+        assert_eq!(source.psql("app", question), target.psql("app", question), "{question}");
+    }
+    let settings = "SELECT string_agg(unnest, ',' ORDER BY unnest) FROM pg_db_role_setting, unnest(setconfig)";
+    assert_eq!(target.psql("app", settings), "app.answer=42,work_mem=5MB,work_mem=9MB");
+}
