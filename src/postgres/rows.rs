@@ -231,21 +231,17 @@ impl Worker<'_> {
                 let Some(next) = intake.next().await else { return Ok(()) };
                 queue.push_back(Taken::new(next));
             }
-            let mut copies = match flight.take() {
-                Some(flight) => {
-                    let begun = patience.wait(flight.begun).await.map_err(|e| stalled(e, BEGIN))?;
-                    begun.map_err(|e| trouble(&e, BEGIN))?;
-                    let prepared =
-                        patience.wait(statements(flight.prepared)).await.map_err(|e| stalled(e, BEGIN))??;
-                    if let Some(next) = queue.get_mut(1) {
-                        next.statements = prepared;
-                    }
-                    flight.copies
+            let mut copies = if let Some(flight) = flight.take() {
+                let begun = patience.wait(flight.begun).await.map_err(|e| stalled(e, BEGIN))?;
+                begun.map_err(|e| trouble(&e, BEGIN))?;
+                let prepared = patience.wait(statements(flight.prepared)).await.map_err(|e| stalled(e, BEGIN))??;
+                if let Some(next) = queue.get_mut(1) {
+                    next.statements = prepared;
                 }
-                None => {
-                    let begun = begin_cold(readers, client, queue, follows, intake);
-                    patience.wait(begun).await.map_err(|e| stalled(e, BEGIN))??
-                }
+                flight.copies
+            } else {
+                let begun = begin_cold(readers, client, queue, follows, intake);
+                patience.wait(begun).await.map_err(|e| stalled(e, BEGIN))??
             };
             if let Some(next) = queue.get_mut(1).filter(|next| !next.behind) {
                 next.behind = true;
