@@ -16,6 +16,8 @@ pub use doctor::Doctor;
 pub use runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
 pub use seal::{IdentityArgs, SealArgs};
 
+use crate::pipeline::rate::BytesPerSecond;
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
 4 verification or drill found damage; 130 / 143 interrupted.";
@@ -233,6 +235,15 @@ pub struct Backup {
     /// How long to wait for a table's lock before giving up.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
+    /// Give up when another session has waited so long for a table because of the backup. Default: warn only.
+    #[arg(long, env = "PGSTOW_MAX_BLOCK", value_parser = duration)]
+    pub max_block: Option<Duration>,
+    /// End the run, cleanly, when it has taken so long. Set it a minute below the platform's own time limit.
+    #[arg(long, env = "PGSTOW_DEADLINE", value_parser = duration)]
+    pub deadline: Option<Duration>,
+    /// Read at most so much a second, all sessions together: `50MiB`, `800kB`.
+    #[arg(long, env = "PGSTOW_RATE_LIMIT")]
+    pub rate_limit: Option<BytesPerSecond>,
     /// When no row came for so long, ask the server whether it is still at work; if not, connect again.
     #[arg(long, env = "PGSTOW_STALL_TIMEOUT", default_value = "10m", value_parser = duration)]
     pub stall_timeout: Duration,

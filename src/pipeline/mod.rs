@@ -9,6 +9,7 @@ pub mod budget;
 pub mod drain;
 pub mod feed;
 mod output;
+pub mod rate;
 pub mod segment;
 
 pub use feed::{Feed, Intake};

@@ -23,6 +23,9 @@ const LOCKED_AT_ONCE: usize = 200;
 /// How often to start over when tables come and go (Supabase makes and drops realtime partitions every day).
 pub const ATTEMPTS: u32 = 3;
 
+/// What a leader's session is called, before the name of its run (and after the program's).
+const LEADER: &str = "leader ";
+
 /// A session that holds the locks and the snapshot. Dropping it lets everything go.
 #[derive(Debug)]
 pub struct Leader {
@@ -52,6 +55,13 @@ impl Leader {
             tracing::debug!("let the locks go: {error}");
         }
     }
+
+    /// Lets snapshot and table locks go once everything was read; the advisory lock stays until the leader is dropped.
+    pub async fn end_transaction(&self) {
+        if let Err(error) = self.session.client.batch_execute("ROLLBACK").await {
+            tracing::debug!("let the locks go: {error}");
+        }
+    }
 }
 
 /// What a relation is called in SQL.
@@ -67,9 +77,9 @@ pub fn lockable(relation: &Relation) -> bool {
 }
 
 impl Candidate {
-    /// Connects and lists what there is.
-    pub async fn connect(info: &ConnInfo, timeout: Duration) -> Result<Self> {
-        let session = Session::connect_unpooled(info, timeout, "leader").await?;
+    /// Connects and lists what there is. The session's name ends with that of the run.
+    pub async fn connect(info: &ConnInfo, timeout: Duration, run: &str) -> Result<Self> {
+        let session = Session::connect_unpooled(info, timeout, &format!("{LEADER}{run}")).await?;
         let detection = detect(&session.client).await?;
         Ok(Self { session: Arc::new(session), detection })
     }
@@ -224,20 +234,31 @@ pub async fn running(client: &Client, store: &str, identity: &str) -> Result<Opt
     Ok(if held { Some(already_running(client, key).await) } else { None })
 }
 
+/// Names the run that has the lock: every role may see a session's application name, only some its start.
 async fn already_running(client: &Client, key: i64) -> Error {
-    let since = client
+    let holder = client
         .query_opt(
-            "SELECT a.pid, pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD\"T\"HH24:MI:SSOF')
+            "SELECT a.pid, pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), a.application_name,
+                    pg_catalog.host(a.client_addr)
                FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
-              WHERE l.locktype = 'advisory' AND l.granted
+              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
                 AND ((l.classid::pg_catalog.int8 << 32) | l.objid::pg_catalog.int8) = $1",
             &[&key],
         )
         .await;
-    let who = match since {
+    let who = match holder {
         Ok(Some(row)) => {
-            let (pid, since): (i32, Option<String>) = (row.get(0), row.get(1));
-            since.map_or_else(|| format!(" (pid {pid})"), |since| format!(" (pid {pid}, started {since})"))
+            let pid: i32 = row.get(0);
+            let name: Option<String> = row.get(2);
+            let run = name.as_deref().and_then(|name| name.strip_prefix("pgstow ")?.strip_prefix(LEADER));
+            let told = [
+                run.map(|run| format!("run {run}")),
+                Some(format!("pid {pid}")),
+                row.get::<_, Option<String>>(1).map(|since| format!("started {since}")),
+                row.get::<_, Option<String>>(3).map(|address| format!("from {address}")),
+            ];
+            format!(" ({})", told.into_iter().flatten().collect::<Vec<_>>().join(", "))
         }
         _ => String::new(),
     };

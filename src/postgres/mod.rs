@@ -22,6 +22,7 @@ pub mod stall;
 pub mod target;
 pub mod tls;
 pub mod tools;
+pub mod waiters;
 
 pub use crate::archive::table_sql::quote as quote_ident;
 

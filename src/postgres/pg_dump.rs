@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub lock_timeout: Duration,
     /// Encoding of names and text: `UTF8`, or `SQL_ASCII` for such a database.
     pub encoding: &'a str,
+    /// Name of the run, for `application_name`.
+    pub run: &'a str,
     /// Further arguments (`--exclude-table=...`), patterns already quoted.
     pub leave_out: Vec<String>,
 }
@@ -65,6 +67,7 @@ pub async fn table_of_contents(
         .arg(format!("--lock-wait-timeout={}", request.lock_timeout.as_millis()))
         .args(&request.leave_out);
     info.apply(&mut command);
+    command.env("PGAPPNAME", format!("pgstow pg_dump {}", request.run));
     let mut child = spawn(&mut command, "pg_dump")?;
     let stderr = drain_stderr(child.stderr.take());
     let stdout = child.stdout.take().ok_or_else(|| Error::failed("pg_dump has no stdout"))?;
@@ -188,6 +191,7 @@ async fn dumpall(tools: &PgTools, info: &ConnInfo, passwords: bool) -> Result<Re
     let mut command = Command::new(tools.pg_dumpall());
     command.args(["--roles-only", "--no-password", "--encoding=UTF8"]);
     info.apply(&mut command);
+    command.env("PGAPPNAME", "pgstow pg_dumpall");
     // Without a database name pg_dumpall connects to `postgres`, which the role may not be allowed to.
     command.arg(format!("--database={}", conninfo_database(info.database())));
     if !passwords {

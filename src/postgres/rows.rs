@@ -27,6 +27,7 @@ use super::session::{Session, failure};
 use super::stall::Patience;
 use crate::error::{Error, Result};
 use crate::pipeline::feed::{Item, Sealer};
+use crate::pipeline::rate::Rate;
 use crate::pipeline::{Feed, Intake, Segment, Segmenter};
 
 /// Times a worker connects again for the same task before the run fails.
@@ -67,6 +68,10 @@ pub struct Readers {
     pub lock_timeout: Duration,
     /// Silence after which to ask whether the server is still at work.
     pub stall_timeout: Duration,
+    /// How fast rows may be read, by all sessions together.
+    pub rate: Rate,
+    /// Added to the sessions' name: the run they read for.
+    pub run: String,
 }
 
 /// Why a task was not read.
@@ -136,7 +141,7 @@ struct Worker<'r> {
 impl Readers {
     /// Opens a session fit for reading.
     pub async fn session(&self) -> Result<Session> {
-        Session::connect(&self.info, self.connect_timeout, "reader").await
+        Session::connect(&self.info, self.connect_timeout, &format!("reader {}", self.run)).await
     }
 
     /// A session in a transaction on the snapshot, for reading what is not rows.
@@ -215,7 +220,7 @@ impl Readers {
             .await
             .map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
         let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-        copy(stream, feed, sent, &chunk.label, Some(patience)).await?;
+        copy(stream, feed, sent, &chunk.label, &self.rate, Some(patience)).await?;
         feed.end().await.map_err(Trouble::Fatal)
     }
 }
@@ -264,7 +269,7 @@ impl Worker<'_> {
                 let stream = copies.pop_front().ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
                 let stream = patience.wait(stream).await.map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
                 let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &taken.feed, &mut taken.sent, &chunk.label, Some(patience)).await?;
+                copy(stream, &taken.feed, &mut taken.sent, &chunk.label, &readers.rate, Some(patience)).await?;
                 taken.feed.end().await.map_err(Trouble::Fatal)?;
                 taken.done += 1;
                 taken.sent.clear();
@@ -421,9 +426,11 @@ async fn copy(
     feed: &Feed,
     sent: &mut Vec<u128>,
     label: &str,
+    rate: &Rate,
     patience: Option<Patience<'_>>,
 ) -> Result<(), Trouble> {
     let mut stream = std::pin::pin!(stream);
+    let mut meter = rate.meter();
     let mut segmenter = Segmenter::default();
     let already = sent.len();
     let mut number = 0;
@@ -438,11 +445,13 @@ async fn copy(
         };
         let Some(message) = message else { break };
         let message = message.map_err(|e| trouble(&e, &format!("read {label}")))?;
+        meter.read(message.len()).await;
         if let Some(segment) = segmenter.push(message) {
             deliver(segment, feed, sent, number, already, label).await?;
             number += 1;
         }
     }
+    meter.settle().await;
     let last = segmenter.finish().map_err(|why| Trouble::Fatal(Error::failed(format!("read {label}: {why}"))))?;
     if let Some(segment) = last {
         deliver(segment, feed, sent, number, already, label).await?;
@@ -505,13 +514,14 @@ pub struct LeaderReads {
     leader: Arc<Mutex<Arc<Session>>>,
     sealer: Sealer,
     chunks: Arc<Vec<Chunk>>,
+    rate: Rate,
 }
 
 impl LeaderReads {
     /// Reads with the leader's session, which holds the snapshot and all locks; `chunks` in the global order.
     #[must_use]
-    pub fn new(leader: Arc<Session>, sealer: Sealer, chunks: Arc<Vec<Chunk>>) -> Self {
-        Self { leader: Arc::new(Mutex::new(leader)), sealer, chunks }
+    pub fn new(leader: Arc<Session>, sealer: Sealer, chunks: Arc<Vec<Chunk>>, rate: Rate) -> Self {
+        Self { leader: Arc::new(Mutex::new(leader)), sealer, chunks, rate }
     }
 }
 
@@ -525,7 +535,7 @@ impl crate::pipeline::drain::Fallback for LeaderReads {
             let read = async {
                 let stream = leader.client.copy_out(chunk.copy.as_str()).await;
                 let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &feed, &mut sent, &chunk.label, None).await?;
+                copy(stream, &feed, &mut sent, &chunk.label, &this.rate, None).await?;
                 feed.end().await.map_err(Trouble::Fatal)
             };
             if let Err(trouble) = read.await {

@@ -27,6 +27,8 @@ use crate::error::{Error, Result};
 /// - `statement_timeout`, `lock_timeout`, `idle_in_transaction_session_timeout`, and where the server has them
 ///   `transaction_timeout` (17) and `idle_session_timeout` (14): a role's timeouts must not cut a long COPY; who
 ///   wants a lock timeout sets it in its transaction;
+/// - `client_connection_check_interval` (14, where the server's system can): a backend that waits for a lock or scans a
+///   table notices that this program was killed, and lets its locks go;
 /// - `row_security`: a policy that would hide rows is an error, not a smaller backup;
 /// - `search_path`: empty, so that no function of a user stands in for one of the system's, and names are qualified;
 /// - `quote_all_identifiers`: names as they are;
@@ -39,6 +41,8 @@ SET row_security = off; SET quote_all_identifiers = off; SET standard_conforming
 SELECT pg_catalog.set_config('search_path', '', false); \
 SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
 WHERE name IN ('transaction_timeout', 'idle_session_timeout'); \
+SELECT pg_catalog.set_config(name, '10s', false) FROM pg_catalog.pg_settings \
+WHERE name = 'client_connection_check_interval' AND pg_catalog.version() LIKE '%linux%'; \
 SELECT pg_catalog.set_config('client_encoding', \
 CASE pg_catalog.current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false); \
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'), \
@@ -54,7 +58,7 @@ pub struct Session {
     pid: i32,
     version_num: u32,
     encoding: String,
-    ended: watch::Receiver<Option<String>>,
+    ended: watch::Receiver<Option<Error>>,
     abandoned: AtomicBool,
     task: AbortOnDropHandle<()>,
 }
@@ -151,8 +155,8 @@ impl Session {
         let (sender, ended) = watch::channel(None);
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let why = match connection.await {
-                Ok(()) => "closed".to_owned(),
-                Err(error) => failure(&error).message().to_owned(),
+                Ok(()) => Error::failed("closed"),
+                Err(error) => failure(&error),
             };
             sender.send_replace(Some(why));
         }));
@@ -220,10 +224,10 @@ impl Session {
     pub async fn closed(&self) -> Error {
         let mut ended = self.ended.clone();
         let why = match ended.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            Err(_task_gone) => "closed".to_owned(),
+            Ok(why) => why.clone(),
+            Err(_task_gone) => None,
         };
-        Error::failed(format!("connection to {} lost: {why}", self.info))
+        why.unwrap_or_else(|| Error::failed("closed")).context(format!("connection to {} lost", self.info))
     }
 
     /// Cuts a connection that has died unnoticed.
@@ -356,8 +360,9 @@ pub fn failure(error: &tokio_postgres::Error) -> Error {
     if !message.contains(code) {
         message = format!("{message} [{code}]");
     }
+    let hint = recovery_hint(code, &message).or_else(|| server_hint(code, server.message()));
     let mut failed = Error::failed(message);
-    if let Some(hint) = server_hint(code, server.message()) {
+    if let Some(hint) = hint {
         failed = failed.hint(hint);
     }
     match server.hint() {
@@ -381,10 +386,35 @@ fn server_hint(code: &str, message: &str) -> Option<&'static str> {
         "42501" => "grant the role what it lacks; pgstow detect lists what it cannot read, and the cure",
         "55P03" => "another session holds the lock: wait for it, or raise --lock-timeout",
         "57014" => "something outside of pgstow cancelled the statement",
-        "40001" if message.contains("recovery") => {
-            "a standby cancels what stands in the way of replay: raise max_standby_streaming_delay, set hot_standby_feedback, or back up the primary"
-        }
         _ => return None,
+    })
+}
+
+/// What to change on a standby that cancelled a statement or ended a session because it stood in the way of replay. The
+/// server says which kind of conflict it was in its DETAIL (`errdetail_recovery_conflict` in `postgres.c`), in the
+/// language of its messages; where that is not English, everything is said.
+fn recovery_hint(code: &str, message: &str) -> Option<&'static str> {
+    // The other causes of 40001 and 40P01 are of writers; a backup only reads.
+    let conflict = match code {
+        "40001" => !message.contains("could not serialize"),
+        "40P01" | "57P04" => message.contains("recovery"),
+        _ => false,
+    };
+    if !conflict {
+        return None;
+    }
+    Some(if message.contains("row versions") {
+        "the primary removed row versions that this standby still had to show: set hot_standby_feedback = on on the \
+         standby (the primary then keeps them, at the price of some bloat), or raise max_standby_streaming_delay \
+         (-1: replay waits as long as the backup takes), or back up the primary"
+    } else if message.contains("relation lock") {
+        "the primary changed, truncated or dropped a table that was being read (VACUUM does, when it gives back the end \
+         of a table): raise max_standby_streaming_delay on the standby (-1: replay waits as long as the backup takes), \
+         set vacuum_truncate = off on that table, or back up the primary; hot_standby_feedback does not help here"
+    } else {
+        "a standby cancels what stands in the way of replay: set hot_standby_feedback = on on the standby, raise \
+         max_standby_streaming_delay there (max_standby_archive_delay where it reads WAL from an archive), or back up \
+         the primary"
     })
 }
 

@@ -136,6 +136,22 @@ impl Store {
         }
     }
 
+    /// What tells this store from every other: endpoint, bucket and prefix, or the directory where links lead to. Two
+    /// names of one server are two stores.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match &self.make {
+            Make::Dir(dir) => {
+                let root = dir.root();
+                root.canonicalize().unwrap_or_else(|_not_there_yet| root.to_owned()).display().to_string()
+            }
+            Make::S3(s3) => {
+                let endpoint = s3.endpoint().unwrap_or_default().trim_end_matches('/').to_ascii_lowercase();
+                format!("{endpoint} {}", s3.describe())
+            }
+        }
+    }
+
     /// The directory of a directory store.
     #[must_use]
     pub fn local_path(&self) -> Option<&Path> {

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::layout;
 use crate::manifest::Object;
 use crate::pipeline::drain::Output;
+use crate::pipeline::rate::Meter;
 use crate::postgres::large_objects::{Sink, read};
 use crate::postgres::leader::Leader;
 
@@ -75,6 +76,7 @@ async fn once(run: &Run, leader: &Leader, plan: &Plan, blocks: &[(i32, Vec<u32>)
         sum: 0,
         count: 0,
         bytes: 0,
+        meter: run.rate.meter(),
     };
     let writing = async {
         let head = compose::head(&plan.catalogue.meta, plan.catalogue.large_objects())?;
@@ -109,6 +111,7 @@ struct Writer {
     sum: u128,
     count: u64,
     bytes: u64,
+    meter: Meter,
 }
 
 impl Writer {
@@ -147,6 +150,7 @@ impl Sink for Writer {
     }
 
     async fn bytes(&mut self, data: &[u8]) -> Result<()> {
+        self.meter.read(data.len()).await;
         self.hash.update(data);
         self.bytes += data.len() as u64;
         self.data.extend_from_slice(data);

@@ -2,6 +2,7 @@
 //! for here, and any error cancels the rest, aborts open uploads and leaves no manifest.
 
 mod finish;
+mod guest;
 mod large_objects;
 mod plan;
 mod restore_md;
@@ -27,6 +28,7 @@ use crate::pipeline::Intake;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::drain::{Counters, Drain, SchemaDone, Stopped, Target};
 use crate::pipeline::feed::Sealer;
+use crate::pipeline::rate::Rate;
 use crate::postgres::conninfo::ConnInfo;
 use crate::postgres::detect::{Detection, Unreadable};
 use crate::postgres::leader::{ATTEMPTS, Candidate, Leader};
@@ -39,6 +41,7 @@ use crate::seal::compress::Compression;
 use crate::seal::encrypt::Recipients;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
+use guest::{Guest, Look};
 use plan::Plan;
 
 pub(super) use finish::check_prefix;
@@ -58,6 +61,7 @@ struct Run {
     target: Target,
     args: Backup,
     counters: Arc<Counters>,
+    rate: Rate,
 }
 
 /// What a run brought together, from which the manifest is written.
@@ -73,10 +77,11 @@ struct Gathered {
 /// # Errors
 /// What stopped it; nothing was promoted and open uploads were aborted.
 pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let begun = Instant::now();
     let store = Store::open(&global.store).await?;
     let committing = Arc::new(AtomicBool::new(false));
     let result = {
-        let mut work = Box::pin(backup(args, global, &store, &committing));
+        let mut work = Box::pin(backup(args, global, &store, begun, &committing));
         tokio::select! {
             biased;
             error = shutdown.requested() => if committing.load(Ordering::SeqCst) {
@@ -97,19 +102,45 @@ pub(super) async fn run(args: Backup, global: &Global, shutdown: &Shutdown) -> R
 }
 
 /// Sets `committing` when everything but manifest and pointer is stored; from then on it must not be dropped.
-async fn backup(args: Backup, global: &Global, store: &Store, committing: &AtomicBool) -> Result<(Manifest, bool)> {
+async fn backup(
+    args: Backup,
+    global: &Global,
+    store: &Store,
+    begun: Instant,
+    committing: &AtomicBool,
+) -> Result<(Manifest, bool)> {
+    let counters = Arc::new(Counters::default());
+    let guest = Arc::new(Guest::new(begun, args.deadline, args.max_block, &counters));
+    let (run, leader, plan, gathered) = tokio::select! {
+        biased;
+        error = guest.overstays() => return Err(error),
+        all = Box::pin(store_rows(args, global, store, counters, &guest)) => all?,
+    };
+    // Nobody need wait for the manifest.
+    leader.end_transaction().await;
+    finish::finish(&run, &leader, &plan, gathered, committing).await
+}
+
+/// Everything but the end: when this returns, all but the manifest is stored.
+async fn store_rows(
+    args: Backup,
+    global: &Global,
+    store: &Store,
+    counters: Arc<Counters>,
+    guest: &Arc<Guest>,
+) -> Result<(Run, Leader, Plan, Gathered)> {
     let started = jiff::Timestamp::now();
+    let name = run_name(started);
     let compression: Compression = args.compression.parse()?;
     let recipients = Recipients::read(&args.seal.encrypt)?;
     let info = ConnInfo::resolve(args.source.database_url.as_deref())?;
     refuse_same_project(args.allow_same_project, &info, store)?;
-    let candidate = Candidate::connect(&info, args.source.connect_timeout).await?;
+    let candidate = Candidate::connect(&info, args.source.connect_timeout, &name).await?;
     store.check().await?;
     let server = &candidate.detection.server;
     let tools = PgTools::find(args.source.pg_bin_dir.as_deref(), server.version_num)?;
     finish::check_prefix(store, &server.identity, args.adopt_prefix).await?;
     preflight(&candidate.detection, args.allow_unreadable)?;
-    let name = run_name(started);
     let target = Target {
         store: store.clone(),
         prefix: layout::run_prefix(&name),
@@ -117,17 +148,20 @@ async fn backup(args: Backup, global: &Global, store: &Store, committing: &Atomi
         recipients,
         max_object_bytes: args.seal.max_object_size,
     };
-    let counters = Arc::new(Counters::default());
-    let run = Run { name, started, info, tools, target, args, counters };
+    let rate = Rate::new(args.rate_limit);
+    let look = Look { run: name.clone(), connect_timeout: args.source.connect_timeout, jobs: args.jobs };
+    let run = Run { name, started, info, tools, target, args, counters, rate };
     tracing::info!(run = %run.name, database = %run.info.database(), store = %store.describe(), "backup started");
+    let _watch = guest.watch(&run.info, &candidate.detection.server, look);
     let (mut leader, meta) = run.lead(candidate).await?;
     if !run.args.allow_unreadable {
         // What came up since the first look is as unreadable as what was there.
         preflight(&leader.detection, false)?;
     }
     let plan = run.plan(&mut leader, meta).await?;
+    guest.expect(plan.drain.len(), plan.drain.iter().map(|schema| schema.tables.len()).sum());
     let gathered = run.gather(&leader, &plan, global).await?;
-    finish::finish(&run, &leader, &plan, gathered, committing).await
+    Ok((run, leader, plan, gathered))
 }
 
 /// `20261122T150405Z-1a2b3c`: sorts by start, and two runs of one second differ.
@@ -216,15 +250,16 @@ impl Run {
         for attempt in 1..=ATTEMPTS {
             let candidate = match next.take() {
                 Some(candidate) => candidate,
-                None => Candidate::connect(&self.info, self.args.source.connect_timeout).await?,
+                None => Candidate::connect(&self.info, self.args.source.connect_timeout, &self.name).await?,
             };
-            candidate.lock_store(&self.target.store.describe()).await?;
+            candidate.lock_store(&self.target.store.identity()).await?;
             let leader = candidate.lead(self.args.lock_timeout).await?;
             let asked = Instant::now();
             let request = pg_dump::Request {
                 snapshot: &leader.snapshot,
                 lock_timeout: self.args.lock_timeout,
                 encoding: if leader.detection.server.encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" },
+                run: &self.name,
                 leave_out: leave_out(&leader.detection),
             };
             match pg_dump::table_of_contents(&self.tools, &self.info, &request).await {
@@ -309,6 +344,8 @@ impl Run {
             snapshot: leader.snapshot.clone(),
             lock_timeout: self.args.lock_timeout,
             stall_timeout: self.args.stall_timeout,
+            rate: self.rate.clone(),
+            run: self.name.clone(),
         }
     }
 
@@ -351,7 +388,8 @@ impl Run {
         let (head, watching) = watch::channel(0);
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let sealer = Sealer::new(self.target.compression, Budget::new(AHEAD_BYTES, RESERVE_BYTES, watching), cores + 1);
-        let fallback = LeaderReads::new(Arc::clone(&leader.session), sealer.clone(), Arc::clone(&plan.chunks));
+        let fallback =
+            LeaderReads::new(Arc::clone(&leader.session), sealer.clone(), Arc::clone(&plan.chunks), self.rate.clone());
         let wanted = usize::from(self.args.jobs).min(tasks.len());
         let (intake, delivery) = Intake::new(tasks, wanted, sealer);
         let (intake, readers) = (Arc::new(intake), Arc::new(self.readers(leader)));

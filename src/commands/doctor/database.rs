@@ -335,7 +335,7 @@ async fn together(session: &Session, detection: &Detection, store: &Store, repor
     if let Err(error) = refuse_same_project(false, session.info(), store) {
         report.failed(AREA, "same-project", &error);
     }
-    match leader::running(&session.client, &store.describe(), identity).await? {
+    match leader::running(&session.client, &store.identity(), identity).await? {
         Some(error) => report.warn(AREA, "running", error.message(), error.hints().iter().cloned()),
         None => report.ok(AREA, "running", "no other backup of this database into this store"),
     }

@@ -39,9 +39,10 @@ pub(super) fn bars(title: &str, bars: &[Bar], base: f64, write: fn(f64) -> Strin
         write(largest)
     );
     let mut svg = format!(
-        "<figure class=\"chart panel\"><figcaption>{}</figcaption>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+        "<figure class=\"chart panel\"><figcaption>{}{}</figcaption>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
          aria-label=\"{}\">\n",
         text(title),
+        if bars.iter().any(|bar| bar.partial) { " <span>partial runs</span>" } else { "" },
         text(summary)
     );
     let floor = HEIGHT - BOTTOM;

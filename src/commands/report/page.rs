@@ -230,6 +230,7 @@ fn run(row: &Row) -> String {
     }
     for receipt in [&row.verified, &row.drilled] {
         out.push_str(&match receipt {
+            None if row.details.is_none() => "<td></td>".to_owned(),
             None => "<td class=\"soft\">no</td>".to_owned(),
             Some(receipt) if receipt.ok => {
                 let extent = receipt.extent().map(|extent| format!(" ({})", text(extent))).unwrap_or_default();

@@ -72,7 +72,8 @@ fn is_forbidden(entry: &Entry, rights: &Rights) -> bool {
         | ObjectType::OperatorClass
         | ObjectType::OperatorFamily
         | ObjectType::AccessMethod
-        | ObjectType::SecurityLabel => true,
+        | ObjectType::SecurityLabel
+        | ObjectType::PublicationTablesInSchema => true,
         ObjectType::Subscription => !rights.subscriptions,
         ObjectType::Extension => !rights.extensions.contains(tag(entry)),
         ObjectType::Function | ObjectType::Procedure => {
@@ -81,7 +82,6 @@ fn is_forbidden(entry: &Entry, rights: &Rights) -> bool {
         ObjectType::ProceduralLanguage => !says("TRUSTED"),
         ObjectType::Cast => says("WITHOUT FUNCTION"),
         ObjectType::Publication => says("FOR ALL TABLES"),
-        ObjectType::PublicationTablesInSchema => true,
         ObjectType::Type => says("INPUT = "),
         ObjectType::DefaultAcl => entry.owner.as_ref().is_some_and(|owner| !rights.can_be.contains(owner)),
         _ => false,

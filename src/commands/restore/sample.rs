@@ -269,8 +269,8 @@ mod tests {
 
     #[test]
     fn drills_one_after_the_other_take_every_table() {
-        for (count, percent) in [(1, 1.0), (7, 10.0), (70, 10.0), (30, 33.0), (9, 100.0)] {
-            let times = (100.0_f64 / percent).ceil() as u64;
+        for (count, percent) in [(1, 1_u8), (7, 10), (70, 10), (30, 33), (9, 100)] {
+            let (times, percent) = (u64::from(100_u8.div_ceil(percent)), f64::from(percent));
             for first in [0, 5, 20_000] {
                 let seen: HashSet<Name> = (first..first + times).flat_map(|n| turn(units(count), percent, n)).collect();
                 assert_eq!(seen.len(), count, "{count} tables, {percent} %, from drill {first}");

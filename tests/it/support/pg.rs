@@ -70,7 +70,13 @@ impl Cluster {
         let mut log = String::new();
         // Somebody else may take the port between our asking for a free one and the server's binding it.
         for _ in 0..5 {
-            match Self::try_start(version, &bin, settings, standby) {
+            let fill = |data: &Path| {
+                copy_tree(&template(version, &bin), data);
+                if standby {
+                    fs::write(data.join("standby.signal"), "").expect("our folder can be written");
+                }
+            };
+            match Self::try_start(version, &bin, settings, &fill) {
                 Ok(cluster) => return cluster,
                 Err(text) => log = text,
             }
@@ -78,12 +84,34 @@ impl Cluster {
         panic!("PostgreSQL {version} does not start:\n{log}");
     }
 
-    fn try_start(version: u32, bin: &Path, settings: &[(&str, &str)], standby: bool) -> Result<Self, String> {
+    /// A streaming standby of this cluster; it has replayed what the primary had written when this was called.
+    #[track_caller]
+    pub fn standby(&self, settings: &[(&str, &str)]) -> Self {
+        let copy = |data: &Path| {
+            let (program, words) = user_words().split_first().expect("there is at least one word");
+            let mut command = Command::new(program);
+            command.args(words).arg(self.bin("pg_basebackup"));
+            command.args(["--wal-method=stream", "--checkpoint=fast", "--no-sync", "--write-recovery-conf", "-D"]);
+            command.arg(data).arg("-d").arg(self.url("postgres")).env("LC_ALL", "C").current_dir("/");
+            succeed(&mut command);
+        };
+        let standby = Self::try_start(self.version, &self.bin, settings, &copy);
+        let standby = standby.unwrap_or_else(|log| panic!("the standby does not start:\n{log}"));
+        self.caught_up(&standby);
+        standby
+    }
+
+    /// Waits until a standby has replayed what this primary has written.
+    #[track_caller]
+    pub fn caught_up(&self, standby: &Self) {
+        let written = self.psql("postgres", "SELECT pg_current_wal_lsn()");
+        let question = format!("SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() >= '{written}'");
+        super::session::until("a standby that has caught up", || standby.psql("postgres", &question) == "t");
+    }
+
+    fn try_start(version: u32, bin: &Path, settings: &[(&str, &str)], fill: &dyn Fn(&Path)) -> Result<Self, String> {
         let base = new_base(version);
-        copy_tree(&template(version, bin), &base.join("data"));
-        if standby {
-            fs::write(base.join("data/standby.signal"), "").expect("our folder can be written");
-        }
+        fill(&base.join("data"));
         let port = free_port();
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog"])
