@@ -295,7 +295,7 @@ fn database_fault(kind: &'static str, who: &str, fault: &str, hits: Hits, dice: 
     let application = match who {
         "leader" => "pgstow leader",
         "reader" => "pgstow reader",
-        _ => "pgstow",
+        _ => "pgstow pg_dump",
     };
     let fault = match fault {
         "closed" => Fault::Close,
@@ -308,7 +308,7 @@ fn database_fault(kind: &'static str, who: &str, fault: &str, hits: Hits, dice: 
     let (rows, every) = (who == "reader" && !dice.one_in(4), 100_000 + dice.roll(2_000_000));
     let (mut statements, mut next) = (0, every);
     Box::new(move |session, event| {
-        if session.application != application || left == 0 {
+        if !session.application.starts_with(application) || left == 0 {
             return None;
         }
         let hit = match event {

@@ -20,7 +20,8 @@ use crate::support::tally::{self, Outcome};
 
 const READER: &str = "pgstow reader";
 const LEADER: &str = "pgstow leader";
-const TOOL: &str = "pgstow";
+/// pg_dump and pg_dumpall.
+const TOOL: &str = "pgstow pg_dump";
 
 /// Whether a fault's moment has come.
 type At = fn(&Session, Event<'_>) -> bool;
@@ -215,7 +216,7 @@ SELECT lo_from_bytea(0, convert_to(repeat('large object ', i * 1000), 'UTF8')) F
 SELECT lo_from_bytea(0, convert_to(repeat('largest object ', 200000), 'UTF8'))";
 
 fn asks(session: &Session, application: &str, event: Event<'_>, words: &str) -> bool {
-    session.application == application && matches!(event, Event::Asks(sql) if sql.contains(words))
+    session.application.starts_with(application) && matches!(event, Event::Asks(sql) if sql.contains(words))
 }
 
 #[test]

@@ -25,7 +25,7 @@ const CANCEL_REQUEST: u32 = 80_877_102;
 /// One connection as a script sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// The application name of its startup packet: `pgstow leader`, `pgstow reader`, `pg_dump`...
+    /// The application name of its startup packet: `pgstow leader`, `pgstow reader`, `pgstow pg_dump`... without the run's name.
     pub application: String,
     /// From 1: which connection of the proxy it is.
     pub number: usize,
@@ -394,7 +394,9 @@ fn application(mut parameters: &[u8]) -> String {
         let (name, rest) = c_string(parameters);
         let (value, rest) = c_string(rest);
         if name == b"application_name" {
-            return String::from_utf8_lossy(value).into_owned();
+            // What follows the first two words is the run's name.
+            let value = String::from_utf8_lossy(value);
+            return value.split(' ').take(2).collect::<Vec<_>>().join(" ");
         }
         parameters = rest;
     }
