@@ -33,10 +33,10 @@ fn slow(name: &str) -> &'static Cluster {
     cluster
 }
 
-/// True while a session of the program reads the large table. The server may have sent all of it already, into buffers
+/// True while a session of the program reads rows. The server may have sent the large table already, into buffers
 /// that are emptied slowly.
 const ROWS_FLOW: &str = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() \
-    AND application_name LIKE 'pgstow reader %' AND query LIKE 'COPY%slow%'";
+    AND application_name LIKE 'pgstow reader %' AND query LIKE 'COPY%'";
 
 const NOBODY_LEFT: &str = "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() AND application_name ~ '^(pgstow|pg_dump)'";
 

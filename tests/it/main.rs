@@ -24,6 +24,7 @@ mod fault_schedules;
 mod guest;
 mod kill;
 mod pg_faults;
+mod race;
 mod reading;
 mod restore;
 mod restore_faults;

@@ -5,7 +5,8 @@ use crate::support::pg::{self, Cluster};
 use crate::support::program::{Going, Run, assert_untouched, backup, expect_code, files, pgstow};
 use crate::support::session::Talk;
 
-const ROWS_FLOW: &str = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'pgstow reader %' AND query LIKE 'COPY%slow%'";
+const ROWS_FLOW: &str =
+    "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'pgstow reader %' AND query LIKE 'COPY%'";
 
 fn primary() -> Cluster {
     let primary = Cluster::start(*pg::versions().last().unwrap());

@@ -86,6 +86,11 @@ impl S3Server {
                 let Ok((socket, _peer)) = listener.accept().await else { continue };
                 socket.set_nodelay(true).unwrap();
                 let service = service.clone();
+                // A server ends what it began although its client went away: half a deletion would be the test's own.
+                let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                    let answer = tokio::spawn(hyper::service::Service::call(&service, request));
+                    async move { answer.await.unwrap() }
+                });
                 tokio::spawn(stopped.clone().run_until_cancelled_owned(async move {
                     // A client that goes away is what some tests are about.
                     let _ended =

@@ -1,0 +1,252 @@
+//! Many processes at one store: pointers that are moved at the same time, backups that are killed at any moment.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+use pgstow::seal::decode::sha256;
+use pgstow::store::Store;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::support::pg::{self, Cluster};
+use crate::support::process::output_with;
+use crate::support::program::{Run, backup, expect_code, files, json, pgstow, story};
+use crate::support::s3::S3Server;
+use crate::support::session::Talk;
+
+/// Backups that race, each with so many promotions.
+const ROUNDS: u32 = 10;
+const PROMOTIONS: u32 = 3;
+
+/// A bucket, and the folder behind it.
+struct Bucket {
+    runtime: Runtime,
+    folder: TempDir,
+    server: S3Server,
+}
+
+impl Bucket {
+    fn start(conditions: bool) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let server = runtime.block_on(async {
+            if conditions {
+                S3Server::start(folder.path()).await
+            } else {
+                S3Server::start_without_conditions(folder.path()).await
+            }
+        });
+        Self { runtime, folder, server }
+    }
+
+    fn name(&self, prefix: &str) -> String {
+        format!("s3://{}/{prefix}", self.server.bucket)
+    }
+
+    fn path(&self, prefix: &str) -> PathBuf {
+        self.folder.path().join(&self.server.bucket).join(prefix)
+    }
+
+    /// A command of the program on a prefix.
+    fn command(&self, prefix: &str, words: &[&str]) -> Command {
+        let mut command = pgstow();
+        command.args(words).arg("--store").arg(self.name(prefix)).envs(self.server.env());
+        command
+    }
+
+    fn backup(&self, cluster: &Cluster, database: &str, prefix: &str) -> Command {
+        let mut command = backup(cluster, database, Path::new(&self.name(prefix)));
+        command.envs(self.server.env());
+        command
+    }
+
+    fn open_uploads(&self, prefix: &str) -> usize {
+        self.runtime.block_on(async {
+            let store = Store::open_with(&self.server.store_args(prefix), self.server.credentials()).await.unwrap();
+            store.uploads("").await.unwrap().len()
+        })
+    }
+}
+
+fn newest() -> u32 {
+    *pg::versions().last().unwrap()
+}
+
+/// The run `number` minutes after the beginning of 2020, a copy of `from` in all but name and time.
+fn copy_of(from: &Run, number: u32) -> String {
+    let (hour, minute) = (number / 60, number % 60);
+    let name = format!("20200101T{hour:02}{minute:02}00Z-{number:06x}");
+    let to = from.store.join("runs").join(&name);
+    for file in files(&from.folder) {
+        let path = to.join(&file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(from.folder.join(&file), path).unwrap();
+    }
+    let mut manifest = from.manifest.clone();
+    manifest["run"] = Value::from(name.as_str());
+    manifest["started_at"] = Value::from(format!("2020-01-01T{hour:02}:{minute:02}:00.000Z"));
+    manifest["finished_at"] = Value::from(format!("2020-01-01T{hour:02}:{minute:02}:30.000Z"));
+    fs::write(to.join("manifest.json"), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
+    name
+}
+
+fn start(mut command: Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn end(child: Child) -> Output {
+    child.wait_with_output().unwrap()
+}
+
+/// A backup that ends while others promote runs of long ago, on a store that stores whatever the condition says. All
+/// that the pointer ever was is looked at: it goes forward only, and every time to a run whose manifest is there.
+#[test]
+fn backups_that_race_with_promotions_move_latest_forward_only() {
+    let name = "race pointer";
+    let cluster = pg::shared(newest());
+    cluster.create_database(name);
+    cluster.psql(name, "CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
+    let bucket = Bucket::start(false);
+    expect_code(&mut bucket.backup(cluster, name, "pre"), 0);
+    let store = bucket.path("pre");
+    let real = Run::latest(&store);
+    let old: Vec<String> = (0..ROUNDS * PROMOTIONS).map(|number| copy_of(&real, number)).collect();
+    // From the beginning: as if there had never been a pointer.
+    fs::remove_file(store.join("latest.json")).unwrap();
+    let begun = bucket.server.pointers("pre").len();
+    let mut first_ones = 0;
+    for olds in old.chunks(PROMOTIONS as usize) {
+        let backup = start(bucket.backup(cluster, name, "pre"));
+        let promotions: Vec<Child> = olds.iter().map(|run| start(bucket.command("pre", &["promote", run]))).collect();
+        for promotion in promotions.into_iter().map(end) {
+            // Refused for being older (2), or overtaken (1).
+            assert!(matches!(promotion.status.code(), Some(0..=2)), "{}", story(&promotion));
+            first_ones += u32::from(promotion.status.success());
+        }
+        let backup = end(backup);
+        assert!(backup.status.success(), "{}", story(&backup));
+        let latest = Run::latest(&store).name;
+        assert!(String::from_utf8_lossy(&backup.stdout).contains(&latest), "{latest}: {}", story(&backup));
+        // The next round begins before all runs again.
+        fs::remove_file(store.join("latest.json")).unwrap();
+    }
+    let history = bucket.server.pointers("pre");
+    let moves: Vec<Value> = history.iter().skip(begun).map(|text| serde_json::from_str(text).unwrap()).collect();
+    let (mut rounds, mut last) = (0, String::new());
+    for pointer in &moves {
+        let run = pointer["run"].as_str().unwrap();
+        let bytes = fs::read(store.join("runs").join(run).join("manifest.json")).unwrap();
+        assert_eq!(pointer["sha256"], sha256(&bytes), "{run}");
+        let finished = pointer["finished_at"].as_str().unwrap();
+        assert!(finished > last.as_str(), "{finished} came after {last}");
+        let ends_round = !finished.starts_with("2020");
+        rounds += u32::from(ends_round);
+        last = if ends_round { String::new() } else { finished.to_owned() };
+    }
+    assert_eq!((rounds, last.as_str()), (ROUNDS, ""));
+    assert!(first_ones > 0 && moves.len() > ROUNDS as usize, "no promotion ever came first: no race");
+    assert_eq!(files(&store.join("claims")), Vec::<String>::new());
+    cluster.drop_database(name);
+}
+
+/// A generator of the numerical recipes' kind: the same moments each time.
+struct Moments(u64);
+
+impl Moments {
+    /// From 0 to 1.
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        f64::from(u32::try_from(self.0 >> 40).unwrap()) / f64::from(1_u32 << 24)
+    }
+}
+
+/// Sizes and sums of everything the manifest names, read from the folder behind the server.
+#[track_caller]
+fn assert_whole(store: &Path) -> String {
+    let pointer = json(&store.join("latest.json"));
+    let run = Run::latest(store);
+    assert_eq!(pointer["sha256"], sha256(&fs::read(run.folder.join("manifest.json")).unwrap()));
+    assert_eq!(run.manifest["status"], "complete");
+    let objects = run.objects();
+    assert!(objects.len() > 5);
+    for (key, object) in objects {
+        let bytes = fs::read(run.folder.join(&key)).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(
+            (object["bytes"].as_u64(), object["sha256"].as_str()),
+            (Some(bytes.len() as u64), Some(sha256(&bytes).as_str())),
+            "{key}"
+        );
+    }
+    run.name
+}
+
+#[test]
+fn a_backup_killed_at_any_of_fifty_moments_leaves_latest_whole_and_prune_leaves_no_orphan() {
+    let name = "race killed";
+    let cluster = pg::shared(newest());
+    cluster.create_database(name);
+    // Two parts of 5 MiB in each form.
+    cluster.psql(
+        name,
+        "CREATE TABLE t (id int, t text); INSERT INTO t SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, 8000) i;
+         CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 100)",
+    );
+    let bucket = Bucket::start(true);
+    let store = bucket.path("pre");
+    let command = || {
+        let mut command = bucket.backup(cluster, name, "pre");
+        command.args(["--compression", "none", "--s3-part-size-mib", "5"]);
+        command
+    };
+    let begun = Instant::now();
+    expect_code(&mut command(), 0);
+    let whole = begun.elapsed();
+    let mut observer = Talk::open(cluster, "postgres");
+    let mut moments = Moments(20_261_122);
+    let mut sound = assert_whole(&store);
+    let (mut died, mut uploads) = (0, 0);
+    for round in 0..50 {
+        let mut child = command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Not waiting for anything: the moment is what is drawn.
+        std::thread::sleep(whole.mul_f64(moments.next() * 1.1));
+        child.kill().unwrap();
+        died += usize::from(!child.wait().unwrap().success());
+        let latest = json(&store.join("latest.json"))["run"].as_str().unwrap().to_owned();
+        assert!(latest >= sound, "round {round}: {latest} after {sound}");
+        if latest != sound {
+            sound = assert_whole(&store);
+        }
+        if round % 10 == 9 {
+            uploads += bucket.open_uploads("pre");
+        }
+        // The server notices on its own that nobody is there any more.
+        observer.until(&format!("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = '{name}'"));
+    }
+    let unfinished = |store: &Path| {
+        let all = files(&store.join("runs"));
+        let runs: std::collections::BTreeSet<&str> = all.iter().filter_map(|file| file.split('/').next()).collect();
+        runs.into_iter().filter(|run| !all.contains(&format!("{run}/manifest.json"))).count()
+    };
+    assert!(
+        died > 20 && unfinished(&store) > 5 && uploads > 0,
+        "{died} died, {} unfinished, {uploads} uploads",
+        unfinished(&store)
+    );
+    expect_code(&mut bucket.command("pre", &["verify"]), 0);
+    let mut prune = bucket.command("pre", &["prune", "--keep-last", "1000", "--incomplete-older-than", "0s"]);
+    let pruned = output_with(&mut prune, b"");
+    let told = String::from_utf8(pruned.stdout).unwrap();
+    let failed: Vec<&str> = told.lines().filter(|line| line.starts_with("FAILED")).collect();
+    assert!(pruned.status.success(), "{failed:?}");
+    assert!(told.contains("never finished"), "{told}");
+    assert_eq!((unfinished(&store), bucket.open_uploads("pre")), (0, 0), "{told}");
+    assert_eq!(files(&store.join("claims")), Vec::<String>::new());
+    assert_eq!(assert_whole(&store), sound);
+    expect_code(&mut bucket.command("pre", &["verify"]), 0);
+    expect_code(&mut bucket.command("pre", &["status", "--max-age", "1h"]), 0);
+    cluster.drop_database(name);
+}
