@@ -178,13 +178,14 @@ impl Schedule {
     }
 }
 
+type Fits = fn(&Asked) -> bool;
+
 /// Breaks one to three requests in a row from a random one on, or all of them.
 fn store_fault(kind: &'static str, fault: &str, hits: Hits, dice: &mut Dice) -> S3Script {
     use proxy::Fault;
     let from = 1 + usize::try_from(dice.roll(30)).unwrap();
     let (mut left, bytes) = (1 + dice.roll(3), dice.roll(200_000));
     // What only some requests can meet waits for the first one of those from `from` on.
-    type Fits = fn(&Asked) -> bool;
     let all: Fits = |_| true;
     let (fault, fits): (Fault, Fits) = match fault {
         "reset" => (Fault::Reset(bytes), all),
@@ -294,7 +295,7 @@ fn database_fault(kind: &'static str, who: &str, fault: &str, hits: Hits, dice: 
     let application = match who {
         "leader" => "pgstow leader",
         "reader" => "pgstow reader",
-        _ => "pgstow",
+        _ => "pgstow pg_dump",
     };
     let fault = match fault {
         "closed" => Fault::Close,
@@ -307,7 +308,7 @@ fn database_fault(kind: &'static str, who: &str, fault: &str, hits: Hits, dice: 
     let (rows, every) = (who == "reader" && !dice.one_in(4), 100_000 + dice.roll(2_000_000));
     let (mut statements, mut next) = (0, every);
     Box::new(move |session, event| {
-        if session.application != application || left == 0 {
+        if !session.application.starts_with(application) || left == 0 {
             return None;
         }
         let hit = match event {

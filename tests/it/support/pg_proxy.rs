@@ -25,7 +25,7 @@ const CANCEL_REQUEST: u32 = 80_877_102;
 /// One connection as a script sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// The application name of its startup packet, without a run's name: `pgstow leader`, `pgstow reader`; `pgstow` for pg_dump.
+    /// The application name of its startup packet: `pgstow leader`, `pgstow reader`, `pgstow pg_dump`... without the run's name.
     pub application: String,
     /// From 1: which connection of the proxy it is.
     pub number: usize,
@@ -388,19 +388,15 @@ fn c_string(body: &[u8]) -> (&[u8], &[u8]) {
     (&body[..end], body.get(end + 1..).unwrap_or_default())
 }
 
-/// `application_name` among a startup packet's parameters, without the run's name that a backup's sessions end with;
-/// `pgstow` for the client programs that a backup starts.
+/// `application_name` among a startup packet's parameters; libpq's programs may send it as the fallback name.
 fn application(mut parameters: &[u8]) -> String {
     while parameters.has_remaining() {
         let (name, rest) = c_string(parameters);
         let (value, rest) = c_string(rest);
         if name == b"application_name" {
-            let name = String::from_utf8_lossy(value).into_owned();
-            let what = match name.rsplit_once(' ') {
-                Some((what, run)) if pgstow::layout::is_run(run) => what,
-                _ => &name,
-            };
-            return if what.starts_with("pgstow pg_dump") { "pgstow".to_owned() } else { what.to_owned() };
+            // What follows the first two words is the run's name.
+            let value = String::from_utf8_lossy(value);
+            return value.split(' ').take(2).collect::<Vec<_>>().join(" ");
         }
         parameters = rest;
     }
