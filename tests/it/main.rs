@@ -32,6 +32,8 @@ mod restore_supabase;
 mod restore_versions;
 mod retention;
 mod roles;
+mod secrets;
+mod signals;
 mod standby;
 mod store_contract;
 mod store_faults;

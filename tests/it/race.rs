@@ -23,14 +23,14 @@ const ROUNDS: u32 = 10;
 const PROMOTIONS: u32 = 3;
 
 /// A bucket, and the folder behind it.
-struct Bucket {
+pub(super) struct Bucket {
     runtime: Runtime,
     folder: TempDir,
     server: S3Server,
 }
 
 impl Bucket {
-    fn start(conditions: bool) -> Self {
+    pub(super) fn start(conditions: bool) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let server = runtime.block_on(async {
@@ -47,24 +47,24 @@ impl Bucket {
         format!("s3://{}/{prefix}", self.server.bucket)
     }
 
-    fn path(&self, prefix: &str) -> PathBuf {
+    pub(super) fn path(&self, prefix: &str) -> PathBuf {
         self.folder.path().join(&self.server.bucket).join(prefix)
     }
 
     /// A command of the program on a prefix.
-    fn command(&self, prefix: &str, words: &[&str]) -> Command {
+    pub(super) fn command(&self, prefix: &str, words: &[&str]) -> Command {
         let mut command = pgstow();
         command.args(words).arg("--store").arg(self.name(prefix)).envs(self.server.env());
         command
     }
 
-    fn backup(&self, cluster: &Cluster, database: &str, prefix: &str) -> Command {
+    pub(super) fn backup(&self, cluster: &Cluster, database: &str, prefix: &str) -> Command {
         let mut command = backup(cluster, database, Path::new(&self.name(prefix)));
         command.envs(self.server.env());
         command
     }
 
-    fn open_uploads(&self, prefix: &str) -> usize {
+    pub(super) fn open_uploads(&self, prefix: &str) -> usize {
         self.runtime.block_on(async {
             let store = Store::open_with(&self.server.store_args(prefix), self.server.credentials()).await.unwrap();
             store.uploads("").await.unwrap().len()
@@ -72,12 +72,12 @@ impl Bucket {
     }
 }
 
-fn newest() -> u32 {
+pub(super) fn newest() -> u32 {
     *pg::versions().last().unwrap()
 }
 
 /// The run `number` minutes after the beginning of 2020, a copy of `from` in all but name and time.
-fn copy_of(from: &Run, number: u32) -> String {
+pub(super) fn copy_of(from: &Run, number: u32) -> String {
     let (hour, minute) = (number / 60, number % 60);
     let name = format!("20200101T{hour:02}{minute:02}00Z-{number:06x}");
     let to = from.store.join("runs").join(&name);
@@ -154,11 +154,11 @@ fn backups_that_race_with_promotions_move_latest_forward_only() {
 }
 
 /// A generator of the numerical recipes' kind: the same moments each time.
-struct Moments(u64);
+pub(super) struct Moments(pub(super) u64);
 
 impl Moments {
     /// From 0 to 1.
-    fn next(&mut self) -> f64 {
+    pub(super) fn next(&mut self) -> f64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         f64::from(u32::try_from(self.0 >> 40).unwrap()) / f64::from(1_u32 << 24)
     }
@@ -166,7 +166,7 @@ impl Moments {
 
 /// Sizes and sums of everything the manifest names, read from the folder behind the server.
 #[track_caller]
-fn assert_whole(store: &Path) -> String {
+pub(super) fn assert_whole(store: &Path) -> String {
     let pointer = json(&store.join("latest.json"));
     let run = Run::latest(store);
     assert_eq!(pointer["sha256"], sha256(&fs::read(run.folder.join("manifest.json")).unwrap()));
