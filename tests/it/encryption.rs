@@ -16,14 +16,14 @@ use crate::support::program::{
 };
 
 /// A key made by the stock `age-keygen`: its file, and its public half.
-struct Key {
+pub(super) struct Key {
     _folder: tempfile::TempDir,
-    file: PathBuf,
-    public: String,
+    pub(super) file: PathBuf,
+    pub(super) public: String,
 }
 
 impl Key {
-    fn make() -> Self {
+    pub(super) fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key.txt");
         succeed(Command::new("age-keygen").arg("-o").arg(&file));
@@ -31,7 +31,7 @@ impl Key {
         Self { _folder: folder, file, public }
     }
 
-    fn secret(&self) -> String {
+    pub(super) fn secret(&self) -> String {
         let text = fs::read_to_string(&self.file).unwrap();
         text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap().to_owned()
     }
