@@ -43,15 +43,15 @@ fn main() -> ExitCode {
         LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+        // Never shut down: a reader thread that is still at work would find its timers gone, and panic. What it holds
+        // does not matter any more, and it ends with the process.
+        Ok(runtime) => std::mem::ManuallyDrop::new(runtime),
         Err(error) => return fail(&Error::failed(format!("start: {error}"))),
     };
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         commands::run(cli.command, cli.global, shutdown).await
     });
-    // Reader threads of a child's pipe may still be blocked; nothing they hold matters any more.
-    runtime.shutdown_background();
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::from(Kind::Failed.exit_code()),

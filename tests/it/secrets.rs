@@ -163,6 +163,8 @@ fn watched(command: &mut Command, code: i32) -> BTreeSet<String> {
 
 #[track_caller]
 fn assert_silent(what: &str, text: &str) {
+    // RESTORE.md says what a key looks like.
+    let text = &text.replace("AGE-SECRET-KEY-1...", "");
     for needle in NEEDLES {
         let Some(at) = text.find(needle) else { continue };
         let from = text.floor_char_boundary(at.saturating_sub(600));

@@ -238,9 +238,13 @@ impl S3 for Counting {
         Box::pin(async move {
             let id = request.input.upload_id.clone();
             self.known(&id)?;
-            let answer = self.files.complete_multipart_upload(request).await?;
-            self.open.lock().unwrap().remove(&id);
-            Ok(answer)
+            // Who aborts it from now on is told that there is no such upload, not that it is somebody else's.
+            let taken = self.open.lock().unwrap().remove(&id);
+            let answer = self.files.complete_multipart_upload(request).await;
+            if let (Err(_), Some(upload)) = (&answer, taken) {
+                self.open.lock().unwrap().insert(id, upload);
+            }
+            answer
         })
     }
 
