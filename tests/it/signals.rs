@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::race::{Bucket, Moments, assert_whole, copy_of, newest};
 use crate::support::pg::{self, Cluster};
 use crate::support::process::output_with;
-use crate::support::program::{Run, drain, expect_code, files, json, story};
+use crate::support::program::{Going, Run, drain, expect_code, files, json, story};
 use crate::support::session::{PATIENCE, Talk};
 use crate::support::tally;
 
@@ -279,6 +279,24 @@ fn a_drill_that_is_told_to_stop_leaves_no_database_and_no_receipt() {
             receipts = scene.receipts();
         },
     );
+    // While the server creates it: held there, the server would go on without the drill.
+    for signal in ["INT", "TERM"] {
+        let mut holder = Talk::open(scene.cluster, "postgres");
+        holder.run("BEGIN; LOCK TABLE pg_catalog.pg_database IN SHARE MODE");
+        let going = Going::start(&mut scene.on_server(&["drill", "--on", &url, "--scratch-name", scratch]));
+        let creates = format!("wait_event_type = 'Lock' AND query LIKE 'CREATE DATABASE \"{scratch}\"%'");
+        scene
+            .observer
+            .until(&format!("SELECT count(*) = 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {creates}"));
+        going.signal(signal);
+        holder.run("ROLLBACK");
+        going.expect_code(if signal == "INT" { 130 } else { 143 });
+        let gone =
+            format!("SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE \"{scratch}\"%'");
+        scene.observer.until(&gone.replace(" WHERE ", " WHERE pid <> pg_backend_pid() AND "));
+        let left = scene.observer.run(&format!("SELECT count(*) FROM pg_database WHERE datname = '{scratch}'"));
+        assert_eq!(left, "0", "the scratch database came after the drill had ended");
+    }
     scene.end();
 }
 

@@ -58,18 +58,11 @@ struct Receipt {
 /// # Errors
 /// What kept the drill from coming to a verdict. Damage of the store is a verdict.
 pub(in crate::commands) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
-    let store = Store::open(&global.store).await?;
-    let on = ConnInfo::resolve(Some(&arguments.on))?;
-    let maintenance = Session::connect_unpooled(&on, arguments.connect_timeout, "drill").await?;
-    let loaded = Loaded::read(store.clone(), &arguments.run, &arguments.identity).await?;
-    let scratch = arguments.scratch_name.clone().unwrap_or_else(|| {
-        format!("pgstow_drill_{}_{:06x}", loaded.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)
-    });
-    let server = target::server(&maintenance).await?;
-    if server.databases.contains(&scratch) {
-        return Err(Error::usage(format!("database {scratch:?} exists; a drill drops its scratch database"))
-            .hint("drop it, or choose another name with --scratch-name"));
-    }
+    let Begun { store, on, maintenance, loaded, scratch } = tokio::select! {
+        begun = Box::pin(begin(&arguments, global)) => begun?,
+        // Nothing is to be undone yet.
+        error = shutdown.requested() => return Err(error),
+    };
     let commits = TaskTracker::new();
     let result = tokio::select! {
         biased;
@@ -91,6 +84,32 @@ pub(in crate::commands) async fn run(arguments: Drill, global: &Global, shutdown
         Err(error) => return Err(error),
     };
     report(&store, &receipt, global.json).await
+}
+
+/// What a drill stands on.
+struct Begun {
+    store: Store,
+    on: ConnInfo,
+    maintenance: Session,
+    loaded: Loaded,
+    scratch: String,
+}
+
+/// Everything before the scratch database is made.
+async fn begin(arguments: &Drill, global: &Global) -> Result<Begun> {
+    let store = Store::open(&global.store).await?;
+    let on = ConnInfo::resolve(Some(&arguments.on))?;
+    let maintenance = Session::connect_unpooled(&on, arguments.connect_timeout, "drill").await?;
+    let loaded = Loaded::read(store.clone(), &arguments.run, &arguments.identity).await?;
+    let scratch = arguments.scratch_name.clone().unwrap_or_else(|| {
+        format!("pgstow_drill_{}_{:06x}", loaded.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)
+    });
+    let server = target::server(&maintenance).await?;
+    if server.databases.contains(&scratch) {
+        return Err(Error::usage(format!("database {scratch:?} exists; a drill drops its scratch database"))
+            .hint("drop it, or choose another name with --scratch-name"));
+    }
+    Ok(Begun { store, on, maintenance, loaded, scratch })
 }
 
 /// Drops the scratch database, with a connection of its own: the others may be what broke.

@@ -229,7 +229,7 @@ async fn restore_loaded(
     commits: TaskTracker,
 ) -> Result<Report> {
     let started = Instant::now();
-    let Loaded { source, manifest, database, meta, script } = loaded;
+    let Loaded { source, manifest, database, meta, .. } = loaded;
     let part = Part::choose(manifest, arguments)?;
     compare_sizes(source, manifest, &part).await?;
     let mut part = part.with_contents(source, manifest).await?;
@@ -239,7 +239,7 @@ async fn restore_loaded(
     let mut entries = part.entries(meta);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(arguments)?;
-    let (control, found) = connect(arguments, manifest, meta, &info, script, &entries).await?;
+    let (control, found) = connect(arguments, loaded, &info, &entries, &commits).await?;
     part.check(&control, meta, arguments).await?;
     let all = part.is_whole() && leave_out.entries.is_empty();
     let archive = if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
@@ -304,12 +304,12 @@ async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Res
 /// Connects to the target, made first if so asked, after looking whether it can hold the run. Says what it holds.
 async fn connect(
     arguments: &Restore,
-    manifest: &Manifest,
-    meta: &ArchiveMetadata,
+    loaded: &Loaded,
     info: &ConnInfo,
-    script: &Script,
     entries: &[&Entry],
+    commits: &TaskTracker,
 ) -> Result<(Session, Found)> {
+    let Loaded { manifest, meta, script, .. } = loaded;
     let timeout = arguments.connect_timeout;
     if !arguments.create {
         let control = Session::connect_unpooled(info, timeout, "restore").await?;
@@ -329,16 +329,24 @@ async fn connect(
     checks::missing(entries, script, &server, arguments)?;
     rights::refuse(entries, &target::rights(&maintenance).await?, arguments)?;
     make_roles(&maintenance, arguments, script, &server).await?;
+    let mut statements = Vec::new();
     if !server.databases.contains(info.database()) {
-        let sql = database::create(&meta.entries, info.database());
-        target::execute(&maintenance, &sql, "create the database").await?;
+        statements.push((database::create(&meta.entries, info.database()), "create the database"));
         if let Some(owner) = database::owner(&meta.entries).filter(|_| !arguments.no_owner) {
             let quoted = crate::archive::table_sql::quote;
             let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
-            target::execute(&maintenance, &sql, "give the database to its owner").await?;
+            statements.push((sql, "give the database to its owner"));
         }
     }
-    maintenance.close().await;
+    // Not to be cut: the server would go on without us, and a drill would drop its database before it is there.
+    let creating = commits.spawn(async move {
+        for (sql, doing) in statements {
+            target::execute(&maintenance, &sql, doing).await?;
+        }
+        maintenance.close().await;
+        Ok::<_, Error>(())
+    });
+    creating.await.map_err(|error| Error::failed(format!("create the database: {error}")))??;
     let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, arguments).await?;
     let found = checks::refuse_full(&control, &manifest.run, arguments).await?;
