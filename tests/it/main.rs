@@ -37,4 +37,5 @@ mod store_contract;
 mod store_faults;
 mod store_options;
 mod support;
+mod tls;
 mod volumes;
