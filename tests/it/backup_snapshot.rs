@@ -195,7 +195,10 @@ fn a_second_run_of_the_same_database_into_the_same_store_is_refused() {
     let going = Going::start(&mut gated(cluster, name, store.path(), &gate));
     gate.arrived();
     let (error, _) = expect_failure(&mut backup(cluster, name, store.path()), 1);
-    assert!(error.contains("another backup of this database into this store is running (pid "), "{error}");
+    assert!(
+        error.contains("another backup of this database into this store is running (run ") && error.contains(", pid "),
+        "{error}"
+    );
     expect_code(&mut backup(cluster, name, elsewhere.path()), 0);
     gate.open();
     going.expect_code(0);

@@ -101,7 +101,7 @@ fn what_the_role_cannot_read_is_an_error_until_its_cure() {
     assert!(finding(&document, "connection").1.contains("28P01"), "an expired password is refused");
     cluster.psql(
         name,
-        "DO $$ BEGIN EXECUTE format('ALTER ROLE doctored VALID UNTIL %L', now() + interval '3 days') ; END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER ROLE doctored VALID UNTIL %L', now() + interval '2 days 6 hours') ; END $$",
     );
     // One cure may uncover the next gap.
     let mut rounds = 0;

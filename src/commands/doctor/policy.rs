@@ -40,6 +40,8 @@ impl Policies {
             list,
             allow("Write", &put, &every),
             allow("Pointer", &["s3:GetObject"], &objects(&["latest.json", "runs/*/manifest.json"])),
+            // Small objects by which processes take turns at the pointer; they hold nothing.
+            allow("Turns", &["s3:DeleteObject"], &objects(&["claims/*"])),
         ];
         if args.s3_sse == Some(Sse::AwsKms) {
             let key = args.s3_sse_kms_key_id.clone().unwrap_or_else(|| "*".to_owned());

@@ -351,18 +351,17 @@ async fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
     let (application, cut) = (application(&packet[8..]), CancellationToken::new());
     shared.cuts.lock().unwrap().push((application.clone(), cut.clone()));
     let link = Link { shared, session: shared.session(application), state: Mutex::default() };
-    let end = match link.decide(Event::Begins) {
-        Err(end) => end,
-        Ok(()) => {
-            server.write_all(&packet).await?;
-            let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-            let ended = tokio::select! {
-                ended = link.up(from_client, to_server) => ended,
-                ended = link.down(from_server, to_client) => ended,
-                () = cut.cancelled() => Err(End::Reset),
-            };
-            ended.err().unwrap_or(End::Closed)
-        }
+    let end = if let Err(end) = link.decide(Event::Begins) {
+        end
+    } else {
+        server.write_all(&packet).await?;
+        let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
+        let ended = tokio::select! {
+            ended = link.up(from_client, to_server) => ended,
+            ended = link.down(from_server, to_client) => ended,
+            () = cut.cancelled() => Err(End::Reset),
+        };
+        ended.err().unwrap_or(End::Closed)
     };
     match end {
         End::Closed => client.shutdown().await,
