@@ -39,4 +39,5 @@ mod store_contract;
 mod store_faults;
 mod store_options;
 mod support;
+mod tls;
 mod volumes;
