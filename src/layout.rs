@@ -19,6 +19,9 @@ pub const DATABASE: &str = "@database.dump";
 /// Stem of the archive of the large objects.
 pub const LARGE_OBJECTS: &str = "@large-objects.dump";
 
+/// Folder of what `verify` and `drill` found out about runs, below the prefix.
+pub const RECEIPTS: &str = "receipts/";
+
 /// Folder of the claims of processes that are about to move the pointer, below the prefix; empty but for moments.
 pub const CLAIMS: &str = "claims/";
 
@@ -110,7 +113,7 @@ pub fn pin(run: &str) -> String {
 /// `receipts/<run>/`, below the store's prefix.
 #[must_use]
 pub fn receipts(run: &str) -> String {
-    format!("receipts/{run}/")
+    format!("{RECEIPTS}{run}/")
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::pin::{self, Pin};
 use super::verify::HASHES;
-use super::{output, resolve};
-use crate::error::{Context as _, Result};
+use super::{output, receipts, resolve};
+use crate::error::Result;
 use crate::manifest::{Status, Totals};
 use crate::store::Store;
 
@@ -118,11 +118,8 @@ pub(super) async fn inventory(store: &Store) -> Result<Inventory> {
 /// Keys of the receipts of each run, newest first.
 async fn receipts(store: &Store) -> Result<HashMap<String, Vec<String>>> {
     let mut keys: HashMap<String, Vec<String>> = HashMap::new();
-    for object in store.list("receipts/").await.context("list the receipts")?.into_iter().rev() {
-        let mut parts = object.key.split('/').skip(1);
-        if let (Some(run), Some(_file), None) = (parts.next(), parts.next(), parts.next()) {
-            keys.entry(run.to_owned()).or_default().push(object.key.clone());
-        }
+    for found in receipts::all(store).await? {
+        keys.entry(found.run).or_default().push(found.key);
     }
     Ok(keys)
 }

@@ -14,6 +14,7 @@ mod pin;
 mod pointer;
 mod promote;
 mod prune;
+mod receipts;
 mod report;
 mod resolve;
 mod restore;

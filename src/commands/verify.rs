@@ -7,19 +7,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
 use super::check::{self, Finding, Task};
-use super::{Outcome, objects, output, resolve};
+use super::{Outcome, objects, output, receipts, resolve};
 use crate::cli::Verify;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Result};
 use crate::layout;
 use crate::manifest::{Manifest, TableKind, Tool};
 use crate::seal::decrypt::Identities;
-use crate::store::{Condition, Store};
+use crate::store::Store;
 
 /// `checked` where every object was opened and what is in it recomputed.
 pub(crate) const CONTENTS: &str = "contents";
@@ -200,7 +199,7 @@ fn compare_forms(manifest: &Manifest, findings: &[(Task, Finding)], problems: &m
 }
 
 async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome> {
-    leave(store, receipt).await;
+    receipts::leave(store, &receipt.run, receipt.kind, receipt).await;
     for warning in &receipt.warnings {
         warn!("{warning}");
     }
@@ -210,19 +209,6 @@ async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome>
         output::print(&text(receipt))?;
     }
     Ok(if receipt.ok { Outcome::Done } else { Outcome::Damage })
-}
-
-/// Leaves the receipt in the store. Reading must work with read-only credentials, so a refusal is told, no more.
-async fn leave(store: &Store, receipt: &Receipt) {
-    let name: String = receipt.at.chars().filter(|c| !matches!(c, '-' | ':')).collect();
-    let key = format!("receipts/{}/{name}.json", receipt.run);
-    let left = match serde_json::to_vec_pretty(receipt) {
-        Ok(body) => store.put(&key, Bytes::from(body), Condition::None).await.map(drop),
-        Err(error) => Err(Error::failed(error.to_string())),
-    };
-    if let Err(error) = left {
-        warn!("no receipt was left in the store: {error}");
-    }
 }
 
 fn text(receipt: &Receipt) -> String {

@@ -132,12 +132,12 @@ impl<'a> Sweep<'a> {
     /// Deletes receipts of runs that are not there any more, and old claims at the pointer. Returns their keys.
     pub(super) async fn leftovers(&mut self, runs: &BTreeSet<&str>, grace: Duration) -> Vec<String> {
         let mut keys = Vec::new();
-        for folder in ["receipts/", layout::CLAIMS] {
+        for folder in [layout::RECEIPTS, layout::CLAIMS] {
             let listed = self.store.list(folder).await;
             for object in self.noted(listed).unwrap_or_default() {
                 let mut parts = object.key.split('/').skip(1);
                 let ours = match (folder, parts.next(), parts.next(), parts.next()) {
-                    ("receipts/", Some(run), Some(_file), None) => layout::is_run(run) && !runs.contains(run),
+                    (layout::RECEIPTS, Some(run), Some(_file), None) => layout::is_run(run) && !runs.contains(run),
                     (layout::CLAIMS, Some(name), None, None) => {
                         name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
                     }

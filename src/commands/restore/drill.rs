@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use bytes::Bytes;
 use libpgdump::{Entry, ObjectType};
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
@@ -19,7 +18,7 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::archive::compose;
 use crate::archive::table_sql::quote;
 use crate::cli::{Drill, Global, Restore};
-use crate::commands::{Outcome, output};
+use crate::commands::{Outcome, output, receipts};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Manifest, Table, Tool};
 use crate::postgres::conninfo::ConnInfo;
@@ -28,7 +27,7 @@ use crate::postgres::session::Session;
 use crate::postgres::{pg_restore, target};
 use crate::seal::digest::Fingerprint;
 use crate::shutdown::Shutdown;
-use crate::store::{Condition, Store};
+use crate::store::Store;
 
 /// Lines of the definitions' difference that are told.
 const LINES: usize = 20;
@@ -439,13 +438,7 @@ fn comparable(text: &str) -> Vec<&str> {
 }
 
 async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome> {
-    let name: String = receipt.at.chars().filter(|c| !matches!(c, '-' | ':')).collect();
-    let body = serde_json::to_vec_pretty(receipt).map_err(|error| Error::failed(format!("write JSON: {error}")))?;
-    // Reading must work with read-only credentials: a refusal is told, no more.
-    let key = format!("receipts/{}/{name}-drill.json", receipt.run);
-    if let Err(error) = store.put(&key, Bytes::from(body), Condition::None).await {
-        tracing::warn!("no receipt was left in the store: {error}");
-    }
+    receipts::leave(store, &receipt.run, receipt.kind, receipt).await;
     if json {
         output::print_json(receipt)?;
     } else {

@@ -4,23 +4,26 @@
 //! Tables are taken by units: partitions of a hash-partitioned table, whose rows may come in through the topmost one,
 //! go together, and so do the tables of one extension, whose foreign keys exist before their rows. The units stand in
 //! an order that depends on nothing but their names, and each drill of a sample takes the ones after those of the drill
-//! before it, so that all come up in turn. Where it stands is told by the number of drills' receipts in the store, or by
-//! the day where there are none.
+//! before it, so that all come up in turn. Where that one ended stands in its receipt; where the store has no such
+//! receipt, the day tells where to begin.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use libpgdump::{Entry, ObjectType};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::LeaveOut;
 use crate::archive::catalogue::{namespace, tag};
 use crate::archive::statements::name;
-use crate::commands::{download, verify};
+use crate::commands::{download, receipts, verify};
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::store::Store;
 
 type Name = (String, String);
+
+/// Newest receipts of drills that are looked at; drills of other kinds may stand between two of a percentage.
+const RECEIPTS: usize = 100;
 
 /// What a drill of some tables was about; part of its receipt.
 #[derive(Debug, Clone, Serialize)]
@@ -31,7 +34,24 @@ pub(super) struct Sample {
     pub(super) of: usize,
     /// Those that were restored and compared.
     pub(super) tables: Vec<String>,
+    /// Of a percentage: place of the last unit in the order, where the next drill goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
 }
+
+/// What the next drill of a sample reads of a receipt.
+#[derive(Deserialize)]
+struct Before {
+    sample: Option<Ended>,
+}
+
+#[derive(Deserialize)]
+struct Ended {
+    until: Option<String>,
+}
+
+/// A unit and its place in the order.
+type Unit = (u64, Vec<Name>);
 
 /// What was asked for with `--tables`.
 enum Asked {
@@ -56,12 +76,17 @@ pub(super) async fn choose(
     let asked = asked(words, manifest)?;
     let all = with_rows(manifest, out);
     let units = units(manifest, entries, &all);
-    let chosen: HashSet<Name> = match asked {
+    let (chosen, until): (Vec<Unit>, _) = match asked {
         Asked::Names(names) => {
-            units.into_iter().filter(|unit| unit.iter().any(|one| names.contains(one))).flatten().collect()
+            (units.into_iter().filter(|(_, unit)| unit.iter().any(|one| names.contains(one))).collect(), None)
         }
-        Asked::Percent(percent) => turn(units, percent, number(store).await?),
+        Asked::Percent(percent) => {
+            let chosen = turn(units, percent, &before(store).await?);
+            let until = chosen.last().map(|(place, _)| format!("{place:016x}"));
+            (chosen, until)
+        }
     };
+    let chosen: HashSet<Name> = chosen.into_iter().flat_map(|(_, unit)| unit).collect();
     let left: HashSet<Name> = all.iter().filter(|one| !chosen.contains(*one)).cloned().collect();
     let unchecked = leave_out_keys(entries, &chosen, &left, out);
     out.tables.extend(left);
@@ -77,7 +102,7 @@ pub(super) async fn choose(
         ));
     }
     told.push("large objects and the rows of materialised views are no part of a sample".to_owned());
-    Ok((Sample { asked: words.to_vec(), of: all.len(), tables }, told))
+    Ok((Sample { asked: words.to_vec(), of: all.len(), tables, until }, told))
 }
 
 fn asked(words: &[String], manifest: &Manifest) -> Result<Asked> {
@@ -110,7 +135,7 @@ fn with_rows(manifest: &Manifest, out: &LeaveOut) -> BTreeSet<Name> {
 }
 
 /// Tables that can only be taken together, each unit by itself in order; the units in an order of their own.
-fn units(manifest: &Manifest, entries: &[Entry], all: &BTreeSet<Name>) -> Vec<Vec<Name>> {
+fn units(manifest: &Manifest, entries: &[Entry], all: &BTreeSet<Name>) -> Vec<Unit> {
     let hashed = hash_roots(entries);
     let extensions: HashMap<Name, &str> = manifest
         .schemas
@@ -127,10 +152,10 @@ fn units(manifest: &Manifest, entries: &[Entry], all: &BTreeSet<Name>) -> Vec<Ve
         };
         units.entry(of).or_default().push(one.clone());
     }
-    let mut units: Vec<(u64, Vec<Name>)> =
+    let mut units: Vec<Unit> =
         units.into_iter().map(|(of, unit)| (xxhash_rust::xxh3::xxh3_64(of.as_bytes()), unit)).collect();
     units.sort();
-    units.into_iter().map(|(_, unit)| unit).collect()
+    units
 }
 
 /// For each partition below a hash-partitioned table: the topmost one.
@@ -175,8 +200,16 @@ fn ancestors<'a>(of: &'a Name, parents: &'a HashMap<Name, Name>) -> impl Iterato
     std::iter::successors(parents.get(of), |one| parents.get(*one))
 }
 
-/// The units of the drill with this number: each drill goes on where the one before it ended.
-fn turn(units: Vec<Vec<Name>>, percent: f64, number: u64) -> HashSet<Name> {
+/// Where a drill of a sample begins.
+enum Begin {
+    /// Behind the unit at this place of the order.
+    After(u64),
+    /// As if there had been this many drills.
+    Drills(u64),
+}
+
+/// The units of the next drill, in their order.
+fn turn(units: Vec<Unit>, percent: f64, begin: &Begin) -> Vec<Unit> {
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -185,19 +218,27 @@ fn turn(units: Vec<Vec<Name>>, percent: f64, number: u64) -> HashSet<Name> {
     )]
     let size = (units.len() as f64 * percent / 100.0).ceil() as usize;
     let length = units.len().max(1) as u64;
-    let begin = usize::try_from(number % length * size as u64 % length).unwrap_or(0);
+    let begin = match begin {
+        Begin::After(place) => units.partition_point(|(own, _)| own <= place),
+        Begin::Drills(number) => usize::try_from(number % length * size as u64 % length).unwrap_or(0),
+    };
     let mut ring = units;
     let turned = begin.min(ring.len());
     ring.rotate_left(turned);
-    ring.into_iter().take(size).flatten().collect()
+    ring.truncate(size);
+    ring
 }
 
-/// Drills before this one; the number of the day where the store has no receipt of one.
-async fn number(store: &Store) -> Result<u64> {
-    let receipts = store.list("receipts/").await?;
-    let drills = receipts.iter().filter(|object| object.key.ends_with("-drill.json")).count() as u64;
-    let day = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0) / 86_400;
-    Ok(if drills == 0 { day } else { drills })
+/// Where the newest drill of a percentage ended. Receipts of pruned runs are gone, so their number says nothing.
+async fn before(store: &Store) -> Result<Begin> {
+    for found in receipts::all(store).await?.into_iter().filter(receipts::Found::is_of_drill).take(RECEIPTS) {
+        let Some(bytes) = store.get(&found.key).await? else { continue };
+        let until = serde_json::from_slice::<Before>(&bytes).ok().and_then(|before| before.sample?.until);
+        if let Some(place) = until.and_then(|until| u64::from_str_radix(&until, 16).ok()) {
+            return Ok(Begin::After(place));
+        }
+    }
+    Ok(Begin::Drills(u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0) / 86_400))
 }
 
 /// Leaves out foreign keys from tables with rows here to tables without them, materialised views' rows, and what depends
@@ -263,20 +304,36 @@ fn ends(definition: &str) -> (Option<Name>, Option<Name>) {
 mod tests {
     use super::*;
 
-    fn units(count: usize) -> Vec<Vec<Name>> {
-        (0..count).map(|at| vec![("s".to_owned(), format!("t{at}"))]).collect()
+    fn units(count: u64) -> Vec<Unit> {
+        (0..count).map(|at| (at * 1000, vec![("s".to_owned(), format!("t{at}"))])).collect()
     }
 
     #[test]
     fn drills_one_after_the_other_take_every_table() {
         for (count, percent) in [(1, 1_u8), (7, 10), (70, 10), (30, 33), (9, 100)] {
-            let (times, percent) = (u64::from(100_u8.div_ceil(percent)), f64::from(percent));
-            for first in [0, 5, 20_000] {
-                let seen: HashSet<Name> = (first..first + times).flat_map(|n| turn(units(count), percent, n)).collect();
-                assert_eq!(seen.len(), count, "{count} tables, {percent} %, from drill {first}");
+            let (times, percent) = (100_u8.div_ceil(percent), f64::from(percent));
+            for mut begin in [Begin::Drills(0), Begin::Drills(20_779), Begin::After(0), Begin::After(u64::MAX)] {
+                let mut seen = HashSet::new();
+                for _ in 0..times {
+                    let chosen = turn(units(count), percent, &begin);
+                    begin = Begin::After(chosen.last().unwrap().0);
+                    seen.extend(chosen.into_iter().map(|(place, _)| place));
+                }
+                assert_eq!(seen.len() as u64, count, "{count} tables, {percent} %");
             }
         }
-        assert!(turn(Vec::new(), 10.0, 3).is_empty());
+        assert!(turn(Vec::new(), 10.0, &Begin::After(3)).is_empty());
+    }
+
+    #[test]
+    fn tables_that_come_and_go_do_not_disturb_the_turn() {
+        let first = turn(units(10), 20.0, &Begin::After(u64::MAX));
+        let mut later = units(10);
+        later.remove(1);
+        later.insert(0, (5, vec![("s".to_owned(), "new".to_owned())]));
+        let places: Vec<u64> =
+            turn(later, 20.0, &Begin::After(first.last().unwrap().0)).into_iter().map(|(place, _)| place).collect();
+        assert_eq!(places, [2000, 3000]);
     }
 
     #[test]
