@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::Parser as _;
 use pgstow::cli::{Cli, LogFormat};
@@ -9,8 +10,9 @@ use pgstow::commands::{self, Outcome};
 use pgstow::error::{Error, Kind};
 use pgstow::shutdown::Shutdown;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// Most threads of async work: readers, hashes and uploads. Compression has threads of its own. More threads read no
+/// faster, and each keeps some memory for itself.
+const WORKERS: usize = 8;
 
 fn main() -> ExitCode {
     if let Err(error) = dotenvy::dotenv()
@@ -42,7 +44,8 @@ fn main() -> ExitCode {
         LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let workers = available_parallelism().map_or(2, usize::from).min(WORKERS);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
         // Never shut down: a reader thread that is still at work would find its timers gone, and panic. What it holds
         // does not matter any more, and it ends with the process.
         Ok(runtime) => std::mem::ManuallyDrop::new(runtime),

@@ -11,6 +11,14 @@ pub const SEGMENT_BYTES: usize = 2 << 20;
 /// of MiB is in memory once.
 const KEEP_BYTES: usize = 256 << 10;
 
+/// First room for short messages: enough for most tables' last segment.
+const FIRST_ROOM: usize = 16 << 10;
+
+/// Above this, the next room is that of a whole segment with its last row: doubling would copy it several times, and
+/// end at twice its size.
+const LAST_DOUBLED: usize = 256 << 10;
+const WHOLE_ROOM: usize = SEGMENT_BYTES + (64 << 10);
+
 /// Whole rows of COPY text.
 #[derive(Debug, Default)]
 pub struct Segment {
@@ -26,6 +34,8 @@ pub struct Segmenter {
     small: BytesMut,
     segment: Segment,
     at_row_end: bool,
+    /// A full segment has come: the next one is likely to be one too.
+    is_long: bool,
 }
 
 impl Segmenter {
@@ -37,13 +47,20 @@ impl Segmenter {
             self.keep_small();
             self.segment.parts.push(message);
         } else {
-            if self.small.capacity() == 0 {
-                // Enough for most tables' last segment; grows by doubling.
-                self.small.reserve(16 << 10);
-            }
+            self.room(message.len());
             self.small.extend_from_slice(&message);
         }
-        (self.segment.bytes >= SEGMENT_BYTES && self.at_row_end).then(|| self.take())
+        let is_full = self.segment.bytes >= SEGMENT_BYTES && self.at_row_end;
+        self.is_long |= is_full;
+        is_full.then(|| self.take())
+    }
+
+    fn room(&mut self, more: usize) {
+        let (length, room) = (self.small.len(), self.small.capacity());
+        if length + more > room {
+            let next = if room >= LAST_DOUBLED || self.is_long { WHOLE_ROOM } else { (room * 2).max(FIRST_ROOM) };
+            self.small.reserve(next.saturating_sub(length).max(more));
+        }
     }
 
     /// The rows left at the end of a chunk. `None` where there are none; an error text where the last row has no end.

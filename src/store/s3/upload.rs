@@ -18,8 +18,10 @@ use crate::store::{Condition, Plan, WriteError};
 
 /// Servers put large objects together before they answer: so many stall timeouts (10 minutes by default).
 const COMPLETE: u32 = 20;
-/// First size of a part's buffer; it doubles, so that small objects stay small.
+/// First size of a part's buffer; it doubles, so that small objects stay small ...
 const FIRST_BUFFER: usize = 16 << 10;
+/// ... up to this size, after which it is a whole part's: doubling copies, and holds both buffers while it does.
+const LAST_DOUBLED: usize = 512 << 10;
 
 /// One object on its way.
 pub(in crate::store) struct Writer {
@@ -93,12 +95,13 @@ impl Writer {
         if self.failed { Err(Error::failed(format!("write {}: an earlier write failed", self.key))) } else { Ok(()) }
     }
 
-    /// Grows the buffer by doubling, never beyond a part.
+    /// Grows the buffer, never beyond a part.
     fn room(&mut self, more: usize) {
-        let needed = self.buffer.len() + more;
-        if needed > self.buffer.capacity() {
-            let wanted = needed.max(self.buffer.capacity() * 2).max(FIRST_BUFFER).min(self.part_bytes);
-            self.buffer.reserve_exact(wanted - self.buffer.len());
+        let (needed, room) = (self.buffer.len() + more, self.buffer.capacity());
+        if needed > room {
+            let is_long = self.sent > 0 || needed > LAST_DOUBLED;
+            let wanted = if is_long { self.part_bytes } else { needed.max(room * 2).max(FIRST_BUFFER) };
+            self.buffer.reserve_exact(wanted.min(self.part_bytes) - self.buffer.len());
         }
     }
 
