@@ -155,3 +155,66 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
         self.map_err(|error| error.into().context(operation()))
     }
 }
+
+/// A text of somebody else that may quote what a person typed: user and password of URLs in it, and passwords of
+/// `key=value` strings, become `***`.
+#[must_use]
+pub fn without_secrets(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, from) = rest.split_at(at + 3);
+        out.push_str(before);
+        let line = from.find(['\n', '\r']).and_then(|end| from.get(..end)).unwrap_or(from);
+        // A password may hold anything: everything up to the last @ of the line may be part of it.
+        match line.rfind('@') {
+            Some(end) => {
+                out.push_str("***");
+                rest = from.get(end..).unwrap_or_default();
+            }
+            None => rest = from,
+        }
+    }
+    out.push_str(rest);
+    let mut rest = std::mem::take(&mut out);
+    while let Some(at) = rest.to_ascii_lowercase().find("password=") {
+        let tail = rest.split_off(at + "password=".len());
+        out.push_str(&rest);
+        out.push_str("***");
+        let is_end = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`' | '&');
+        let end = match tail.strip_prefix('\'') {
+            Some(quoted) => {
+                let mut escaped = false;
+                let end = quoted.find(|c: char| {
+                    let is_end = c == '\'' && !escaped;
+                    escaped = c == '\\' && !escaped;
+                    is_end
+                });
+                end.map_or(tail.len(), |end| end + 2)
+            }
+            None => tail.find(is_end).unwrap_or(tail.len()),
+        };
+        tail.get(end..).unwrap_or_default().clone_into(&mut rest);
+    }
+    out.push_str(&rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_texts_of_others_are_not_shown() {
+        for (text, shown) in [
+            ("argument 'postgresql://bk:HUN TER'2@h/x' found", "argument 'postgresql://***@h/x' found"),
+            ("a postgres://u:p@h/x\nb postgres://h/y", "a postgres://***@h/x\nb postgres://h/y"),
+            ("'host=h password=HUNTER2 user=u'", "'host=h password=*** user=u'"),
+            ("host=h PassWord='a \\'b' user=u", "host=h PassWord=*** user=u"),
+            ("postgres://h/x?password=HUNTER2&user=u", "postgres://h/x?password=***&user=u"),
+            ("nothing", "nothing"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+    }
+}

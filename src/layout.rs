@@ -64,6 +64,44 @@ pub fn is_of_a_run(key: &str) -> bool {
     key.starts_with("runs/")
 }
 
+/// True for a key, relative to the run, of the form that objects of runs have. The rest of a name (`.zst`, `.age`,
+/// `.001`) may be that of an older or newer version.
+#[must_use]
+pub fn is_object(key: &str) -> bool {
+    let plain = |name: &str| {
+        let bytes = name.as_bytes();
+        !name.is_empty()
+            && bytes.iter().enumerate().all(|(at, byte)| match byte {
+                b'=' => {
+                    let digits = bytes.get(at + 1..at + 3).unwrap_or_default();
+                    digits.len() == 2 && digits.iter().all(|d| d.is_ascii_digit() || (b'A'..=b'F').contains(d))
+                }
+                _ => byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'),
+            })
+    };
+    // Somewhere behind the name stands what the object is.
+    let has = |name: &str, kind: &str| {
+        name.match_indices(kind).any(|(at, _)| {
+            let rest = name.get(at + kind.len()..).unwrap_or_default();
+            at > 0 && (rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    match key.split_once('/') {
+        None if key == MANIFEST || key == RESTORE_MD => true,
+        None => match key.strip_prefix('@') {
+            Some(rest) => plain(rest) && (has(rest, ".dump") || has(rest, ".sql")),
+            None => plain(key) && !key.starts_with('.') && has(key, ".dump"),
+        },
+        Some((schema, table)) => {
+            plain(schema)
+                && plain(table)
+                && !schema.starts_with('.')
+                && !table.starts_with('.')
+                && (has(table, ".sql") || has(table, ".index"))
+        }
+    }
+}
+
 /// Stem of a schema's archive, relative to the run: `<schema>.dump`.
 #[must_use]
 pub fn schema_dump(schema: &str) -> String {
@@ -119,6 +157,40 @@ pub fn receipts(run: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_of_runs_are_told_from_what_others_put_there() {
+        for own in [
+            "manifest.json",
+            "RESTORE.md",
+            "@roles.sql.zst",
+            "@database.dump",
+            "@large-objects.dump.gz.age.001",
+            "public.dump.zst",
+            "a.b=20c.dump.age",
+            "s/t.sql.zst.age.012",
+            "=2E/x.index.age",
+        ] {
+            assert!(is_object(own), "{own}");
+        }
+        for foreign in [
+            "a.txt",
+            "hello world.txt",
+            "my=notes.dump",
+            ".hidden",
+            ".dump",
+            "\u{e9}.dump",
+            "UP~",
+            "s/t/u.sql",
+            "s/t.txt",
+            "notes.sql",
+            "x.dumps",
+            "",
+            "s/.sql",
+        ] {
+            assert!(!is_object(foreign), "{foreign}");
+        }
+    }
 
     #[test]
     fn names_become_segments_every_store_accepts() {

@@ -14,17 +14,47 @@ use pgstow::shutdown::Shutdown;
 /// faster, and each keeps some memory for itself.
 const WORKERS: usize = 8;
 
+/// What is wrong with `.env`, without the line: it may hold a password.
+fn dotenv_error(error: &dotenvy::Error) -> Error {
+    let what = match error {
+        dotenvy::Error::Io(error) => error.to_string(),
+        dotenvy::Error::LineParse(line, at) => {
+            let name = line.split('=').next().filter(|name| line.len() > name.len()).unwrap_or_default().trim();
+            let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_ ".contains(&b));
+            let name = if is_name { format!(" of {name}") } else { String::new() };
+            format!("the line{name} cannot be parsed, at its byte {at}")
+        }
+        _ => "it cannot be parsed".to_owned(),
+    };
+    Error::usage(format!("read .env: {what}"))
+        .hint("put values with spaces, quotes, # or $ into single quotes, or remove the file")
+}
+
+/// Prints what clap has to say. Errors quote what was typed, which may be a connection string.
+fn print(error: &clap::Error) -> std::io::Result<()> {
+    if !error.use_stderr() {
+        return error.print();
+    }
+    let text = error.render();
+    let text = if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        text.ansi().to_string()
+    } else {
+        text.to_string()
+    };
+    std::io::stderr().write_all(pgstow::error::without_secrets(&text).as_bytes())
+}
+
 fn main() -> ExitCode {
     if let Err(error) = dotenvy::dotenv()
         && !error.not_found()
     {
-        return fail(&Error::usage(format!("read .env: {error}")).hint("fix the line, or remove the file"));
+        return fail(&dotenv_error(&error));
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
-            return match error.print() {
+            return match print(&error) {
                 Ok(()) => ExitCode::from(code),
                 Err(_broken_pipe) => ExitCode::from(code.max(1)),
             };

@@ -42,7 +42,10 @@ pub(super) enum Way {
 pub(super) async fn read(store: &Store) -> Result<Option<(Latest, Option<String>)>> {
     let Some((body, etag)) = raw(store).await? else { return Ok(None) };
     let latest = serde_json::from_slice(&body).map_err(std::io::Error::from);
-    let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()))?;
+    let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()));
+    let latest = latest.map_err(|error: Error| {
+        error.hint("`pgstow promote --backwards RUN` makes it name a run of `pgstow list` again")
+    })?;
     Ok(Some((latest, etag)))
 }
 

@@ -29,7 +29,11 @@ pub(crate) async fn run(store: &Store, wanted: &str) -> Result<Run> {
         let Some(latest) = latest(store).await? else {
             return Err(no_latest(store).await?);
         };
-        let run = load(store, &latest.run).await?;
+        let Some(run) = manifest(store, &latest.run).await? else {
+            return Err(Error::damage(format!("latest.json names run {}, whose manifest is gone", latest.run)).hint(
+                "`pgstow list` shows the runs of this store; `pgstow promote --backwards RUN` makes another one latest",
+            ));
+        };
         let sha256 = decode::sha256(&run.bytes);
         if sha256 != latest.sha256 {
             return Err(Error::damage(format!(

@@ -132,8 +132,13 @@ impl ConnInfo {
 
     fn resolve_with(url: Option<&str>, environment: &Environment) -> Result<Self> {
         let mut info = Self { words: BTreeMap::new(), secrets: BTreeMap::new() };
+        // An option with a variable that is not set must not lead to another database than was meant.
+        if url.is_some_and(|text| text.trim().is_empty()) {
+            return Err(Error::usage("the connection string is empty")
+                .hint("is the variable set that it should come from? Leave the option out to use the environment"));
+        }
         let from_variable = URL_VARIABLES.iter().find_map(|name| environment.get(name).map(|text| (*name, text)));
-        match (url.filter(|text| !text.trim().is_empty()), from_variable) {
+        match (url, from_variable) {
             (Some(text), _) => info.parse(text)?,
             (None, Some((name, text))) => info.parse(text).map_err(|error| error.context(name))?,
             (None, None)

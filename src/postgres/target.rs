@@ -226,6 +226,18 @@ pub async fn has_rows(session: &Session, table: &str) -> Result<bool> {
     Ok(row.get(0))
 }
 
+/// Triggers of these tables (names as SQL) that fire whatever `session_replication_role` says: table and trigger, quoted.
+pub async fn always_triggers(session: &Session, tables: &[String]) -> Result<Vec<(String, String)>> {
+    let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(t.tgname)
+                 FROM pg_catalog.pg_trigger t
+                WHERE t.tgenabled = 'A' AND NOT t.tgisinternal
+                  AND t.tgrelid = ANY (SELECT pg_catalog.to_regclass(name)::pg_catalog.oid FROM unnest($1::text[]) name)
+                ORDER BY 1, 2";
+    let rows = session.client.query(sql, &[&tables]).await;
+    let rows = rows.map_err(|e| failure(&e).context("look for triggers that fire always"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes.
 pub async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()> {
     let client = &session.client;

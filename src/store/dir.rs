@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{Condition, ObjectInfo, OpenUpload, Put, check_key};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Result, without_secrets};
 
 /// Bytes a writer gathers before it touches the disk; a smaller object costs one file operation sequence.
 pub(super) const FLUSH_BYTES: usize = 1 << 20;
@@ -41,7 +41,7 @@ impl Dir {
             None => name,
             Some(("file", path)) if path.starts_with('/') => path,
             Some(_) => {
-                return Err(Error::usage(format!("--store {name}: no such kind of store"))
+                return Err(Error::usage(format!("--store {}: no such kind of store", without_secrets(name)))
                     .hint("use s3://bucket/prefix, or the path of a directory"));
             }
         };

@@ -281,6 +281,20 @@ fn no_secret_is_shown_by_an_error() {
         doctor.args(["doctor", "--skip-store"]).env("DATABASE_URL", connection).env("HOME", "/nonexistent");
         refused(&mut doctor, &[1, 2]);
     }
+    // Typed where it does not belong.
+    let url = "postgresql://postgres:n33dle@127.0.0.1:5432/x";
+    for words in [&["backup", url][..], &["restore", "--jobs", url], &["verify", "--store", "s3://AK:n33dle@bucket/x"]]
+    {
+        refused(pgstow().args(words), &[2]);
+    }
+    refused(pgstow().arg("list").env("PGSTOW_JOBS", url).args(["--store", url]), &[1, 2]);
+    let folder = tempfile::tempdir().unwrap();
+    for line in
+        ["DATABASE_URL=\"postgresql://u:n33dle@h/x", "PGPASSWORD=n33dle'it", "PGPASSWORD=it n33dle", "n33dle it"]
+    {
+        std::fs::write(folder.path().join(".env"), format!("PGSTOW_STORE=/nowhere\n{line}\n")).unwrap();
+        refused(pgstow().arg("list").current_dir(folder.path()), &[2]);
+    }
     for (name, wrong) in [("AWS_SECRET_ACCESS_KEY", "n33dle-secret"), ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")] {
         for words in [&["verify"][..], &["list"], &["download", "--to", "/nonexistent/x"]] {
             let mut command = bucket.command("pre", words);

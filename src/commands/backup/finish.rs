@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::plan::Plan;
 use super::{Gathered, Run, restore_md};
 use crate::commands::pointer::{self, Way};
-use crate::commands::status;
+use crate::commands::{resolve, status};
 use crate::error::{Context as _, Error, Result};
 use crate::layout;
 use crate::manifest::{
@@ -20,22 +20,41 @@ use crate::postgres::leader::Leader;
 use crate::seal::decode::hex;
 use crate::store::{Condition, Store};
 
+/// Runs that are looked at for whose store this is, where no run is `latest`.
+const LOOKED_AT: usize = 8;
+
 /// Refuses a prefix that belongs to another database.
 pub(in crate::commands) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
-    let Some((latest, _etag)) = pointer::read(store).await? else { return Ok(()) };
-    if latest.identity == identity {
+    let held = match pointer::read(store).await? {
+        Some((latest, _etag)) => latest.identity,
+        // Only partial runs, perhaps.
+        None => match newest(store).await {
+            Some(identity) => identity,
+            None => return Ok(()),
+        },
+    };
+    if held == identity {
         return Ok(());
     }
     if adopt {
-        tracing::warn!("{} held backups of another database ({}); adopted", store.describe(), latest.identity);
+        tracing::warn!("{} held backups of another database ({held}); adopted", store.describe());
         return Ok(());
     }
     Err(Error::usage(format!(
-        "{} holds backups of another database ({}; this one is {identity})",
+        "{} holds backups of another database ({held}; this one is {identity})",
         store.describe(),
-        latest.identity
     ))
     .hint("give each database a prefix of its own, or use --adopt-prefix when this database replaced the other one"))
+}
+
+/// The database of the newest run with a manifest, as far as this key may look.
+async fn newest(store: &Store) -> Option<String> {
+    for name in resolve::names(store).await.ok()?.iter().take(LOOKED_AT) {
+        if let Ok(Some(run)) = resolve::manifest(store, name).await {
+            return Some(run.manifest.source.identity);
+        }
+    }
+    None
 }
 
 /// Writes what is left of the run. Returns the manifest and whether `latest` names this run now.

@@ -320,6 +320,9 @@ fn left_out(relation: &Relation, has_rows: bool, described: bool, detection: &De
             );
             skip(&reason, false)
         }
+        ('S', None) if !described && !relation.schema.starts_with("pg_") => {
+            skip("pg_dump does not describe it (its table was left out)", true)
+        }
         ('r' | 'p' | 'f' | 'm' | 'S', None) if !described => {
             skip("pg_dump does not describe it (the name of its schema begins with pg_)", true)
         }

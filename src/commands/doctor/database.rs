@@ -7,6 +7,7 @@ use super::report::Report;
 use crate::cli::Doctor;
 use crate::commands::backup::{check_prefix, refuse_same_project};
 use crate::commands::output;
+use crate::commands::resolve;
 use crate::error::Result;
 use crate::postgres::conninfo::ConnInfo;
 use crate::postgres::detect::{Detection, Unreadable, detect};
@@ -344,6 +345,13 @@ async fn together(session: &Session, detection: &Detection, store: &Store, repor
         && error.kind() == crate::error::Kind::Usage
     {
         report.failed(AREA, "prefix", &error);
+    }
+    if let Err(error) = resolve::latest(store).await
+        && error.kind() == crate::error::Kind::Damage
+    {
+        let error =
+            error.hint("no backup can end while it is so: `pgstow promote --backwards RUN` makes it name a run again");
+        report.failed(AREA, "latest", &error);
     }
     Ok(())
 }

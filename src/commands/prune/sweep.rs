@@ -75,7 +75,18 @@ impl<'a> Sweep<'a> {
         bytes: &mut u64,
     ) -> Option<String> {
         let listed = self.store.list(&layout::run_prefix(run)).await;
-        let Some(listed) = self.noted(listed) else { return Some("its objects could not be listed".to_owned()) };
+        let Some(mut listed) = self.noted(listed) else { return Some("its objects could not be listed".to_owned()) };
+        let prefix = layout::run_prefix(run);
+        let is_own = |key: &str| key.strip_prefix(&prefix).is_some_and(layout::is_object);
+        let foreign: Vec<String> =
+            listed.extract_if(.., |object| !is_own(&object.key)).map(|object| object.key).collect();
+        if let Some(first) = foreign.first() {
+            let first = crate::commands::output::plain(first);
+            tracing::warn!("{} in run {run} that pgstow did not write stay: {first}", foreign.len());
+            if listed.is_empty() {
+                return Some(format!("only what pgstow did not write is left of it: {first}"));
+            }
+        }
         let manifest = layout::in_run(run, layout::MANIFEST);
         if incomplete && listed.iter().any(|object| object.key == manifest) {
             return Some("it was finished just now".to_owned());

@@ -433,7 +433,9 @@ async fn definitions(
 
 /// The lines without what differs by design: keys of `\restrict`, versions in the head.
 fn comparable(text: &str) -> Vec<&str> {
-    let by_design = ["\\restrict ", "\\unrestrict ", "-- Dumped ", "-- Started on ", "-- Completed on "];
+    // The encoding is that of the text, which is UTF8 for every database but those in SQL_ASCII.
+    let by_design =
+        ["\\restrict ", "\\unrestrict ", "-- Dumped ", "-- Started on ", "-- Completed on ", "SET client_encoding = "];
     text.lines().filter(|line| !line.is_empty() && !by_design.iter().any(|words| line.starts_with(words))).collect()
 }
 

@@ -240,6 +240,19 @@ async fn restore_loaded(
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(arguments)?;
     let (control, found) = connect(arguments, loaded, &info, &entries, &commits).await?;
+    let (from, to) = (major(&manifest.source.server_version), control.server_version_num() / 10_000);
+    if i64::from(from) > i64::from(to) {
+        tracing::warn!("the target is PostgreSQL {to}, the run is of {from}: what only newer servers know will fail");
+    }
+    for word in &arguments.table {
+        let (schema, number) = super::download::table(manifest, word)?;
+        let table = manifest.schemas.get(schema).and_then(|schema| schema.tables.get(number));
+        if table.is_some_and(|table| table.kind == crate::manifest::TableKind::PartitionedTable) {
+            tracing::warn!(
+                "{word} is partitioned and has no rows of its own: they come with its partitions, where those are named too"
+            );
+        }
+    }
     part.check(&control, meta, arguments).await?;
     let all = part.is_whole() && leave_out.entries.is_empty();
     let archive = if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
@@ -490,6 +503,10 @@ impl Work<'_> {
         if into == (Into::Existing { truncate: false }) && !arguments.into_existing {
             self.refuse_rows(&tables).await?;
         }
+        if into != Into::Fresh {
+            self.refuse_triggers(&tables).await?;
+            self.refuse_large_objects().await?;
+        }
         let total: u64 = tables.iter().map(|w| w.table.raw_bytes).sum();
         let taken = Arc::new(AtomicU64::new(0));
         self.note(|report| {
@@ -521,6 +538,33 @@ impl Work<'_> {
                 return Err(Error::usage(format!("{}.{} is not empty", wanted.schema, wanted.table.name))
                     .hint("--truncate replaces its rows, --into-existing adds to them; nothing was changed"));
             }
+        }
+        Ok(())
+    }
+
+    /// Triggers that are `ENABLE ALWAYS` fire in a session that loads as a replica does, and would change what is loaded.
+    async fn refuse_triggers(&self, tables: &[Wanted]) -> Result<()> {
+        let names: Vec<String> = tables.iter().map(Wanted::name).collect();
+        let found = target::always_triggers(&self.control, &names).await?;
+        let Some((table, trigger)) = found.first() else { return Ok(()) };
+        let more = if found.len() > 1 { format!(", and {} more", found.len() - 1) } else { String::new() };
+        Err(Error::usage(format!(
+            "trigger {trigger} of {table} is ENABLE ALWAYS: it would fire for each row that is loaded{more}"
+        ))
+        .hint(format!(
+            "ALTER TABLE {table} DISABLE TRIGGER {trigger}, restore, then ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}; nothing was changed"
+        )))
+    }
+
+    /// Large objects keep their numbers, so those that are there would collide, after the tables were replaced.
+    async fn refuse_large_objects(&self) -> Result<()> {
+        if !self.part.is_whole() || self.leave_out.large_objects || self.manifest.large_objects.count == 0 {
+            return Ok(());
+        }
+        if target::has_rows(&self.control, "pg_catalog.pg_largeobject_metadata").await? {
+            return Err(Error::usage("the run holds large objects, and the target has some already").hint(
+                "remove them first: SELECT lo_unlink(oid) FROM pg_largeobject_metadata; or name schemas with --schema: nothing was changed",
+            ));
         }
         Ok(())
     }
@@ -561,7 +605,7 @@ impl Work<'_> {
         let taken = Arc::new(AtomicU64::new(0));
         let rows = self.rows(&taken, Into::Fresh);
         let mut after = Vec::new();
-        for wanted in self.part.single_tables(self.manifest) {
+        for wanted in self.part.single_tables(self.manifest, &self.meta.entries) {
             let finish = rows.with_definition(&wanted, !self.arguments.schema_only).await?;
             after.push((format!("{}.{}", wanted.schema, wanted.table.name), finish));
             self.note(|report| {

@@ -1,6 +1,6 @@
 //! What of a run is restored: all of it, some schemas, single tables. Owns the choice, not the doing.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
@@ -79,7 +79,7 @@ impl Part {
 
     /// Adds the values of sequences that belong to single tables, for rows that come into tables that exist.
     pub(super) fn with_sequences(mut self, manifest: &Manifest, meta: &ArchiveMetadata) -> Self {
-        for wanted in self.single_tables(manifest) {
+        for wanted in self.single_tables(manifest, &[]) {
             let is = |e: &&Entry| {
                 e.desc == ObjectType::Table && namespace(e) == wanted.schema && tag(e) == wanted.table.name
             };
@@ -168,12 +168,16 @@ impl Part {
     }
 
     /// The single tables.
-    pub(super) fn single_tables(&self, manifest: &Manifest) -> Vec<Wanted> {
+    pub(super) fn single_tables(&self, manifest: &Manifest, entries: &[Entry]) -> Vec<Wanted> {
         let tables = self.tables.iter().filter_map(|(at, number)| {
             let schema = manifest.schemas.get(*at)?;
             Some(Wanted { schema: schema.name.clone(), table: schema.tables.get(*number)?.clone() })
         });
-        tables.collect()
+        let mut tables: Vec<Wanted> = tables.collect();
+        // A parent before its partitions and children.
+        let depths = depths(entries);
+        tables.sort_by_key(|wanted| depths.get(&(wanted.schema.clone(), wanted.table.name.clone())).copied());
+        tables
     }
 
     /// Names what this part needs and the database does not have.
@@ -221,4 +225,32 @@ impl Part {
         };
         std::iter::once(own).chain(meta.entries.iter().filter(belongs)).collect()
     }
+}
+/// How many ancestors stand above each table at most: tables that it inherits from or is a partition of.
+fn depths(entries: &[Entry]) -> HashMap<(String, String), usize> {
+    let named = |e: &Entry| (namespace(e).to_owned(), tag(e).to_owned());
+    let tables: HashMap<i32, &Entry> =
+        entries.iter().filter(|e| e.desc == ObjectType::Table).map(|e| (e.dump_id, e)).collect();
+    let mut above: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
+    for (child, parent) in super::sample::parents(entries) {
+        above.entry(child).or_default().push(parent);
+    }
+    for entry in tables.values() {
+        let parents = entry.dependencies.iter().filter_map(|id| tables.get(id)).map(|parent| named(parent));
+        above.entry(named(entry)).or_default().extend(parents);
+    }
+    let mut depths: HashMap<(String, String), usize> = above.keys().map(|one| (one.clone(), 0)).collect();
+    // As many rounds as the deepest line has steps; tables that depend on each other would go on for ever.
+    for _ in 0..above.len() {
+        let mut changed = false;
+        for (child, parents) in &above {
+            let depth = parents.iter().filter_map(|one| depths.get(one)).max().map_or(0, |most| most + 1);
+            let old = depths.insert(child.clone(), depth);
+            changed |= old != Some(depth);
+        }
+        if !changed {
+            break;
+        }
+    }
+    depths
 }

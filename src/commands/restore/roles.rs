@@ -37,6 +37,13 @@ impl Script {
             match role {
                 Some(role) if present.contains(&role) => {}
                 Some(_) => wanted.push(if passwords { statement.to_owned() } else { without_password(statement) }),
+                // `GRANT SET ON PARAMETER work_mem TO x`
+                None if statement.starts_with("GRANT ") && statement.contains(" ON PARAMETER ") => {
+                    let grantee = statement.rfind(" TO ").and_then(|at| name(statement.get(at + 4..)?));
+                    if grantee.is_some_and(|(role, _)| !present.contains(&role)) {
+                        wanted.push(statement.to_owned());
+                    }
+                }
                 None if membership(statement)
                     .is_some_and(|(of, member)| !present.contains(&of) || !present.contains(&member)) =>
                 {
@@ -94,7 +101,8 @@ mod tests {
     const SCRIPT: &str = "\\restrict x\nSET a = b;\nCREATE ROLE old;\nALTER ROLE old WITH LOGIN PASSWORD 'md5';\n\
         CREATE ROLE \"new \"\"one\";\nALTER ROLE \"new \"\"one\" WITH LOGIN PASSWORD 'SCRAM-SHA-256$4096:a==$b:c=' VALID UNTIL 'infinity';\n\
         ALTER ROLE \"new \"\"one\" SET work_mem TO '4MB';\nALTER ROLE old SET work_mem TO '4MB';\n\
-        GRANT old TO \"new \"\"one\" GRANTED BY postgres;\nGRANT old TO other;\n";
+        GRANT old TO \"new \"\"one\" GRANTED BY postgres;\nGRANT old TO other;\n\
+        GRANT SET ON PARAMETER work_mem TO \"new \"\"one\";\nGRANT SET ON PARAMETER work_mem TO old;\n";
 
     #[test]
     fn only_missing_roles_are_made_and_without_passwords() {
@@ -108,6 +116,7 @@ mod tests {
                 "ALTER ROLE \"new \"\"one\" WITH LOGIN VALID UNTIL 'infinity'",
                 "ALTER ROLE \"new \"\"one\" SET work_mem TO '4MB'",
                 "GRANT old TO \"new \"\"one\" GRANTED BY postgres",
+                "GRANT SET ON PARAMETER work_mem TO \"new \"\"one\"",
             ]
         );
         assert!(script.missing(&present, true)[1].contains("SCRAM"));

@@ -181,7 +181,7 @@ fn hash_roots(entries: &[Entry]) -> HashMap<Name, Name> {
 }
 
 /// The table that each partition was attached to.
-fn parents(entries: &[Entry]) -> HashMap<Name, Name> {
+pub(super) fn parents(entries: &[Entry]) -> HashMap<Name, Name> {
     let by_id: HashMap<i32, &Entry> =
         entries.iter().filter(|e| e.desc == ObjectType::Table).map(|e| (e.dump_id, e)).collect();
     let named = |e: &Entry| (namespace(e).to_owned(), tag(e).to_owned());

@@ -30,7 +30,7 @@ use tokio::sync::Semaphore;
 use self::attempt::{Failure, Progress};
 use super::{Condition, ObjectInfo, OpenUpload, Put, check_key};
 use crate::cli::StoreArgs;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, without_secrets};
 use crate::seal::decode::hex;
 
 pub(super) use multipart_probe::tidy;
@@ -378,7 +378,7 @@ impl S3 {
 
 /// Bucket and prefix (empty, or ending in `/`) of `s3://bucket/prefix`.
 fn name(store: &str) -> Result<(String, String)> {
-    let wrong = || Error::usage(format!("--store {store}: not s3://bucket/prefix"));
+    let wrong = || Error::usage(format!("--store {}: not s3://bucket/prefix", without_secrets(store)));
     let rest = store.strip_prefix("s3://").ok_or_else(wrong)?;
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = prefix.trim_matches('/');
