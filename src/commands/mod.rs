@@ -53,6 +53,7 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         Command::Doctor(arguments) => Box::pin(doctor::run(arguments, &global, &shutdown)).await,
         Command::Drill(arguments) => Box::pin(restore::drill(arguments, &global, &shutdown)).await,
         Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
+        Command::Verify(arguments) => Box::pin(verify::run(&arguments, &global, &shutdown)).await,
         other => tokio::select! {
             result = Box::pin(dispatch(other, global)) => result,
             error = shutdown.requested() => Err(error),
@@ -66,7 +67,6 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
     match command {
         Command::List(_) => list::run(&Store::open(&global.store).await?, json).await.map(done),
         Command::Show(arguments) => show::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
-        Command::Verify(arguments) => verify::run(&Store::open(&global.store).await?, &arguments, json).await,
         Command::Download(arguments) => download::run(&Store::open(&global.store).await?, &arguments, json).await,
         Command::Diff(arguments) => diff::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Status(arguments) => status::run(&Store::open(&global.store).await?, &arguments, json).await,
@@ -79,8 +79,11 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         }
         Command::Schema(_) => schema::run().map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
-        Command::Backup(_) | Command::Detect(_) | Command::Doctor(_) | Command::Drill(_) | Command::Restore(_) => {
-            Err(Error::failed("a command was dispatched twice"))
-        }
+        Command::Backup(_)
+        | Command::Detect(_)
+        | Command::Doctor(_)
+        | Command::Drill(_)
+        | Command::Restore(_)
+        | Command::Verify(_) => Err(Error::failed("a command was dispatched twice")),
     }
 }

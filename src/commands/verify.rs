@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
@@ -13,11 +13,12 @@ use tracing::{debug, info, warn};
 
 use super::check::{self, Finding, Task};
 use super::{Outcome, objects, output, receipts, resolve};
-use crate::cli::Verify;
-use crate::error::{Context as _, Result};
+use crate::cli::{Global, Verify};
+use crate::error::{Context as _, Error, Result};
 use crate::layout;
 use crate::manifest::{Manifest, TableKind, Tool};
 use crate::seal::decrypt::Identities;
+use crate::shutdown::Shutdown;
 use crate::store::Store;
 
 /// `checked` where every object was opened and what is in it recomputed.
@@ -55,8 +56,32 @@ struct Damaged {
 /// Problems by the key of the object they were found in.
 type Problems = BTreeMap<String, Vec<String>>;
 
-/// Verifies a run.
-pub(crate) async fn run(store: &Store, arguments: &Verify, json: bool) -> Result<Outcome> {
+/// How long a signal waits for a receipt that is being written.
+const RECEIPT: Duration = Duration::from_secs(4);
+
+/// Verifies a run. A signal that comes when the verdict is there does not take it back.
+pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let examined = async {
+        let store = Store::open(&global.store).await?;
+        let receipt = Box::pin(verdict(&store, arguments)).await?;
+        Ok::<_, Error>((store, receipt))
+    };
+    let (store, receipt) = tokio::select! {
+        examined = Box::pin(examined) => examined?,
+        error = shutdown.requested() => return Err(error),
+    };
+    let late = async {
+        let error = shutdown.requested().await;
+        tokio::time::sleep(RECEIPT).await;
+        error
+    };
+    tokio::select! {
+        told = report(&store, &receipt, global.json) => told,
+        error = late => Err(error),
+    }
+}
+
+async fn verdict(store: &Store, arguments: &Verify) -> Result<Receipt> {
     let started = Instant::now();
     let identities = Identities::read(&arguments.identity.identity)?;
     let found = resolve::run(store, &arguments.run).await?;
@@ -90,7 +115,7 @@ pub(crate) async fn run(store: &Store, arguments: &Verify, json: bool) -> Result
     for (key, found) in findings.into_iter().flat_map(|(_, finding)| finding.problems) {
         note(&mut problems, &key, &found);
     }
-    let receipt = Receipt {
+    Ok(Receipt {
         kind: "verify",
         run: manifest.run.clone(),
         at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -104,8 +129,7 @@ pub(crate) async fn run(store: &Store, arguments: &Verify, json: bool) -> Result
         seconds: started.elapsed().as_secs_f64(),
         damaged: problems.into_iter().map(|(key, problems)| Damaged { key, problems }).collect(),
         warnings,
-    };
-    report(store, &receipt, json).await
+    })
 }
 
 fn rows(manifest: &Manifest) -> u64 {
