@@ -42,6 +42,30 @@ fn number(text: &str) -> u32 {
     text.parse().unwrap_or(0)
 }
 
+/// The entries of an object of a catalogue, with all that depends on them.
+#[must_use]
+pub fn entries_of(object: (u32, u32), entries: &[Entry]) -> HashSet<i32> {
+    let is_own = |e: &&Entry| (number(&e.table_oid), oid(e)) == object;
+    let mut found = entries.iter().filter(is_own).map(|e| e.dump_id).collect();
+    with_dependents(entries, &mut found);
+    found
+}
+
+/// Adds to these entries what depends on them, and what depends on that in turn.
+pub(crate) fn with_dependents(entries: &[Entry], found: &mut HashSet<i32>) {
+    loop {
+        let before = found.len();
+        for entry in entries {
+            if entry.dependencies.iter().any(|id| found.contains(id)) {
+                found.insert(entry.dump_id);
+            }
+        }
+        if found.len() == before {
+            return;
+        }
+    }
+}
+
 /// The oid an entry carries.
 #[must_use]
 pub fn oid(entry: &Entry) -> u32 {

@@ -7,7 +7,9 @@ use tokio_postgres::Client;
 
 use super::detect::Detection;
 use super::session::failure;
-use crate::archive::catalogue::{Belongs, PG_CLASS};
+use libpgdump::Entry;
+
+use crate::archive::catalogue::{Belongs, PG_CLASS, entries_of};
 use crate::error::Result;
 use crate::manifest::Skipped;
 
@@ -44,7 +46,12 @@ const DEPENDENTS: &str = "
 
 /// Names what depends on what the run leaves out, each with the error that restoring it will give; empty where nothing
 /// is left out. Memory: the objects found.
-pub async fn dependents(client: &Client, detection: &Detection, belongs: &Belongs) -> Result<Vec<Skipped>> {
+pub async fn dependents(
+    client: &Client,
+    detection: &Detection,
+    belongs: &Belongs,
+    entries: &[Entry],
+) -> Result<Vec<Skipped>> {
     let closed: Vec<u32> = detection.schemas.iter().filter(|s| !s.usable).map(|s| s.oid).collect();
     let tables = detection.relations.iter().filter(|r| r.relkind != 'S' && r.unreadable.is_some());
     let tables: Vec<u32> = tables.map(|r| r.oid).collect();
@@ -78,7 +85,9 @@ pub async fn dependents(client: &Client, detection: &Detection, belongs: &Belong
             };
             let reason =
                 format!("it needs {needs}, which is not there; its restore will say: {missing} does not exist");
-            found.push(Skipped { schema, name, kind, reason });
+            let mut entries: Vec<i32> = entries_of(object, entries).into_iter().collect();
+            entries.sort_unstable();
+            found.push(Skipped { schema, name, kind, reason, entries });
             frontier.push(object);
         }
     }

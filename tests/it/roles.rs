@@ -272,6 +272,24 @@ fn errors_are_as_told(cluster: &Cluster, run: &Run) {
     assert!(told.is_subset(&errors), "told: {told:?}\n{said}");
     assert!(errors.iter().all(|error| told.contains(error) || after.contains(error)), "told: {told:?}\n{said}");
     cluster.drop_database(copy);
+
+    // pgstow leaves out exactly these, says so, and restores the rest. So does a drill.
+    let store = run.folder.parent().unwrap().parent().unwrap();
+    let ran = |words: &[&str]| {
+        let mut command = pgstow();
+        command.args(words).arg(&run.name).arg("--pg-bin-dir").arg(cluster.bin_dir()).arg("--store").arg(store);
+        command
+    };
+    let code = if told.is_empty() { 0 } else { 3 };
+    let (out, _) = expect_code(&mut ran(&["restore", "--create", "--to", &cluster.url(copy)]), code);
+    assert_eq!(out.contains("not restored"), code == 3, "{out}");
+    for dependent in run.manifest["dependents"].as_array().into_iter().flatten() {
+        assert!(!dependent["entries"].as_array().unwrap().is_empty(), "{dependent}");
+    }
+    assert_eq!(cluster.psql(copy, "SELECT to_regclass('shop.child') IS NOT NULL"), "t");
+    cluster.drop_database(copy);
+    let (out, _) = expect_code(&mut ran(&["drill", "--on", &cluster.url("postgres")]), code);
+    assert_eq!(out.contains("needs what the run does not hold"), code == 3, "{out}");
 }
 
 #[test]

@@ -190,6 +190,7 @@ fn skipped(leader: &Leader, plan: &Plan) -> Vec<Skipped> {
                 name: unreadable.name.clone(),
                 kind: unreadable.kind.clone(),
                 reason: unreadable.reason.clone(),
+                entries: Vec::new(),
             });
         }
     }

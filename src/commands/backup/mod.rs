@@ -301,7 +301,8 @@ impl Run {
         let mut catalogue = Catalogue::new(meta, &belongs);
         plan::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
         let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables)?;
-        plan.dependents = dependents::dependents(client, &leader.detection, &belongs).await?;
+        let entries = &plan.catalogue.meta.entries;
+        plan.dependents = dependents::dependents(client, &leader.detection, &belongs, entries).await?;
         Ok(plan)
     }
 

@@ -219,6 +219,7 @@ pub(super) fn plan(
                 name: schema.name.clone(),
                 kind: "schema".to_owned(),
                 reason: "pg_dump does not describe a schema whose name begins with pg_: rename it".to_owned(),
+                entries: Vec::new(),
             });
         }
         let mut tables: Vec<(&Relation, Option<(usize, &Entry)>)> = Vec::new();
@@ -300,6 +301,7 @@ fn left_out(relation: &Relation, has_rows: bool, described: bool, detection: &De
             name: relation.name.clone(),
             kind: words.to_owned(),
             reason: reason.to_owned(),
+            entries: Vec::new(),
         };
         Some((skipped, grave))
     };

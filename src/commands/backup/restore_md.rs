@@ -219,7 +219,8 @@ fn gaps(facts: &Facts<'_>) -> String {
     }
     if !facts.plan.dependents.is_empty() {
         text.push_str(
-            "\nThese are in the run, but depend on what is not. Restoring them ends with the errors told here: leave \
+            "\nThese are in the run, but depend on what is not. `pgstow restore` leaves them out; with the stock tools, restoring \
+             them ends with the errors told here: leave \
              `--exit-on-error` and `set -e` out of the script above, and expect these, and others about the same objects.\n\n",
         );
     }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::sample::{self, Sample};
 use super::{COMMITS, LeaveOut, Loaded, PrivateFile, major, restore_loaded};
-use crate::archive::catalogue::{namespace, tag};
+use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::compose;
 use crate::archive::table_sql::quote;
 use crate::cli::{Drill, Global, Restore};
@@ -204,7 +204,10 @@ async fn leave_out(loaded: &Loaded, session: &Session, scratch: &str, receipt: &
     let entries = &loaded.meta.entries;
     let server = target::server(session).await?;
     let cron = target::cron_database(session).await?;
-    let mut out = LeaveOut { quiet: true, ..LeaveOut::default() };
+    let mut out = LeaveOut { quiet: true, ..LeaveOut::of_gaps(loaded) };
+    receipt.not_proven.extend(
+        super::gaps(loaded, &out).into_iter().map(|lost| format!("{lost}: it needs what the run does not hold")),
+    );
     let mut extensions: BTreeSet<&str> = BTreeSet::new();
     for entry in entries {
         let subscription = matches!(entry.desc, ObjectType::Subscription | ObjectType::SubscriptionTable)
@@ -253,17 +256,7 @@ fn follow(entries: &[Entry], manifest: &Manifest, extensions: &BTreeSet<&str>, o
         .map(|s| s.name.as_str())
         .collect();
     out.extend(entries.iter().filter(|e| theirs.contains(namespace(e))).map(|e| e.dump_id));
-    loop {
-        let before = out.len();
-        for entry in entries {
-            if entry.dependencies.iter().any(|id| out.contains(id)) {
-                out.insert(entry.dump_id);
-            }
-        }
-        if out.len() == before {
-            return;
-        }
-    }
+    with_dependents(entries, out);
 }
 
 /// A table that was read back.

@@ -37,7 +37,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use super::{Outcome, objects, output, resolve};
-use crate::archive::catalogue::tag;
+use crate::archive::catalogue::{namespace, tag};
 use crate::archive::compose;
 use crate::archive::statements::statements;
 use crate::cli::{Global, IdentityArgs, Profile, Restore};
@@ -85,6 +85,9 @@ pub(crate) struct Report {
     large_objects: u64,
     seconds: f64,
     phases: Vec<Phase>,
+    /// Of a partial run: what depends on what the run does not hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_restored: Vec<String>,
     /// Of a restore into a project: what could not be restored, and what was left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     findings: Option<supabase::findings::Findings>,
@@ -116,8 +119,8 @@ pub(super) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown
     match result {
         Ok(report) => {
             print(&report, global.json)?;
-            let lost = report.findings.is_some_and(|findings| !findings.not_restored.is_empty());
-            Ok(if lost { Outcome::Partial } else { Outcome::Done })
+            let lost = report.findings.as_ref().is_some_and(|findings| !findings.not_restored.is_empty());
+            Ok(if lost || !report.not_restored.is_empty() { Outcome::Partial } else { Outcome::Done })
         }
         // Damage of the store is a finding in verify and drill; here it is why the restore failed.
         Err(error) if error.kind() == Kind::Damage => Err(error
@@ -141,6 +144,11 @@ fn print(report: &Report, json: bool) -> Result<()> {
         output::count(report.large_objects),
         report.seconds
     ))?;
+    if !report.not_restored.is_empty() {
+        let lost: Vec<String> = report.not_restored.iter().map(|what| output::plain(what)).collect();
+        let lost = lost.join("\n  ");
+        output::print(&format!("not restored, for it needs what the run does not hold (`pgstow show`):\n  {lost}\n"))?;
+    }
     report.findings.as_ref().map_or(Ok(()), |findings| output::print(&findings.text()))
 }
 
@@ -206,6 +214,23 @@ struct LeaveOut {
     quiet: bool,
 }
 
+impl LeaveOut {
+    /// What a partial run holds but cannot bring back, since it depends on what the run does not hold.
+    fn of_gaps(loaded: &Loaded) -> Self {
+        let entries: HashSet<i32> = loaded.manifest.dependents.iter().flat_map(|gap| gap.entries.clone()).collect();
+        let tables = loaded.meta.entries.iter().filter(|e| e.desc == ObjectType::Table && entries.contains(&e.dump_id));
+        let tables = tables.map(|e| (namespace(e).to_owned(), tag(e).to_owned())).collect();
+        Self { entries, tables, ..Self::default() }
+    }
+}
+
+/// The left out entries in words.
+fn gaps(loaded: &Loaded, out: &LeaveOut) -> Vec<String> {
+    let gone =
+        loaded.meta.entries.iter().filter(|e| out.entries.contains(&e.dump_id) && e.desc != ObjectType::TableData);
+    gone.map(|e| format!("{} {}.{}", e.desc.to_string().to_lowercase(), namespace(e), tag(e))).collect()
+}
+
 async fn restore(arguments: &Restore, global: &Global, store: Store, commits: TaskTracker) -> Result<Report> {
     let info = ConnInfo::resolve(Some(&arguments.to))?;
     if arguments.profile.is_some() {
@@ -217,7 +242,10 @@ async fn restore(arguments: &Restore, global: &Global, store: Store, commits: Ta
     if arguments.profile == Some(Profile::Supabase) {
         return Box::pin(supabase::restore(arguments, global, &loaded, info, commits)).await;
     }
-    restore_loaded(arguments, global, &loaded, info, &LeaveOut::default(), commits).await
+    let out = LeaveOut::of_gaps(&loaded);
+    let mut report = restore_loaded(arguments, global, &loaded, info, &out, commits).await?;
+    report.not_restored = gaps(&loaded, &out);
+    Ok(report)
 }
 
 async fn restore_loaded(
