@@ -281,15 +281,16 @@ fn errors_are_as_told(cluster: &Cluster, run: &Run) {
         command
     };
     let code = if told.is_empty() { 0 } else { 3 };
-    let (out, _) = expect_code(&mut ran(&["restore", "--create", "--to", &cluster.url(copy)]), code);
+    let (out, _) = expect_code(&mut ran(&["restore", "--create", "--roles", "--to", &cluster.url(copy)]), code);
     assert_eq!(out.contains("not restored"), code == 3, "{out}");
     for dependent in run.manifest["dependents"].as_array().into_iter().flatten() {
         assert!(!dependent["entries"].as_array().unwrap().is_empty(), "{dependent}");
     }
     assert_eq!(cluster.psql(copy, "SELECT to_regclass('shop.child') IS NOT NULL"), "t");
     cluster.drop_database(copy);
-    let (out, _) = expect_code(&mut ran(&["drill", "--on", &cluster.url("postgres")]), code);
+    let (out, _) = expect_code(&mut ran(&["drill", "--roles", "--on", &cluster.url("postgres")]), code);
     assert_eq!(out.contains("needs what the run does not hold"), code == 3, "{out}");
+    cluster.psql("postgres", "DROP ROLE roles_partly");
 }
 
 #[test]
