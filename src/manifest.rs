@@ -284,8 +284,8 @@ pub struct Skipped {
     pub kind: String,
     /// Why, in plain words.
     pub reason: String,
-    /// Of what is in `dependents`: the numbers of its entries in the table of contents of `@database.dump`, with those
-    /// that depend on them. A restore leaves these out.
+    /// Of what is in `dependents`: the numbers of its entries in the table of contents of `@database.dump`. A restore
+    /// leaves these out, and what depends on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<i32>,
 }

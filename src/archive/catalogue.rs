@@ -42,12 +42,12 @@ fn number(text: &str) -> u32 {
     text.parse().unwrap_or(0)
 }
 
-/// The entries of an object of a catalogue, with all that depends on them.
-#[must_use]
-pub fn entries_of(object: (u32, u32), entries: &[Entry]) -> HashSet<i32> {
-    let is_own = |e: &&Entry| (number(&e.table_oid), oid(e)) == object;
-    let mut found = entries.iter().filter(is_own).map(|e| e.dump_id).collect();
-    with_dependents(entries, &mut found);
+/// The numbers of the entries that each object of a catalogue has, by class and oid.
+pub(crate) fn by_object(entries: &[Entry]) -> HashMap<(u32, u32), Vec<i32>> {
+    let mut found: HashMap<(u32, u32), Vec<i32>> = HashMap::new();
+    for entry in entries {
+        found.entry((number(&entry.table_oid), oid(entry))).or_default().push(entry.dump_id);
+    }
     found
 }
 

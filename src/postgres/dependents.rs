@@ -3,13 +3,12 @@
 
 use std::collections::HashSet;
 
+use libpgdump::Entry;
 use tokio_postgres::Client;
 
 use super::detect::Detection;
 use super::session::failure;
-use libpgdump::Entry;
-
-use crate::archive::catalogue::{Belongs, PG_CLASS, entries_of};
+use crate::archive::catalogue::{Belongs, PG_CLASS, by_object};
 use crate::error::Result;
 use crate::manifest::Skipped;
 
@@ -62,6 +61,7 @@ pub async fn dependents(
     let rows = rows.map_err(|e| failure(&e).context("list what is left out"))?;
     let mut frontier: Vec<(u32, u32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let mut known: HashSet<(u32, u32)> = frontier.iter().copied().collect();
+    let own = by_object(entries);
     let mut found = Vec::new();
     while !frontier.is_empty() {
         let (classes, objects): (Vec<u32>, Vec<u32>) = frontier.drain(..).unzip();
@@ -85,8 +85,7 @@ pub async fn dependents(
             };
             let reason =
                 format!("it needs {needs}, which is not there; its restore will say: {missing} does not exist");
-            let mut entries: Vec<i32> = entries_of(object, entries).into_iter().collect();
-            entries.sort_unstable();
+            let entries = own.get(&object).cloned().unwrap_or_default();
             found.push(Skipped { schema, name, kind, reason, entries });
             frontier.push(object);
         }

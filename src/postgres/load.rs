@@ -123,8 +123,8 @@ const LARGE: i64 = 64 << 20;
 
 impl Analyzable {
     /// The statements that gather its statistics, and whether they are rough ones. Those come from a hundredth of the
-    /// usual sample, of a large table from a tenth: the first two stages of `vacuumdb --analyze-in-stages`. They name the columns, since PostgreSQL then goes on counting the
-    /// table as not analysed, so that autovacuum brings the full ones (`do_analyze_rel` in `commands/analyze.c`).
+    /// usual sample, of a large table from a tenth: the first two stages of `vacuumdb --analyze-in-stages`. They name
+    /// the columns, since PostgreSQL then goes on counting the table as not analysed, so that autovacuum brings the full ones (`do_analyze_rel` in `commands/analyze.c`).
     #[must_use]
     pub fn statements(&self, full: bool) -> (String, bool) {
         let name = format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name));

@@ -288,6 +288,11 @@ fn errors_are_as_told(cluster: &Cluster, run: &Run) {
     }
     assert_eq!(cluster.psql(copy, "SELECT to_regclass('shop.child') IS NOT NULL"), "t");
     cluster.drop_database(copy);
+    // A part that lacks nothing.
+    let part = ["restore", "--create", "--roles", "--schema", "public", "--to", &cluster.url(copy)];
+    let (out, _) = expect_code(&mut ran(&part), 0);
+    assert!(!out.contains("not restored"), "{out}");
+    cluster.drop_database(copy);
     let (out, _) = expect_code(&mut ran(&["drill", "--roles", "--on", &cluster.url("postgres")]), code);
     assert_eq!(out.contains("needs what the run does not hold"), code == 3, "{out}");
     cluster.psql("postgres", "DROP ROLE roles_partly");

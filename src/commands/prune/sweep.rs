@@ -74,9 +74,9 @@ impl<'a> Sweep<'a> {
         objects: &mut u64,
         bytes: &mut u64,
     ) -> Option<String> {
-        let listed = self.store.list(&layout::run_prefix(run)).await;
-        let Some(mut listed) = self.noted(listed) else { return Some("its objects could not be listed".to_owned()) };
         let prefix = layout::run_prefix(run);
+        let listed = self.store.list(&prefix).await;
+        let Some(mut listed) = self.noted(listed) else { return Some("its objects could not be listed".to_owned()) };
         let is_own = |key: &str| key.strip_prefix(&prefix).is_some_and(layout::is_object);
         let foreign: Vec<String> =
             listed.extract_if(.., |object| !is_own(&object.key)).map(|object| object.key).collect();

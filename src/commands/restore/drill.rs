@@ -206,7 +206,7 @@ async fn leave_out(loaded: &Loaded, session: &Session, scratch: &str, receipt: &
     let cron = target::cron_database(session).await?;
     let mut out = LeaveOut { quiet: true, ..LeaveOut::of_gaps(loaded) };
     receipt.not_proven.extend(
-        super::gaps(loaded, &out).into_iter().map(|lost| format!("{lost}: it needs what the run does not hold")),
+        super::gaps(entries, &out).into_iter().map(|lost| format!("{lost}: it needs what the run does not hold")),
     );
     let mut extensions: BTreeSet<&str> = BTreeSet::new();
     for entry in entries {

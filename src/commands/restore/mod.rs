@@ -37,7 +37,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use super::{Outcome, objects, output, resolve};
-use crate::archive::catalogue::{namespace, tag};
+use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::compose;
 use crate::archive::statements::statements;
 use crate::cli::{Global, IdentityArgs, Profile, Restore};
@@ -217,17 +217,18 @@ struct LeaveOut {
 impl LeaveOut {
     /// What a partial run holds but cannot bring back, since it depends on what the run does not hold.
     fn of_gaps(loaded: &Loaded) -> Self {
-        let entries: HashSet<i32> = loaded.manifest.dependents.iter().flat_map(|gap| gap.entries.clone()).collect();
+        let mut entries: HashSet<i32> =
+            loaded.manifest.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();
+        with_dependents(&loaded.meta.entries, &mut entries);
         let tables = loaded.meta.entries.iter().filter(|e| e.desc == ObjectType::Table && entries.contains(&e.dump_id));
         let tables = tables.map(|e| (namespace(e).to_owned(), tag(e).to_owned())).collect();
         Self { entries, tables, ..Self::default() }
     }
 }
 
-/// The left out entries in words.
-fn gaps(loaded: &Loaded, out: &LeaveOut) -> Vec<String> {
-    let gone =
-        loaded.meta.entries.iter().filter(|e| out.entries.contains(&e.dump_id) && e.desc != ObjectType::TableData);
+/// Those of these entries in words that are left out.
+fn gaps<'a>(entries: impl IntoIterator<Item = &'a Entry>, out: &LeaveOut) -> Vec<String> {
+    let gone = entries.into_iter().filter(|e| out.entries.contains(&e.dump_id) && e.desc != ObjectType::TableData);
     gone.map(|e| format!("{} {}.{}", e.desc.to_string().to_lowercase(), namespace(e), tag(e))).collect()
 }
 
@@ -242,10 +243,7 @@ async fn restore(arguments: &Restore, global: &Global, store: Store, commits: Ta
     if arguments.profile == Some(Profile::Supabase) {
         return Box::pin(supabase::restore(arguments, global, &loaded, info, commits)).await;
     }
-    let out = LeaveOut::of_gaps(&loaded);
-    let mut report = restore_loaded(arguments, global, &loaded, info, &out, commits).await?;
-    report.not_restored = gaps(&loaded, &out);
-    Ok(report)
+    restore_loaded(arguments, global, &loaded, info, &LeaveOut::of_gaps(&loaded), commits).await
 }
 
 async fn restore_loaded(
@@ -265,6 +263,7 @@ async fn restore_loaded(
         part = part.with_sequences(manifest, meta);
     }
     let mut entries = part.entries(meta);
+    let not_restored = gaps(entries.iter().copied(), leave_out);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(arguments)?;
     let (control, found) = connect(arguments, loaded, &info, &entries, &commits).await?;
@@ -305,7 +304,7 @@ async fn restore_loaded(
         info,
         control,
         commits,
-        report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
+        report: Mutex::new(Report { run: manifest.run.clone(), not_restored, ..Report::default() }),
     };
     tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
     Box::pin(work.all(found)).await?;
@@ -633,7 +632,7 @@ impl Work<'_> {
         let taken = Arc::new(AtomicU64::new(0));
         let rows = self.rows(&taken, Into::Fresh);
         let mut after = Vec::new();
-        for wanted in self.part.single_tables(self.manifest, &self.meta.entries) {
+        for wanted in self.part.single_tables_in_order(self.manifest, &self.meta.entries) {
             let finish = rows.with_definition(&wanted, !self.arguments.schema_only).await?;
             after.push((format!("{}.{}", wanted.schema, wanted.table.name), finish));
             self.note(|report| {

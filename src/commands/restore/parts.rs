@@ -79,7 +79,7 @@ impl Part {
 
     /// Adds the values of sequences that belong to single tables, for rows that come into tables that exist.
     pub(super) fn with_sequences(mut self, manifest: &Manifest, meta: &ArchiveMetadata) -> Self {
-        for wanted in self.single_tables(manifest, &[]) {
+        for wanted in self.single_tables(manifest) {
             let is = |e: &&Entry| {
                 e.desc == ObjectType::Table && namespace(e) == wanted.schema && tag(e) == wanted.table.name
             };
@@ -168,13 +168,17 @@ impl Part {
     }
 
     /// The single tables.
-    pub(super) fn single_tables(&self, manifest: &Manifest, entries: &[Entry]) -> Vec<Wanted> {
+    fn single_tables(&self, manifest: &Manifest) -> Vec<Wanted> {
         let tables = self.tables.iter().filter_map(|(at, number)| {
             let schema = manifest.schemas.get(*at)?;
             Some(Wanted { schema: schema.name.clone(), table: schema.tables.get(*number)?.clone() })
         });
-        let mut tables: Vec<Wanted> = tables.collect();
-        // A parent before its partitions and children.
+        tables.collect()
+    }
+
+    /// The single tables, a parent before its partitions and children.
+    pub(super) fn single_tables_in_order(&self, manifest: &Manifest, entries: &[Entry]) -> Vec<Wanted> {
+        let mut tables = self.single_tables(manifest);
         let depths = depths(entries);
         tables.sort_by_key(|wanted| depths.get(&(wanted.schema.clone(), wanted.table.name.clone())).copied());
         tables
@@ -226,6 +230,7 @@ impl Part {
         std::iter::once(own).chain(meta.entries.iter().filter(belongs)).collect()
     }
 }
+
 /// How many ancestors stand above each table at most: tables that it inherits from or is a partition of.
 fn depths(entries: &[Entry]) -> HashMap<(String, String), usize> {
     let named = |e: &Entry| (namespace(e).to_owned(), tag(e).to_owned());

@@ -13,7 +13,7 @@ use libpgdump::{Entry, ObjectType};
 use serde::{Deserialize, Serialize};
 
 use super::LeaveOut;
-use crate::archive::catalogue::{namespace, tag};
+use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::statements::name;
 use crate::commands::{download, receipts, verify};
 use crate::error::{Error, Result};
@@ -275,15 +275,7 @@ fn leave_out_keys(
             _ => {}
         }
     }
-    loop {
-        let before = gone.len();
-        let more: Vec<i32> =
-            entries.iter().filter(|e| e.dependencies.iter().any(|id| gone.contains(id))).map(|e| e.dump_id).collect();
-        gone.extend(more);
-        if gone.len() == before {
-            break;
-        }
-    }
+    with_dependents(entries, &mut gone);
     out.entries.extend(gone);
     keys
 }
