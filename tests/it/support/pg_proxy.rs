@@ -185,8 +185,11 @@ enum Asked {
 impl Link<'_> {
     /// Asks the script and notes what it says.
     fn decide(&self, event: Event<'_>) -> Result<(), End> {
-        let Some(fault) = (self.shared.script.lock().unwrap())(&self.session, event) else { return Ok(()) };
+        // Kept until the fault is noted: whoever gives another script then finds all that the last one did.
+        let mut script = self.shared.script.lock().unwrap();
+        let Some(fault) = script(&self.session, event) else { return Ok(()) };
         self.shared.log.lock().unwrap().push((self.session.clone(), format!("{event:?}"), fault));
+        drop(script);
         let mut state = self.state.lock().unwrap();
         match fault {
             Fault::Reset => return Err(End::Reset),
