@@ -103,6 +103,31 @@ pub fn name(text: &str) -> Option<(String, &str)> {
     (end > 0).then(|| text.split_at(end)).map(|(name, rest)| (name.to_owned(), rest))
 }
 
+/// The column list of pg_dump's `COPY name (columns) FROM stdin;`, with its parentheses; empty for a table without
+/// columns. The name may be quoted and hold anything.
+#[must_use]
+pub fn copy_columns(statement: &str) -> Option<&str> {
+    let rest = statement.strip_prefix("COPY ")?;
+    let mut quoted = false;
+    let end = rest.find(|c| {
+        quoted ^= c == '"';
+        c == ' ' && !quoted
+    })?;
+    let columns = rest.get(end..)?.trim_end().strip_suffix("FROM stdin;")?;
+    Some(columns.trim())
+}
+
+/// The names of a list of columns, unquoted.
+#[must_use]
+pub fn names(list: &str) -> Vec<String> {
+    let (mut names, mut rest) = (Vec::new(), list);
+    while let Some((found, after)) = name(rest) {
+        names.push(found);
+        rest = after.trim_start().strip_prefix(',').unwrap_or_default();
+    }
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +152,14 @@ mod tests {
         assert_eq!(name(" \"a \"\"b\" SET"), Some(("a \"b".to_owned(), " SET")));
         assert_eq!(name("plain_1 SET"), Some(("plain_1".to_owned(), " SET")));
         assert_eq!(name(";"), None);
+        assert_eq!(names("a, \"b, \"\"c\",d"), ["a", "b, \"c", "d"]);
+    }
+
+    #[test]
+    fn columns_are_found_behind_any_name() {
+        assert_eq!(copy_columns("COPY public.t (a, \"b c\") FROM stdin;\n"), Some("(a, \"b c\")"));
+        assert_eq!(copy_columns("COPY public.zero  FROM stdin;\n"), Some(""));
+        assert_eq!(copy_columns("COPY \"a b\".\"x \"\" (y) FROM stdin;\" (z) FROM stdin;\n"), Some("(z)"));
+        assert_eq!(copy_columns("SELECT 1"), None);
     }
 }

@@ -74,7 +74,7 @@ fn same(cluster: &Cluster, one: &str, other: &str) {
 
 #[test]
 fn the_awkward_database_comes_back_in_every_version() {
-    for version in pg::versions() {
+    for version in pg::servers() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         let cluster = awkward(version);
@@ -112,7 +112,7 @@ fn drill(cluster: &Cluster, on: &str, store: &Path, more: &[&str]) -> (i32, Stri
 
 #[test]
 fn a_drill_proves_a_run_or_names_what_is_wrong_and_leaves_no_database() {
-    for version in pg::versions() {
+    for version in pg::servers() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         let cluster = awkward(version);
@@ -460,7 +460,7 @@ fn indexes_of_many_partitions_are_valid_whatever_the_number_of_sessions() {
 
 #[test]
 fn backups_restore_into_newer_servers() {
-    let versions = pg::versions();
+    let versions = pg::servers();
     for (older, newer) in versions.iter().zip(versions.iter().skip(1)) {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");

@@ -320,6 +320,31 @@ fn drills_of_a_sample_prove_every_table_in_turn() {
 }
 
 #[test]
+fn columns_that_a_parent_got_later_are_proven_in_the_order_they_were_saved_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("later columns");
+    cluster.psql(
+        "later columns",
+        "CREATE TABLE parent (a integer); CREATE TABLE child (\"b, c\" text) INHERITS (parent);
+         CREATE TABLE plain (a integer, b integer); INSERT INTO plain VALUES (1, 2);
+         ALTER TABLE parent ADD COLUMN d integer DEFAULT 7; INSERT INTO child VALUES (1, 'x', 3), (2, 'y', 4)",
+    );
+    expect_code(&mut backup(cluster, "later columns", &store), 0);
+    let drill = || {
+        let mut command = pgstow();
+        command.args(["drill", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--on", &cluster.url("postgres")]);
+        command.arg("--store").arg(&store);
+        command
+    };
+    let (out, _) = expect_code(&mut drill(), 0);
+    assert!(out.contains("PROVEN") && out.contains("public.child: its columns are in another order"), "{out}");
+    assert!(!out.contains("public.plain"), "{out}");
+    cluster.drop_database("later columns");
+}
+
+#[test]
 fn what_would_change_rows_as_they_are_loaded_is_refused_before_anything_is() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");

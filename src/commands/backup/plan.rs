@@ -11,6 +11,7 @@ use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
 use crate::archive::catalogue::{Belongs, Catalogue, ExtensionReach, PG_CLASS, namespace, oid, tag};
 use crate::archive::compose;
+use crate::archive::statements::copy_columns;
 use crate::archive::table_sql::{self, TableSql, Title};
 use crate::error::{Error, Result};
 use crate::layout;
@@ -388,19 +389,6 @@ fn ctid_ranges(relation: &Relation) -> Vec<(i64, Option<i64>)> {
     starts.iter().enumerate().map(|(at, start)| (*start, starts.get(at + 1).copied())).collect()
 }
 
-/// The column list of pg_dump's `COPY name (columns) FROM stdin;`, with its parentheses; empty for a table without
-/// columns. The name may be quoted and hold anything.
-fn copy_columns(statement: &str) -> Option<&str> {
-    let rest = statement.strip_prefix("COPY ")?;
-    let mut quoted = false;
-    let end = rest.find(|c| {
-        quoted ^= c == '"';
-        c == ' ' && !quoted
-    })?;
-    let columns = rest.get(end..)?.trim_end().strip_suffix("FROM stdin;")?;
-    Some(columns.trim())
-}
-
 impl Plan {
     /// The tasks of the schemas from number `first` on, and how many chunks each has.
     #[must_use]
@@ -489,18 +477,5 @@ impl Texts for RunTexts {
         let title = Title { schema: &schema.name, table: &table.name, note: &note };
         let copy = entries.iter().find(|e| e.desc == ObjectType::TableData).and_then(|e| e.copy_stmt.clone());
         (table_sql::compose(&self.catalogue.meta, title, &entries), copy.unwrap_or_default())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::copy_columns;
-
-    #[test]
-    fn columns_are_found_behind_any_name() {
-        assert_eq!(copy_columns("COPY public.t (a, \"b c\") FROM stdin;\n"), Some("(a, \"b c\")"));
-        assert_eq!(copy_columns("COPY public.zero  FROM stdin;\n"), Some(""));
-        assert_eq!(copy_columns("COPY \"a b\".\"x \"\" (y) FROM stdin;\" (z) FROM stdin;\n"), Some("(z)"));
-        assert_eq!(copy_columns("SELECT 1"), None);
     }
 }

@@ -7,13 +7,22 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::archive::statements::{name, statements};
 use crate::archive::table_sql::quote;
 
-/// The statement that makes the database under a new name, with encoding and locale of the saved one.
-pub(super) fn create(entries: &[Entry], to: &str) -> String {
+/// The statement that makes the database under a new name, with encoding and locale of the saved one, on a server of
+/// that `server_version_num`.
+///
+/// `pg_dump` 15 and newer always names the locale provider, which servers before 15 do not know as an option: they have
+/// no other than `libc`.
+pub(super) fn create(entries: &[Entry], to: &str, server_version_num: u32) -> String {
     let made = entries.iter().find(|e| e.desc == ObjectType::Database).and_then(|e| e.defn.as_deref());
     let options = made
         .and_then(|defn| statements(defn).into_iter().next())
         .and_then(|statement| name(statement.strip_prefix("CREATE DATABASE ")?))
         .map_or(" TEMPLATE = template0", |(_, options)| options);
+    let options = if server_version_num < 150_000 {
+        options.replacen(" LOCALE_PROVIDER = libc", "", 1)
+    } else {
+        options.to_owned()
+    };
     format!("CREATE DATABASE {}{options}", quote(to))
 }
 

@@ -371,7 +371,8 @@ async fn connect(
     make_roles(&maintenance, arguments, script, &server).await?;
     let mut statements = Vec::new();
     if !server.databases.contains(info.database()) {
-        statements.push((database::create(&meta.entries, info.database()), "create the database"));
+        let sql = database::create(&meta.entries, info.database(), maintenance.server_version_num());
+        statements.push((sql, "create the database"));
         if let Some(owner) = database::owner(&meta.entries).filter(|_| !arguments.no_owner) {
             let quoted = crate::archive::table_sql::quote;
             let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));

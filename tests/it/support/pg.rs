@@ -38,7 +38,10 @@ rm -rf "$base"
 #[derive(Debug)]
 pub struct Cluster {
     version: u32,
+    /// The server's programs.
     bin: PathBuf,
+    /// The clients': the same folder, or that of the next newer version where the server came without any.
+    clients: PathBuf,
     base: PathBuf,
     port: u16,
     watchdog: Child,
@@ -130,7 +133,7 @@ impl Cluster {
             .read_line(&mut word)
             .expect("the watchdog answers");
         let log = fs::read_to_string(base.join("log")).unwrap_or_default();
-        let cluster = Self { version, bin: bin.to_owned(), base, port, watchdog };
+        let cluster = Self { version, bin: bin.to_owned(), clients: clients(version), base, port, watchdog };
         if word.trim() == "ready" { Ok(cluster) } else { Err(log) }
     }
 
@@ -172,17 +175,17 @@ impl Cluster {
         fs::read_to_string(self.base.join("log")).unwrap_or_default()
     }
 
-    /// Folder of this version's programs.
+    /// Folder of the clients for this server: `pg_dump`, `pg_restore`, `psql`...
     pub fn bin_dir(&self) -> &Path {
-        &self.bin
+        &self.clients
     }
 
-    /// One program of this version: `pg_dump`, `pg_restore`, `psql`...
+    /// One of them.
     pub fn bin(&self, name: &str) -> PathBuf {
-        self.bin.join(name)
+        self.clients.join(name)
     }
 
-    /// A command that runs one program of this version, free of the caller's `PG*` variables, with `PGTZ=UTC`.
+    /// A command that runs one of the clients, free of the caller's `PG*` variables, with `PGTZ=UTC`.
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.bin(name));
         for (key, _) in std::env::vars_os() {
@@ -246,7 +249,7 @@ impl Cluster {
         command
     }
 
-    /// What `pg_dump` of this version prints.
+    /// What this server's `pg_dump` prints.
     #[track_caller]
     pub fn pg_dump(&self, database: &str, args: &[&str]) -> String {
         succeed(self.command("pg_dump").args(args).arg("-d").arg(self.url(database)))
@@ -257,8 +260,7 @@ impl Cluster {
     /// Panics where that folder can't be written: a test that needs the extension must not pass without it.
     #[track_caller]
     pub fn install_extension(&self, folder: &Path) {
-        let share = succeed(Command::new(self.bin("pg_config")).arg("--sharedir"));
-        let target = Path::new(share.trim()).join("extension");
+        let target = share_dir(&self.bin).join("extension");
         for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
             let entry = entry.expect("a folder can be listed");
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -286,13 +288,41 @@ pub fn shared(version: u32) -> &'static Cluster {
     clusters.entry(version).or_insert_with(|| Box::leak(Box::new(Cluster::start(version))))
 }
 
-/// The major versions installed here, ascending; never empty.
+/// The major versions installed here with clients of their own, ascending; never empty.
 #[track_caller]
 pub fn versions() -> Vec<u32> {
+    installed().into_iter().filter(|(_, bin)| has_clients(bin)).map(|(version, _)| version).collect()
+}
+
+/// The major versions of all servers installed here, those without clients too, ascending; never empty.
+#[track_caller]
+pub fn servers() -> Vec<u32> {
     installed().into_keys().collect()
 }
 
-/// The folder of that version's programs.
+fn has_clients(bin: &Path) -> bool {
+    bin.join("pg_dump").exists()
+}
+
+/// The folder of the clients for a server of that version: its own, or the next newer version's.
+#[track_caller]
+fn clients(version: u32) -> PathBuf {
+    let newer = installed().into_iter().find(|(other, bin)| *other >= version && has_clients(bin));
+    newer.unwrap_or_else(|| panic!("no clients here for PostgreSQL {version}")).1
+}
+
+/// Where a server's extensions are described.
+#[track_caller]
+fn share_dir(bin: &Path) -> PathBuf {
+    let config = bin.join("pg_config");
+    if config.exists() {
+        PathBuf::from(succeed(Command::new(config).arg("--sharedir")).trim())
+    } else {
+        bin.with_file_name("share").join("postgresql")
+    }
+}
+
+/// The folder of that version's server programs.
 #[track_caller]
 pub fn bin_dir(version: u32) -> PathBuf {
     let mut found = installed();
@@ -444,8 +474,7 @@ fn server_options(bin: &Path, base: &Path, port: u16, settings: &[(&str, &str)])
         ("timezone", "UTC"),
         ("log_timezone", "UTC"),
     ];
-    let share = succeed(Command::new(bin.join("pg_config")).arg("--sharedir"));
-    if Path::new(share.trim()).join("extension/pg_cron.control").exists() {
+    if share_dir(bin).join("extension/pg_cron.control").exists() {
         all.push(("shared_preload_libraries", "pg_cron"));
         all.push(("cron.database_name", "app"));
     }
@@ -476,7 +505,7 @@ mod tests {
 
     #[test]
     fn every_promised_version_starts_and_takes_passwords_only() {
-        for version in versions() {
+        for version in servers() {
             let cluster = shared(version);
             let name = format!("start \"{version}\"");
             cluster.create_database(&name);
