@@ -232,7 +232,7 @@ fn the_port_of_supabase_s_transaction_pooler_is_refused_by_name() {
 
 #[test]
 fn what_is_encrypted_and_what_is_not_is_told() {
-    let version = pg::versions()[0];
+    let version = pg::packaged();
     let folder = pg::new_base(version);
     let (certificate, key) = (folder.join("server.crt"), folder.join("server.key"));
     succeed(

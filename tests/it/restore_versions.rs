@@ -17,16 +17,16 @@ fn restore(from: &Cluster, to: &Cluster, store: &std::path::Path, more: &[&str])
 fn what_a_server_lacks_is_told_before_anything_is_changed() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let store = folder.path().join("store");
-    let versions = pg::versions();
-    let (first, last) = (versions[0], versions[versions.len() - 1]);
     // Extensions of the one that the other does not have.
-    let source = Cluster::start(first);
-    let target = Cluster::start(last);
+    let source = Cluster::start(pg::packaged());
+    let target = Cluster::start(pg::versions()[pg::versions().len() - 1]);
     source.create_database("app");
     let available = "SELECT string_agg(quote_ident(name), ' ') FROM pg_available_extensions WHERE name IN ('pgagent', 'pgtap', 'pg_cron')";
     let here = target.psql("postgres", available);
-    let extension =
-        ["pgagent", "pgtap"].into_iter().find(|name| !here.contains(name)).expect("the newest server lacks one");
+    let extension = ["pgagent", "pgtap"]
+        .into_iter()
+        .find(|name| !here.contains(name))
+        .expect("the newest server, none of a package, lacks one");
     source.psql(
         "postgres",
         "SET allow_in_place_tablespaces = on; CREATE TABLESPACE \"fast disks\" LOCATION ''; CREATE ROLE \"Odd one\"",

@@ -94,7 +94,7 @@ fn certificates(folder: &Path) {
 fn start(folder: &Path) -> Cluster {
     let path = |name: &str| folder.join(name).display().to_string();
     let cluster = Cluster::start_with(
-        15,
+        pg::packaged(),
         &[
             ("ssl", "on"),
             ("ssl_cert_file", &path("server.crt")),

@@ -294,6 +294,13 @@ pub fn versions() -> Vec<u32> {
     installed().into_iter().filter(|(_, bin)| has_clients(bin)).map(|(version, _)| version).collect()
 }
 
+/// The distribution's major version, with TLS and extensions that have packages of their own.
+#[track_caller]
+pub fn packaged() -> u32 {
+    let found = installed().into_iter().find(|(_, bin)| bin.starts_with("/usr/lib/postgresql"));
+    found.expect("a PostgreSQL of the distribution").0
+}
+
 /// The major versions of all servers installed here, those without clients too, ascending; never empty.
 #[track_caller]
 pub fn servers() -> Vec<u32> {
