@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::judge;
 use crate::support::pg::{self, Cluster};
 use crate::support::process::output_with;
-use crate::support::program::{Run, backup, expect_code, expect_failure, files, pgstow, story};
+use crate::support::program::{Run, backup, expect_code, expect_failure, files, pgstow, restore_as_told, story};
 use crate::support::tally;
 
 /// Everything that can be unreadable, once, and what depends on it.
@@ -296,6 +297,24 @@ fn errors_are_as_told(cluster: &Cluster, run: &Run) {
     let (out, _) = expect_code(&mut ran(&["drill", "--roles", "--on", &cluster.url("postgres")]), code);
     assert_eq!(out.contains("needs what the run does not hold"), code == 3, "{out}");
     cluster.psql("postgres", "DROP ROLE roles_partly");
+    comes_back_as_told(cluster, run);
+}
+
+/// The script of a partial run's RESTORE.md and `pgstow restore` make the same database.
+#[track_caller]
+fn comes_back_as_told(cluster: &Cluster, run: &Run) {
+    let (ours, told) = ("roles partial copy", "roles partial as told");
+    let mut restore = pgstow();
+    restore.args(["restore", &run.name, "--create", "--roles", "--to", &cluster.url(ours), "--pg-bin-dir"]);
+    restore.arg(cluster.bin_dir()).arg("--store").arg(&run.store);
+    let lacks = run.manifest.get("dependents").is_some();
+    expect_code(&mut restore, if lacks { 3 } else { 0 });
+    cluster.create_database(told);
+    restore_as_told(run, cluster, told);
+    judge::assert_same_database((cluster, ours), (cluster, told));
+    cluster.drop_database(told);
+    cluster.drop_database(ours);
+    cluster.psql("postgres", "DROP ROLE roles_partly");
 }
 
 #[test]
@@ -353,6 +372,7 @@ fn what_a_role_cannot_read_is_left_out_alone_and_what_depends_on_it_is_told() {
         );
         assert!(named(&run.manifest["skipped"]).contains("schema closed"), "{:#}", run.manifest["skipped"]);
         assert_eq!(named(&run.manifest["dependents"]), set(&["table shop.feels", "trigger touches on shop.open"]),);
+        comes_back_as_told(cluster, &run);
         tally::note("unreadable", "schema");
 
         let (_store, run) = without(
@@ -362,12 +382,14 @@ fn what_a_role_cannot_read_is_left_out_alone_and_what_depends_on_it_is_told() {
             "GRANT SELECT ON LARGE OBJECT 4711 TO roles_partly;",
         );
         assert_eq!(named(&run.manifest["skipped"]), set(&["large object 4711"]));
+        comes_back_as_told(cluster, &run);
         tally::note("unreadable", "large object");
 
         let (_store, run) =
             without(cluster, name, "ALTER ROLE roles_partly NOBYPASSRLS", "ALTER ROLE roles_partly BYPASSRLS;");
         assert_eq!(named(&run.manifest["skipped"]), set(&["table policed"]));
         assert!(run.schema("shop")["tables"].as_array().unwrap().iter().all(|t| t["name"] != "policed"));
+        comes_back_as_told(cluster, &run);
         tally::note("unreadable", "row-level security");
     }
 }

@@ -1,8 +1,13 @@
 //! RESTORE.md: how to restore this very run with the stock tools only. Its one `sh` block is a complete script that
 //! a test executes verbatim.
 
+use std::collections::HashSet;
+
+use libpgdump::ObjectType;
+
 use super::Run;
 use super::plan::Plan;
+use crate::archive::catalogue::{namespace, with_dependents};
 use crate::archive::table_sql::{in_comment, plain_or_quoted};
 use crate::commands::objects;
 use crate::manifest::{Object, Omitted, Schema, Skipped};
@@ -115,6 +120,8 @@ fn script(facts: &Facts<'_>) -> String {
     } else {
         ("", "")
     };
+    let left_out = LeftOut::of(facts.plan);
+    let (list, kept) = left_out.list();
     let mut sh = format!(
         "## 2. The whole database\n\n\
          Make an empty database on a server with the same extensions available, and give its connection string as\n\
@@ -135,17 +142,22 @@ fn script(facts: &Facts<'_>) -> String {
              if ($0 == \"CREATE ROLE \" have[i] \";\" || index($0, \"ALTER ROLE \" have[i] \" \") == 1) next\n    \
              print }}' | psql -X -q -d \"$DB\"\n\n\
          # Definitions: extensions, schemas, types, functions, tables.\n\
-         {database} > \"$work/database.dump\"\n\
-         pg_restore --exit-on-error --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
+         {database} > \"$work/database.dump\"\n{list}\
+         pg_restore --exit-on-error{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
          # Rows, schema by schema. Not in parallel: rows of extension tables need their order.\n",
         roles = print(facts, facts.roles),
         database = print(facts, facts.database),
     );
     for schema in facts.schemas {
-        sh.push_str(&format!(
-            "{} | pg_restore --exit-on-error --section=data -d \"$DB\"\n",
-            print(facts, &schema.dump)
-        ));
+        let print = print(facts, &schema.dump);
+        let kept = if left_out.rows_of.contains(schema.name.as_str()) {
+            // -Fc: pg_restore would open the pipe twice to find out the format.
+            sh.push_str(&format!("pg_restore -Fc -l <({print}) | kept > \"$work/kept-rows\"\n"));
+            " -L \"$work/kept-rows\""
+        } else {
+            ""
+        };
+        sh.push_str(&format!("{print} | pg_restore --exit-on-error{kept} --section=data -d \"$DB\"\n"));
     }
     if let Some(object) = facts.large_objects {
         let print = print(facts, object);
@@ -153,8 +165,8 @@ fn script(facts: &Facts<'_>) -> String {
     }
     sh.push_str(&format!(
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
-         pg_restore --exit-on-error --section=data -d \"$DB\" \"$work/database.dump\"\n\
-         pg_restore --exit-on-error --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
+         pg_restore --exit-on-error{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
+         pg_restore --exit-on-error{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
          # Settings, rights and comment of the database itself, under whatever name it has now.\n\
          export NAME={name}\n\
          pg_restore --create -l \"$work/database.dump\" |\n  \
@@ -171,6 +183,45 @@ fn script(facts: &Facts<'_>) -> String {
         name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
     ));
     sh
+}
+
+/// What a partial run holds and cannot bring back, since it depends on what the run does not hold.
+struct LeftOut<'a> {
+    /// Dump ids, which are the same in every archive of a run; ascending.
+    ids: Vec<i32>,
+    /// Schemas whose archives hold rows of such tables.
+    rows_of: HashSet<&'a str>,
+}
+
+impl<'a> LeftOut<'a> {
+    fn of(plan: &'a Plan) -> Self {
+        let entries = &plan.catalogue.meta.entries;
+        let mut out: HashSet<i32> = plan.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();
+        with_dependents(entries, &mut out);
+        let rows = entries.iter().filter(|e| e.desc == ObjectType::TableData && out.contains(&e.dump_id));
+        let rows_of = rows.map(namespace).collect();
+        let mut ids: Vec<i32> = out.into_iter().collect();
+        ids.sort_unstable();
+        Self { ids, rows_of }
+    }
+
+    /// The lines of the script that list what `@database.dump` holds beside them, and the option that gives the list
+    /// to `pg_restore`; nothing where there is nothing to leave out.
+    fn list(&self) -> (String, &'static str) {
+        if self.ids.is_empty() {
+            return (String::new(), "");
+        }
+        let ids: Vec<String> = self.ids.iter().map(i32::to_string).collect();
+        let lines = format!(
+            "# Without what depends on what this run does not hold: see 4.\n\
+             kept() {{\n  \
+               awk -F ';' -v out='{}' 'BEGIN {{ n = split(out, ids, \" \"); for (i = 1; i <= n; i++) gone[ids[i]] }} !($1 in gone)'\n\
+             }}\n\
+             pg_restore -l \"$work/database.dump\" | kept > \"$work/kept\"\n",
+            ids.join(" ")
+        );
+        (lines, " -L \"$work/kept\"")
+    }
 }
 
 /// Post-data runs in parallel unless indexes of partitions are attached: two `ALTER INDEX ... ATTACH PARTITION` of one
@@ -219,9 +270,8 @@ fn gaps(facts: &Facts<'_>) -> String {
     }
     if !facts.plan.dependents.is_empty() {
         text.push_str(
-            "\nThese are in the run, but depend on what is not. `pgstow restore` leaves them out; with the stock tools, restoring \
-             them ends with the errors told here: leave \
-             `--exit-on-error` and `set -e` out of the script above, and expect these, and others about the same objects.\n\n",
+            "\nThese are in the run, but depend on what is not. The script above leaves them out, as `pgstow restore` does: \
+             restoring them ends with the errors told here.\n\n",
         );
     }
     for dependent in &facts.plan.dependents {
