@@ -71,13 +71,16 @@ fn settings_an_older_server_does_not_know_are_left_out_and_told() {
         "CREATE ROLE worker; ALTER ROLE worker SET transaction_timeout = '5min'; ALTER ROLE worker SET work_mem = '9MB';
          ALTER ROLE worker IN DATABASE app SET transaction_timeout = '7min'; ALTER ROLE worker IN DATABASE app SET work_mem = '5MB';
          ALTER DATABASE app SET transaction_timeout = '10min'; ALTER DATABASE app SET \"app.answer\" = '42';
+         CREATE ROLE boss; CREATE ROLE \"of WITH odd\" IN ROLE boss; GRANT boss TO worker WITH ADMIN OPTION; GRANT worker TO \"of WITH odd\" WITH INHERIT FALSE, SET FALSE;
          CREATE TABLE t (id integer PRIMARY KEY, b text); INSERT INTO t SELECT i, i::text FROM generate_series(1, 100) i;
          CREATE INDEX ON t (b); ALTER TABLE t OWNER TO worker; SELECT lo_from_bytea(77, 'x')",
     );
     expect_code(&mut program::backup(&source, "app", &store), 0);
     let (_, log) = expect_code(&mut restore(&source, &target, &store, &["--create", "--roles"]), 0);
     assert_eq!(log.matches("does not know transaction_timeout").count(), 3, "{log}");
+    assert!(log.contains("without INHERIT FALSE, SET FALSE"), "{log}");
     for question in [
+        "SELECT roleid::regrole::text, member::regrole::text, admin_option FROM pg_auth_members WHERE roleid >= 16384 ORDER BY 1, 2",
         "SELECT count(*), sum(id), min(pg_get_userbyid(relowner)) FROM t, pg_class WHERE pg_class.oid = 't'::regclass",
         "SELECT indexdef FROM pg_indexes WHERE tablename = 't' ORDER BY 1",
         "SELECT current_setting('app.answer'), lo_get(77)",

@@ -398,9 +398,12 @@ async fn make_roles(session: &Session, arguments: &Restore, script: &Script, ser
     if !arguments.roles {
         return Ok(());
     }
-    let statements = settings::taken(session, script.missing(&server.roles, arguments.role_passwords)).await?;
+    let mut statements = settings::taken(session, script.missing(&server.roles, arguments.role_passwords)).await?;
     if statements.is_empty() {
         return Ok(());
+    }
+    if session.server_version_num() < 160_000 {
+        statements = statements.into_iter().map(roles::before_16).collect();
     }
     let sql = format!("BEGIN; {}; COMMIT", statements.join(";\n"));
     target::execute(session, &sql, "create the missing roles").await
