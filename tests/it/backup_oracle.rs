@@ -106,13 +106,12 @@ fn a_schema_s_archive_has_the_entries_of_pg_dump_n() {
             // once the key is there); alone it does not see the key.
             let two_steps = "RULE kinds needs_key _RETURN postgres";
             assert!(name != "kinds" || ours.iter().any(|line| line.ends_with(two_steps)));
-            let ours: Vec<String> =
-                ours.into_iter().filter(|line| !line.contains(" EXTENSION ") && !line.ends_with(two_steps)).collect();
             // Every database has `public`; alone pg_dump makes it all the same, and such an archive restores nowhere.
-            let theirs: Vec<String> = theirs
-                .into_iter()
-                .filter(|line| !line.contains(" SCHEMA - public ") && !line.contains(" - SCHEMA public "))
-                .collect();
+            // Of the whole database it has one too where the server is older than 15, which gives it to another owner.
+            let public = |line: &String| line.contains(" SCHEMA - public ") || line.contains(" - SCHEMA public ");
+            let ours = ours.into_iter().filter(|line| !line.contains(" EXTENSION ") && !line.ends_with(two_steps));
+            let ours: Vec<String> = ours.filter(|line| !public(line)).collect();
+            let theirs: Vec<String> = theirs.into_iter().filter(|line| !public(line)).collect();
             judge::assert_same(&theirs.join("\n"), &ours.join("\n"));
         }
     }

@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -15,69 +14,25 @@ use pgstow::seal::digest::Fingerprint;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
+use crate::support::pg::{self, Cluster};
+use crate::support::process::succeed_with;
+
 const RUN: &str = "20261122T150405Z-1a2b3c";
 
-/// A PostgreSQL 15 server of its own, stopped when dropped.
-struct Server {
-    dir: tempfile::TempDir,
-    port: u16,
-}
+/// A server of its own.
+struct Server(Cluster);
 
 impl Server {
     fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(Command::new("chown").arg("postgres").arg(dir.path()).status().unwrap().success());
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Self { dir, port };
-        let data = server.data();
-        server.tool("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-locale", "-N"]);
-        let options =
-            format!("-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off");
-        let log = format!("{data}.log");
-        server.tool("pg_ctl", &["-D", &data, "-w", "-l", &log, "-o", &options, "start"]);
-        server
-    }
-
-    fn data(&self) -> String {
-        self.dir.path().join("data").to_str().unwrap().to_owned()
-    }
-
-    /// Runs a server tool as the user `postgres`, since servers refuse root.
-    fn tool(&self, tool: &str, arguments: &[&str]) {
-        let status = Command::new("runuser")
-            .args(["-u", "postgres", "--"])
-            .arg(format!("{BIN}/{tool}"))
-            .args(arguments)
-            .current_dir(self.dir.path())
-            .stdout(std::process::Stdio::null())
-            .status()
-            .unwrap();
-        assert!(status.success(), "{tool}");
+        Self(Cluster::start(pg::packaged()))
     }
 
     fn client(&self, tool: &str, arguments: &[&str]) -> Vec<u8> {
-        let output = Command::new(format!("{BIN}/{tool}"))
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-d", "postgres"])
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{tool} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
+        succeed_with(self.0.command(tool).args(arguments).arg("-d").arg(self.0.url("postgres")), b"").stdout
     }
 
     fn sql(&self, sql: &str) -> Vec<u8> {
         self.client("psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql])
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let data = self.data();
-        let _stopped = Command::new("runuser")
-            .args(["-u", "postgres", "--", &format!("{BIN}/pg_ctl"), "-D", &data, "-m", "immediate", "stop"])
-            .current_dir("/")
-            .output();
     }
 }
 
@@ -199,7 +154,7 @@ fn run_of(server: &Server, compression: &'static str) -> tempfile::TempDir {
     let manifest = json!({
         "format": "pgstow/1", "run": RUN, "status": "complete", "started_at": "2026-11-22T15:04:05Z",
         "finished_at": "2026-11-22T15:04:07Z", "tool": {"name": "pgstow", "version": "0.1.0"},
-        "source": {"host": "127.0.0.1", "port": server.port, "database": "postgres", "identity": "1/2",
+        "source": {"host": "127.0.0.1", "port": server.0.port(), "database": "postgres", "identity": "1/2",
             "server_version": "15", "pg_dump_version": "15", "encoding": "UTF8", "snapshot": "1", "in_recovery": false,
             "role": "postgres", "superuser": true},
         "compression": if compression == "none" { "none".to_owned() } else { format!("{compression}:3") },
@@ -520,7 +475,7 @@ fn a_run_is_listed_shown_and_downloaded() {
     let file = to.join("s/twin_a.sql");
     let content = fs::read(&file).unwrap();
     assert_eq!(content.split(|byte| *byte == b'\n').count() - 1, 2000 + 9);
-    let listed = Command::new(format!("{BIN}/pg_restore")).arg("-l").arg(to.join("s.dump")).output().unwrap();
+    let listed = server.0.command("pg_restore").arg("-l").arg(to.join("s.dump")).output().unwrap();
     assert!(listed.status.success());
     fs::write(&file, content.to_ascii_uppercase()).unwrap();
     fs::remove_file(to.join("s.dump")).unwrap();

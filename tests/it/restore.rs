@@ -192,7 +192,7 @@ fn damage_fails_a_restore_with_its_key_and_the_same_command_completes_it_later()
 fn extensions_and_missing_roles_come_back_on_another_server() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
-    let cluster = Cluster::start(15);
+    let cluster = Cluster::start(pg::packaged());
     cluster.install_extension(&pg::fixture("ext"));
     cluster.create_database("app");
     cluster.psql_file("postgres", &pg::fixture("awkward_roles.sql"), &[]);
@@ -209,7 +209,7 @@ fn extensions_and_missing_roles_come_back_on_another_server() {
     );
     backup(&cluster, "app", &store);
 
-    let other = Cluster::start(15);
+    let other = Cluster::start(pg::packaged());
     let told = refused(&other, "app", &store, &["--create"], 1);
     assert!(told.contains("role lh_owner, role lh_reader") && told.contains("--roles"), "{told}");
     assert_eq!(other.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'app'"), "0");

@@ -70,7 +70,7 @@ fn saved() -> &'static Saved {
         if store.exists() {
             std::fs::remove_dir_all(&store).unwrap();
         }
-        let cluster = Cluster::start(15);
+        let cluster = Cluster::start(pg::packaged());
         cluster.create_database("app");
         cluster.psql_file("app", &pg::fixture("supabase.sql"), &[("users", "200")]);
         cluster.psql("app", MORE);

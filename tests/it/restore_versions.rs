@@ -2,7 +2,8 @@
 //! does not know are no reason to fail.
 
 use super::support::pg::{self, Cluster};
-use super::support::program::{self, expect_code, expect_failure, pgstow};
+use super::support::process::succeed_with;
+use super::support::program::{self, Run, expect_code, expect_failure, pgstow};
 
 /// `restore` with programs of the newer of both versions.
 fn restore(from: &Cluster, to: &Cluster, store: &std::path::Path, more: &[&str]) -> std::process::Command {
@@ -89,4 +90,51 @@ fn settings_an_older_server_does_not_know_are_left_out_and_told() {
     }
     let settings = "SELECT string_agg(unnest, ',' ORDER BY unnest) FROM pg_db_role_setting, unnest(setconfig)";
     assert_eq!(target.psql("app", settings), "app.answer=42,work_mem=5MB,work_mem=9MB");
+}
+
+#[test]
+fn a_subscription_saved_by_a_newer_pg_dump_comes_back_on_its_own_server() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let store = folder.path().join("store");
+    let old = Cluster::start(pg::servers()[0]);
+    let newest = Cluster::start(pg::versions()[pg::versions().len() - 1]);
+    assert!(old.version() < 16 && newest.version() >= 16, "run_as_owner is an option since 16");
+    old.create_database("app");
+    let name = "odd, run_as_owner = true);";
+    old.psql(
+        "app",
+        &format!(
+            "CREATE TABLE t (id integer); CREATE SUBSCRIPTION \"{name}\" CONNECTION 'host=nowhere.invalid' PUBLICATION p
+             WITH (connect = false, slot_name = NONE)"
+        ),
+    );
+    let writes_it = |programs: &Cluster| {
+        let text = succeed_with(programs.command("pg_dump").arg("-d").arg(old.url("app")), b"").stdout;
+        String::from_utf8(text).expect("UTF-8").contains(", run_as_owner = true);\n")
+    };
+    assert!(writes_it(&newest), "nothing to be tried here");
+    for (dumps, restores) in [(&newest, [&old, &newest]), (&old, [&old, &newest])] {
+        let mut backup = pgstow();
+        backup.args(["backup", "--database-url", &old.url("app"), "--pg-bin-dir"]).arg(dumps.bin_dir());
+        expect_code(backup.arg("--store").arg(&store), 0);
+        let run = Run::latest(&store);
+        let told = run.manifest["omitted"].as_array().expect("a list");
+        let is_told = told.iter().any(|one| one["kind"] == "subscription option" && one["name"] == name);
+        assert_eq!(is_told, writes_it(dumps), "{told:?}");
+        for target in restores {
+            comes_back(&store, target, &newest, name);
+        }
+    }
+}
+
+/// Restores the newest run into a database of its own, and finds its subscription there.
+#[track_caller]
+fn comes_back(store: &std::path::Path, target: &Cluster, programs: &Cluster, name: &str) {
+    let mut restore = pgstow();
+    restore.args(["restore", "--create", "--to", &target.url("copy"), "--pg-bin-dir"]).arg(programs.bin_dir());
+    expect_code(restore.arg("--store").arg(store), 0);
+    let there = "SELECT string_agg(subname, ',') FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid WHERE datname = 'copy'";
+    assert_eq!(target.psql("copy", there), name);
+    target.psql("copy", &format!("DROP SUBSCRIPTION \"{name}\""));
+    target.drop_database("copy");
 }

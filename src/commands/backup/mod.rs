@@ -289,7 +289,9 @@ impl Run {
     }
 
     /// Puts the catalogue together with what pg_dump left out, and plans the run.
-    async fn plan(&self, leader: &mut Leader, meta: libpgdump::format::ArchiveMetadata) -> Result<Plan> {
+    async fn plan(&self, leader: &mut Leader, mut meta: libpgdump::format::ArchiveMetadata) -> Result<Plan> {
+        let version = leader.detection.server.version_num;
+        leader.detection.omitted.extend(plan::without_run_as_owner(&mut meta.entries, version));
         let session = Arc::clone(&leader.session);
         let client = &session.client;
         let belongs = catalogue::belongs(client).await?;

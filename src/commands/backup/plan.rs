@@ -15,7 +15,7 @@ use crate::archive::statements::copy_columns;
 use crate::archive::table_sql::{self, TableSql, Title};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::manifest::{Skipped, TableKind};
+use crate::manifest::{Omitted, Skipped, TableKind};
 use crate::pipeline::drain::{SchemaPlan, TablePlan, Texts};
 use crate::postgres::absent::{AbsentSequence, AbsentTable};
 use crate::postgres::detect::{Detection, Relation};
@@ -95,6 +95,32 @@ pub(super) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'
         .filter(owned)
         .filter(|r| r.relkind == 'S' && !with_value.contains(&(r.schema.as_str(), r.name.as_str())));
     (tables.collect(), sequences.collect())
+}
+
+/// `pg_dump` 16 and newer writes `run_as_owner = true` for subscriptions of older servers: that is how those work, but no
+/// option that they know, so the statement would fail on them. Takes it away; returns what is to be told of that.
+pub(super) fn without_run_as_owner(entries: &mut [Entry], server_version_num: u32) -> Vec<Omitted> {
+    const WORDS: &str = ", run_as_owner = true";
+    if server_version_num >= 160_000 {
+        return Vec::new();
+    }
+    let mut told = Vec::new();
+    for entry in entries.iter_mut().filter(|e| e.desc == ObjectType::Subscription) {
+        // The options stand last, behind every text of the user's.
+        let Some(defn) = entry.defn.as_mut() else { continue };
+        let Some(options) = defn.rfind(" WITH (connect = false") else { continue };
+        let Some(at) = defn.get(options..).and_then(|options| options.find(WORDS)) else { continue };
+        defn.replace_range(options + at..options + at + WORDS.len(), "");
+        told.push(Omitted {
+            kind: "subscription option".to_owned(),
+            name: tag(entry).to_owned(),
+            reason:
+                "run_as_owner is no option of this server; after a restore into PostgreSQL 16 or newer, set it to true \
+                     where changes shall be applied as the subscription's owner, as they are here"
+                    .to_owned(),
+        });
+    }
+    told
 }
 
 fn oids_of(entries: &[Entry], descs: &[ObjectType]) -> HashSet<u32> {
