@@ -60,7 +60,9 @@ fn main() -> ExitCode {
             };
         }
     };
-    let filter = match tracing_subscriber::EnvFilter::try_new(&cli.global.log) {
+    // The SDK warns of each place where it finds no region or credentials; what that means is in our error.
+    let quiet = matches!(cli.global.log.as_str(), "info" | "warn").then_some(",aws_config=error").unwrap_or_default();
+    let filter = match tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", cli.global.log)) {
         Ok(filter) => filter,
         Err(error) => {
             return fail(

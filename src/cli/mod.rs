@@ -418,7 +418,7 @@ pub struct Drill {
     #[arg(long, env = "PGSTOW_DRILL_ON", hide_env_values = true)]
     pub on: String,
     /// Name of the scratch database, which must not exist. Default: made from the run's name.
-    #[arg(long, env = "PGSTOW_SCRATCH_NAME")]
+    #[arg(long, env = "PGSTOW_SCRATCH_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub scratch_name: Option<String>,
     /// Load and compare only some tables, all definitions all the same: a percentage of the tables (10%), which are
     /// others each time, or a table as `schema.table` (repeatable).

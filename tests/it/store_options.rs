@@ -95,6 +95,26 @@ fn without_options_no_header_is_sent_that_a_store_may_not_know() {
 }
 
 #[test]
+fn a_store_with_an_endpoint_needs_no_region_and_asks_no_metadata_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(S3Server::start(folder.path()));
+    let metadata = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    metadata.set_nonblocking(true).unwrap();
+    let list = |endpoint: &str| {
+        let mut command = pgstow();
+        command.args(["list", "--store"]).arg(format!("s3://{}/p", server.bucket)).envs(server.env());
+        command.env("AWS_ENDPOINT_URL_S3", endpoint).env_remove("AWS_REGION").env("HOME", folder.path());
+        command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://{}", metadata.local_addr().unwrap()));
+        command
+    };
+    expect_code(&mut list(&server.endpoint), 0);
+    assert_eq!(metadata.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "somebody asked");
+    let (error, all) = expect_failure(&mut list("127.0.0.1:9000"), 2);
+    assert!(error.contains("not an http:// or https:// URL") && all.contains("hint: write it as"), "{all}");
+}
+
+#[test]
 fn encryption_and_storage_class_go_with_every_object_and_not_with_parts() {
     let rig = Rig::new("options encryption");
     let key = "1234abcd-12ab-34cd-56ef-1234567890ab";

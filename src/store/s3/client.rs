@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -24,6 +27,8 @@ use crate::cli::{Checksums, StoreArgs};
 use crate::error::{Context as _, Error, Result};
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// The region of stores that have none.
+const ANY_REGION: &str = "us-east-1";
 
 /// A client and its endpoint, if one is set.
 pub(super) async fn connect(
@@ -32,13 +37,23 @@ pub(super) async fn connect(
 ) -> Result<(Client, Option<String>)> {
     let http = http(args.s3_ca_file.as_deref())?;
     let mut config = aws_sdk_s3::Config::builder();
+    let named = args.s3_endpoint.clone();
+    if let Some(endpoint) = &named {
+        sensible(endpoint)?;
+    }
     let (endpoint, region) = if let Some((key, secret)) = credentials {
         config = config.credentials_provider(Credentials::new(key, secret, None, None, "given"));
-        (args.s3_endpoint.clone(), None)
+        (named, None)
     } else {
+        let named = named.or_else(|| variable("AWS_ENDPOINT_URL_S3")).or_else(|| variable("AWS_ENDPOINT_URL"));
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
         if let Some(region) = &args.s3_region {
             loader = loader.region(Region::new(region.clone()));
+        } else if named.is_some() {
+            // Without the question to Amazon's metadata service that the usual chain ends with: elsewhere nobody answers,
+            // which costs seconds.
+            let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new());
+            loader = loader.region(chain.or_else(ProfileFileRegionProvider::new()).or_else(Region::new(ANY_REGION)));
         }
         let shared = Box::pin(loader.load()).await;
         let Some(provider) = shared.credentials_provider() else {
@@ -49,24 +64,16 @@ pub(super) async fn connect(
             .await
             .map_err(|error| Error::failed(format!("find AWS credentials: {}", causes(&error))).hint(client_hint()))?;
         config = config.credentials_provider(provider);
-        let endpoint = args
-            .s3_endpoint
-            .clone()
-            .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
-            .or_else(|| variable("AWS_ENDPOINT_URL"))
-            .or_else(|| shared.endpoint_url().map(str::to_owned));
-        (endpoint, shared.region().cloned())
+        (named.or_else(|| shared.endpoint_url().map(str::to_owned)), shared.region().cloned())
     };
     let endpoint = endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()).filter(|it| !it.is_empty());
-    if let Some(endpoint) = &endpoint
-        && !(endpoint.starts_with("http://") || endpoint.starts_with("https://"))
-    {
-        return Err(Error::usage(format!("--s3-endpoint {endpoint}: not an http:// or https:// URL")));
+    if let Some(endpoint) = &endpoint {
+        sensible(endpoint)?;
     }
     let region = args.s3_region.clone().map(Region::new).or(region);
     let region = match (region, &endpoint) {
         (Some(region), _) => region,
-        (None, Some(_)) => Region::new("us-east-1"),
+        (None, Some(_)) => Region::new(ANY_REGION),
         (None, None) => {
             return Err(Error::usage("the bucket's region is not known")
                 .hint("set --s3-region or AWS_REGION; another provider than Amazon needs --s3-endpoint"));
@@ -90,6 +97,14 @@ pub(super) async fn connect(
     };
     config.set_endpoint_url(endpoint.as_deref().map(with_slash));
     Ok((Client::from_conf(config.build()), endpoint))
+}
+
+fn sensible(endpoint: &str) -> Result<()> {
+    if endpoint.is_empty() || endpoint.starts_with("http://") || endpoint.starts_with("https://") {
+        return Ok(());
+    }
+    Err(Error::usage(format!("--s3-endpoint {endpoint}: not an http:// or https:// URL"))
+        .hint("write it as https://host, or http://host:port where the store speaks no TLS"))
 }
 
 /// The SDK puts the bucket right behind an endpoint's path: `/storage/v1/s3` must end in a slash.
