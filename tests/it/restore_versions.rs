@@ -57,15 +57,12 @@ fn what_a_server_lacks_is_told_before_anything_is_changed() {
 
 #[test]
 fn settings_an_older_server_does_not_know_are_left_out_and_told() {
-    let versions = pg::versions();
-    let newest = versions[versions.len() - 1];
-    assert!(
-        newest >= 17 && versions[0] < 17,
-        "servers with and without transaction_timeout are needed, not {versions:?}"
-    );
+    let servers = pg::servers();
+    let (oldest, newest) = (servers[0], servers[servers.len() - 1]);
+    assert!(newest >= 17 && oldest < 16, "servers that know these options and servers that do not, not {servers:?}");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let store = folder.path().join("store");
-    let (source, target) = (Cluster::start(newest), Cluster::start(versions[0]));
+    let (source, target) = (Cluster::start(newest), Cluster::start(oldest));
     source.create_database("app");
     source.psql(
         "app",
