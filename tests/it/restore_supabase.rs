@@ -153,7 +153,7 @@ fn new_project(of: &Saved, version: u32, replica: bool) -> Cluster {
          CREATE EVENT TRIGGER pgrst_ddl_watch ON ddl_command_end EXECUTE FUNCTION extensions.pgrst_ddl_watch();
          CREATE PUBLICATION supabase_realtime; ALTER PUBLICATION supabase_realtime OWNER TO postgres",
     );
-    if version == 15 {
+    if version == pg::packaged() {
         admin(
             &project,
             "CREATE EXTENSION pgcrypto SCHEMA extensions; CREATE EXTENSION \"uuid-ossp\" SCHEMA extensions;
@@ -304,7 +304,7 @@ const NEVER: [&str; 13] = [
 #[test]
 fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
     let saved = saved();
-    let project = new_project(saved, 15, true);
+    let project = new_project(saved, pg::packaged(), true);
     let mut plain = pgstow();
     plain.args(["restore", "--to", &project.url("app"), "--pg-bin-dir"]).arg(project.bin_dir());
     let (_, told) = expect_code(plain.arg("--store").arg(&saved.store), 2);
@@ -393,7 +393,7 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
 #[test]
 fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
     let saved = saved();
-    let project = new_project(saved, 15, false);
+    let project = new_project(saved, pg::packaged(), false);
     admin(
         &project,
         "CREATE FUNCTION storage.stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.version := ''stamped''; RETURN NEW; END';
@@ -427,7 +427,7 @@ fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
 #[test]
 fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
     let saved = saved();
-    let project = new_project(saved, 15, true);
+    let project = new_project(saved, pg::packaged(), true);
     let ids = saved.cluster.psql("app", "SELECT string_agg(quote_literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
     let [first, _second] = ids.split(',').collect::<Vec<_>>()[..] else { panic!("{ids}") };
     // The first user is there and was changed; another has the second one's address.
