@@ -345,6 +345,45 @@ fn columns_that_a_parent_got_later_are_proven_in_the_order_they_were_saved_in() 
 }
 
 #[test]
+fn a_drill_tells_other_words_of_a_definition_from_another_definition() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(pg::packaged());
+    cluster.create_database("reworded");
+    // PostgreSQL prints these in other words once they were restored.
+    cluster.psql(
+        "reworded",
+        "CREATE TABLE t (id integer, s varchar(10) CHECK (s IN ('a', 'b'))); CREATE INDEX ON t (id) WHERE s IN ('x', 'y');
+         CREATE VIEW v AS SELECT * FROM t WHERE s IN ('c', 'd'); INSERT INTO t SELECT i, 'a' FROM generate_series(1, 300000) i",
+    );
+    expect_code(&mut backup(cluster, "reworded", &store), 0);
+    let drill = || {
+        let mut command = pgstow();
+        command.args(["drill", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--on", &cluster.url("postgres")]);
+        command.args(["--scratch-name", "reworded scratch", "--store"]).arg(&store);
+        command
+    };
+    let (out, _) = expect_code(&mut drill(), 0);
+    assert!(out.contains("PROVEN") && out.contains("prints some in other words"), "{out}");
+    assert!(out.contains("  saved as: ") && !out.contains("difference: "), "{out}");
+
+    // Somebody makes a table in the scratch database: pg_restore alone would not have made it.
+    let going = Going::start(&mut drill());
+    let url = cluster.url("reworded scratch");
+    until("the table is there", || {
+        let mut psql = cluster.command("psql");
+        psql.args(["-X", "-q", "-c", "CREATE TABLE intruder AS SELECT FROM t WHERE false", "-d", &url]);
+        psql.stderr(std::process::Stdio::null()).status().unwrap().success()
+    });
+    let (out, _) = going.expect_code(4);
+    assert!(out.contains("definition restored, not saved: CREATE TABLE public.intruder"), "{out}");
+    assert!(!out.contains("varying"), "other words are no difference:\n{out}");
+    let left = cluster.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'reworded scratch'");
+    assert_eq!(left, "0");
+    cluster.drop_database("reworded");
+}
+
+#[test]
 fn what_would_change_rows_as_they_are_loaded_is_refused_before_anything_is() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::sample::{self, Sample};
 use super::stream::Source;
-use super::{COMMITS, LeaveOut, Loaded, PrivateFile, major, restore_loaded};
+use super::{COMMITS, LeaveOut, Loaded, PrivateFile, database, major, restore_loaded};
 use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::compose;
 use crate::archive::statements::{copy_columns, names};
@@ -25,8 +25,9 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::{Manifest, Table, Tool};
 use crate::postgres::conninfo::ConnInfo;
 use crate::postgres::load::{self, Loader, Readable};
+use crate::postgres::pg_restore::{self, PgRestore};
 use crate::postgres::session::Session;
-use crate::postgres::{pg_restore, target};
+use crate::postgres::target;
 use crate::seal::digest::Fingerprint;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -166,10 +167,11 @@ async fn drill(
         connect_timeout: arguments.connect_timeout,
         identity: arguments.identity.clone(),
     };
-    Box::pin(restore_loaded(&restore, global, loaded, info.clone(), &leave_out, commits)).await?;
+    Box::pin(restore_loaded(&restore, global, loaded, info.clone(), &leave_out, commits.clone())).await?;
     receipt.restore_seconds = started.elapsed().as_secs_f64();
     rows(arguments, loaded, &leave_out, &info, &mut receipt).await?;
-    definitions(&restore, loaded, &leave_out, &info, maintenance.server_version_num(), &mut receipt).await?;
+    let scratch = Scratch { info, maintenance, commits };
+    Box::pin(definitions(&restore, loaded, &leave_out, &scratch, &mut receipt)).await?;
     receipt.ok = receipt.differences.is_empty();
     receipt.seconds = started.elapsed().as_secs_f64();
     Ok(receipt)
@@ -400,16 +402,45 @@ fn compare(seen: &[Seen<'_>], receipt: &mut Receipt) {
     );
 }
 
+/// The scratch database, and how it is made.
+struct Scratch<'a> {
+    info: ConnInfo,
+    maintenance: &'a Session,
+    commits: TaskTracker,
+}
+
+impl Scratch<'_> {
+    /// Makes it again, empty.
+    async fn anew(&self, loaded: &Loaded, timeout: std::time::Duration) -> Result<()> {
+        let name = self.info.database();
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", quote(name));
+        let create = database::create(&loaded.meta.entries, name, self.maintenance.server_version_num());
+        let session = Session::connect(self.maintenance.info(), timeout, "drill").await?;
+        // Not to be cut: the server would go on without us, and make it after we have dropped it.
+        let making = self.commits.spawn(async move {
+            target::execute(&session, &drop, "drop the scratch database").await?;
+            target::execute(&session, &create, "make the scratch database again").await?;
+            session.close().await;
+            Ok::<_, Error>(())
+        });
+        making.await.map_err(|error| Error::failed(format!("make the scratch database again: {error}")))?
+    }
+}
+
 /// Compares the definitions with the run's own.
+///
+/// PostgreSQL prints some expressions in other words once they were restored: `s IN ('a', 'b')` of a `varchar` is the best
+/// known. So where the texts differ, `pg_restore` alone makes the definitions of the same archive, in a database made
+/// anew, and what that prints is compared.
 async fn definitions(
     restore: &Restore,
     loaded: &Loaded,
     leave_out: &LeaveOut,
-    info: &ConnInfo,
-    server: u32,
+    scratch: &Scratch<'_>,
     receipt: &mut Receipt,
 ) -> Result<()> {
     let tools = loaded.tools(restore)?;
+    let server = scratch.maintenance.server_version_num();
     let saved = major(&loaded.manifest.source.server_version);
     if server / 10_000 != saved || tools.major != major(&loaded.manifest.source.pg_dump_version) {
         receipt.notes.push(format!(
@@ -429,28 +460,54 @@ async fn definitions(
     let archive = PrivateFile::new(&compose::head(&loaded.meta, kept.cloned().collect())?)?;
     let (saved, restored) = tokio::try_join!(
         pg_restore::definitions_of_archive(&tools, &archive.path),
-        pg_restore::definitions_of_database(&tools, info)
+        pg_restore::definitions_of_database(&tools, &scratch.info)
     )?;
-    let (saved, restored) = (comparable(&saved), comparable(&restored));
-    if saved == restored {
+    if differences(&saved, &restored, DIFFER).is_empty() {
         return Ok(());
+    }
+    scratch.anew(loaded, restore.connect_timeout).await?;
+    let by_pg_restore = async {
+        let (tools, info) = (tools.clone(), scratch.info.clone());
+        let stock = PgRestore { tools, info, server_version_num: server };
+        for section in ["--section=pre-data", "--section=post-data"] {
+            stock.file("restore definitions by pg_restore alone", &[section], &archive.path).await?;
+        }
+        pg_restore::definitions_of_database(&stock.tools, &scratch.info).await
+    };
+    match by_pg_restore.await.map(|stock| differences(&stock, &restored, DIFFER)) {
+        Ok(left) if left.is_empty() => {
+            receipt.notes.push("definitions: PostgreSQL prints some in other words once they were restored".to_owned());
+            receipt.notes.extend(differences(&saved, &restored, REWORDED));
+        }
+        Ok(left) => receipt.differences.extend(left),
+        Err(error) => {
+            receipt.notes.push(format!("definitions: pg_restore alone could not make them: {error}"));
+            receipt.differences.extend(differences(&saved, &restored, DIFFER));
+        }
+    }
+    Ok(())
+}
+
+/// How lines of definitions that differ are told: those of the saved text, and those of the restored one.
+const DIFFER: [&str; 2] = ["definition saved, not restored", "definition restored, not saved"];
+const REWORDED: [&str; 2] = ["  saved as", "  printed after any restore as"];
+
+/// What one text of definitions has and the other has not, in some lines, each behind these words.
+fn differences(saved: &str, restored: &str, words: [&str; 2]) -> Vec<String> {
+    let (saved, restored) = (comparable(saved), comparable(restored));
+    if saved == restored {
+        return Vec::new();
     }
     let (one, other): (HashSet<&str>, HashSet<&str>) =
         (saved.iter().copied().collect(), restored.iter().copied().collect());
-    let lost = saved
-        .iter()
-        .filter(|line| !other.contains(*line))
-        .map(|line| format!("definition saved, not restored: {line}"));
-    let new = restored
-        .iter()
-        .filter(|line| !one.contains(*line))
-        .map(|line| format!("definition restored, not saved: {line}"));
+    let [before, after] = words;
+    let lost = saved.iter().filter(|line| !other.contains(*line)).map(|line| format!("{before}: {}", line.trim()));
+    let new = restored.iter().filter(|line| !one.contains(*line)).map(|line| format!("{after}: {}", line.trim()));
     let mut told: Vec<String> = lost.chain(new).take(LINES).collect();
     if told.is_empty() {
         told.push("definitions are in another order".to_owned());
     }
-    receipt.differences.extend(told);
-    Ok(())
+    told
 }
 
 /// The lines without what differs by design: keys of `\restrict`, versions in the head.
