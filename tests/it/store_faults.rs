@@ -363,7 +363,8 @@ fn a_backup_over_a_bad_network_is_whole() {
         // The end of an upload may take a server long: a stall there is given up after 20 times the stall timeout.
         let fault = faults[asked.number / 3 % 3];
         let fault = if asked.completes() && fault == Fault::Stall(1000) { Fault::LoseAnswer } else { fault };
-        (asked.number % 3 == 0).then_some(fault)
+        // Of four attempts at one thing at most two meet a fault: more would be a network that nothing gets over.
+        (asked.number % 3 == 0 && asked.time <= 2).then_some(fault)
     });
     expect_code(&mut behind.backup(), 0);
     let log = behind.proxy.log();
