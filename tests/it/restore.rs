@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use super::support::judge;
 use super::support::pg::{self, Cluster};
 use super::support::process::{output_with, succeed_with};
+use super::support::program::Run;
 
 /// The program, with nothing of the caller's environment that could change what it does.
 fn pgstow(cluster: &Cluster, store: &Path, arguments: &[&str]) -> Command {
@@ -148,8 +149,7 @@ fn mark(cluster: &Cluster, database: &str, store: &Path) {
 
 /// The stored object with this key of the newest run.
 fn object(store: &Path, key: &str) -> PathBuf {
-    let run = fs::read_dir(store.join("runs")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-    let path = run.join(key);
+    let path = Run::latest(store).folder.join(key);
     assert!(path.is_file(), "{} is missing", path.display());
     path
 }

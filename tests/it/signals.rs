@@ -92,11 +92,15 @@ impl Scene {
         command: impl Fn(&Self) -> Command,
         mut check: impl FnMut(&mut Self, bool, &str),
     ) {
-        before(self);
-        let begun = Instant::now();
-        expect_code(&mut command(self), 0);
-        let whole = begun.elapsed();
-        check(self, true, "without a signal");
+        // The first one takes longer than those that follow it.
+        let mut whole = Duration::MAX;
+        for _ in 0..3 {
+            before(self);
+            let begun = Instant::now();
+            expect_code(&mut command(self), 0);
+            whole = whole.min(begun.elapsed());
+            check(self, true, "without a signal");
+        }
         let (mut moments, mut interrupted) = (Moments(seed), 0);
         for signal in [Signal::INT, Signal::TERM] {
             for turn in 0..MOMENTS {
