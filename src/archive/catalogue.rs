@@ -12,6 +12,8 @@ use std::collections::{HashMap, HashSet};
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
+use super::order::referred_first;
+
 /// Oid of `pg_class`, the catalogue of relations.
 pub const PG_CLASS: u32 = 1259;
 
@@ -155,6 +157,31 @@ impl Catalogue {
         .unwrap_or(self.meta.entries.len());
         self.meta.entries.insert(at, entry);
         self.table_of.insert(at, table);
+    }
+
+    /// Puts the rows of extensions' tables before all other rows: values of other tables may need them (a `pcpoint` is
+    /// read by the formats in pointcloud's table). Among them what is referred to comes first, since their foreign keys
+    /// exist before the rows, and each depends on what it refers to, so that a parallel `pg_restore` keeps that order.
+    /// `refers` are (oid of the table that refers, oid of the other). pg_dump orders its own by foreign keys (`pg_dump.c`,
+    /// `processExtensionTables`), but writes no such dependency, does not know ours, and puts tables in order of name.
+    pub fn order_rows(&mut self, of_extensions: &HashSet<u32>, refers: &[(u32, u32)]) {
+        let entries = self.meta.entries.iter().enumerate();
+        let places: Vec<usize> = entries.filter(|(_, e)| e.desc == ObjectType::TableData).map(|(at, _)| at).collect();
+        let taken = places
+            .iter()
+            .filter_map(|at| Some((self.meta.entries.get(*at)?.clone(), self.table_of.get(*at).copied().flatten())));
+        let (first, others): (Vec<_>, Vec<_>) = taken.partition(|(entry, _)| of_extensions.contains(&oid(entry)));
+        let first = referred_first(first, |(entry, _)| oid(entry), refers);
+        let mut before: HashMap<u32, i32> = HashMap::new();
+        for (at, (mut entry, table)) in places.into_iter().zip(first.into_iter().chain(others)) {
+            let own = oid(&entry);
+            let referred = refers.iter().filter(|(from, _)| *from == own).filter_map(|(_, to)| before.get(to));
+            entry.dependencies.extend(referred);
+            before.insert(own, entry.dump_id);
+            if let (Some(slot), Some(of)) = (self.meta.entries.get_mut(at), self.table_of.get_mut(at)) {
+                (*slot, *of) = (entry, table);
+            }
+        }
     }
 
     /// Entries of `@database.dump`: all but rows and large objects.

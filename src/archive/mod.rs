@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 pub mod compose;
+pub mod order;
 pub mod reader;
 pub mod rows;
 pub mod sql_reader;

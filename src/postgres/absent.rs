@@ -59,6 +59,11 @@ const CONSTRAINTS: &str = "
      WHERE c.conrelid = ANY($1) AND c.contype IN ('p', 'u', 'c', 'x') AND c.conislocal
      ORDER BY c.conrelid, c.contype DESC, c.conname";
 
+/// Tables that logical decoding reads as catalogues (pglogical's): they refuse `ON CONFLICT` (`parse_clause.c`).
+const CATALOGUES: &str = "
+    SELECT c.oid FROM pg_catalog.pg_class c, pg_catalog.pg_options_to_table(c.reloptions) o
+     WHERE c.oid = ANY($1) AND o.option_name = 'user_catalog_table' AND o.option_value::boolean";
+
 const INDEXES: &str = "
     SELECT i.indrelid, pg_catalog.pg_get_indexdef(i.indexrelid)
       FROM pg_catalog.pg_index i
@@ -81,7 +86,8 @@ pub async fn tables(client: &Client, relations: &[&Relation]) -> Result<Vec<Abse
         client.query(sql, &[&oids]).await.map_err(|e| failure(&e).context("describe an extension's tables"))
     };
     let (columns, constraints, indexes) =
-        (ask.clone()(COLUMNS).await?, ask.clone()(CONSTRAINTS).await?, ask(INDEXES).await?);
+        (ask.clone()(COLUMNS).await?, ask.clone()(CONSTRAINTS).await?, ask.clone()(INDEXES).await?);
+    let catalogues: Vec<u32> = ask(CATALOGUES).await?.iter().map(|row| row.get(0)).collect();
     let of = |rows: &[Row], oid: u32| -> Vec<usize> {
         rows.iter().enumerate().filter(|(_, row)| row.get::<_, u32>(0) == oid).map(|(at, _)| at).collect()
     };
@@ -97,7 +103,8 @@ pub async fn tables(client: &Client, relations: &[&Relation]) -> Result<Vec<Abse
                 .collect();
             let indexes: Vec<String> =
                 pick(&indexes).into_iter().filter_map(|at| indexes.get(at)).map(|row| row.get(1)).collect();
-            describe(relation, &own, &constraints, &indexes)
+            let conflicts = !catalogues.contains(&relation.oid);
+            describe(relation, &own, &constraints, &indexes, conflicts)
         })
         .collect())
 }
@@ -131,7 +138,13 @@ fn sequence_of(default: &str) -> Option<&str> {
     default.strip_prefix("nextval('")?.strip_suffix("'::regclass)")
 }
 
-fn describe(relation: &Relation, columns: &[Column], constraints: &[String], indexes: &[String]) -> AbsentTable {
+fn describe(
+    relation: &Relation,
+    columns: &[Column],
+    constraints: &[String],
+    indexes: &[String],
+    conflicts: bool,
+) -> AbsentTable {
     let name = qualified(relation);
     let plain: Vec<&Column> = columns.iter().filter(|c| !c.generated).collect();
     let list = plain.iter().map(|c| quote(&c.name)).collect::<Vec<_>>().join(", ");
@@ -139,7 +152,7 @@ fn describe(relation: &Relation, columns: &[Column], constraints: &[String], ind
     AbsentTable {
         oid: relation.oid,
         create: create(relation, &name, columns, constraints, indexes),
-        load: load(relation, &name, &plain, &list, &in_parens),
+        load: load(relation, &name, &plain, &list, conflicts),
         read: format!("COPY {name} {in_parens}TO STDOUT"),
     }
 }
@@ -162,38 +175,59 @@ fn create(relation: &Relation, name: &str, columns: &[Column], constraints: &[St
     unless_there(name, &body)
 }
 
-fn load(relation: &Relation, name: &str, columns: &[&Column], list: &str, in_parens: &str) -> String {
+/// Rows through a temporary table. `conflicts`: the table takes `ON CONFLICT`.
+fn load(relation: &Relation, name: &str, columns: &[&Column], list: &str, conflicts: bool) -> String {
     let staging = format!("pgstow_load_{}", relation.oid);
-    let key = columns.iter().filter(|c| c.in_key).map(|c| quote(&c.name)).collect::<Vec<_>>().join(", ");
-    let whole_key = !key.is_empty();
-    let insert = format!("INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE SELECT {list}");
-    let merge = if columns.is_empty() {
-        format!("INSERT INTO {name} SELECT FROM saved")
-    } else if whole_key {
-        let others: Vec<String> =
-            columns.iter().filter(|c| !c.in_key).map(|c| format!("{0} = EXCLUDED.{0}", quote(&c.name))).collect();
-        let action = if others.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", others.join(", ")) };
-        format!("{insert} FROM saved ON CONFLICT ({key}) DO {action}")
-    } else {
-        // Rows are compared as text: not every type has an equality. `old` and `new` are a trigger's own variables.
-        format!(
-            "{insert} FROM (SELECT s.*, r.pgstow_k, pg_catalog.row_number() OVER (PARTITION BY r.pgstow_k) AS pgstow_n \
-             FROM saved s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS pgstow_k) r) pgstow_new \
-             WHERE NOT EXISTS (SELECT FROM (SELECT r.pgstow_k, pg_catalog.row_number() OVER (PARTITION BY r.pgstow_k) AS pgstow_n \
-             FROM ONLY {name} s, LATERAL (SELECT (ROW({0}))::pg_catalog.text AS pgstow_k) r) pgstow_old \
-             WHERE pgstow_old.pgstow_k = pgstow_new.pgstow_k AND pgstow_old.pgstow_n = pgstow_new.pgstow_n)",
-            columns.iter().map(|c| format!("s.{}", quote(&c.name))).collect::<Vec<_>>().join(", ")
-        )
-    };
+    let merge = merge(name, columns, list, conflicts);
     let tag = dollar_tag(&merge);
     format!(
-        "CREATE TEMPORARY TABLE {staging} AS SELECT {select} FROM {name} WITH NO DATA;\n\
+        "CREATE TEMPORARY TABLE {staging} AS SELECT {list} FROM {name} WITH NO DATA;\n\
          CREATE FUNCTION pg_temp.{staging}() RETURNS trigger LANGUAGE plpgsql AS {tag}#variable_conflict use_column\nBEGIN {merge}; RETURN NULL; END{tag};\n\
          CREATE TRIGGER merge AFTER INSERT ON pg_temp.{staging} REFERENCING NEW TABLE AS saved FOR EACH STATEMENT \
          EXECUTE FUNCTION pg_temp.{staging}();\n\
          COPY pg_temp.{staging} {in_parens}FROM stdin;\n",
-        select = if list.is_empty() { "" } else { list },
+        in_parens = if list.is_empty() { String::new() } else { format!("({list}) ") },
     )
+}
+
+/// What brings the rows of `saved` into the table.
+fn merge(name: &str, columns: &[&Column], list: &str, conflicts: bool) -> String {
+    if columns.is_empty() {
+        return format!("INSERT INTO {name} SELECT FROM saved");
+    }
+    let insert = format!("INSERT INTO {name} ({list}) OVERRIDING SYSTEM VALUE SELECT {list}");
+    let (key, others): (Vec<&Column>, Vec<&Column>) = columns.iter().copied().partition(|column| column.in_key);
+    let set = |from: &str| {
+        let each = others.iter().map(|c| format!("{0} = {from}.{0}", quote(&c.name)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    // Rows are compared as text where no index compares them: not every type has an equality, and it may be in a schema
+    // that is not searched. `old` and `new` are a trigger's own variables.
+    let row = |of: &str, columns: &[&Column]| {
+        let each = columns.iter().map(|c| format!("{of}.{}", quote(&c.name)));
+        format!("(ROW({}))::pg_catalog.text", each.collect::<Vec<_>>().join(", "))
+    };
+    if key.is_empty() {
+        let numbered = "r.pgstow_k, pg_catalog.row_number() OVER (PARTITION BY r.pgstow_k) AS pgstow_n";
+        let compared = format!("LATERAL (SELECT {} AS pgstow_k) r", row("s", columns));
+        return format!(
+            "{insert} FROM (SELECT s.*, {numbered} FROM saved s, {compared}) pgstow_new \
+             WHERE NOT EXISTS (SELECT FROM (SELECT {numbered} FROM ONLY {name} s, {compared}) pgstow_old \
+             WHERE pgstow_old.pgstow_k = pgstow_new.pgstow_k AND pgstow_old.pgstow_n = pgstow_new.pgstow_n)"
+        );
+    }
+    if conflicts {
+        let key = key.iter().map(|c| quote(&c.name)).collect::<Vec<_>>().join(", ");
+        let action = if others.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set("EXCLUDED")) };
+        return format!("{insert} FROM saved ON CONFLICT ({key}) DO {action}");
+    }
+    let same = format!("{} = {}", row("pgstow_old", &key), row("pgstow_new", &key));
+    let update = if others.is_empty() {
+        String::new()
+    } else {
+        format!("UPDATE {name} pgstow_old SET {} FROM saved pgstow_new WHERE {same}; ", set("pgstow_new"))
+    };
+    format!("{update}{insert} FROM saved pgstow_new WHERE NOT EXISTS (SELECT FROM {name} pgstow_old WHERE {same})")
 }
 
 /// A dollar quote that the text does not contain.

@@ -8,6 +8,7 @@ pub mod conninfo;
 pub mod dependents;
 pub mod detect;
 pub mod doctor;
+pub mod foreign_keys;
 pub mod large_objects;
 pub mod leader;
 pub mod load;

@@ -30,6 +30,8 @@ pub struct PgRestore {
     pub info: ConnInfo,
     /// `server_version_num` of its server.
     pub server_version_num: u32,
+    /// Keeps event triggers from firing, as far as the role may.
+    pub no_event_triggers: bool,
 }
 
 /// The definitions of an archive in a file, as text, and those of a database, by programs of the same version.
@@ -181,7 +183,8 @@ impl PgRestore {
         if options {
             // The restore is not done before a later, synchronous commit has flushed all of this.
             let own = self.info.get("options").map(|o| format!("{o} ")).unwrap_or_default();
-            command.env("PGOPTIONS", format!("{own}-c synchronous_commit=off"));
+            let replica = if self.no_event_triggers { " -c session_replication_role=replica" } else { "" };
+            command.env("PGOPTIONS", format!("{own}-c synchronous_commit=off{replica}"));
         }
     }
 }

@@ -238,6 +238,35 @@ pub async fn always_triggers(session: &Session, tables: &[String]) -> Result<Vec
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// What definitions set off that are made in a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventTriggers {
+    /// There are none, or none with code that could wait for a lock.
+    None,
+    /// Some fire unless `session_replication_role` is `replica`, which this role may set.
+    Avoidable,
+    /// Some fire.
+    Fire,
+}
+
+/// Looks for event triggers. What they do takes locks, and two sessions that make definitions at once can deadlock.
+pub async fn event_triggers(session: &Session) -> Result<EventTriggers> {
+    let doing = "look for event triggers";
+    let sql = "SELECT t.evtenabled::pg_catalog.text FROM pg_catalog.pg_event_trigger t
+                 JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+                WHERE t.evtenabled IN ('O', 'A') AND l.lanname NOT IN ('c', 'internal')";
+    let enabled = strings(&session.client, sql, doing).await?;
+    if enabled.is_empty() {
+        return Ok(EventTriggers::None);
+    }
+    let may = session.client.batch_execute("SET session_replication_role = replica").await;
+    if may.is_ok() {
+        execute(session, "RESET session_replication_role", doing).await?;
+    }
+    let avoidable = may.is_ok() && enabled.iter().all(|when| when == "O");
+    Ok(if avoidable { EventTriggers::Avoidable } else { EventTriggers::Fire })
+}
+
 /// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes.
 pub async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()> {
     let client = &session.client;

@@ -42,10 +42,17 @@ fn an_extension_nobody_has_heard_of_keeps_its_rows_and_numbers() {
             "CREATE EXTENSION pgstow_probe; SET search_path = pgstow_probe;
              INSERT INTO plain VALUES (3, E'a user''s\\t\\\\.'), (4, NULL); UPDATE plain SET t = 'changed' WHERE id = 1;
              INSERT INTO plain_empty VALUES (1, 'x'), (1, 'x'); INSERT INTO filtered VALUES (3, 'a user''s', false);
-             SELECT setval('numbers', 42)",
+             SELECT setval('numbers', 42);
+             INSERT INTO z_referred VALUES (-1), (1), (2); INSERT INTO a_refers VALUES (2, NULL), (1, 2);
+             INSERT INTO decoded VALUES (3, 'a user''s'); UPDATE decoded SET t = 'changed' WHERE id = 1;
+             CREATE SCHEMA app; CREATE TABLE app.checked (id integer PRIMARY KEY CHECK (pgstow_probe.known(id)));
+             CREATE INDEX ON app.checked ((id + 1));
+             INSERT INTO configured VALUES (1), (2); INSERT INTO app.checked VALUES (1), (2);
+             INSERT INTO configured VALUES (-1)",
         );
-        let (_store, run, target) = there_and_back(&source);
-        for table in ["plain", "plain_empty", "filtered"] {
+        let (store, run, target) = there_and_back(&source);
+        let tables = ["plain", "plain_empty", "filtered", "z_referred", "a_refers", "configured", "decoded"];
+        for table in tables {
             same(&source, &target, &format!("SELECT t FROM pgstow_probe.{table} t ORDER BY t::text"));
             assert_eq!(run.table("pgstow_probe", table)["extension"], "pgstow_probe");
         }
@@ -59,6 +66,23 @@ fn an_extension_nobody_has_heard_of_keeps_its_rows_and_numbers() {
         process::succeed_with(restore.args(["--exit-on-error", "-d"]).arg(target.url("alone")), &archive);
         let rows = "SELECT t FROM pgstow_probe.plain t ORDER BY t::text";
         assert_eq!(source.psql("app", rows), target.psql("alone", rows));
+        // By several sessions too: what refers depends on what it refers to.
+        target.create_database("parallel");
+        let file = store.path().join("plain.dump");
+        std::fs::write(&file, &archive).unwrap();
+        let mut restore = target.command("pg_restore");
+        restore.args(["--exit-on-error", "--jobs=4", "-d"]).arg(target.url("parallel")).arg(&file);
+        process::succeed(&mut restore);
+        let mut restore = pgstow();
+        restore.args(["restore", "--create", "--to"]).arg(target.url("restored")).arg("--store").arg(store.path());
+        expect_code(restore.env("PGSTOW_PG_BIN_DIR", target.bin_dir()), 0);
+        judge::assert_same_database((&source, "app"), (&target, "restored"));
+        for table in tables {
+            let rows = format!("SELECT t FROM pgstow_probe.{table} t ORDER BY t::text");
+            for restored in ["parallel", "restored"] {
+                assert_eq!(source.psql("app", &rows), target.psql(restored, &rows), "{table} of {restored}");
+            }
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use crate::postgres::leader::{ATTEMPTS, Candidate, Leader};
 use crate::postgres::pg_dump::{self, Failure};
 use crate::postgres::rows::{LeaderReads, Readers, Task};
 use crate::postgres::tools::PgTools;
-use crate::postgres::{absent, catalogue, dependents};
+use crate::postgres::{absent, catalogue, dependents, foreign_keys};
 use crate::progress::Progress;
 use crate::seal::compress::Compression;
 use crate::seal::encrypt::Recipients;
@@ -302,7 +302,12 @@ impl Run {
         let sequences = absent::sequences(client, &sequences).await?;
         let mut catalogue = Catalogue::new(meta, &belongs);
         plan::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
-        let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables)?;
+        let refers = foreign_keys::of_extensions(client).await?;
+        let relations = &leader.detection.relations;
+        let of_extensions = relations.iter().filter(|r| r.extension.is_some()).map(|r| r.oid).collect();
+        catalogue.order_rows(&of_extensions, &refers);
+        let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables, &refers)?;
+        plan.event_triggers = catalogue::event_triggers_of_extensions(client).await?;
         let entries = &plan.catalogue.meta.entries;
         plan.dependents = dependents::dependents(client, &leader.detection, &belongs, entries).await?;
         Ok(plan)

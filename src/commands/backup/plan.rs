@@ -11,6 +11,7 @@ use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
 use crate::archive::catalogue::{Belongs, Catalogue, ExtensionReach, PG_CLASS, namespace, oid, tag};
 use crate::archive::compose;
+use crate::archive::order::referred_first;
 use crate::archive::statements::copy_columns;
 use crate::archive::table_sql::{self, TableSql, Title};
 use crate::error::{Error, Result};
@@ -73,6 +74,10 @@ pub(super) struct Plan {
     pub dependents: Vec<Skipped>,
     /// Whether something in `skipped` makes the run partial.
     pub partial: bool,
+    /// Numbers of the schemas in the order in which their rows can be restored, one archive after the other.
+    pub rows_in_order: Vec<usize>,
+    /// Extensions have event triggers, which fire while definitions are restored.
+    pub event_triggers: bool,
     /// Tables of extensions that pg_dump does not describe, as `schema.table`.
     pub absent: Vec<String>,
     /// The catalogue, with our own entries.
@@ -212,6 +217,7 @@ pub(super) fn plan(
     catalogue: Catalogue,
     reach: Vec<ExtensionReach>,
     absent: &[AbsentTable],
+    refers: &[(u32, u32)],
 ) -> Result<Plan> {
     let absent_names = detection
         .relations
@@ -303,6 +309,7 @@ pub(super) fn plan(
         return Err(Error::failed(format!("pg_dump describes rows of a table that was not detected{lost}"))
             .hint("this is a defect of pgstow; please report it"));
     }
+    let rows_in_order = rows_in_order(detection, &schemas, refers);
     Ok(Plan {
         schemas,
         drain,
@@ -311,9 +318,24 @@ pub(super) fn plan(
         dependents: Vec::new(),
         partial,
         absent: absent_names,
+        rows_in_order,
+        event_triggers: false,
         catalogue: Arc::new(catalogue),
         reach: Arc::new(reach),
     })
+}
+
+/// Numbers of the schemas in the order in which their rows can be restored: those with rows of extensions first, and
+/// among these what is referred to before what refers.
+fn rows_in_order(detection: &Detection, schemas: &[PlannedSchema], refers: &[(u32, u32)]) -> Vec<usize> {
+    let schema_of: HashMap<u32, &str> = detection.relations.iter().map(|r| (r.oid, r.schema.as_str())).collect();
+    let number_of = |table: &u32| schema_of.get(table).and_then(|name| schemas.iter().position(|s| s.name == **name));
+    let between: Vec<(usize, usize)> =
+        refers.iter().filter_map(|(from, to)| Some((number_of(from)?, number_of(to)?))).collect();
+    let has_extensions = |schema: &PlannedSchema| schema.tables.iter().any(|table| table.extension.is_some());
+    let (first, others): (Vec<usize>, Vec<usize>) =
+        (0..schemas.len()).partition(|number| schemas.get(*number).is_some_and(has_extensions));
+    referred_first(first.into_iter().chain(others).collect(), |number| *number, &between)
 }
 
 /// Why a relation's rows (or value) are not in the run, and whether that makes the run partial.

@@ -144,11 +144,11 @@ fn script(facts: &Facts<'_>) -> String {
          # Definitions: extensions, schemas, types, functions, tables.\n\
          {database} > \"$work/database.dump\"\n{list}\
          pg_restore --exit-on-error{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
-         # Rows, schema by schema. Not in parallel: rows of extension tables need their order.\n",
+         # Rows, schema by schema, those with rows of extensions first. Not in parallel: these rows need their order.\n",
         roles = print(facts, facts.roles),
         database = print(facts, facts.database),
     );
-    for schema in facts.schemas {
+    for schema in facts.plan.rows_in_order.iter().filter_map(|number| facts.schemas.get(*number)) {
         let print = print(facts, &schema.dump);
         let kept = if left_out.rows_of.contains(schema.name.as_str()) {
             // -Fc: pg_restore would open the pipe twice to find out the format.
@@ -166,7 +166,7 @@ fn script(facts: &Facts<'_>) -> String {
     sh.push_str(&format!(
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
          pg_restore --exit-on-error{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
-         pg_restore --exit-on-error{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
+         {silence}pg_restore --exit-on-error{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
          # Settings, rights and comment of the database itself, under whatever name it has now.\n\
          export NAME={name}\n\
          pg_restore --create -l \"$work/database.dump\" |\n  \
@@ -180,6 +180,7 @@ fn script(facts: &Facts<'_>) -> String {
          psql -X -q -d \"$DB\" -c ANALYZE\n\
          ```\n\n",
         jobs = post_data_jobs(facts),
+        silence = if facts.plan.event_triggers { SILENCE } else { "" },
         name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
     ));
     sh
@@ -224,12 +225,20 @@ impl<'a> LeftOut<'a> {
     }
 }
 
+/// Event triggers that extensions brought would see every statement of post-data, and may refuse some.
+const SILENCE: &str = "\
+    # Event triggers of extensions stay silent meanwhile, where the role may say so.\n\
+    if [ \"$(psql -X -A -t -d \"$DB\" -c 'SHOW is_superuser')\" = on ]; then\n  \
+      PGOPTIONS=\"$PGOPTIONS -c session_replication_role=replica\"\n\
+    fi\n";
+
 /// Post-data runs in parallel unless indexes of partitions are attached: two `ALTER INDEX ... ATTACH PARTITION` of one
 /// tree at the same moment can both see the parent as incomplete and leave it invalid, and then a foreign key to it
-/// fails (seen with PostgreSQL 15, three levels of partitions, pg_restore -j 4).
+/// fails (seen with PostgreSQL 15, three levels of partitions, pg_restore -j 4). Nor where event triggers of extensions
+/// fire, whose locks two sessions can deadlock on (seen with those of the extension periods).
 fn post_data_jobs(facts: &Facts<'_>) -> &'static str {
     let attached = facts.plan.catalogue.meta.entries.iter().any(|e| e.desc == libpgdump::ObjectType::IndexAttach);
-    if attached { "" } else { " -j 4" }
+    if attached || facts.plan.event_triggers { "" } else { " -j 4" }
 }
 
 /// A text as one word of the shell.

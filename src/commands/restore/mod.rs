@@ -48,7 +48,7 @@ use crate::postgres::conninfo::ConnInfo;
 use crate::postgres::load;
 use crate::postgres::pg_restore::PgRestore;
 use crate::postgres::session::Session;
-use crate::postgres::target::{self, Server};
+use crate::postgres::target::{self, EventTriggers, Server};
 use crate::postgres::tools::PgTools;
 use crate::progress::Loading;
 use crate::seal::decode;
@@ -300,7 +300,12 @@ async fn restore_loaded(
         leave_out,
         part,
         archive,
-        pg_restore: PgRestore { tools, info: info.clone(), server_version_num: control.server_version_num() },
+        pg_restore: PgRestore {
+            tools,
+            info: info.clone(),
+            server_version_num: control.server_version_num(),
+            no_event_triggers: false,
+        },
         info,
         control,
         commits,
@@ -452,13 +457,7 @@ impl Work<'_> {
             .await?;
         }
         if !arguments.data_only && self.part.archives() {
-            let jobs = format!("--jobs={}", arguments.jobs);
-            let post = self.owned(&["--section=post-data", &jobs]);
-            self.step(
-                "indexes and constraints",
-                self.pg_restore.file("restore indexes and constraints", &post, &self.archive.path),
-            )
-            .await?;
+            self.step("indexes and constraints", self.post_data()).await?;
         }
         for (table, statements) in after {
             target::execute(&self.control, &format!("BEGIN;\n{statements};\nCOMMIT"), &format!("finish {table}"))
@@ -499,6 +498,22 @@ impl Work<'_> {
         tracing::info!("{name}: {seconds:.1} s");
         self.note(|report| report.phases.push(Phase { name, seconds }));
         Ok(done)
+    }
+
+    /// Indexes, constraints, triggers and what else comes after the rows, by several sessions. Event triggers that an
+    /// extension brought stay silent: those of the user's come last for the same reason. Where they cannot, and where they
+    /// are the operator's, one session does it all.
+    async fn post_data(&self) -> Result<()> {
+        let found = target::event_triggers(&self.control).await?;
+        let silent = found == EventTriggers::Avoidable && self.part.is_whole();
+        let jobs = if found == EventTriggers::None || silent { self.arguments.jobs } else { 1 };
+        if jobs < self.arguments.jobs {
+            tracing::info!("event triggers fire here: indexes and constraints are made by one session");
+        }
+        let jobs = format!("--jobs={jobs}");
+        let pg_restore = PgRestore { no_event_triggers: silent, ..self.pg_restore.clone() };
+        let post = self.owned(&["--section=post-data", &jobs]);
+        pg_restore.file("restore indexes and constraints", &post, &self.archive.path).await
     }
 
     /// Arguments of `pg_restore`, with what is to be said of owners.

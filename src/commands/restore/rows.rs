@@ -1,7 +1,6 @@
 //! Loading the rows of many tables: who loads what when, and what is committed together.
 //!
-//! Tables of extensions come first, one after the other in the archive's order, since their foreign keys exist before
-//! their rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no
+//! Tables of extensions come first, one after the other in the order of their foreign keys, which exist before their rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no
 //! index build, foreign key or later vacuum has to come back to them. A table that would keep one session busy when
 //! all others are done is loaded by several, piece by piece of its index. A session that loaded pieces is parked with
 //! its transaction open; when the last piece was verified, all parked sessions of the table commit. When one of those
@@ -16,11 +15,12 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::stream::{Flow, Head, Source};
-use crate::archive::statements;
 use crate::archive::table_sql::quote;
+use crate::archive::{order, statements};
 use crate::error::{Error, Result};
 use crate::manifest::{Index, Table};
 use crate::postgres::conninfo::ConnInfo;
+use crate::postgres::foreign_keys::{self, ForeignKey};
 use crate::postgres::load::{self, Loader};
 use crate::seal::digest::Fingerprint;
 
@@ -41,6 +41,12 @@ impl Wanted {
     pub(super) fn name(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.table.name))
     }
+}
+
+/// Tables in the order of these foreign keys: those that are referred to first.
+pub(super) fn referred_first(tables: Vec<Wanted>, keys: &[ForeignKey]) -> Vec<Wanted> {
+    let refers: Vec<_> = keys.iter().map(|key| (key.from.clone(), key.to.clone())).collect();
+    order::referred_first(tables, |wanted| (wanted.schema.clone(), wanted.table.name.clone()), &refers)
 }
 
 /// How rows come into their tables.
@@ -126,8 +132,9 @@ impl Rows {
             tables.into_iter().filter(|w| w.table.rows > 0).partition(|w| w.table.extension.is_some());
         if !of_extensions.is_empty() {
             let loader = self.fresh_session().await?;
-            for wanted in &of_extensions {
-                self.whole(&loader, wanted).await?;
+            let keys = foreign_keys::all(loader.session()).await?;
+            for wanted in referred_first(of_extensions, &keys) {
+                self.whole(&loader, &wanted).await?;
             }
             loader.close().await;
         }
@@ -137,8 +144,9 @@ impl Rows {
                 "the role may not set session_replication_role: triggers fire and foreign keys are checked; loading one table after the other"
             );
             let loader = self.session().await?;
-            for wanted in &others {
-                self.whole(&loader, wanted).await?;
+            let keys = foreign_keys::all(loader.session()).await?;
+            for wanted in referred_first(others, &keys) {
+                self.whole(&loader, &wanted).await?;
             }
             return Ok(());
         }

@@ -120,6 +120,7 @@ pub(super) async fn restore(
             tools: loaded.tools(arguments)?,
             info: info.clone(),
             server_version_num: control.server_version_num(),
+            no_event_triggers: false,
         },
         info,
         control,

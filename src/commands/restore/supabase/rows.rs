@@ -6,7 +6,7 @@
 //! Triggers and foreign keys are off where the role may turn them off; the foreign keys are counted afterwards, so a row
 //! that refers to nothing is told. Where it may not, tables are loaded one by one in the order of their foreign keys.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::apply::words;
@@ -18,8 +18,9 @@ use crate::commands::restore::Work;
 use crate::commands::restore::rows::{self, Into, Rows, Wanted};
 use crate::commands::restore::stream::Flow;
 use crate::error::{Error, Kind, Result};
+use crate::postgres::foreign_keys::{self, ForeignKey};
 use crate::postgres::load::Loader;
-use crate::postgres::managed::{self, ForeignKey, Project, Table};
+use crate::postgres::managed::{self, Project, Table};
 
 /// Name of the temporary table.
 const STAGE: &str = "pg_temp.pgstow_rows";
@@ -90,7 +91,7 @@ impl Managed<'_> {
             let emptied: Vec<Wanted> = wanted.iter().filter(may).cloned().collect();
             self.work.rows(&self.rows.taken, Into::Existing { truncate: true }).empty(&emptied).await?;
         }
-        let keys = managed::foreign_keys(loader.session()).await?;
+        let keys = foreign_keys::all(loader.session()).await?;
         let done = Mutex::new(Done::default());
         if replica {
             loader.close().await;
@@ -103,7 +104,7 @@ impl Managed<'_> {
                     .to_owned(),
             );
             let mut loader = loader;
-            for table in in_order(wanted, &keys) {
+            for table in rows::referred_first(wanted, &keys) {
                 loader = self.one(loader, &table, false, &done).await?;
             }
             loader.close().await;
@@ -423,23 +424,6 @@ pub(super) fn copied(copy: &str) -> Vec<String> {
         rest = more.strip_prefix(", ");
     }
     columns
-}
-
-/// Tables in the order of their foreign keys: those that are referred to first. In a circle, as they came.
-fn in_order(wanted: Vec<Wanted>, keys: &[ForeignKey]) -> Vec<Wanted> {
-    let mut left: BTreeMap<usize, Wanted> = wanted.into_iter().enumerate().collect();
-    let mut order = Vec::new();
-    while !left.is_empty() {
-        let names: BTreeSet<Name> = left.values().map(key).collect();
-        let free = |table: &Wanted| {
-            let own = key(table);
-            !keys.iter().any(|k| k.from == own && k.to != own && names.contains(&k.to))
-        };
-        let ready: Vec<usize> = left.iter().filter(|(_, table)| free(table)).map(|(at, _)| *at).collect();
-        let ready = if ready.is_empty() { left.keys().take(1).copied().collect() } else { ready };
-        order.extend(ready.into_iter().filter_map(|at| left.remove(&at)));
-    }
-    order
 }
 
 #[cfg(test)]
