@@ -32,6 +32,25 @@ pub(crate) fn count(number: u64) -> String {
     indicatif::HumanCount(number).to_string()
 }
 
+/// Things with a kind, a name and a reason: one line for those that have kind and reason in common, in the order of the
+/// first of them. At most `shown` names in each line.
+pub(crate) fn grouped<'a>(things: impl Iterator<Item = (&'a str, String, &'a str)>, shown: usize) -> Vec<String> {
+    let mut groups: Vec<(&str, &str, Vec<String>)> = Vec::new();
+    for (kind, name, reason) in things {
+        match groups.iter_mut().find(|group| (group.0, group.1) == (kind, reason)) {
+            Some(group) => group.2.push(name),
+            None => groups.push((kind, reason, vec![name])),
+        }
+    }
+    let line = |(kind, reason, names): (&str, &str, Vec<String>)| {
+        let more = names.len().saturating_sub(shown);
+        let names = names.into_iter().take(shown).map(|name| plain(&name)).collect::<Vec<_>>().join(", ");
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{kind} {names}{more}: {}", plain(reason))
+    };
+    groups.into_iter().map(line).collect()
+}
+
 /// Rows under a head, columns as wide as their longest cell; those listed in `right` are numbers.
 pub(crate) fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = head
@@ -64,4 +83,18 @@ pub(crate) fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> Str
 /// A name of the database as one line of text: control characters cannot touch the terminal.
 pub(crate) fn plain(name: &str) -> String {
     name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn what_has_a_reason_in_common_is_one_line() {
+        let things =
+            [("table", "a", "x"), ("view", "v", "x"), ("table", "b", "x"), ("table", "c", "x"), ("table", "d", "y")];
+        let things = || things.into_iter().map(|(kind, name, reason)| (kind, name.to_owned(), reason));
+        assert_eq!(grouped(things(), 2), ["table a, b and 1 more: x", "view v: x", "table d: y"]);
+        assert_eq!(grouped(things(), 3), ["table a, b, c: x", "view v: x", "table d: y"]);
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{output, resolve};
 use crate::cli::Show;
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, Schema};
+use crate::manifest::{Manifest, Schema, Status};
 use crate::store::Store;
 
 /// Shows a run.
@@ -173,24 +173,28 @@ fn one_schema(schema: &Schema) -> String {
 }
 
 fn missing(text: &mut String, manifest: &Manifest) {
-    if !manifest.skipped.is_empty() {
-        text.push_str("\nskipped (the run is partial without these):\n");
-    }
-    for gap in &manifest.skipped {
+    let partial = manifest.status == Status::Partial;
+    let skipped = manifest.skipped.iter().map(|gap| {
         let name = if gap.schema.is_empty() { gap.name.clone() } else { format!("{}.{}", gap.schema, gap.name) };
-        line(text, format_args!("  {} {}: {}", gap.kind, output::plain(&name), output::plain(&gap.reason)));
-    }
-    if !manifest.dependents.is_empty() {
-        text.push_str("\nheld, but not to be restored whole:\n");
-    }
-    for dependent in &manifest.dependents {
-        let (name, reason) = (output::plain(&dependent.name), output::plain(&dependent.reason));
-        line(text, format_args!("  {} {name}: {reason}", dependent.kind));
-    }
-    if !manifest.omitted.is_empty() {
-        text.push_str("\nomitted (no backup by this role can hold them):\n");
-    }
-    for gap in &manifest.omitted {
-        line(text, format_args!("  {} {}: {}", gap.kind, output::plain(&gap.name), output::plain(&gap.reason)));
+        (&*gap.kind, name, &*gap.reason)
+    });
+    let dependents = manifest.dependents.iter().map(|gap| (&*gap.kind, gap.name.clone(), &*gap.reason));
+    let omitted = manifest.omitted.iter().map(|gap| (&*gap.kind, gap.name.clone(), &*gap.reason));
+    let skipped_title = if partial {
+        "skipped (the run is partial without these)"
+    } else {
+        "skipped (the run is complete without these)"
+    };
+    for (title, lines) in [
+        (skipped_title, output::grouped(skipped, usize::MAX)),
+        ("held, but not to be restored whole", output::grouped(dependents, usize::MAX)),
+        ("omitted (no backup by this role can hold them)", output::grouped(omitted, usize::MAX)),
+    ] {
+        if !lines.is_empty() {
+            line(text, format_args!("\n{title}:"));
+        }
+        for gap in lines {
+            line(text, format_args!("  {gap}"));
+        }
     }
 }

@@ -125,9 +125,17 @@ async fn end(child: &mut Child, delivered: bool) {
     }
 }
 
-/// pg_dump's warnings, without its name. What it says of its own end (a broken pipe) is none.
+/// pg_dump's warnings, without its name, each with its details. What it says of its own end (a broken pipe) is none.
 fn warnings(words: &str) -> Vec<String> {
-    words.lines().filter_map(|line| line.strip_prefix("pg_dump: warning: ")).map(str::to_owned).collect()
+    let mut found: Vec<String> = Vec::new();
+    for line in words.lines() {
+        if let Some(warning) = line.strip_prefix("pg_dump: warning: ") {
+            found.push(warning.to_owned());
+        } else if let (Some(detail), Some(last)) = (line.strip_prefix("pg_dump: detail: "), found.last_mut()) {
+            last.push_str(&format!(" {detail}"));
+        }
+    }
+    found
 }
 
 fn explain(words: &str, error: &libpgdump::Error) -> Failure {

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::plan::Plan;
 use super::{Gathered, Run, restore_md};
 use crate::commands::pointer::{self, Way};
-use crate::commands::{resolve, status};
+use crate::commands::{output, resolve, status};
 use crate::error::{Context as _, Error, Result};
 use crate::layout;
 use crate::manifest::{
@@ -274,6 +274,9 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
     }
 }
 
+/// Names in a line of the final summary; the manifest and RESTORE.md have all.
+const OMITTED_SHOWN: usize = 8;
+
 /// The final summary for people.
 pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
     let totals = &manifest.totals;
@@ -311,28 +314,18 @@ pub(super) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
         encrypted = if manifest.encryption.is_some() { ", encrypted" } else { "" },
         latest = if latest { "this run" } else { "not moved" },
     );
+    let skipped = manifest.skipped.iter().map(|s| (&*s.kind, format!("{}.{}", s.schema, s.name), &*s.reason));
+    let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));
+    let omitted = manifest.omitted.iter().map(|o| (&*o.kind, o.name.clone(), &*o.reason));
     for (title, lines) in [
-        (
-            "Skipped",
-            manifest
-                .skipped
-                .iter()
-                .map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason))
-                .collect::<Vec<_>>(),
-        ),
-        (
-            "Held, but not to be restored whole, for want of what was skipped",
-            manifest.dependents.iter().map(|d| format!("{} {}: {}", d.kind, d.name, d.reason)).collect(),
-        ),
-        (
-            "Outside of what a logical backup can hold",
-            manifest.omitted.iter().map(|o| format!("{} {}: {}", o.kind, o.name, o.reason)).collect(),
-        ),
+        ("Skipped", output::grouped(skipped, usize::MAX)),
+        ("Held, but not to be restored whole, for want of what was skipped", output::grouped(dependents, usize::MAX)),
+        ("Outside of what a logical backup can hold", output::grouped(omitted, OMITTED_SHOWN)),
     ] {
         if !lines.is_empty() {
             text.push_str(&format!("\n{title}:\n"));
             for line in lines {
-                text.push_str(&format!("  - {}\n", crate::archive::table_sql::in_comment(&line)));
+                text.push_str(&format!("  - {line}\n"));
             }
         }
     }

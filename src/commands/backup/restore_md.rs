@@ -9,7 +9,7 @@ use super::Run;
 use super::plan::Plan;
 use crate::archive::catalogue::{namespace, with_dependents};
 use crate::archive::table_sql::{in_comment, plain_or_quoted};
-use crate::commands::objects;
+use crate::commands::{objects, output};
 use crate::manifest::{Object, Omitted, Schema, Skipped};
 use crate::postgres::leader::Leader;
 use crate::seal::compress::Compression;
@@ -287,13 +287,9 @@ fn gaps(facts: &Facts<'_>) -> String {
         let name = in_comment(&dependent.name);
         text.push_str(&format!("- {} `{name}`: {}\n", dependent.kind, in_comment(&dependent.reason)));
     }
-    for omitted in facts.omitted {
-        text.push_str(&format!(
-            "- {} `{}`: {}\n",
-            omitted.kind,
-            in_comment(&omitted.name),
-            in_comment(&omitted.reason)
-        ));
+    let omitted = facts.omitted.iter().map(|o| (&*o.kind, format!("`{}`", o.name), &*o.reason));
+    for line in output::grouped(omitted, usize::MAX) {
+        text.push_str(&format!("- {line}\n"));
     }
     if facts.plan.skipped.is_empty() && facts.omitted.is_empty() && facts.skipped.is_empty() && facts.passwords {
         text.push_str("Nothing that was found.\n");

@@ -2,7 +2,7 @@
 
 use super::html::{self, text};
 use crate::commands::output;
-use crate::manifest::{Manifest, Schema, Table};
+use crate::manifest::{Manifest, Schema, Status, Table};
 
 /// From this many schemas with rows on, the details stay closed.
 const OPEN: usize = 1;
@@ -73,7 +73,8 @@ fn gaps(manifest: &Manifest) -> String {
                 row(&gap.kind, &name, &gap.reason)
             })
             .collect();
-        out.push_str("<h2>Skipped: the run is partial without these</h2>\n");
+        let is = if manifest.status == Status::Partial { "partial" } else { "complete" };
+        out.push_str(&format!("<h2>Skipped: the run is {is} without these</h2>\n"));
         out.push_str(&html::table("Skipped", &head, &rows));
     }
     out.push_str("<h2>Not in the backup, by design</h2>\n");
