@@ -243,7 +243,7 @@ pub async fn always_triggers(session: &Session, tables: &[String]) -> Result<Vec
 pub enum EventTriggers {
     /// There are none, or none with code that could wait for a lock.
     None,
-    /// Some fire unless `session_replication_role` is `replica`, which this role may set.
+    /// Some fire unless `session_replication_role` is `replica`, which this role, a superuser, can say.
     Avoidable,
     /// Some fire.
     Fire,
@@ -259,11 +259,9 @@ pub async fn event_triggers(session: &Session) -> Result<EventTriggers> {
     if enabled.is_empty() {
         return Ok(EventTriggers::None);
     }
-    let may = session.client.batch_execute("SET session_replication_role = replica").await;
-    if may.is_ok() {
-        execute(session, "RESET session_replication_role", doing).await?;
-    }
-    let avoidable = may.is_ok() && enabled.iter().all(|when| when == "O");
+    // Said in the startup packet, which a role that is merely allowed to SET it may not.
+    let superuser = strings(&session.client, "SELECT pg_catalog.current_setting('is_superuser')", doing).await?;
+    let avoidable = superuser.iter().any(|is| is == "on") && enabled.iter().all(|when| when == "O");
     Ok(if avoidable { EventTriggers::Avoidable } else { EventTriggers::Fire })
 }
 

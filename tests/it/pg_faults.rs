@@ -453,7 +453,7 @@ fn a_reader_that_is_stalled_without_end_is_found_out() {
     rig.cluster.install_extension(&pg::fixture("ext"));
     rig.cluster.psql(
         rig.database,
-        "CREATE EXTENSION pgstow_probe; UPDATE pg_extension SET extcondition = ARRAY['WHERE pg_sleep(1) IS NOT NULL'] WHERE extname = 'pgstow_probe'",
+        "CREATE EXTENSION pgstow_probe; UPDATE pg_extension SET extcondition = ARRAY['WHERE pg_sleep(1) IS NOT NULL', ''] WHERE extname = 'pgstow_probe'",
     );
     let mut quiet = rig.backup("quiet");
     let ended = Going::start(quiet.args(["--stall-timeout", "100ms", "--log", "pgstow=debug"])).end();

@@ -227,7 +227,7 @@ impl<'a> LeftOut<'a> {
 
 /// Event triggers that extensions brought would see every statement of post-data, and may refuse some.
 const SILENCE: &str = "\
-    # Event triggers of extensions stay silent meanwhile, where the role may say so.\n\
+    # Event triggers of extensions stay silent meanwhile, where the role is a superuser.\n\
     if [ \"$(psql -X -A -t -d \"$DB\" -c 'SHOW is_superuser')\" = on ]; then\n  \
       PGOPTIONS=\"$PGOPTIONS -c session_replication_role=replica\"\n\
     fi\n";
