@@ -1,26 +1,35 @@
 //! pgstow: complete logical backups of PostgreSQL and Supabase databases, streamed into object storage and restored.
 //!
-//! The components, each importing only from those below it:
+//! The rooms, from the top floor to the ground; a room imports only from floors below its own, and no two files import
+//! each other (`tests/architecture.rs` checks both):
 //!
-//! - [`cli`]: what a person may type (clap lives here only);
-//! - [`commands`]: one module a command; they put the parts below together;
-//! - [`pipeline`]: ordered parallel streaming of sealed frames into objects; sees bytes, never PostgreSQL;
-//! - [`postgres`]: sessions, leader, catalogue, COPY (tokio-postgres lives here only); never sees a store;
-//! - [`archive`]: pg_dump's custom format: composing, and a sequential reader; the text of a table's SQL file;
-//! - [`store`]: one contract, S3 (the AWS crates live in `store::s3` only) and directory;
-//! - [`seal`]: frames, compression, hashes, fingerprints;
-//! - [`manifest`], [`layout`]: what a run is and where its objects are;
-//! - [`progress`], [`shutdown`], [`error`]: what a person sees, how it ends.
+//! - [`cli`]: one verb a file: its flags, its call of the engine, its text and its JSON. The only place that knows clap,
+//!   a terminal and progress bars;
+//! - `drill`, `doctor`: prove a run; check what could stop the next one;
+//! - `restore`, `backup`, `verify`, `download`, `report`: the engines;
+//! - `objects`, `runs`: one object of a run, in both directions; the runs of a store;
+//! - `postgres`, [`store`]: connections, programs, the saved database and the target (tokio-postgres lives here only);
+//!   S3 (the AWS crates live in `store::s3` only) and directories;
+//! - `archive`, [`pipeline`], [`format`]: pg_dump's format; ordered parallel streaming of bytes; manifest and layout;
+//! - [`seal`], [`shutdown`]: frames, compression, encryption, hashes; how signals end a command;
+//! - `sql`, [`error`], `human`: names, quoting and statements; the one error; sizes, ages and lists for people.
 
-pub mod archive;
+pub(crate) mod archive;
+pub(crate) mod backup;
 pub mod cli;
-pub mod commands;
+pub(crate) mod doctor;
+pub(crate) mod download;
+pub(crate) mod drill;
 pub mod error;
-pub mod layout;
-pub mod manifest;
+pub mod format;
+pub(crate) mod objects;
 pub mod pipeline;
-pub mod postgres;
-pub mod progress;
+pub(crate) mod postgres;
+pub(crate) mod report;
+pub(crate) mod restore;
+pub(crate) mod runs;
 pub mod seal;
 pub mod shutdown;
+pub(crate) mod sql;
 pub mod store;
+pub(crate) mod verify;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use clap::Parser as _;
+use pgstow::cli::run::{self, Outcome};
 use pgstow::cli::{Cli, LogFormat};
-use pgstow::commands::{self, Outcome};
 use pgstow::error::{Error, Kind};
 use pgstow::shutdown::Shutdown;
 
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
             );
         }
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(pgstow::progress::LogWriter::default);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(pgstow::cli::progress::LogWriter::default);
     match cli.global.log_format {
         LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        commands::run(cli.command, cli.global, shutdown).await
+        run::run(cli.command, cli.global, shutdown).await
     });
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

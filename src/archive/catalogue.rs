@@ -12,29 +12,29 @@ use std::collections::{HashMap, HashSet};
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
-use super::order::referred_first;
+use crate::archive::order::referred_first;
 
 /// Oid of `pg_class`, the catalogue of relations.
-pub const PG_CLASS: u32 = 1259;
+pub(crate) const PG_CLASS: u32 = 1259;
 
 /// Which relation an object belongs to: (oid of its catalogue, its oid) to the relation's oid, for constraints,
 /// indexes, triggers, rules, policies, defaults, extended statistics and owned sequences.
-pub type Belongs = HashMap<(u32, u32), u32>;
+pub(crate) type Belongs = HashMap<(u32, u32), u32>;
 
 /// What an extension has to do with schemas: an archive of any of them holds its `EXTENSION` entry.
 #[derive(Debug, Clone, Default)]
-pub struct ExtensionReach {
+pub(crate) struct ExtensionReach {
     /// Oid of the extension.
-    pub oid: u32,
+    pub(crate) oid: u32,
     /// Names of schemas it owns, owns a relation in, or is installed into.
-    pub schemas: HashSet<String>,
+    pub(crate) schemas: HashSet<String>,
 }
 
 /// The whole database's table of contents.
 #[derive(Debug)]
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     /// Header and entries as pg_dump wrote them, with entries of our own added.
-    pub meta: ArchiveMetadata,
+    pub(crate) meta: ArchiveMetadata,
     /// For each entry, in order: the oid of the relation whose SQL file it belongs to.
     table_of: Vec<Option<u32>>,
 }
@@ -70,19 +70,19 @@ pub(crate) fn with_dependents(entries: &[Entry], found: &mut HashSet<i32>) {
 
 /// The oid an entry carries.
 #[must_use]
-pub fn oid(entry: &Entry) -> u32 {
+pub(crate) fn oid(entry: &Entry) -> u32 {
     number(&entry.oid)
 }
 
 /// The namespace of an entry; empty where it has none.
 #[must_use]
-pub fn namespace(entry: &Entry) -> &str {
+pub(crate) fn namespace(entry: &Entry) -> &str {
     entry.namespace.as_deref().unwrap_or_default()
 }
 
 /// The tag of an entry; empty where it has none.
 #[must_use]
-pub fn tag(entry: &Entry) -> &str {
+pub(crate) fn tag(entry: &Entry) -> &str {
     entry.tag.as_deref().unwrap_or_default()
 }
 
@@ -106,7 +106,7 @@ const fn is_database_wide(desc: &ObjectType) -> bool {
 impl Catalogue {
     /// Sorts the entries of `meta` by what they belong to.
     #[must_use]
-    pub fn new(meta: ArchiveMetadata, belongs: &Belongs) -> Self {
+    pub(crate) fn new(meta: ArchiveMetadata, belongs: &Belongs) -> Self {
         let by_id: HashMap<i32, usize> = meta.entries.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect();
         let mut table_of: Vec<Option<u32>> = Vec::with_capacity(meta.entries.len());
         for entry in &meta.entries {
@@ -128,7 +128,7 @@ impl Catalogue {
 
     /// Numbers of all entries by the relation they belong to, each list in order.
     #[must_use]
-    pub fn numbers_by_table(&self) -> HashMap<u32, Vec<usize>> {
+    pub(crate) fn numbers_by_table(&self) -> HashMap<u32, Vec<usize>> {
         let mut map: HashMap<u32, Vec<usize>> = HashMap::new();
         for (at, table) in self.table_of.iter().enumerate() {
             if let Some(table) = table {
@@ -140,13 +140,13 @@ impl Catalogue {
 
     /// The highest dump id, for numbering entries of our own.
     #[must_use]
-    pub fn last_dump_id(&self) -> i32 {
+    pub(crate) fn last_dump_id(&self) -> i32 {
         self.meta.entries.iter().map(|entry| entry.dump_id).max().unwrap_or(0)
     }
 
     /// Adds an entry of our own: one with rows or a sequence value behind the last entry of the data section, a
     /// definition before the first one, so that both stand after every extension and type.
-    pub fn add(&mut self, entry: Entry, table: Option<u32>) {
+    pub(crate) fn add(&mut self, entry: Entry, table: Option<u32>) {
         let is_data = |e: &Entry| e.section == Section::Data && !is_large_object(&e.desc);
         let at = if entry.section == Section::Data {
             self.meta.entries.iter().rposition(is_data).map(|last| last + 1)
@@ -164,7 +164,7 @@ impl Catalogue {
     /// exist before the rows, and each depends on what it refers to, so that a parallel `pg_restore` keeps that order.
     /// `refers` are (oid of the table that refers, oid of the other). pg_dump orders its own by foreign keys (`pg_dump.c`,
     /// `processExtensionTables`), but writes no such dependency, does not know ours, and puts tables in order of name.
-    pub fn order_rows(&mut self, of_extensions: &HashSet<u32>, refers: &[(u32, u32)]) {
+    pub(crate) fn order_rows(&mut self, of_extensions: &HashSet<u32>, refers: &[(u32, u32)]) {
         let entries = self.meta.entries.iter().enumerate();
         let places: Vec<usize> = entries.filter(|(_, e)| e.desc == ObjectType::TableData).map(|(at, _)| at).collect();
         let taken = places
@@ -186,7 +186,7 @@ impl Catalogue {
 
     /// Entries of `@database.dump`: all but rows and large objects.
     #[must_use]
-    pub fn database(&self) -> Vec<Entry> {
+    pub(crate) fn database(&self) -> Vec<Entry> {
         let blobs = self.large_object_ids();
         self.select(|entry| {
             entry.desc != ObjectType::TableData && !blobs.contains(&entry.dump_id) && !is_of_large_object(entry, &blobs)
@@ -195,7 +195,7 @@ impl Catalogue {
 
     /// Entries of `@large-objects.dump`: the prelude, the large objects and what is attached to them.
     #[must_use]
-    pub fn large_objects(&self) -> Vec<Entry> {
+    pub(crate) fn large_objects(&self) -> Vec<Entry> {
         let blobs = self.large_object_ids();
         self.select(|entry| {
             is_prelude(&entry.desc) || blobs.contains(&entry.dump_id) || is_of_large_object(entry, &blobs)
@@ -208,7 +208,7 @@ impl Catalogue {
     /// `BLOB METADATA` entry lists a group's oids in its definition, a line each, and the `BLOBS` entry that depends
     /// on it holds them.
     #[must_use]
-    pub fn large_object_blocks(&self) -> Vec<(i32, Vec<u32>)> {
+    pub(crate) fn large_object_blocks(&self) -> Vec<(i32, Vec<u32>)> {
         let single = || self.meta.entries.iter().filter(|e| e.desc == ObjectType::Blob).map(|e| number(tag(e)));
         let grouped: HashMap<i32, &Entry> =
             self.meta.entries.iter().filter(|e| e.desc == ObjectType::BlobMetadata).map(|e| (e.dump_id, e)).collect();
@@ -228,7 +228,7 @@ impl Catalogue {
     /// `extensions` are those whose reach includes the schema. ACL, comment and label of the schema itself are found
     /// by their tag (`SCHEMA name`), since `public` has no `SCHEMA` entry.
     #[must_use]
-    pub fn schema(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<Entry> {
+    pub(crate) fn schema(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<Entry> {
         let reaching: HashSet<u32> = extensions.iter().filter(|e| e.schemas.contains(schema)).map(|e| e.oid).collect();
         let own: HashSet<i32> = self
             .meta
@@ -240,7 +240,7 @@ impl Catalogue {
         let schema_entry = self.meta.entries.iter().find(|e| e.desc == ObjectType::Schema && tag(e) == schema);
         let schema_id: HashSet<i32> = schema_entry.map(|e| e.dump_id).into_iter().collect();
         let plain_tag = format!("SCHEMA {schema}");
-        let quoted_tag = format!("SCHEMA {}", super::table_sql::quote(schema));
+        let quoted_tag = format!("SCHEMA {}", crate::archive::table_sql::quote(schema));
         self.select(|entry| {
             if is_prelude(&entry.desc) || own.contains(&entry.dump_id) {
                 return true;
@@ -262,7 +262,7 @@ impl Catalogue {
 
     /// What a schema's archive refers to and does not hold: `schema "x"`, `extension "y"`, `role "z"`, sorted.
     #[must_use]
-    pub fn needs(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<String> {
+    pub(crate) fn needs(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<String> {
         let own = self.schema(schema, extensions);
         let held: HashSet<i32> = own.iter().map(|e| e.dump_id).collect();
         let by_id: HashMap<i32, &Entry> = self.meta.entries.iter().map(|e| (e.dump_id, e)).collect();

@@ -16,13 +16,13 @@ use crate::error::{Error, Result};
 
 /// What follows the rows in a table's data block, as pg_dump writes it: without it `pg_restore -f - | psql` restores
 /// no row.
-pub const END_OF_ROWS: &[u8] = b"\\.\n\n\n";
+pub(crate) const END_OF_ROWS: &[u8] = b"\\.\n\n\n";
 
 const BLOCK_DATA: u8 = 1;
 const BLOCK_BLOBS: u8 = 3;
 
 /// The head of an archive: header and table of contents with these entries, no data.
-pub fn head(like: &ArchiveMetadata, entries: Vec<Entry>) -> Result<Vec<u8>> {
+pub(crate) fn head(like: &ArchiveMetadata, entries: Vec<Entry>) -> Result<Vec<u8>> {
     let archive = ArchiveData {
         header: like.header.clone(),
         timestamp: like.timestamp.clone(),
@@ -41,14 +41,14 @@ pub fn head(like: &ArchiveMetadata, entries: Vec<Entry>) -> Result<Vec<u8>> {
 
 /// Writes the small pieces between the rows of data blocks.
 #[derive(Debug, Clone, Copy)]
-pub struct Framing {
+pub(crate) struct Framing {
     int_size: u8,
 }
 
 impl Framing {
     /// Framing for archives with the header of `like`.
     #[must_use]
-    pub const fn new(like: &ArchiveMetadata) -> Self {
+    pub(crate) const fn new(like: &ArchiveMetadata) -> Self {
         Self { int_size: like.header.int_size }
     }
 
@@ -59,24 +59,24 @@ impl Framing {
     }
 
     /// Begin of a table's block.
-    pub fn begin_data(self, out: &mut Vec<u8>, dump_id: i32) {
+    pub(crate) fn begin_data(self, out: &mut Vec<u8>, dump_id: i32) {
         out.push(BLOCK_DATA);
         self.int(out, dump_id.into());
     }
 
     /// Begin of a block of large objects.
-    pub fn begin_blobs(self, out: &mut Vec<u8>, dump_id: i32) {
+    pub(crate) fn begin_blobs(self, out: &mut Vec<u8>, dump_id: i32) {
         out.push(BLOCK_BLOBS);
         self.int(out, dump_id.into());
     }
 
     /// Begin of one large object.
-    pub fn blob(self, out: &mut Vec<u8>, oid: u32) {
+    pub(crate) fn blob(self, out: &mut Vec<u8>, oid: u32) {
         self.int(out, oid.cast_signed().into());
     }
 
     /// Length of the chunk that follows. A chunk may not be empty: length 0 ends the sequence.
-    pub fn chunk(self, out: &mut Vec<u8>, bytes: usize) -> Result<()> {
+    pub(crate) fn chunk(self, out: &mut Vec<u8>, bytes: usize) -> Result<()> {
         let length =
             i32::try_from(bytes).map_err(|error| Error::failed(format!("a chunk of {bytes} bytes: {error}")))?;
         self.int(out, length.into());
@@ -84,7 +84,7 @@ impl Framing {
     }
 
     /// The end marker of rows as a last chunk, and the end of the block.
-    pub fn end_rows(self, out: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn end_rows(self, out: &mut Vec<u8>) -> Result<()> {
         self.chunk(out, END_OF_ROWS.len())?;
         out.extend_from_slice(END_OF_ROWS);
         self.end(out);
@@ -92,7 +92,7 @@ impl Framing {
     }
 
     /// End of a table's block, of one large object, or of a block of large objects.
-    pub fn end(self, out: &mut Vec<u8>) {
+    pub(crate) fn end(self, out: &mut Vec<u8>) {
         self.int(out, 0);
     }
 }

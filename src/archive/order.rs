@@ -5,7 +5,11 @@ use std::hash::Hash;
 
 /// Puts what is referred to before what refers to it; all else stays in the order it came in. `refers` are pairs (what
 /// refers, what it refers to). In a circle, as it came.
-pub fn referred_first<T, K: Eq + Hash + Clone>(items: Vec<T>, key: impl Fn(&T) -> K, refers: &[(K, K)]) -> Vec<T> {
+pub(crate) fn referred_first<T, K: Eq + Hash + Clone>(
+    items: Vec<T>,
+    key: impl Fn(&T) -> K,
+    refers: &[(K, K)],
+) -> Vec<T> {
     let mut to: HashMap<&K, Vec<&K>> = HashMap::new();
     for (from, other) in refers {
         to.entry(from).or_default().push(other);

@@ -14,7 +14,7 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{CompressionAlgorithm, Entry, ObjectType, OffsetState};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::rows::Rows;
+use crate::archive::rows::Rows;
 use crate::error::{Context as _, Error, Result};
 use crate::seal::digest::Fingerprint;
 
@@ -22,7 +22,7 @@ use crate::seal::digest::Fingerprint;
 const BUFFER: usize = 256 * 1024;
 
 /// Receives the content of an archive in its order. An error ends the reading.
-pub trait Visitor {
+pub(crate) trait Visitor {
     /// The table of contents was read; blocks follow.
     fn contents(&mut self, _metadata: &ArchiveMetadata) -> Result<()> {
         Ok(())
@@ -43,7 +43,7 @@ pub trait Visitor {
 ///
 /// # Errors
 /// Kind `Damage` where the archive breaks the format's rules; errors of `input` and of the visitor unchanged.
-pub fn read<R: Read, V: Visitor>(input: R, visitor: &mut V) -> Result<ArchiveMetadata> {
+pub(crate) fn read<R: Read, V: Visitor>(input: R, visitor: &mut V) -> Result<ArchiveMetadata> {
     let mut input = Counted { inner: BufReader::with_capacity(BUFFER, input), at: 0 };
     let metadata = libpgdump::format::custom::read_metadata(&mut input).map_err(toc_error)?;
     check_head(&metadata)?;
@@ -211,35 +211,35 @@ impl<R: Read> Counted<R> {
 
 /// What the blocks of an archive hold.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// One for each block of rows, in order.
-    pub tables: Vec<TableRows>,
+    pub(crate) tables: Vec<TableRows>,
     /// Large objects of all blocks.
-    pub large_objects: LargeObjects,
+    pub(crate) large_objects: LargeObjects,
     rows: Rows,
     tail: Vec<u8>,
 }
 
 /// The rows of one `TABLE DATA` entry.
 #[derive(Debug, Clone)]
-pub struct TableRows {
+pub(crate) struct TableRows {
     /// Schema of the table.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Name of the table.
-    pub table: String,
+    pub(crate) table: String,
     /// The entry's `COPY` statement.
-    pub copy: Option<String>,
+    pub(crate) copy: Option<String>,
     /// The rows.
-    pub rows: Fingerprint,
+    pub(crate) rows: Fingerprint,
 }
 
 /// Large objects seen; the sum is the manifest's (`LargeObjects::digest`).
 #[derive(Clone, Default)]
-pub struct LargeObjects {
+pub(crate) struct LargeObjects {
     /// How many.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Bytes of their contents.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     sum: u128,
     open: Option<Box<Xxh3>>,
 }
@@ -256,7 +256,7 @@ impl std::fmt::Debug for LargeObjects {
 impl LargeObjects {
     /// `xxh3-128-sum:<32 hex>`.
     #[must_use]
-    pub fn digest(&self) -> String {
+    pub(crate) fn digest(&self) -> String {
         format!("xxh3-128-sum:{:032x}", self.sum)
     }
 }

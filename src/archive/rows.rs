@@ -9,7 +9,7 @@ use crate::seal::digest::Fingerprint;
 
 /// Rows of one table, fed in order.
 #[derive(Clone)]
-pub struct Rows {
+pub(crate) struct Rows {
     all: Fingerprint,
     open: Box<Xxh3>,
     open_bytes: u64,
@@ -33,7 +33,7 @@ impl Rows {
     /// Takes text up to and including the end marker's line; returns how many bytes were taken.
     ///
     /// All are taken unless the end marker was met; nothing is taken after it.
-    pub fn feed(&mut self, text: &[u8]) -> usize {
+    pub(crate) fn feed(&mut self, text: &[u8]) -> usize {
         let mut rest = text;
         while !self.ended && !rest.is_empty() {
             let Some(end) = memchr::memchr(b'\n', rest) else {
@@ -50,19 +50,19 @@ impl Rows {
 
     /// Rows so far; an unfinished row and the end marker are not counted.
     #[must_use]
-    pub const fn fingerprint(&self) -> &Fingerprint {
+    pub(crate) const fn fingerprint(&self) -> &Fingerprint {
         &self.all
     }
 
     /// Whether the end marker was met.
     #[must_use]
-    pub const fn ended(&self) -> bool {
+    pub(crate) const fn ended(&self) -> bool {
         self.ended
     }
 
     /// Whether the last byte taken ended a row (or nothing was taken).
     #[must_use]
-    pub const fn between_rows(&self) -> bool {
+    pub(crate) const fn between_rows(&self) -> bool {
         self.open_bytes == 0
     }
 

@@ -4,12 +4,12 @@
 //! Fed in pieces of any size, so a caller can look at the state between two pieces. Memory: one COPY statement
 //! (at most 1 MiB); rows and other statements are not held. `standard_conforming_strings` is on, as the file sets it.
 
-use super::rows::Rows;
+use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
 use crate::seal::digest::Fingerprint;
 
 /// How the last line of every SQL file begins; without it the file was cut off.
-pub const END: &str = "-- pgstow: end";
+pub(crate) const END: &str = "-- pgstow: end";
 
 /// 1,600 columns with names of 63 bytes, all of them quotes, make 208 KB.
 const LONGEST_COPY: usize = 1 << 20;
@@ -19,13 +19,13 @@ const LONGEST_END: usize = 1024;
 
 /// What a SQL file holds.
 #[derive(Debug, Clone)]
-pub struct Sql {
+pub(crate) struct Sql {
     /// Its `COPY ... FROM stdin;` statement, where it has one.
-    pub copy: Option<String>,
+    pub(crate) copy: Option<String>,
     /// Its rows.
-    pub rows: Fingerprint,
+    pub(crate) rows: Fingerprint,
     /// Its last line.
-    pub end: String,
+    pub(crate) end: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ enum State {
 
 /// A reader of one SQL file, fed in order.
 #[derive(Debug)]
-pub struct SqlReader {
+pub(crate) struct SqlReader {
     state: State,
     /// The last two bytes of plain text, newest first; 0 where something else stood.
     before: [u8; 2],
@@ -113,7 +113,7 @@ impl SqlReader {
     ///
     /// # Errors
     /// Kind `Damage`: a second COPY, text behind a COPY statement on its line, a statement too long to be one.
-    pub fn feed(&mut self, text: &[u8]) -> Result<()> {
+    pub(crate) fn feed(&mut self, text: &[u8]) -> Result<()> {
         let mut rest = text;
         loop {
             if self.state == State::Rows {
@@ -134,13 +134,13 @@ impl SqlReader {
     /// Rows read so far where the reader stands between two rows (also before the first and after the last),
     /// `None` anywhere else.
     #[must_use]
-    pub fn between_rows(&self) -> Option<u64> {
+    pub(crate) fn between_rows(&self) -> Option<u64> {
         (self.state == State::Rows && self.rows.between_rows()).then_some(self.rows.fingerprint().rows)
     }
 
     /// The `COPY ... FROM stdin;` statement, once it was read.
     #[must_use]
-    pub fn copy(&self) -> Option<&str> {
+    pub(crate) fn copy(&self) -> Option<&str> {
         self.copy.as_deref()
     }
 
@@ -148,7 +148,7 @@ impl SqlReader {
     ///
     /// # Errors
     /// Kind `Damage` when it ends inside a statement, a literal or the rows, or without its last line.
-    pub fn finish(mut self) -> Result<Sql> {
+    pub(crate) fn finish(mut self) -> Result<Sql> {
         match &self.state {
             State::Rows => return Err(Error::damage(r"ends inside the rows, without \.")),
             State::Plain | State::LiteralEnd { .. } | State::Command => {}

@@ -10,52 +10,52 @@
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, Section};
 
-use super::catalogue::{namespace, tag};
+use crate::archive::catalogue::{namespace, tag};
 
 /// Relation kind of a partitioned table in an entry (archive version 1.16 and newer).
 const PARTITIONED: char = 'p';
 
 /// The text before and after a table's rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableSql {
+pub(crate) struct TableSql {
     /// Everything up to and including the `COPY ... FROM stdin;` line, where there is one.
-    pub before: String,
+    pub(crate) before: String,
     /// Everything after the last row, beginning with the end marker where there are rows.
-    pub after: String,
+    pub(crate) after: String,
 }
 
 /// Says what the file is, in its first lines.
 #[derive(Debug, Clone, Copy)]
-pub struct Title<'a> {
+pub(crate) struct Title<'a> {
     /// Schema of the table.
-    pub schema: &'a str,
+    pub(crate) schema: &'a str,
     /// Name of the table.
-    pub table: &'a str,
+    pub(crate) table: &'a str,
     /// Words for the kind of relation, and its extension where it has one.
-    pub note: &'a str,
+    pub(crate) note: &'a str,
 }
 
 /// A name in double quotes.
 #[must_use]
-pub fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A text as an SQL literal, with standard-conforming strings on.
 #[must_use]
-pub fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
 /// A name as it may stand in a comment: on one line.
 #[must_use]
-pub fn in_comment(name: &str) -> String {
+pub(crate) fn in_comment(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Puts together the text around the rows from the entries of one table, in the order of the table of contents.
 #[must_use]
-pub fn compose(meta: &ArchiveMetadata, title: Title<'_>, entries: &[&Entry]) -> TableSql {
+pub(crate) fn compose(meta: &ArchiveMetadata, title: Title<'_>, entries: &[&Entry]) -> TableSql {
     let mut printer = Printer::new(meta);
     printer.header(title);
     let (main, acls, refreshes) = passes(entries);
@@ -233,7 +233,7 @@ fn dropped_name(entry: &Entry) -> Option<(&str, &str)> {
 /// A name without quotes where that is safe whatever the keywords of a version are: what is neither lower-case nor
 /// plain is quoted, and so is every name pg_dump might take for a keyword.
 #[must_use]
-pub fn plain_or_quoted(name: &str) -> String {
+pub(crate) fn plain_or_quoted(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if plain && !KEYWORDISH.contains(&name) { name.to_owned() } else { quote(name) }

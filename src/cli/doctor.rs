@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{EXIT_CODES, SourceArgs, duration};
+use crate::cli::{EXIT_CODES, SourceArgs, duration};
 
 /// `pgstow doctor`
 #[derive(Debug, Clone, Args)]

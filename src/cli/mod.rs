@@ -3,19 +3,30 @@
 //! Every flag `--foo-bar` is also `PGSTOW_FOO_BAR`; the database URL and the AWS settings have their usual names.
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
-mod doctor;
-mod runs;
-mod seal;
+pub(crate) mod completions;
+pub(crate) mod detect;
+pub(crate) mod diff;
+pub(crate) mod doctor;
+pub(crate) mod list;
+pub(crate) mod output;
+pub(crate) mod pin;
+pub mod progress;
+pub(crate) mod promote;
+pub mod run;
+pub(crate) mod runs;
+pub mod schema;
+pub(crate) mod seal;
+pub(crate) mod show;
+pub(crate) mod status;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-pub use doctor::Doctor;
-pub use runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
-pub use seal::{IdentityArgs, SealArgs};
-
+pub use crate::cli::doctor::Doctor;
+pub use crate::cli::runs::{Diff, Pin, Promote, Prune, Report, Status, Unpin};
+pub use crate::cli::seal::{IdentityArgs, SealArgs};
 use crate::pipeline::rate::BytesPerSecond;
 
 const EXIT_CODES: &str = "\

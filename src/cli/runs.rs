@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{EXIT_CODES, duration};
+use crate::cli::{EXIT_CODES, duration};
 
 /// `pgstow prune`
 #[derive(Debug, Clone, Args)]

@@ -38,7 +38,7 @@ fn object_size(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// What is no size, with examples.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size; write it like 50MB, 512MiB or 1.5GB");
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

@@ -11,7 +11,7 @@ const UNIT: usize = 1024;
 
 /// Bytes for all tasks, and a reserve that only the task being drained may use.
 #[derive(Debug, Clone)]
-pub struct Budget {
+pub(crate) struct Budget {
     shared: Arc<Semaphore>,
     shared_units: u32,
     reserve: Arc<Semaphore>,
@@ -21,11 +21,11 @@ pub struct Budget {
 
 /// A part of the budget; given back when dropped.
 #[derive(Debug)]
-pub struct Permit(OwnedSemaphorePermit);
+pub(crate) struct Permit(OwnedSemaphorePermit);
 
 impl Permit {
     /// Gives back what is not needed for `bytes` any more.
-    pub fn shrink_to(&mut self, bytes: usize) {
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.0.num_permits().saturating_sub(bytes.div_ceil(UNIT).max(1));
         drop(self.0.split(surplus));
     }
@@ -39,7 +39,7 @@ fn units(bytes: usize, most: u32) -> u32 {
 impl Budget {
     /// A budget of `shared` bytes for all and `reserve` bytes for the task whose number `head` says.
     #[must_use]
-    pub fn new(shared: usize, reserve: usize, head: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(shared: usize, reserve: usize, head: watch::Receiver<u64>) -> Self {
         let (shared_units, reserve_units) = (units(shared, u32::MAX / 4), units(reserve, u32::MAX / 4));
         Self {
             shared: Arc::new(Semaphore::new(shared_units as usize)),
@@ -52,7 +52,7 @@ impl Budget {
 
     /// Waits for room for `bytes` of task number `task`. Tasks wait in order of asking, but the task being drained
     /// never waits for another one's bytes.
-    pub async fn acquire(&self, task: u64, bytes: usize) -> Result<Permit> {
+    pub(crate) async fn acquire(&self, task: u64, bytes: usize) -> Result<Permit> {
         let mut head = self.head.clone();
         let from_reserve = async {
             let reached = head.wait_for(|now| *now >= task).await.is_ok();

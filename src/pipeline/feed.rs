@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-use super::budget::{Budget, Permit};
-use super::segment::Segment;
 use crate::error::{Error, Result};
+use crate::pipeline::budget::{Budget, Permit};
+use crate::pipeline::segment::Segment;
 use crate::seal::compress::Compression;
 use crate::seal::digest::Fingerprint;
 
@@ -17,17 +17,17 @@ const ITEMS: usize = 1024;
 
 /// One sealed frame of whole rows.
 #[derive(Debug)]
-pub struct Frame {
+pub(crate) struct Frame {
     /// The frame as it is stored.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// Rows, raw bytes and sums of the rows in it.
-    pub print: Fingerprint,
+    pub(crate) print: Fingerprint,
     _permit: Permit,
 }
 
 /// What a reader says about the chunk it is at; chunks of a task come one after the other.
 #[derive(Debug)]
-pub enum Item {
+pub(crate) enum Item {
     /// The next rows.
     Frame(oneshot::Receiver<Result<Frame>>),
     /// All rows of the chunk were sent.
@@ -39,7 +39,7 @@ pub enum Item {
 
 /// Hands out tasks in order.
 #[derive(Debug)]
-pub struct Intake<T> {
+pub(crate) struct Intake<T> {
     tasks: Mutex<(u64, VecDeque<T>, mpsc::UnboundedSender<mpsc::Receiver<Item>>)>,
     /// Those who take tasks.
     workers: u64,
@@ -48,7 +48,7 @@ pub struct Intake<T> {
 
 /// Seals segments.
 #[derive(Debug, Clone)]
-pub struct Sealer {
+pub(crate) struct Sealer {
     compression: Compression,
     budget: Budget,
     cores: Arc<Semaphore>,
@@ -56,31 +56,25 @@ pub struct Sealer {
 
 /// The reader's end of one task.
 #[derive(Debug)]
-pub struct Feed {
+pub(crate) struct Feed {
     task: u64,
     items: mpsc::Sender<Item>,
     seal: Sealer,
 }
 
 /// Receives the tasks' items in the order of the tasks.
-pub type Delivery = mpsc::UnboundedReceiver<mpsc::Receiver<Item>>;
+pub(crate) type Delivery = mpsc::UnboundedReceiver<mpsc::Receiver<Item>>;
 
 impl Sealer {
     /// Seals with this compression, within the budget, on at most `cores` threads at once.
     #[must_use]
-    pub fn new(compression: Compression, budget: Budget, cores: usize) -> Self {
+    pub(crate) fn new(compression: Compression, budget: Budget, cores: usize) -> Self {
         Self { compression, budget, cores: Arc::new(Semaphore::new(cores)) }
-    }
-
-    /// The compression frames are sealed with.
-    #[must_use]
-    pub const fn compression(&self) -> Compression {
-        self.compression
     }
 
     /// A feed outside any intake, for a chunk that is read when its turn to be drained has come.
     #[must_use]
-    pub fn direct(&self) -> (Feed, mpsc::Receiver<Item>) {
+    pub(crate) fn direct(&self) -> (Feed, mpsc::Receiver<Item>) {
         let (items, receiver) = mpsc::channel(ITEMS);
         // Task 0 has always been reached: the reserve is open to it.
         (Feed { task: 0, items, seal: self.clone() }, receiver)
@@ -90,19 +84,19 @@ impl Sealer {
 impl<T> Intake<T> {
     /// An intake over these tasks, in this order, for so many workers, and the delivery for the drain.
     #[must_use]
-    pub fn new(tasks: Vec<T>, workers: usize, seal: Sealer) -> (Self, Delivery) {
+    pub(crate) fn new(tasks: Vec<T>, workers: usize, seal: Sealer) -> (Self, Delivery) {
         let (deliver, delivery) = mpsc::unbounded_channel();
         (Self { tasks: Mutex::new((0, tasks.into(), deliver)), workers: workers as u64, seal }, delivery)
     }
 
     /// The next task and the feed to send its rows to; `None` when all are taken.
-    pub async fn next(&self) -> Option<(T, Feed)> {
+    pub(crate) async fn next(&self) -> Option<(T, Feed)> {
         self.take(0).await
     }
 
     /// As [`Self::next`], for a worker that has `depth` tasks in hand; also `None` while others may have fewer, and
     /// near the end, where what one worker has in hand another one could be reading.
-    pub async fn ahead(&self, depth: u64) -> Option<(T, Feed)> {
+    pub(crate) async fn ahead(&self, depth: u64) -> Option<(T, Feed)> {
         self.take(depth).await
     }
 
@@ -124,7 +118,7 @@ impl<T> Intake<T> {
 impl Feed {
     /// Sends the next rows of the current chunk: waits for memory, then for a core, and returns while they are being
     /// sealed.
-    pub async fn segment(&self, segment: Segment) -> Result<()> {
+    pub(crate) async fn segment(&self, segment: Segment) -> Result<()> {
         let mut permit = self.seal.budget.acquire(self.task, segment.bytes).await?;
         let core = Arc::clone(&self.seal.cores)
             .acquire_owned()
@@ -147,18 +141,18 @@ impl Feed {
     }
 
     /// Says that all rows of the current chunk were sent.
-    pub async fn end(&self) -> Result<()> {
+    pub(crate) async fn end(&self) -> Result<()> {
         self.send(Item::End).await
     }
 
     /// Says that the current chunk must be read by the leader's session, which need not send the segments with these
     /// hashes again.
-    pub async fn refused(&self, sent: Vec<u128>) -> Result<()> {
+    pub(crate) async fn refused(&self, sent: Vec<u128>) -> Result<()> {
         self.send(Item::Refused(sent)).await
     }
 
     /// Ends the chunk with an error, which the drain will return.
-    pub async fn failed(&self, error: Error) -> Result<()> {
+    pub(crate) async fn failed(&self, error: Error) -> Result<()> {
         let (done, sealed) = oneshot::channel();
         drop(done.send(Err(error)));
         self.send(Item::Frame(sealed)).await
@@ -166,7 +160,7 @@ impl Feed {
 
     /// True once nobody will read what is sent: the drain has ended, and why is for it to say.
     #[must_use]
-    pub fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.items.is_closed()
     }
 

@@ -3,14 +3,12 @@
 //!
 //! Law of motion: readers take tasks in order from an [`Intake`]; what they send is bounded by a [`budget::Budget`]
 //! of bytes; the task being drained always has memory reserved, so readers that ran ahead can never starve it. One
-//! place ([`crate::commands::backup`]) starts all tasks and waits for all of them.
+//! place ([`crate::backup`]) starts all tasks and waits for all of them.
 
-pub mod budget;
-pub mod drain;
-pub mod feed;
-mod output;
+pub(crate) mod budget;
+pub(crate) mod feed;
 pub mod rate;
 pub mod segment;
 
-pub use feed::{Feed, Intake};
-pub use segment::{Segment, Segmenter};
+pub(crate) use crate::pipeline::feed::{Feed, Intake};
+pub(crate) use crate::pipeline::segment::{Segment, Segmenter};

@@ -62,7 +62,7 @@ impl fmt::Display for BytesPerSecond {
 
 /// The bucket; clones share it. Without a limit it lets everything through.
 #[derive(Debug, Clone, Default)]
-pub struct Rate(Option<Arc<Bucket>>);
+pub(crate) struct Rate(Option<Arc<Bucket>>);
 
 #[derive(Debug)]
 struct Bucket {
@@ -73,7 +73,7 @@ struct Bucket {
 
 /// What one reader has read and not yet paid for. What is left when it is dropped is less than 64 KiB.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     rate: Rate,
     owed: u64,
 }
@@ -81,7 +81,7 @@ pub struct Meter {
 impl Rate {
     /// A bucket with that limit, if there is one.
     #[must_use]
-    pub fn new(limit: Option<BytesPerSecond>) -> Self {
+    pub(crate) fn new(limit: Option<BytesPerSecond>) -> Self {
         let bucket =
             |limit: BytesPerSecond| Bucket { bytes_per_second: limit.0, paid_until: Mutex::new(Instant::now()) };
         Self(limit.map(|limit| Arc::new(bucket(limit))))
@@ -89,7 +89,7 @@ impl Rate {
 
     /// A meter for one reader.
     #[must_use]
-    pub fn meter(&self) -> Meter {
+    pub(crate) fn meter(&self) -> Meter {
         Meter { rate: self.clone(), owed: 0 }
     }
 
@@ -115,7 +115,7 @@ impl Bucket {
 
 impl Meter {
     /// Counts bytes that were read, and waits where the limit asks for it. Safe to cancel.
-    pub async fn read(&mut self, bytes: usize) {
+    pub(crate) async fn read(&mut self, bytes: usize) {
         if self.rate.0.is_none() {
             return;
         }
@@ -126,7 +126,7 @@ impl Meter {
     }
 
     /// Pays the rest: at the end of what was read.
-    pub async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         if self.owed > 0 {
             self.rate.pay(std::mem::take(&mut self.owed)).await;
         }

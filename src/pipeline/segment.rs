@@ -21,16 +21,16 @@ const WHOLE_ROOM: usize = SEGMENT_BYTES + (64 << 10);
 
 /// Whole rows of COPY text.
 #[derive(Debug, Default)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// The text in order; each part is whole rows unless a row came in several messages.
-    pub parts: Vec<Bytes>,
+    pub(crate) parts: Vec<Bytes>,
     /// Bytes of all parts.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Gathers messages into segments.
 #[derive(Debug, Default)]
-pub struct Segmenter {
+pub(crate) struct Segmenter {
     small: BytesMut,
     segment: Segment,
     at_row_end: bool,
@@ -40,7 +40,7 @@ pub struct Segmenter {
 
 impl Segmenter {
     /// Takes one message of COPY text (PostgreSQL sends a row a message) and returns a segment when one is full.
-    pub fn push(&mut self, message: Bytes) -> Option<Segment> {
+    pub(crate) fn push(&mut self, message: Bytes) -> Option<Segment> {
         self.at_row_end = message.last() == Some(&b'\n');
         self.segment.bytes += message.len();
         if message.len() >= KEEP_BYTES {
@@ -64,7 +64,7 @@ impl Segmenter {
     }
 
     /// The rows left at the end of a chunk. `None` where there are none; an error text where the last row has no end.
-    pub fn finish(&mut self) -> Result<Option<Segment>, &'static str> {
+    pub(crate) fn finish(&mut self) -> Result<Option<Segment>, &'static str> {
         if self.segment.bytes == 0 {
             return Ok(None);
         }

@@ -13,9 +13,9 @@ use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 
-use super::compress::Compression;
-use super::decrypt::Identities;
 use crate::error::Error;
+use crate::seal::compress::Compression;
+use crate::seal::decrypt::Identities;
 
 /// One request to the operating system or the network client for this many bytes.
 pub const BUFFER: usize = 256 * 1024;

@@ -17,8 +17,8 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::io::{AsyncBufRead, AsyncRead};
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::decode::BUFFER;
 use crate::error::{Error, Result};
+use crate::seal::decode::BUFFER;
 
 /// Bytes at the begin of an object that hold its header and nonce, whatever the number of keys (`encrypt::MOST`).
 pub const HEAD_BYTES: u64 = 64 << 10;

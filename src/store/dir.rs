@@ -17,18 +17,18 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-use super::{Condition, ObjectInfo, OpenUpload, Put, check_key};
 use crate::error::{Context as _, Error, Result, without_secrets};
+use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key};
 
 /// Bytes a writer gathers before it touches the disk; a smaller object costs one file operation sequence.
-pub(super) const FLUSH_BYTES: usize = 1 << 20;
+pub(crate) const FLUSH_BYTES: usize = 1 << 20;
 const OWN: &str = ".pgstow-";
 const TEMPORARY: &str = ".pgstow-tmp-";
 const LOCK: &str = ".pgstow-lock";
 
 /// The directory.
 #[derive(Debug)]
-pub(super) struct Dir {
+pub(crate) struct Dir {
     root: PathBuf,
     /// File operations under way, which run to their end even when nobody waits for them any more.
     working: TaskTracker,
@@ -36,7 +36,7 @@ pub(super) struct Dir {
 
 impl Dir {
     /// Takes a path, or a `file://` URL without a host. `working` counts what is under way on other threads.
-    pub(super) fn open(name: &str, working: TaskTracker) -> Result<Self> {
+    pub(crate) fn open(name: &str, working: TaskTracker) -> Result<Self> {
         let path = match name.split_once("://") {
             None => name,
             Some(("file", path)) if path.starts_with('/') => path,
@@ -53,13 +53,13 @@ impl Dir {
     }
 
     /// Removes the lock of conditions; only for a directory that nobody else uses yet.
-    pub(super) fn remove_lock(root: &Path) {
+    pub(crate) fn remove_lock(root: &Path) {
         if let Err(error) = absent(fs::remove_file(root.join(LOCK))) {
             tracing::debug!("{}: {error}", root.display());
         }
     }
 
-    pub(super) fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
@@ -100,7 +100,7 @@ impl Dir {
         }
     }
 
-    pub(super) async fn check(&self) -> Result<()> {
+    pub(crate) async fn check(&self) -> Result<()> {
         let root = self.root.clone();
         self.run("open the directory", "", move || match fs::read_dir(root) {
             Ok(_entries) => Ok(()),
@@ -110,18 +110,18 @@ impl Dir {
         .await
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         let path = self.path(key)?;
         self.run("read", key, move || absent(fs::read(path).map(Bytes::from))).await
     }
 
-    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+    pub(crate) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         let path = self.path(key)?;
         let name = key.to_owned();
         self.run("look up", key, move || info(&path, name)).await
     }
 
-    pub(super) async fn read(&self, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
+    pub(crate) async fn read(&self, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
         let path = self.path(key)?;
         let start = range.start;
         let file = self
@@ -135,7 +135,7 @@ impl Dir {
         Ok(Box::pin(tokio::fs::File::from_std(file).take(length)))
     }
 
-    pub(super) async fn put(&self, key: &str, body: Bytes, condition: Condition) -> Result<Put> {
+    pub(crate) async fn put(&self, key: &str, body: Bytes, condition: Condition) -> Result<Put> {
         let path = self.path(key)?;
         let root = self.root.clone();
         self.run("write", key, move || {
@@ -158,7 +158,7 @@ impl Dir {
         .await
     }
 
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         let (root, wanted) = (self.root.clone(), prefix.to_owned());
         self.run("list", prefix, move || {
             let mut found = Vec::new();
@@ -173,7 +173,7 @@ impl Dir {
         .await
     }
 
-    pub(super) async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+    pub(crate) async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let (root, folder) = (self.root.clone(), folder_of(prefix).to_owned());
         self.run("list", prefix, move || {
             let mut names = Vec::new();
@@ -198,13 +198,13 @@ impl Dir {
         .await
     }
 
-    pub(super) async fn delete(&self, key: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, key: &str) -> Result<()> {
         check_key(key)?;
         self.delete_file(key).await
     }
 
     /// Deletes a file, temporary ones too, and the folders it leaves empty.
-    pub(super) async fn delete_file(&self, key: &str) -> Result<()> {
+    pub(crate) async fn delete_file(&self, key: &str) -> Result<()> {
         let path = self.path(key)?;
         let root = self.root.clone();
         self.run("delete", key, move || {
@@ -216,7 +216,7 @@ impl Dir {
         .await
     }
 
-    pub(super) async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
+    pub(crate) async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
         let (root, wanted) = (self.root.clone(), prefix.to_owned());
         self.run("list", prefix, move || {
             let mut found = Vec::new();
@@ -236,7 +236,7 @@ impl Dir {
 }
 
 /// One object on its way into the directory.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     dir: Arc<Dir>,
     key: String,
     temporary: Option<PathBuf>,
@@ -248,7 +248,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(dir: Arc<Dir>, key: &str, cleaners: TaskTracker) -> Self {
+    pub(crate) fn new(dir: Arc<Dir>, key: &str, cleaners: TaskTracker) -> Self {
         Self {
             dir,
             key: key.to_owned(),
@@ -261,7 +261,7 @@ impl Writer {
         }
     }
 
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<()> {
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<()> {
         if self.failed {
             return Err(Error::failed(format!("write {}: an earlier write failed", self.key)));
         }
@@ -298,7 +298,7 @@ impl Writer {
         result
     }
 
-    pub(super) async fn finish(mut self) -> Result<()> {
+    pub(crate) async fn finish(mut self) -> Result<()> {
         if self.failed {
             return Err(Error::failed(format!("write {}: an earlier write failed", self.key)));
         }
@@ -338,7 +338,7 @@ impl Writer {
             .await
     }
 
-    pub(super) async fn abort(mut self) {
+    pub(crate) async fn abort(mut self) {
         self.remove().await;
     }
 

@@ -5,10 +5,10 @@
 //! nothing. An object appears whole or not at all; what a dropped or failed writer leaves behind is removed by a tracked
 //! task that [`Store::drain`] waits for.
 
-mod dir;
+pub(crate) mod dir;
 pub mod probe;
-mod s3;
-mod writer;
+pub(crate) mod s3;
+pub(crate) mod writer;
 
 use std::ops::Range;
 use std::path::Path;
@@ -23,8 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli::StoreArgs;
 use crate::error::{Error, Result};
-
-pub use writer::{ObjectWriter, Plan, Stored, WriteError};
+pub use crate::store::writer::{ObjectWriter, Plan, Stored, WriteError};
 
 /// How long [`Store::drain`] waits at most: a shutdown must not hang on a dead network.
 const DRAIN: Duration = Duration::from_secs(5);

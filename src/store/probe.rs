@@ -1,7 +1,7 @@
 //! What a store can do, found by trying it on keys below `doctor/<random>/`: the words for it, and a directory's probe.
 //!
 //! Nothing here judges: what an ability means for a backup is the caller's to say. What a probe makes is noted in
-//! [`Litter`] before it is made, so that [`super::Store::tidy`] removes it whatever became of the probe.
+//! [`Litter`] before it is made, so that [`crate::store::Store::tidy`] removes it whatever became of the probe.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Condition, Put, Store};
 use crate::error::{Error, Result};
+use crate::store::{Condition, Put, Store};
 
 /// Content of a probe's small objects.
-pub(super) const SMALL: &[u8] = b"pgstow doctor tries what this store can do; this object may be deleted at any time\n";
+pub(crate) const SMALL: &[u8] = b"pgstow doctor tries what this store can do; this object may be deleted at any time\n";
 /// A name with the characters that runs have in their keys.
-pub(super) const ODD_NAME: &str = "a=2F@b.sql.zst";
+pub(crate) const ODD_NAME: &str = "a=2F@b.sql.zst";
 
 /// Whether an ability was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -83,15 +83,15 @@ impl Probe {
         self.ability(name).map_or(Seen::Unknown, |ability| ability.seen)
     }
 
-    pub(super) fn note(&mut self, name: &'static str, seen: Seen, detail: impl Into<String>) {
+    pub(crate) fn note(&mut self, name: &'static str, seen: Seen, detail: impl Into<String>) {
         self.abilities.push(Ability { name, seen, detail: detail.into(), denied: false, error: None });
     }
 
-    pub(super) fn denied(&mut self, name: &'static str, detail: &str) {
+    pub(crate) fn denied(&mut self, name: &'static str, detail: &str) {
         self.abilities.push(Ability { name, seen: Seen::No, detail: detail.to_owned(), denied: true, error: None });
     }
 
-    pub(super) fn fails(&mut self, name: &'static str, error: Error) {
+    pub(crate) fn fails(&mut self, name: &'static str, error: Error) {
         let detail = error.message().to_owned();
         self.abilities.push(Ability { name, seen: Seen::No, detail, denied: false, error: Some(error) });
     }
@@ -101,21 +101,21 @@ impl Probe {
 #[derive(Debug, Clone)]
 pub struct Litter {
     /// `doctor/<random>/`: everything of the probe is below it.
-    pub(super) folder: String,
+    pub(crate) folder: String,
     left: Arc<Mutex<Left>>,
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Left {
-    pub(super) keys: BTreeSet<String>,
+pub(crate) struct Left {
+    pub(crate) keys: BTreeSet<String>,
     /// Key and version, of a bucket that keeps versions.
-    pub(super) versions: BTreeSet<(String, String)>,
+    pub(crate) versions: BTreeSet<(String, String)>,
     /// Key and id.
-    pub(super) uploads: BTreeSet<(String, String)>,
+    pub(crate) uploads: BTreeSet<(String, String)>,
     /// When the last lock ends.
-    pub(super) locked_until: Option<SystemTime>,
+    pub(crate) locked_until: Option<SystemTime>,
     /// Folders that were not there before, the outermost first.
-    pub(super) folders: Vec<PathBuf>,
+    pub(crate) folders: Vec<PathBuf>,
 }
 
 impl Default for Litter {
@@ -125,21 +125,21 @@ impl Default for Litter {
 }
 
 impl Litter {
-    pub(super) fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.folder)
     }
 
-    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Left) -> T) -> T {
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Left) -> T) -> T {
         change(&mut self.left.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn now(&self) -> Left {
+    pub(crate) fn now(&self) -> Left {
         self.with(|left| left.clone())
     }
 }
 
 /// Tries a directory. The first failure to write or read ends it.
-pub(super) async fn directory(store: &Store, root: &Path, litter: &Litter) -> Probe {
+pub(crate) async fn directory(store: &Store, root: &Path, litter: &Litter) -> Probe {
     let mut probe = Probe::default();
     let absent: Vec<PathBuf> = root.ancestors().take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
     litter.with(|left| left.folders = absent.into_iter().rev().collect());
@@ -192,7 +192,7 @@ fn disk(root: &Path) -> std::io::Result<Disk> {
 }
 
 /// Removes a directory's litter; returns what is left all the same.
-pub(super) async fn tidy_directory(store: &Store, root: &Path, litter: &Litter) -> Vec<String> {
+pub(crate) async fn tidy_directory(store: &Store, root: &Path, litter: &Litter) -> Vec<String> {
     let mut remaining = Vec::new();
     let left = litter.now();
     for key in &left.keys {
@@ -207,7 +207,7 @@ pub(super) async fn tidy_directory(store: &Store, root: &Path, litter: &Litter) 
         }
     }
     if !left.folders.is_empty() {
-        super::dir::Dir::remove_lock(root);
+        crate::store::dir::Dir::remove_lock(root);
     }
     for folder in left.folders.iter().rev() {
         // Somebody else may have put something there meanwhile: then it stays.
@@ -218,10 +218,10 @@ pub(super) async fn tidy_directory(store: &Store, root: &Path, litter: &Litter) 
     remaining
 }
 
-pub(super) fn yes(seen: bool) -> Seen {
+pub(crate) fn yes(seen: bool) -> Seen {
     if seen { Seen::Yes } else { Seen::No }
 }
 
-pub(super) fn milliseconds(took: Duration) -> String {
+pub(crate) fn milliseconds(took: Duration) -> String {
     format!("{:.1} ms", took.as_secs_f64() * 1000.0)
 }

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::{dir, s3};
 use crate::error::Error;
 use crate::seal::decode::hex;
+use crate::store::{dir, s3};
 
 /// Bytes hashed before other tasks get a turn: under 1 ms with SHA instructions, 5 ms without.
 const HASH_STEP: usize = 1 << 20;
@@ -59,7 +59,7 @@ impl From<WriteError> for Error {
 }
 
 /// Writes one object. It appears when [`ObjectWriter::finish`] returns, and not at all otherwise: dropped unfinished,
-/// the writer removes what it left in a task that [`super::Store::drain`] waits for.
+/// the writer removes what it left in a task that [`crate::store::Store::drain`] waits for.
 ///
 /// Memory: up to one part of its own, and its share of the 32 MiB that all writers of a store may have in flight.
 pub struct ObjectWriter {
@@ -74,11 +74,11 @@ enum Sink {
 }
 
 impl ObjectWriter {
-    pub(super) fn dir(writer: dir::Writer) -> Self {
+    pub(crate) fn dir(writer: dir::Writer) -> Self {
         Self { sink: Sink::Dir(writer), hash: Sha256::new(), bytes: 0 }
     }
 
-    pub(super) fn s3(writer: s3::Writer) -> Self {
+    pub(crate) fn s3(writer: s3::Writer) -> Self {
         Self { sink: Sink::S3(Box::new(writer)), hash: Sha256::new(), bytes: 0 }
     }
 

@@ -38,11 +38,11 @@ fn the_checks_of_the_policy_hold_verbatim_after_a_download() {
         for schema in source.run.schemas() {
             let name = schema["name"].as_str().unwrap();
             assert!(detected.contains(&format!("{name}\n")), "{name:?} was not detected:\n{detected}");
-            let dump = pgstow::layout::schema_dump(name);
+            let dump = pgstow::format::layout::schema_dump(name);
             assert!(listed.lines().any(|line| line.ends_with(&format!(" {dump}"))), "{dump} is not in\n{listed}");
             assert!(found.lines().any(|line| line == format!("backups/latest/{dump}")), "{dump} is not in\n{found}");
             for table in schema["tables"].as_array().unwrap() {
-                let file = pgstow::layout::table_sql(name, table["name"].as_str().unwrap());
+                let file = pgstow::format::layout::table_sql(name, table["name"].as_str().unwrap());
                 assert!(
                     found.lines().any(|line| line == format!("backups/latest/{file}")),
                     "{file} is not in\n{found}"
@@ -78,7 +78,7 @@ fn parts_of_a_run_can_be_fetched_and_a_second_fetch_changes_nothing() {
     let odd = "Odd \"schema\"/with.dots";
     let one = fetch("one", &["--schema", odd]);
     assert!(
-        one.contains(&pgstow::layout::schema_dump(odd)) && !one.iter().any(|file| file.starts_with("kinds")),
+        one.contains(&pgstow::format::layout::schema_dump(odd)) && !one.iter().any(|file| file.starts_with("kinds")),
         "{one:?}"
     );
     let table = fetch("table", &["--table", "kinds.big"]);

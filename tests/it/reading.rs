@@ -109,7 +109,7 @@ impl Builder {
         let mut frames = vec![head.as_bytes()];
         frames.extend(pieces.iter().map(Vec::as_slice));
         frames.push(tail.as_bytes());
-        let stem = pgstow::layout::table_sql("s", name);
+        let stem = pgstow::format::layout::table_sql("s", name);
         let file = self.put(&stem, &frames);
         let mut table = json!({"name": name, "kind": "table", "rows": all.rows, "digest": all.digest(),
             "order": all.order(), "raw_bytes": all.bytes, "file": file});
@@ -125,7 +125,7 @@ impl Builder {
             let index = json!({"format": "pgstow/1", "schema": "s", "table": name,
                 "copy": format!("COPY {copy} FROM stdin;"), "pieces": list});
             let text = serde_json::to_vec(&index).unwrap();
-            table["index"] = self.store(&pgstow::layout::table_index("s", name), &text, text.len());
+            table["index"] = self.store(&pgstow::format::layout::table_index("s", name), &text, text.len());
         }
         table
     }

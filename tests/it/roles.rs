@@ -7,11 +7,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::judge;
 use crate::support::pg::{self, Cluster};
 use crate::support::process::output_with;
 use crate::support::program::{Run, backup, expect_code, expect_failure, files, pgstow, restore_as_told, story};
-use crate::support::tally;
+use crate::support::{judge, tally};
 
 /// Everything that can be unreadable, once, and what depends on it.
 const THINGS: &str = "

@@ -15,8 +15,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::S3;
 use crate::error::{Error, Result};
+use crate::store::s3::S3;
 
 /// First pause between attempts, doubled each time up to [`LONGEST`], with jitter: 8 attempts span about a minute.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -28,16 +28,16 @@ const ANSWER: u32 = 4;
 
 /// Why one request, or all attempts of it, failed.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
-    pub(super) status: Option<u16>,
-    pub(super) code: Option<String>,
+pub(crate) struct Failure {
+    pub(crate) status: Option<u16>,
+    pub(crate) code: Option<String>,
     message: String,
     /// Trying again makes sense.
-    pub(super) retry: bool,
+    pub(crate) retry: bool,
     /// The server may have done what was asked.
-    pub(super) ambiguous: bool,
+    pub(crate) ambiguous: bool,
     /// Made so far, this one included.
-    pub(super) attempts: u32,
+    pub(crate) attempts: u32,
 }
 
 impl Failure {
@@ -46,22 +46,22 @@ impl Failure {
     }
 
     /// A failure of our own that no second attempt mends.
-    pub(super) fn of(error: &dyn std::error::Error) -> Self {
+    pub(crate) fn of(error: &dyn std::error::Error) -> Self {
         Self::new(error.to_string(), false)
     }
 
     /// A stream that ended before its announced length.
-    pub(super) fn cut() -> Self {
+    pub(crate) fn cut() -> Self {
         Self::new("the connection was closed within the object", true)
     }
 
-    pub(super) fn corrupted() -> Self {
+    pub(crate) fn corrupted() -> Self {
         let mut failure = Self::new("the server's checksum of what it received is not that of what was sent", true);
         failure.ambiguous = false;
         failure
     }
 
-    pub(super) fn is_absent(&self) -> bool {
+    pub(crate) fn is_absent(&self) -> bool {
         match self.code.as_deref() {
             Some("NoSuchKey") => true,
             Some(_) => false,
@@ -70,17 +70,17 @@ impl Failure {
     }
 
     /// The server does not know what a header asks for.
-    pub(super) fn is_not_implemented(&self) -> bool {
+    pub(crate) fn is_not_implemented(&self) -> bool {
         self.status == Some(501) || self.code.as_deref() == Some("NotImplemented")
     }
 
     /// The credentials may not do that.
-    pub(super) fn is_denied(&self) -> bool {
+    pub(crate) fn is_denied(&self) -> bool {
         self.status == Some(403) || matches!(self.code.as_deref(), Some("AccessDenied" | "AllAccessDisabled"))
     }
 
     /// What the server said, in a few words: its code, else the status, else the message.
-    pub(super) fn brief(&self) -> String {
+    pub(crate) fn brief(&self) -> String {
         match (&self.code, self.status) {
             (Some(code), Some(status)) => format!("{code}, HTTP {status}"),
             (None, Some(status)) => format!("HTTP {status}"),
@@ -89,7 +89,7 @@ impl Failure {
     }
 
     /// The condition of a PUT was not met.
-    pub(super) fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         matches!(self.status, Some(409 | 412)) || self.is_absent()
     }
 }
@@ -123,7 +123,7 @@ where
 }
 
 /// An error's causes in one line: the SDK's own display ends before them, its debug form shows internals.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut texts = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -164,7 +164,7 @@ fn is_credentials(chain: &str) -> bool {
 
 impl S3 {
     /// Tries until it works; the failure becomes the error that a person reads.
-    pub(super) async fn tried<T, F, A>(&self, operation: &str, key: &str, attempts: u32, call: F) -> Result<T>
+    pub(crate) async fn tried<T, F, A>(&self, operation: &str, key: &str, attempts: u32, call: F) -> Result<T>
     where
         F: FnMut(u32) -> A,
         A: Future<Output = Result<T, Failure>>,
@@ -174,7 +174,7 @@ impl S3 {
 
     /// Tries until it works, makes no sense any more, or `attempts` are used; the call gets the number of attempts
     /// that came before.
-    pub(super) async fn tried_raw<T, F, A>(&self, attempts: u32, mut call: F) -> Result<T, Failure>
+    pub(crate) async fn tried_raw<T, F, A>(&self, attempts: u32, mut call: F) -> Result<T, Failure>
     where
         F: FnMut(u32) -> A,
         A: Future<Output = Result<T, Failure>>,
@@ -197,7 +197,7 @@ impl S3 {
     }
 
     /// Runs one request; gives up when not a byte moved for the stall timeout.
-    pub(super) async fn watch<T, E, A>(&self, progress: &Progress, request: A) -> Result<T, Failure>
+    pub(crate) async fn watch<T, E, A>(&self, progress: &Progress, request: A) -> Result<T, Failure>
     where
         A: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
@@ -206,7 +206,7 @@ impl S3 {
     }
 
     /// Like [`S3::watch`] with another patience.
-    pub(super) async fn watch_for<T, E, A>(
+    pub(crate) async fn watch_for<T, E, A>(
         &self,
         stall: Duration,
         progress: &Progress,
@@ -229,7 +229,7 @@ impl S3 {
     }
 
     /// The next bytes of an answer's body.
-    pub(super) async fn chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
+    pub(crate) async fn chunk(&self, body: &mut ByteStream) -> Result<Option<Bytes>, Failure> {
         match tokio::time::timeout(self.stall, body.next()).await {
             Ok(None) => Ok(None),
             Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
@@ -239,7 +239,7 @@ impl S3 {
     }
 
     /// The error a person reads: store, operation, key, the server's code and words, hints.
-    pub(super) fn error(&self, operation: &str, key: &str, failure: &Failure) -> Error {
+    pub(crate) fn error(&self, operation: &str, key: &str, failure: &Failure) -> Error {
         let mut text = format!("{}: {operation}", self.describe());
         if !key.is_empty() {
             text = format!("{text} {key}");
@@ -307,19 +307,19 @@ impl S3 {
 const TOO_LARGE: &str = "the provider's limit for one object is reached: `backup --max-object-size 50MB` stores larger ones in volumes of that size, or raise the limit there (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan)";
 
 /// What to do without credentials.
-pub(super) const fn client_hint() -> &'static str {
+pub(crate) const fn client_hint() -> &'static str {
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
 }
 
 /// Waits before the next attempt.
-pub(super) async fn pause(tries: u32) {
+pub(crate) async fn pause(tries: u32) {
     let longest = PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(LONGEST);
     tokio::time::sleep(longest.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
 }
 
 /// When the last byte of a request's body moved.
 #[derive(Debug, Clone)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     begun: Instant,
     shared: Arc<Moved>,
 }
@@ -353,14 +353,14 @@ impl Progress {
     }
 
     /// Slices the body after it is signed, and notes each slice taken.
-    pub(super) fn interceptor(&self, body: &Bytes) -> Slicer {
+    pub(crate) fn interceptor(&self, body: &Bytes) -> Slicer {
         Slicer { progress: self.clone(), body: body.clone() }
     }
 }
 
 /// See [`Progress::interceptor`].
 #[derive(Debug)]
-pub(super) struct Slicer {
+pub(crate) struct Slicer {
     progress: Progress,
     body: Bytes,
 }

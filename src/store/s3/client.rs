@@ -22,16 +22,16 @@ use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use super::attempt::{causes, client_hint};
 use crate::cli::{Checksums, StoreArgs};
 use crate::error::{Context as _, Error, Result};
+use crate::store::s3::attempt::{causes, client_hint};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// The region of stores that have none.
 const ANY_REGION: &str = "us-east-1";
 
 /// A client and its endpoint, if one is set.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     args: &StoreArgs,
     credentials: Option<(String, String)>,
 ) -> Result<(Client, Option<String>)> {

@@ -5,14 +5,13 @@
 //! No sub-resource (`?tagging`, `?acl`, ...) is ever asked for: Supabase Storage takes such a request for one of the
 //! object itself. Bodies are in memory with their SHA-256 signed: no aws-chunked framing, no trailers.
 
-mod attempt;
-mod client;
-mod multipart_probe;
-mod options;
-mod probe;
-mod read;
-mod request;
-mod upload;
+pub(crate) mod attempt;
+pub(crate) mod client;
+pub(crate) mod options;
+pub(crate) mod probe;
+pub(crate) mod read;
+pub(crate) mod request;
+pub(crate) mod upload;
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -27,16 +26,15 @@ use md5::{Digest as _, Md5};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 
-use self::attempt::{Failure, Progress};
-use super::{Condition, ObjectInfo, OpenUpload, Put, check_key};
 use crate::cli::StoreArgs;
 use crate::error::{Error, Result, without_secrets};
 use crate::seal::decode::hex;
-
-pub(super) use multipart_probe::tidy;
-pub(super) use options::Options;
-pub(super) use probe::probe;
-pub(super) use upload::Writer;
+use crate::store::s3::attempt::{Failure, Progress};
+pub(crate) use crate::store::s3::options::Options;
+pub(crate) use crate::store::s3::probe::multipart::tidy;
+pub(crate) use crate::store::s3::probe::probe;
+pub(crate) use crate::store::s3::upload::Writer;
+use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key};
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
 const IN_FLIGHT_BYTES: usize = 32 << 20;
@@ -52,7 +50,7 @@ const IS_MD5: u8 = 1;
 const NOT_MD5: u8 = 2;
 
 /// One bucket and prefix of a server.
-pub(super) struct S3 {
+pub(crate) struct S3 {
     client: Client,
     bucket: String,
     /// Empty, or ending in `/`.
@@ -70,7 +68,7 @@ pub(super) struct S3 {
 }
 
 impl S3 {
-    pub(super) async fn open(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
+    pub(crate) async fn open(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
         let (bucket, prefix) = name(&args.store)?;
         let options = Options::of(args)?;
         let (client, endpoint) = Box::pin(client::connect(args, credentials)).await?;
@@ -90,15 +88,15 @@ impl S3 {
         })
     }
 
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         format!("s3://{}/{}", self.bucket, self.prefix.trim_end_matches('/')).trim_end_matches('/').to_owned()
     }
 
-    pub(super) fn endpoint(&self) -> Option<&str> {
+    pub(crate) fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()
     }
 
-    pub(super) fn bucket(&self) -> (&str, &str) {
+    pub(crate) fn bucket(&self) -> (&str, &str) {
         (&self.bucket, &self.prefix)
     }
 
@@ -111,7 +109,7 @@ impl S3 {
         key.strip_prefix(&self.prefix)
     }
 
-    pub(super) async fn check(&self) -> Result<()> {
+    pub(crate) async fn check(&self) -> Result<()> {
         self.tried("open the store", "", self.attempts.min(CHECK_ATTEMPTS), |_tries| async {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1).send();
             self.watch(&Progress::default(), request).await
@@ -120,7 +118,7 @@ impl S3 {
         Ok(())
     }
 
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         let full = self.full(key)?;
         let body = self
             .tried_raw(self.attempts, |_tries| async {
@@ -140,7 +138,7 @@ impl S3 {
         }
     }
 
-    pub(super) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+    pub(crate) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         match self.head_raw(key).await {
             Ok(found) => Ok(Some(found)),
             // An answer to HEAD has no body: a missing bucket looks like a missing key.
@@ -166,11 +164,11 @@ impl S3 {
         })
     }
 
-    pub(super) async fn read(this: &Arc<Self>, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
+    pub(crate) async fn read(this: &Arc<Self>, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
         read::open(Arc::clone(this), key, range).await
     }
 
-    pub(super) async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<Put> {
+    pub(crate) async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<Put> {
         let full = self.full(key)?;
         let lost = AtomicU8::new(0);
         let stored = self
@@ -234,7 +232,7 @@ impl S3 {
         if known == IS_MD5 && !same { Err(Failure::corrupted()) } else { Ok(same) }
     }
 
-    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
@@ -256,7 +254,7 @@ impl S3 {
         }
     }
 
-    pub(super) async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+    pub(crate) async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
@@ -312,7 +310,7 @@ impl S3 {
         }
     }
 
-    pub(super) async fn delete(&self, key: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, key: &str) -> Result<()> {
         let full = self.full(key)?;
         let deleted = self
             .tried_raw(self.attempts, |_tries| async {
@@ -327,7 +325,7 @@ impl S3 {
         }
     }
 
-    pub(super) async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
+    pub(crate) async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
         let mut found = Vec::new();
         let mut marker: (Option<String>, Option<String>) = (None, None);
         loop {
@@ -360,7 +358,7 @@ impl S3 {
         }
     }
 
-    pub(super) async fn abort(&self, key: &str, id: &str) -> Result<()> {
+    pub(crate) async fn abort(&self, key: &str, id: &str) -> Result<()> {
         let full = self.full(key)?;
         let aborted = self
             .tried_raw(self.attempts, |_tries| async {

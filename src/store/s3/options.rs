@@ -15,22 +15,22 @@ use md5::{Digest as _, Md5};
 
 use crate::cli::{LockMode, Sse, StoreArgs};
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::format::layout;
 
 /// The settings of one store, checked.
 #[derive(Debug, Clone, Default)]
-pub(in crate::store) struct Options {
-    pub(super) encryption: Option<ServerSideEncryption>,
-    pub(super) key_id: Option<String>,
-    pub(super) storage_class: Option<StorageClass>,
-    pub(super) lock: Option<(ObjectLockMode, Duration)>,
+pub(crate) struct Options {
+    pub(crate) encryption: Option<ServerSideEncryption>,
+    pub(crate) key_id: Option<String>,
+    pub(crate) storage_class: Option<StorageClass>,
+    pub(crate) lock: Option<(ObjectLockMode, Duration)>,
     content_md5: bool,
 }
 
 impl Options {
     /// # Errors
     /// A usage error for settings that make no sense together.
-    pub(super) fn of(args: &StoreArgs) -> Result<Self> {
+    pub(crate) fn of(args: &StoreArgs) -> Result<Self> {
         if args.s3_sse_kms_key_id.is_some() && args.s3_sse != Some(Sse::AwsKms) {
             return Err(Error::usage("--s3-sse-kms-key-id names a key of KMS, and --s3-sse is not aws:kms")
                 .hint("add --s3-sse aws:kms, or leave the key out"));
@@ -65,7 +65,7 @@ impl Options {
     }
 
     /// A directory can keep none of these promises.
-    pub(in crate::store) fn refuse_for_directory(args: &StoreArgs) -> Result<()> {
+    pub(crate) fn refuse_for_directory(args: &StoreArgs) -> Result<()> {
         let given = [
             (args.s3_sse.is_some(), "--s3-sse"),
             (args.s3_object_lock_mode.is_some(), "--s3-object-lock-mode"),
@@ -82,7 +82,7 @@ impl Options {
     }
 
     /// Whether etags cannot be MD5 sums: those of objects under a KMS key never are.
-    pub(super) fn hides_md5(&self) -> bool {
+    pub(crate) fn hides_md5(&self) -> bool {
         self.encryption == Some(ServerSideEncryption::AwsKms)
     }
 
@@ -98,7 +98,7 @@ impl Options {
     }
 
     /// The headers of a PUT. `key` is relative to the prefix.
-    pub(super) fn put(&self, request: PutObjectFluentBuilder, key: &str, body: &[u8]) -> PutObjectFluentBuilder {
+    pub(crate) fn put(&self, request: PutObjectFluentBuilder, key: &str, body: &[u8]) -> PutObjectFluentBuilder {
         let (mode, until) = self.locked(key);
         request
             .set_server_side_encryption(self.encryption.clone())
@@ -110,7 +110,7 @@ impl Options {
     }
 
     /// The headers that begin an upload in parts. `key` is relative to the prefix.
-    pub(super) fn create(
+    pub(crate) fn create(
         &self,
         request: CreateMultipartUploadFluentBuilder,
         key: &str,
@@ -125,7 +125,7 @@ impl Options {
     }
 
     /// The headers of a part.
-    pub(super) fn part(&self, request: UploadPartFluentBuilder, body: &[u8]) -> UploadPartFluentBuilder {
+    pub(crate) fn part(&self, request: UploadPartFluentBuilder, body: &[u8]) -> UploadPartFluentBuilder {
         request.set_content_md5(self.md5(body))
     }
 
@@ -135,7 +135,7 @@ impl Options {
 }
 
 /// The value of a `Content-MD5` header.
-pub(super) fn content_md5(body: &[u8]) -> String {
+pub(crate) fn content_md5(body: &[u8]) -> String {
     base64::encode(Md5::digest(body))
 }
 

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
-use super::S3;
-use super::attempt::{Failure, Progress};
 use crate::error::{Error, Result};
+use crate::store::s3::S3;
+use crate::store::s3::attempt::{Failure, Progress};
 
 struct Reading {
     s3: Arc<S3>,
@@ -30,7 +30,7 @@ struct Answer {
     end: u64,
 }
 
-pub(super) async fn open(s3: Arc<S3>, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
+pub(crate) async fn open(s3: Arc<S3>, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
     let mut reading =
         Reading { s3, key: key.to_owned(), at: range.start, end: range.end, etag: None, answer: None, breaks: 0 };
     if range.is_empty() {
@@ -121,7 +121,7 @@ impl Reading {
             return Err(self.s3.error("read", &self.key, failure));
         }
         tracing::debug!(key = %self.key, at = self.at, "the stream broke, resuming");
-        super::attempt::pause(self.breaks).await;
+        crate::store::s3::attempt::pause(self.breaks).await;
         Ok(())
     }
 }

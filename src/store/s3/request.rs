@@ -6,13 +6,13 @@ use aws_sdk_s3::operation::upload_part::builders::UploadPartFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
-use super::S3;
-use super::attempt::{Failure, Progress};
 use crate::error::Error;
+use crate::store::s3::S3;
+use crate::store::s3::attempt::{Failure, Progress};
 
 impl S3 {
     /// A PUT as every object of this store gets it, without a condition.
-    pub(super) fn put_request(&self, full: &str, body: &Bytes) -> PutObjectFluentBuilder {
+    pub(crate) fn put_request(&self, full: &str, body: &Bytes) -> PutObjectFluentBuilder {
         let request = self
             .client
             .put_object()
@@ -24,7 +24,7 @@ impl S3 {
     }
 
     /// Begins an upload in parts as every object of this store gets it, once; its id.
-    pub(super) async fn begin_upload(&self, full: &str) -> Result<String, Failure> {
+    pub(crate) async fn begin_upload(&self, full: &str) -> Result<String, Failure> {
         let request = self
             .client
             .create_multipart_upload()
@@ -50,7 +50,7 @@ impl S3 {
     }
 
     /// One part as every object of this store gets it.
-    pub(super) fn part_request(&self, full: &str, id: &str, number: i32, body: &Bytes) -> UploadPartFluentBuilder {
+    pub(crate) fn part_request(&self, full: &str, id: &str, number: i32, body: &Bytes) -> UploadPartFluentBuilder {
         let request = self
             .client
             .upload_part()

@@ -10,10 +10,10 @@ use md5::{Digest as _, Md5};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::task::TaskTracker;
 
-use super::attempt::{Failure, Progress};
-use super::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::error::{Error, Result};
 use crate::seal::decode::hex;
+use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::store::{Condition, Plan, WriteError};
 
 /// Servers put large objects together before they answer: so many stall timeouts (10 minutes by default).
@@ -24,7 +24,7 @@ const FIRST_BUFFER: usize = 16 << 10;
 const LAST_DOUBLED: usize = 512 << 10;
 
 /// One object on its way.
-pub(in crate::store) struct Writer {
+pub(crate) struct Writer {
     s3: Arc<S3>,
     key: String,
     part_bytes: usize,
@@ -55,7 +55,7 @@ struct Part {
 }
 
 impl Writer {
-    pub(in crate::store) fn new(s3: Arc<S3>, key: &str, plan: Plan, cleaners: TaskTracker) -> Self {
+    pub(crate) fn new(s3: Arc<S3>, key: &str, plan: Plan, cleaners: TaskTracker) -> Self {
         let part_bytes = usize::try_from(part_bytes(plan.expected_bytes, s3.part_bytes, s3.max_parts));
         Self {
             part_bytes: part_bytes.unwrap_or(usize::MAX),
@@ -73,11 +73,11 @@ impl Writer {
         }
     }
 
-    pub(in crate::store) fn part_bytes(&self) -> u64 {
+    pub(crate) fn part_bytes(&self) -> u64 {
         self.part_bytes as u64
     }
 
-    pub(in crate::store) async fn write(&mut self, mut bytes: Bytes) -> Result<(), WriteError> {
+    pub(crate) async fn write(&mut self, mut bytes: Bytes) -> Result<(), WriteError> {
         self.usable()?;
         while !bytes.is_empty() {
             if self.buffer.len() == self.part_bytes {
@@ -169,7 +169,7 @@ impl Writer {
         Ok(())
     }
 
-    pub(in crate::store) async fn finish(mut self) -> Result<(), WriteError> {
+    pub(crate) async fn finish(mut self) -> Result<(), WriteError> {
         self.usable()?;
         if self.sent == 0 && self.buffer.len() <= SINGLE_PUT {
             let body = Bytes::from(std::mem::take(&mut self.buffer));
@@ -227,7 +227,7 @@ impl Writer {
                 }
                 return Err(s3.error("finish", &self.key, &failure));
             }
-            super::attempt::pause(tries).await;
+            crate::store::s3::attempt::pause(tries).await;
         }
     }
 
@@ -244,7 +244,7 @@ impl Writer {
         Ok(found.bytes == self.total && same)
     }
 
-    pub(in crate::store) async fn abort(mut self) {
+    pub(crate) async fn abort(mut self) {
         self.remove().await;
     }
 

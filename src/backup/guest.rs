@@ -1,0 +1,218 @@
+//! A run as a guest of the database it reads: it notices who waits because of it, and leaves in time.
+//!
+//! Two limits end a run cleanly (exit code 1, uploads aborted, no manifest): `--max-block`, how long another session
+//! may wait for a table because of our locks, and `--deadline`, how long the run may take at all. Both hold until the
+//! rows are stored; what is left then (a manifest and a pointer) takes a moment and no lock, and is not cut in two.
+//! Without `--max-block` waiting sessions are told and nothing else happens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::backup::drain::Counters;
+use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::source::detect::ServerInfo;
+use crate::postgres::source::waiters::{Waiter, Watcher};
+
+/// How often to look. A session that waits for less than that is none of our business.
+const POLL: Duration = Duration::from_secs(1);
+/// Connections of a run besides its readers and the watcher: leader, pg_dump or pg_dumpall, large objects.
+const BESIDES: i64 = 3;
+
+/// What ends a run before its time, and how far it got until then.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    started: Instant,
+    deadline: Option<Duration>,
+    max_block: Option<Duration>,
+    counters: Arc<Counters>,
+    schemas: AtomicUsize,
+    tables: AtomicUsize,
+    overstayed: watch::Sender<Option<Error>>,
+}
+
+/// Looks until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    _task: Option<AbortOnDropHandle<()>>,
+}
+
+impl Guest {
+    /// A guest that came at `started`.
+    pub(crate) fn new(
+        started: Instant,
+        deadline: Option<Duration>,
+        max_block: Option<Duration>,
+        counters: &Arc<Counters>,
+    ) -> Self {
+        Self {
+            started,
+            deadline,
+            max_block,
+            counters: Arc::clone(counters),
+            schemas: AtomicUsize::new(0),
+            tables: AtomicUsize::new(0),
+            overstayed: watch::channel(None).0,
+        }
+    }
+
+    /// How much there is to do, once it is known.
+    pub(crate) fn expect(&self, schemas: usize, tables: usize) {
+        self.schemas.store(schemas, Ordering::Relaxed);
+        self.tables.store(tables, Ordering::Relaxed);
+    }
+
+    /// Waits for the first limit that is reached and returns the error to end with.
+    pub(crate) async fn overstays(&self) -> Error {
+        let mut overstayed = self.overstayed.subscribe();
+        let blocked = async {
+            match overstayed.wait_for(Option::is_some).await {
+                Ok(error) => error.clone().unwrap_or_else(|| Error::failed("the watcher is gone")),
+                Err(_never_closed) => std::future::pending().await,
+            }
+        };
+        let late = async {
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until((self.started + deadline).into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            error = blocked => error,
+            () = late => self.late(),
+        }
+    }
+
+    fn late(&self) -> Error {
+        let deadline = humantime::format_duration(self.deadline.unwrap_or_default());
+        Error::failed(format!("the deadline of {deadline} is reached: {}; nothing was promoted", self.reached())).hint(
+            "give it more time (--deadline), more sessions (--jobs), or run it where no time limit cuts it; \
+             the run before is as it was",
+        )
+    }
+
+    /// How far the run got.
+    fn reached(&self) -> String {
+        let (schemas, tables) = (self.schemas.load(Ordering::Relaxed), self.tables.load(Ordering::Relaxed));
+        if tables == 0 && schemas == 0 {
+            return "the run was still locking tables and reading the catalogue".to_owned();
+        }
+        let done = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        // A schema that is written again counts twice.
+        let most = |n: u64, all: usize| n.min(all as u64);
+        format!(
+            "{} of {schemas} schemas and {} of {tables} tables were read, {} rows, {} of text",
+            most(done(&self.counters.schemas), schemas),
+            most(done(&self.counters.tables), tables),
+            indicatif::HumanCount(done(&self.counters.rows)),
+            indicatif::HumanBytes(done(&self.counters.raw)),
+        )
+    }
+
+    /// Begins to look for sessions that wait because of the run, where the server has a connection to spare for it.
+    pub(crate) fn watch(self: &Arc<Self>, info: &ConnInfo, server: &ServerInfo, look: Look) -> Watch {
+        if let Some(few) = too_few(server, look.jobs) {
+            tracing::warn!("{few}: nobody looks for sessions that wait for the backup's locks{}", self.without());
+            return Watch { _task: None };
+        }
+        let (guest, info) = (Arc::clone(self), info.clone());
+        let task = tokio::spawn(async move {
+            let watcher = match Watcher::connect(&info, look.connect_timeout, &look.run).await {
+                Ok(watcher) => watcher,
+                Err(error) => {
+                    tracing::warn!(
+                        "no connection to look for sessions that wait for the backup's locks{}: {error}",
+                        guest.without()
+                    );
+                    return;
+                }
+            };
+            if let Err(error) = guest.look(&watcher).await {
+                tracing::warn!(
+                    "no longer looking for sessions that wait for the backup's locks{}: {error}",
+                    guest.without()
+                );
+            }
+        });
+        Watch { _task: Some(AbortOnDropHandle::new(task)) }
+    }
+
+    fn without(&self) -> &'static str {
+        if self.max_block.is_some() { "; --max-block has no effect" } else { "" }
+    }
+
+    /// Looks again and again; ends with an error, or when somebody waited for too long.
+    async fn look(&self, watcher: &Watcher) -> Result<()> {
+        let mut since: HashMap<(i32, String), Instant> = HashMap::new();
+        let pause = self.max_block.map_or(POLL, |most| (most / 4).clamp(Duration::from_millis(50), POLL));
+        let mut ticks = tokio::time::interval(pause);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let waiters = watcher.waiters().await?;
+            let now = Instant::now();
+            let key = |waiter: &Waiter| (waiter.pid, waiter.table.clone());
+            since.retain(|known, _| waiters.iter().any(|waiter| key(waiter) == *known));
+            for waiter in &waiters {
+                let first = *since.entry(key(waiter)).or_insert_with(|| {
+                    tracing::warn!("somebody waits because of this backup: {}", told(waiter));
+                    now
+                });
+                let waited = now.duration_since(first);
+                if let Some(most) = self.max_block.filter(|most| waited >= *most) {
+                    self.overstayed.send_replace(Some(blocked(waiter, waited, most)));
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// What a watch needs to know.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// What the application names of the run's sessions end with.
+    pub(crate) run: String,
+    /// Longest time to connect.
+    pub(crate) connect_timeout: Duration,
+    /// Sessions that read.
+    pub(crate) jobs: u16,
+}
+
+fn told(waiter: &Waiter) -> String {
+    let Waiter { pid, table, who, statement, behind } = waiter;
+    let queue = match behind {
+        0 => String::new(),
+        1 => "; 1 more session waits behind it".to_owned(),
+        n => format!("; {n} more sessions wait behind it"),
+    };
+    format!("pid {pid} ({who}) waits for {table}: {statement}{queue}")
+}
+
+fn blocked(waiter: &Waiter, waited: Duration, most: Duration) -> Error {
+    let (waited, most) = (Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)), most);
+    Error::failed(format!("the backup gave way after {}: {}", humantime::format_duration(waited), told(waiter))).hint(
+        format!(
+            "that is --max-block {}: run the backup when no migration is running, or allow more",
+            humantime::format_duration(most)
+        ),
+    )
+}
+
+/// Says why a connection cannot be spared, where that can be known.
+fn too_few(server: &ServerInfo, jobs: u16) -> Option<String> {
+    // The leader's own connection is among those that were counted.
+    let needed = i64::from(jobs) + BESIDES;
+    let free = server.max_connections - server.reserved_connections - server.connections;
+    if free < needed {
+        return Some(format!("the server has {} connections to spare, the backup wants {needed} more", free.max(0)));
+    }
+    let limit = server.role_connection_limit;
+    (limit >= 0 && limit < needed + 1)
+        .then(|| format!("role {} may have {limit} connections, the backup wants {}", server.role, needed + 1))
+}

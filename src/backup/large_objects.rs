@@ -1,0 +1,167 @@
+//! `@large-objects.dump`: an archive with the large objects, in the blocks pg_dump's table of contents announces.
+
+use std::collections::HashSet;
+
+use bytes::{Bytes, BytesMut};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::archive::compose;
+use crate::archive::compose::Framing;
+use crate::backup::Run;
+use crate::backup::drain::Output;
+use crate::backup::plan::Plan;
+use crate::error::{Error, Result};
+use crate::format::layout;
+use crate::format::manifest::Object;
+use crate::pipeline::rate::Meter;
+use crate::postgres::source::large_objects::{Sink, read};
+use crate::postgres::source::leader::Leader;
+
+/// Contents are gathered into chunks and frames of about this size.
+const FRAME_BYTES: usize = 2 << 20;
+/// Times the whole object is written again when its connection is lost.
+const ATTEMPTS: u32 = 3;
+
+/// What was stored.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// The archive; `None` where there is no large object.
+    pub(crate) object: Option<Object>,
+    /// Objects in it.
+    pub(crate) count: u64,
+    /// Bytes of their contents.
+    pub(crate) bytes: u64,
+    /// Sum of their hashes.
+    pub(crate) digest: Option<String>,
+}
+
+/// Stores the large objects.
+pub(crate) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Done> {
+    let unreadable: HashSet<u32> = leader
+        .detection
+        .unreadable
+        .iter()
+        .filter(|u| u.kind == "large object")
+        .filter_map(|u| u.name.parse().ok())
+        .collect();
+    let mut blocks = plan.catalogue.large_object_blocks();
+    for (_, oids) in &mut blocks {
+        oids.retain(|oid| !unreadable.contains(oid));
+    }
+    if blocks.is_empty() {
+        return Ok(Done::default());
+    }
+    let mut attempt = 1;
+    loop {
+        match once(run, leader, plan, &blocks).await {
+            Ok(done) => return Ok(done),
+            Err((error, true)) if attempt < ATTEMPTS => {
+                tracing::warn!("{error}; reading the large objects again");
+                attempt += 1;
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// One attempt; an error says whether its connection was lost.
+async fn once(run: &Run, leader: &Leader, plan: &Plan, blocks: &[(i32, Vec<u32>)]) -> Result<Done, (Error, bool)> {
+    let readers = run.readers(leader);
+    let session = readers.on_snapshot().await.map_err(|error| (error, true))?;
+    let mut writer = Writer {
+        output: run.target.open(layout::LARGE_OBJECTS, 0).map_err(|error| (error, false))?,
+        framing: Framing::new(&plan.catalogue.meta),
+        between: Vec::new(),
+        data: BytesMut::new(),
+        hash: Xxh3::new(),
+        sum: 0,
+        count: 0,
+        bytes: 0,
+        meter: run.rate.meter(),
+    };
+    let writing = async {
+        let head = compose::head(&plan.catalogue.meta, plan.catalogue.large_objects())?;
+        writer.output.text(head).await?;
+        for (dump_id, oids) in blocks {
+            writer.framing.begin_blobs(&mut writer.between, *dump_id);
+            read(readers.patience(&session), oids, &mut writer).await?;
+            writer.framing.end(&mut writer.between);
+        }
+        writer.output.text(std::mem::take(&mut writer.between)).await?;
+        Ok::<(), Error>(())
+    };
+    if let Err(error) = writing.await {
+        return Err((error, session.is_closed()));
+    }
+    session.close().await;
+    let object = writer.output.finish().await.map_err(|error| (error.into(), false))?;
+    Ok(Done {
+        object: Some(object),
+        count: writer.count,
+        bytes: writer.bytes,
+        digest: Some(format!("xxh3-128-sum:{:032x}", writer.sum)),
+    })
+}
+
+struct Writer {
+    output: Output,
+    framing: Framing,
+    between: Vec<u8>,
+    data: BytesMut,
+    hash: Xxh3,
+    sum: u128,
+    count: u64,
+    bytes: u64,
+    meter: Meter,
+}
+
+impl Writer {
+    /// Writes the gathered bytes as one chunk, in a frame of their own.
+    async fn flush(&mut self) -> Result<()> {
+        let data: Bytes = self.data.split().freeze();
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.framing.chunk(&mut self.between, data.len())?;
+        if data.len() < FRAME_BYTES {
+            // Many small objects share a frame.
+            self.between.extend_from_slice(&data);
+            return if self.between.len() >= FRAME_BYTES { self.flush_between().await } else { Ok(()) };
+        }
+        self.flush_between().await?;
+        let raw = data.len() as u64;
+        let compression = self.output.compression();
+        let sealed = tokio::task::spawn_blocking(move || compression.frame(&[data])).await;
+        let frame = sealed.map_err(|error| Error::failed(format!("seal a large object: {error}")))??;
+        Ok(self.output.frame(frame, raw).await?)
+    }
+
+    async fn flush_between(&mut self) -> Result<()> {
+        Ok(self.output.text(std::mem::take(&mut self.between)).await?)
+    }
+}
+
+impl Sink for Writer {
+    async fn begin(&mut self, oid: u32) -> Result<()> {
+        self.framing.blob(&mut self.between, oid);
+        self.hash.reset();
+        self.hash.update(&oid.to_le_bytes());
+        self.count += 1;
+        Ok(())
+    }
+
+    async fn bytes(&mut self, data: &[u8]) -> Result<()> {
+        self.meter.read(data.len()).await;
+        self.hash.update(data);
+        self.bytes += data.len() as u64;
+        self.data.extend_from_slice(data);
+        if self.data.len() >= FRAME_BYTES { self.flush().await } else { Ok(()) }
+    }
+
+    async fn end(&mut self) -> Result<()> {
+        self.flush().await?;
+        self.sum = self.sum.wrapping_add(self.hash.digest128());
+        self.framing.end(&mut self.between);
+        Ok(())
+    }
+}

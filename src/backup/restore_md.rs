@@ -1,0 +1,299 @@
+//! RESTORE.md: how to restore this very run with the stock tools only. Its one `sh` block is a complete script that
+//! a test executes verbatim.
+
+use std::collections::HashSet;
+
+use libpgdump::ObjectType;
+
+use crate::archive::catalogue::{namespace, with_dependents};
+use crate::archive::table_sql::{in_comment, plain_or_quoted};
+use crate::backup::Run;
+use crate::backup::plan::Plan;
+use crate::cli::output;
+use crate::format::manifest::{Object, Omitted, Schema, Skipped};
+use crate::objects::read;
+use crate::postgres::source::leader::Leader;
+use crate::seal::compress::Compression;
+
+/// What the text is made from.
+pub(crate) struct Facts<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) leader: &'a Leader,
+    pub(crate) plan: &'a Plan,
+    pub(crate) schemas: &'a [Schema],
+    pub(crate) roles: &'a Object,
+    pub(crate) passwords: bool,
+    pub(crate) database: &'a Object,
+    pub(crate) large_objects: Option<&'a Object>,
+    pub(crate) skipped: &'a [Skipped],
+    pub(crate) omitted: &'a [Omitted],
+}
+
+/// The text.
+pub(crate) fn compose(facts: &Facts<'_>) -> String {
+    let server = &facts.leader.detection.server;
+    let (run, target) = (&facts.run.name, &facts.run.target);
+    let mut text = format!(
+        "# Restore run {run}\n\n\
+         Database `{}` of a PostgreSQL {} server, saved {} by pgstow {} with pg_dump {}.\n\n\
+         With pgstow: `pgstow download {run}{identity}` fetches and verifies everything. Without it, everything below works with\n\
+         psql and pg_restore (version {} or newer){}{} alone.\n\n",
+        in_comment(&server.database),
+        in_comment(&server.version),
+        facts.run.started.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        env!("CARGO_PKG_VERSION"),
+        facts.run.tools.version,
+        facts.run.tools.major,
+        match target.compression {
+            Compression::Zstd(_) => " and zstd",
+            Compression::Gzip(_) => " and gzip",
+            Compression::None => "",
+        },
+        if target.recipients.is_some() { " and age" } else { "" },
+        identity = if target.recipients.is_some() { " --identity FILE" } else { "" },
+    );
+    if let Some(recipients) = &target.recipients {
+        text.push_str(
+            "Everything but this page and `manifest.json` is encrypted with [age](https://age-encryption.org). The file\n\
+             with the secret key of one of these public keys opens it; without one nothing can be read:\n\n",
+        );
+        for name in recipients.names() {
+            text.push_str(&format!("- `{name}`\n"));
+        }
+        text.push('\n');
+    }
+    text.push_str(&fetch(facts));
+    text.push_str(&script(facts));
+    text.push_str(&parts(facts));
+    text.push_str(&gaps(facts));
+    text
+}
+
+fn fetch(facts: &Facts<'_>) -> String {
+    let (store, run) = (facts.run.target.store.describe(), &facts.run.name);
+    let how = if facts.run.target.store.local_path().is_some() {
+        format!("They are in `{store}/runs/{run}`.\n\n")
+    } else {
+        format!("For example:\n\n    aws s3 cp --recursive {store}/runs/{run}/ ./{run}/\n\n")
+    };
+    let mut text = format!(
+        "## 1. The files\n\nPut the files of this run into a folder, keeping their names. {how}\
+         `manifest.json` lists the SHA-256 of each: compare before you trust them.\n\n"
+    );
+    if facts.run.target.max_object_bytes.is_some() {
+        text.push_str(
+            "Files whose names end in a number are volumes of one file, cut to stay below a limit of the store: put\n\
+             together in order (`cat name.001 name.002 ...`), they are that file.\n\n",
+        );
+    }
+    text
+}
+
+/// The command that prints the plain content of an object; `$RUN` is the folder, `$KEY` the file with the secret key.
+fn print(facts: &Facts<'_>, object: &Object) -> String {
+    let (target, key) = (&facts.run.target, read::whole_key(object));
+    let file = format!("\"$RUN/{key}\"");
+    let mut steps = Vec::new();
+    if !object.volumes.is_empty() {
+        // Named by `seq`, not by a pattern: the shell's order of names is not that of numbers from 1000 on.
+        steps.push(format!("(cd \"$RUN\" && seq -f '{key}.%03.0f' 1 {} | xargs cat)", object.volumes.len()));
+    }
+    let argument = |steps: &Vec<String>| if steps.is_empty() { format!(" {file}") } else { String::new() };
+    if target.recipients.is_some() {
+        steps.push(format!("age -d -i \"$KEY\"{}", argument(&steps)));
+    }
+    match target.compression {
+        Compression::Zstd(_) => steps.push(format!("zstd -qdc{}", argument(&steps))),
+        Compression::Gzip(_) => steps.push(format!("gzip -dc{}", argument(&steps))),
+        Compression::None if steps.is_empty() => steps.push(format!("cat {file}")),
+        Compression::None => {}
+    }
+    steps.join(" | ")
+}
+
+fn script(facts: &Facts<'_>) -> String {
+    let encrypted = facts.run.target.recipients.is_some();
+    let (key_told, key_wanted) = if encrypted {
+        (
+            ", and the file with the secret key as `KEY`",
+            ": \"${KEY:?file with the secret key (AGE-SECRET-KEY-1...)}\"\n",
+        )
+    } else {
+        ("", "")
+    };
+    let left_out = LeftOut::of(facts.plan);
+    let (list, kept) = left_out.list();
+    let mut sh = format!(
+        "## 2. The whole database\n\n\
+         Make an empty database on a server with the same extensions available, and give its connection string as\n\
+         `DB`, the folder as `RUN`{key_told}. The role should be a superuser.\n\n\
+         ```sh\n\
+         set -euo pipefail\n\
+         : \"${{RUN:?folder with the files of this run}}\"\n\
+         : \"${{DB:?connection string of the empty database}}\"\n{key_wanted}\
+         export PGOPTIONS='-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0'\n\
+         work=$(mktemp -d)\n\
+         trap 'rm -rf \"$work\"' EXIT\n\n\
+         # Roles that are missing; those that exist are left as they are.\n\
+         HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(rolname) FROM pg_roles')\n\
+         export HAVE\n\
+         {roles} | awk '\n  \
+           BEGIN {{ n = split(ENVIRON[\"HAVE\"], have, \"\\n\") }}\n  \
+           {{ for (i = 1; i <= n; i++)\n      \
+             if ($0 == \"CREATE ROLE \" have[i] \";\" || index($0, \"ALTER ROLE \" have[i] \" \") == 1) next\n    \
+             print }}' | psql -X -q -d \"$DB\"\n\n\
+         # Definitions: extensions, schemas, types, functions, tables.\n\
+         {database} > \"$work/database.dump\"\n{list}\
+         pg_restore --exit-on-error{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
+         # Rows, schema by schema, those with rows of extensions first. Not in parallel: these rows need their order.\n",
+        roles = print(facts, facts.roles),
+        database = print(facts, facts.database),
+    );
+    for schema in facts.plan.rows_in_order.iter().filter_map(|number| facts.schemas.get(*number)) {
+        let print = print(facts, &schema.dump);
+        let kept = if left_out.rows_of.contains(schema.name.as_str()) {
+            // -Fc: pg_restore would open the pipe twice to find out the format.
+            sh.push_str(&format!("pg_restore -Fc -l <({print}) | kept > \"$work/kept-rows\"\n"));
+            " -L \"$work/kept-rows\""
+        } else {
+            ""
+        };
+        sh.push_str(&format!("{print} | pg_restore --exit-on-error{kept} --section=data -d \"$DB\"\n"));
+    }
+    if let Some(object) = facts.large_objects {
+        let print = print(facts, object);
+        sh.push_str(&format!("\n# Large objects.\n{print} | pg_restore --exit-on-error -d \"$DB\"\n"));
+    }
+    sh.push_str(&format!(
+        "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
+         pg_restore --exit-on-error{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
+         {silence}pg_restore --exit-on-error{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
+         # Settings, rights and comment of the database itself, under whatever name it has now.\n\
+         export NAME={name}\n\
+         pg_restore --create -l \"$work/database.dump\" |\n  \
+           grep -E '^[0-9]+; [0-9]+ [0-9]+ (DATABASE |(ACL|COMMENT|SECURITY LABEL) - DATABASE )' > \"$work/list\" || true\n\
+         pg_restore --create -L \"$work/list\" -f - \"$work/database.dump\" | awk '\n  \
+           !on {{ at = index($0, \" DATABASE \" ENVIRON[\"NAME\"] \" \")\n         \
+             on = at && /^(ALTER|GRANT|REVOKE|COMMENT|SECURITY)/ && !/ OWNER TO /\n         \
+             if (on) $0 = substr($0, 1, at) \"DATABASE :\\\"DBNAME\\\" \" substr($0, at + 11 + length(ENVIRON[\"NAME\"])) }}\n  \
+           on {{ print; open = (open + gsub(/\\047/, \"&\")) % 2; if (!open && /;$/) on = 0 }}' |\n  \
+           psql -X -q -v ON_ERROR_STOP=1 -d \"$DB\"\n\
+         psql -X -q -d \"$DB\" -c ANALYZE\n\
+         ```\n\n",
+        jobs = post_data_jobs(facts),
+        silence = if facts.plan.event_triggers { SILENCE } else { "" },
+        name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
+    ));
+    sh
+}
+
+/// What a partial run holds and cannot bring back, since it depends on what the run does not hold.
+struct LeftOut<'a> {
+    /// Dump ids, which are the same in every archive of a run; ascending.
+    ids: Vec<i32>,
+    /// Schemas whose archives hold rows of such tables.
+    rows_of: HashSet<&'a str>,
+}
+
+impl<'a> LeftOut<'a> {
+    fn of(plan: &'a Plan) -> Self {
+        let entries = &plan.catalogue.meta.entries;
+        let mut out: HashSet<i32> = plan.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();
+        with_dependents(entries, &mut out);
+        let rows = entries.iter().filter(|e| e.desc == ObjectType::TableData && out.contains(&e.dump_id));
+        let rows_of = rows.map(namespace).collect();
+        let mut ids: Vec<i32> = out.into_iter().collect();
+        ids.sort_unstable();
+        Self { ids, rows_of }
+    }
+
+    /// The lines of the script that list what `@database.dump` holds beside them, and the option that gives the list
+    /// to `pg_restore`; nothing where there is nothing to leave out.
+    fn list(&self) -> (String, &'static str) {
+        if self.ids.is_empty() {
+            return (String::new(), "");
+        }
+        let ids: Vec<String> = self.ids.iter().map(i32::to_string).collect();
+        let lines = format!(
+            "# Without what depends on what this run does not hold: see 4.\n\
+             kept() {{\n  \
+               awk -F ';' -v out='{}' 'BEGIN {{ n = split(out, ids, \" \"); for (i = 1; i <= n; i++) gone[ids[i]] }} !($1 in gone)'\n\
+             }}\n\
+             pg_restore -l \"$work/database.dump\" | kept > \"$work/kept\"\n",
+            ids.join(" ")
+        );
+        (lines, " -L \"$work/kept\"")
+    }
+}
+
+/// Event triggers that extensions brought would see every statement of post-data, and may refuse some.
+const SILENCE: &str = "\
+    # Event triggers of extensions stay silent meanwhile, where the role is a superuser.\n\
+    if [ \"$(psql -X -A -t -d \"$DB\" -c 'SHOW is_superuser')\" = on ]; then\n  \
+      PGOPTIONS=\"$PGOPTIONS -c session_replication_role=replica\"\n\
+    fi\n";
+
+/// Post-data runs in parallel unless indexes of partitions are attached: two `ALTER INDEX ... ATTACH PARTITION` of one
+/// tree at the same moment can both see the parent as incomplete and leave it invalid, and then a foreign key to it
+/// fails (seen with PostgreSQL 15, three levels of partitions, pg_restore -j 4). Nor where event triggers of extensions
+/// fire, whose locks two sessions can deadlock on (seen with those of the extension periods).
+fn post_data_jobs(facts: &Facts<'_>) -> &'static str {
+    let attached = facts.plan.catalogue.meta.entries.iter().any(|e| e.desc == libpgdump::ObjectType::IndexAttach);
+    if attached || facts.plan.event_triggers { "" } else { " -j 4" }
+}
+
+/// A text as one word of the shell.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn parts(facts: &Facts<'_>) -> String {
+    let suffix = facts.run.target.suffix();
+    let mut text = format!(
+        "## 3. Parts of it\n\n\
+         One table with its rows, indexes, constraints, policies and grants (types, functions and tables it refers to\n\
+         must exist): `<schema>/<table>.sql{suffix}`, for psql. One schema with its rows: `<schema>.dump{suffix}`, for\n\
+         pg_restore. What a schema's archive needs from elsewhere:\n\n"
+    );
+    for schema in facts.schemas {
+        let needs = if schema.needs.is_empty() { "nothing".to_owned() } else { schema.needs.join(", ") };
+        text.push_str(&format!("- `{}`: {}\n", read::whole_key(&schema.dump), in_comment(&needs)));
+    }
+    if let Some(schema) = facts.schemas.first() {
+        text.push_str(&format!(
+            "\nThis prints the plain archive of the first one:\n\n    {}\n",
+            print(facts, &schema.dump)
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+fn gaps(facts: &Facts<'_>) -> String {
+    let mut text = String::from("## 4. What is not in this run\n\n");
+    if !facts.passwords {
+        text.push_str("- role passwords: the role that made the backup may not read `pg_authid`. Set them with `ALTER ROLE ... PASSWORD`.\n");
+    }
+    for skipped in facts.skipped {
+        let name = in_comment(&format!("{}.{}", skipped.schema, skipped.name));
+        text.push_str(&format!("- {} `{name}`: {}\n", skipped.kind, in_comment(&skipped.reason)));
+    }
+    if !facts.plan.dependents.is_empty() {
+        text.push_str(
+            "\nThese are in the run, but depend on what is not. The script above leaves them out, as `pgstow restore` does: \
+             restoring them ends with the errors told here.\n\n",
+        );
+    }
+    for dependent in &facts.plan.dependents {
+        let name = in_comment(&dependent.name);
+        text.push_str(&format!("- {} `{name}`: {}\n", dependent.kind, in_comment(&dependent.reason)));
+    }
+    let omitted = facts.omitted.iter().map(|o| (&*o.kind, format!("`{}`", o.name), &*o.reason));
+    for line in output::grouped(omitted, usize::MAX) {
+        text.push_str(&format!("- {line}\n"));
+    }
+    if facts.plan.skipped.is_empty() && facts.omitted.is_empty() && facts.skipped.is_empty() && facts.passwords {
+        text.push_str("Nothing that was found.\n");
+    }
+    text
+}

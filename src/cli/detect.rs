@@ -1,0 +1,152 @@
+//! `pgstow detect`: what a run would cover, and what the role cannot read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
+
+use crate::cli::run::Outcome;
+use crate::cli::{Detect, Global};
+use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::session::Session;
+use crate::postgres::source::detect::{Detection, Relation, detect};
+use crate::shutdown::Shutdown;
+
+/// Runs the command. What cannot be read is part of the answer, not a failure.
+///
+/// # Errors
+/// When the database cannot be reached or looked at.
+pub(crate) async fn run(arguments: Detect, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let info = ConnInfo::resolve(arguments.source.database_url.as_deref())?;
+    let look = async {
+        let session = Session::connect_unpooled(&info, arguments.source.connect_timeout, "detect").await?;
+        let detection = detect(&session.client).await?;
+        session.close().await;
+        Ok::<_, Error>(detection)
+    };
+    let detection = tokio::select! {
+        detection = look => detection?,
+        error = shutdown.requested() => return Err(error),
+    };
+    let text = if arguments.schemas {
+        names(&detection, global.json)?
+    } else if global.json {
+        document(&detection)?
+    } else {
+        table(&detection)
+    };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever read the output has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Outcome::Done),
+        Err(error) => Err(Error::from(error).context("write to stdout")),
+        Ok(()) => Ok(Outcome::Done),
+    }
+}
+
+fn document(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::failed(format!("write JSON: {error}")))?;
+    Ok(text + "\n")
+}
+
+fn names(detection: &Detection, json: bool) -> Result<String> {
+    let names: Vec<&str> = detection.schemas.iter().map(|schema| schema.name.as_str()).collect();
+    if json { document(&names) } else { Ok(names.join("\n") + if names.is_empty() { "" } else { "\n" }) }
+}
+
+/// The text for people: one line a schema, then what cannot be read and what a dump cannot hold.
+fn table(detection: &Detection) -> String {
+    let server = &detection.server;
+    let mut by_schema: BTreeMap<&str, Vec<&Relation>> = BTreeMap::new();
+    for relation in &detection.relations {
+        by_schema.entry(&relation.schema).or_default().push(relation);
+    }
+    let width = detection.schemas.iter().map(|schema| one_line(&schema.name).chars().count()).max().unwrap_or(0).max(6);
+    let mut lines = vec![
+        format!(
+            "PostgreSQL {}, database {}, role {}{}",
+            server.version,
+            one_line(&server.database),
+            one_line(&server.role),
+            if server.superuser { " (superuser)" } else { "" }
+        ),
+        String::new(),
+        format!(
+            "{:width$}  {:>7}  {:>9}  {:>12}  {:>10}  {}",
+            "schema", "tables", "sequences", "rows (est.)", "size", "notes"
+        ),
+    ];
+    for schema in &detection.schemas {
+        let relations = by_schema.get(schema.name.as_str()).map_or(&[][..], Vec::as_slice);
+        let mut notes = Vec::new();
+        let mut extensions: Vec<&str> = relations.iter().filter_map(|relation| relation.extension.as_deref()).collect();
+        extensions.extend(schema.extension.as_deref());
+        extensions.sort_unstable();
+        extensions.dedup();
+        if !extensions.is_empty() {
+            notes.push(format!("extension {}", extensions.join(", ")));
+        }
+        let unreadable = relations.iter().filter(|relation| relation.unreadable.is_some()).count();
+        if unreadable > 0 {
+            notes.push(format!("{unreadable} unreadable"));
+        }
+        notes.extend(schema.note.clone());
+        lines.push(row(&one_line(&schema.name), width, relations.iter().copied(), &notes.join("; ")));
+    }
+    lines.push(row(
+        "total",
+        width,
+        detection.relations.iter(),
+        &format!("{} schemas, {} large objects", detection.schemas.len(), detection.large_objects),
+    ));
+    if !detection.unreadable.is_empty() {
+        lines.extend([
+            String::new(),
+            format!("unreadable by {} ({}), and the cure:", one_line(&server.role), detection.unreadable.len()),
+        ]);
+        for item in &detection.unreadable {
+            let name = if item.schema.is_empty() || item.kind == "schema" {
+                item.name.clone()
+            } else {
+                format!("{}.{}", item.schema, item.name)
+            };
+            lines.push(format!("  {} {}: {}", item.kind, one_line(&name), item.reason));
+            lines.push(format!("      {}", item.cure));
+        }
+    }
+    if !detection.omitted.is_empty() {
+        lines.extend([String::new(), "not part of any dump by this role:".to_owned()]);
+        lines.extend(
+            detection.omitted.iter().map(|item| format!("  {} {}: {}", item.kind, one_line(&item.name), item.reason)),
+        );
+    }
+    lines.join("\n") + "\n"
+}
+
+fn row<'a>(name: &str, width: usize, relations: impl Iterator<Item = &'a Relation>, notes: &str) -> String {
+    let (mut tables, mut sequences, mut rows, mut bytes) = (0_u64, 0_u64, 0_i64, 0_i64);
+    for relation in relations {
+        if relation.relkind == 'S' {
+            sequences += 1;
+        } else {
+            tables += 1;
+        }
+        rows = rows.saturating_add(if relation.relkind == 'p' { 0 } else { relation.estimated_rows });
+        bytes = bytes.saturating_add(relation.bytes);
+    }
+    let size = indicatif::BinaryBytes(u64::try_from(bytes).unwrap_or(0)).to_string();
+    format!("{name:width$}  {tables:>7}  {sequences:>9}  {rows:>12}  {size:>10}  {notes}").trim_end().to_owned()
+}
+
+/// A name that cannot break the line or the terminal.
+fn one_line(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in name.chars() {
+        if c.is_control() {
+            // Writing into a String does not fail.
+            let _written = write!(text, "{}", c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}

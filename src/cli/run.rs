@@ -1,0 +1,72 @@
+//! Starts the engine of the command that was asked for and says how it ended.
+
+use crate::cli::{Command, Global, completions, detect, diff, list, pin, promote, schema, show, status};
+use crate::error::{Error, Result};
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done. Exit 0.
+    Done,
+    /// What was asked about is not as it should be, and stdout said so. Exit 1.
+    Failed,
+    /// Done, but partial. Exit 3.
+    Partial,
+    /// Damage or a difference was found and reported. Exit 4.
+    Damage,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// What the command failed with; `main` prints it and decides the exit code.
+pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result<Outcome> {
+    match command {
+        // Watches the signals itself: what it has open must be aborted first.
+        Command::Backup(arguments) => Box::pin(crate::backup::run(arguments, &global, &shutdown)).await,
+        Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
+        Command::Doctor(arguments) => Box::pin(crate::doctor::run(arguments, &global, &shutdown)).await,
+        Command::Drill(arguments) => Box::pin(crate::drill::run(arguments, &global, &shutdown)).await,
+        Command::Restore(arguments) => Box::pin(crate::restore::run(arguments, &global, &shutdown)).await,
+        Command::Verify(arguments) => Box::pin(crate::verify::run(&arguments, &global, &shutdown)).await,
+        other => tokio::select! {
+            result = Box::pin(dispatch(other, global)) => result,
+            error = shutdown.requested() => Err(error),
+        },
+    }
+}
+
+async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
+    let json = global.json;
+    let done = |()| Outcome::Done;
+    match command {
+        Command::List(_) => list::run(&Store::open(&global.store).await?, json).await.map(done),
+        Command::Show(arguments) => show::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Download(arguments) => {
+            crate::download::run(&Store::open(&global.store).await?, &arguments, json).await
+        }
+        Command::Diff(arguments) => diff::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Status(arguments) => status::run(&Store::open(&global.store).await?, &arguments, json).await,
+        Command::Report(arguments) => {
+            crate::report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
+        }
+        Command::Prune(arguments) => {
+            crate::runs::retention::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
+        }
+        Command::Pin(arguments) => pin::pin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Unpin(arguments) => pin::unpin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Promote(arguments) => {
+            promote::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
+        }
+        Command::Schema(_) => schema::run().map(done),
+        Command::Completions(arguments) => completions::run(&arguments).map(done),
+        Command::Backup(_)
+        | Command::Detect(_)
+        | Command::Doctor(_)
+        | Command::Drill(_)
+        | Command::Restore(_)
+        | Command::Verify(_) => Err(Error::failed("a command was dispatched twice")),
+    }
+}

@@ -1,0 +1,200 @@
+//! `pgstow show`: one manifest, for people or as it is.
+
+use std::fmt::Write as _;
+
+use crate::cli::{Show, output};
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, Schema, Status};
+use crate::runs::find;
+use crate::store::Store;
+
+/// Shows a run.
+pub(crate) async fn run(store: &Store, arguments: &Show, json: bool) -> Result<()> {
+    let found = find::run(store, &arguments.run).await?;
+    let mut manifest = found.manifest;
+    if let Some(wanted) = &arguments.schema {
+        let known: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
+        if !known.contains(&wanted.as_str()) {
+            return Err(unknown("schema", wanted, &known));
+        }
+        manifest.schemas.retain(|schema| &schema.name == wanted);
+    }
+    if json {
+        if arguments.schema.is_some() {
+            return output::print_json(&manifest.schemas.first());
+        }
+        // The very bytes, so that fields this version does not know are shown too.
+        return output::print(&format!("{}\n", String::from_utf8_lossy(&found.bytes).trim_end()));
+    }
+    let text = match (&arguments.schema, manifest.schemas.first()) {
+        (Some(_), Some(schema)) => one_schema(schema),
+        _ => whole(&manifest),
+    };
+    output::print(&text)
+}
+
+/// An error for a name the run does not have, with the names that look like it.
+pub(crate) fn unknown(what: &str, wanted: &str, known: &[&str]) -> Error {
+    let mut near: Vec<(usize, &str)> = known.iter().map(|name| (distance(wanted, name), *name)).collect();
+    near.sort_unstable();
+    let near: Vec<String> =
+        near.iter().take_while(|(far, _)| *far <= 3).take(3).map(|(_, name)| format!("{name:?}")).collect();
+    let error = Error::usage(format!("no {what} {wanted:?} in this run"));
+    if near.is_empty() {
+        error.hint("`pgstow show` prints what the run holds")
+    } else {
+        error.hint(format!("did you mean {}?", near.join(" or ")))
+    }
+}
+
+/// Edit distance (Levenshtein), upper and lower case alike.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for (row, from) in a.to_lowercase().chars().enumerate() {
+        let mut left = row + 1;
+        let mut next = vec![left];
+        for (to, above) in b.iter().zip(last.windows(2)) {
+            let &[diagonal, above] = above else { continue };
+            left = (diagonal + usize::from(from != *to)).min(above + 1).min(left + 1);
+            next.push(left);
+        }
+        last = next;
+    }
+    last.last().copied().unwrap_or_default()
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    let written = text.write_fmt(arguments);
+    debug_assert!(written.is_ok(), "writing to a String does not fail");
+    text.push('\n');
+}
+
+fn whole(manifest: &Manifest) -> String {
+    let mut text = String::new();
+    let (source, totals) = (&manifest.source, &manifest.totals);
+    let status = match manifest.status {
+        crate::format::manifest::Status::Complete => "complete",
+        crate::format::manifest::Status::Partial => "PARTIAL",
+    };
+    line(&mut text, format_args!("run        {} ({status})", manifest.run));
+    line(&mut text, format_args!("time       {} to {}", manifest.started_at, manifest.finished_at));
+    line(
+        &mut text,
+        format_args!(
+            "source     {} on {}:{}, PostgreSQL {}, {}, as {}{}",
+            output::plain(&source.database),
+            output::plain(&source.host),
+            source.port,
+            source.server_version,
+            source.encoding,
+            output::plain(&source.role),
+            if source.superuser { " (superuser)" } else { "" }
+        ),
+    );
+    line(
+        &mut text,
+        format_args!(
+            "holds      {} schemas, {} tables, {} rows, {} of rows",
+            output::count(totals.schemas),
+            output::count(totals.tables),
+            output::count(totals.rows),
+            output::size(totals.raw_bytes)
+        ),
+    );
+    let sealed = if manifest.encryption.is_some() { ", encrypted" } else { "" };
+    line(
+        &mut text,
+        format_args!(
+            "stored     {} in {} objects, {}{sealed}, by {} {}",
+            output::size(totals.stored_bytes),
+            output::count(totals.objects),
+            manifest.compression,
+            manifest.tool.name,
+            manifest.tool.version
+        ),
+    );
+    if let Some(encryption) = &manifest.encryption {
+        line(&mut text, format_args!("encrypted  {}, to {}", encryption.scheme, encryption.recipients.join(", ")));
+    }
+    let large = &manifest.large_objects;
+    line(
+        &mut text,
+        format_args!("also       {} large objects ({})", output::count(large.count), output::size(large.bytes)),
+    );
+    let roles = if manifest.roles.passwords { "with password hashes" } else { "without passwords" };
+    line(&mut text, format_args!("           roles {roles}"));
+    for schema in &manifest.schemas {
+        text.push('\n');
+        text.push_str(&one_schema(schema));
+    }
+    missing(&mut text, manifest);
+    text
+}
+
+fn one_schema(schema: &Schema) -> String {
+    let mut text = String::new();
+    line(
+        &mut text,
+        format_args!(
+            "schema {} (owner {}): {}, {}",
+            output::plain(&schema.name),
+            output::plain(&schema.owner),
+            schema.dump.key,
+            output::size(schema.dump.bytes)
+        ),
+    );
+    if !schema.needs.is_empty() {
+        let needs: Vec<String> = schema.needs.iter().map(|need| output::plain(need)).collect();
+        line(&mut text, format_args!("needs {}", needs.join(", ")));
+    }
+    let rows: Vec<Vec<String>> = schema
+        .tables
+        .iter()
+        .map(|table| {
+            let mut note = table.extension.as_ref().map(|name| format!("extension {name}")).unwrap_or_default();
+            if let Some(filter) = &table.filter {
+                note = format!("{note}, {filter}");
+            }
+            vec![
+                format!("  {}", output::plain(&table.name)),
+                table.kind.as_str().to_owned(),
+                output::count(table.rows),
+                output::size(table.raw_bytes),
+                output::size(table.file.bytes),
+                output::plain(&note),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        text.push_str(&output::table(&["  TABLE", "KIND", "ROWS", "RAW", "STORED", ""], &[2, 3, 4], &rows));
+    }
+    text
+}
+
+fn missing(text: &mut String, manifest: &Manifest) {
+    let partial = manifest.status == Status::Partial;
+    let skipped = manifest.skipped.iter().map(|gap| {
+        let name = if gap.schema.is_empty() { gap.name.clone() } else { format!("{}.{}", gap.schema, gap.name) };
+        (&*gap.kind, name, &*gap.reason)
+    });
+    let dependents = manifest.dependents.iter().map(|gap| (&*gap.kind, gap.name.clone(), &*gap.reason));
+    let omitted = manifest.omitted.iter().map(|gap| (&*gap.kind, gap.name.clone(), &*gap.reason));
+    let skipped_title = if partial {
+        "skipped (the run is partial without these)"
+    } else {
+        "skipped (the run is complete without these)"
+    };
+    for (title, lines) in [
+        (skipped_title, output::grouped(skipped, usize::MAX)),
+        ("held, but not to be restored whole", output::grouped(dependents, usize::MAX)),
+        ("omitted (no backup by this role can hold them)", output::grouped(omitted, usize::MAX)),
+    ] {
+        if !lines.is_empty() {
+            line(text, format_args!("\n{title}:"));
+        }
+        for gap in lines {
+            line(text, format_args!("  {gap}"));
+        }
+    }
+}

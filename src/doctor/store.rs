@@ -1,0 +1,130 @@
+//! What a probe's findings mean for backups.
+
+use crate::cli::{Checksums, StoreArgs, output};
+use crate::doctor::findings::Report;
+use crate::error::Error;
+use crate::store::Store;
+use crate::store::probe::{Ability, Probe, Seen};
+
+const AREA: &str = "store";
+
+/// Room below which a directory store is called full, whatever the database's size.
+const LEAST_FREE: u64 = 64 << 20;
+
+/// S3 refuses requests whose clock is off by more than 15 minutes.
+const REFUSED_AHEAD: i64 = 15 * 60;
+/// Worth a look long before.
+const NOTED_AHEAD: i64 = 60;
+
+/// Judges a probe. `size`: bytes of the database's tables, where they are known.
+pub(crate) fn judge(store: &Store, args: &StoreArgs, probe: &Probe, size: Option<u64>, report: &mut Report) {
+    transport(store, probe, report);
+    clock(probe, report);
+    for ability in &probe.abilities {
+        judge_ability(ability, args, report);
+    }
+    if let Some(disk) = probe.disk {
+        let room = format!("{} free of {}", output::size(disk.free_bytes), output::size(disk.total_bytes));
+        let cure = || ["free some space there, or choose another --store".to_owned()];
+        match size {
+            _ if disk.free_bytes < LEAST_FREE => report.error(AREA, "disk", room, cure()),
+            Some(size) if disk.free_bytes < size => {
+                let text = format!(
+                    "{room}; the database's tables have {}, and both forms of a backup together are often half of that",
+                    output::size(size)
+                );
+                report.warn(AREA, "disk", text, cure());
+            }
+            _ => report.ok(AREA, "disk", room),
+        }
+    }
+}
+
+fn transport(store: &Store, probe: &Probe, report: &mut Report) {
+    let Some(endpoint) = store.endpoint() else { return };
+    let server = probe.server.as_deref().map(|server| format!(", server {server}")).unwrap_or_default();
+    let text = format!("{endpoint}{server}");
+    let host = endpoint.split("://").nth(1).unwrap_or_default();
+    let local = ["127.", "localhost", "[::1]"].iter().any(|sign| host.starts_with(sign)) || host.contains(".localhost");
+    if endpoint.starts_with("http://") && !local {
+        let cure = "use an https:// endpoint, unless the network is trusted".to_owned();
+        report.warn(AREA, "endpoint", format!("{text}: not encrypted"), [cure]);
+    } else {
+        report.ok(AREA, "endpoint", text);
+    }
+}
+
+fn clock(probe: &Probe, report: &mut Report) {
+    let Some(ahead) = probe.clock_ahead_seconds else { return };
+    let text = match ahead {
+        -2..=2 => "this machine's clock and the store's agree".to_owned(),
+        ahead if ahead > 0 => format!("this machine's clock is {ahead} s behind the store's"),
+        ahead => format!("this machine's clock is {} s ahead of the store's", -ahead),
+    };
+    let cure = "set this machine's clock by NTP; stores refuse requests that are 15 minutes off".to_owned();
+    match ahead.abs() {
+        off if off >= REFUSED_AHEAD => report.error(AREA, "clock", text, [cure]),
+        off if off >= NOTED_AHEAD => report.warn(AREA, "clock", text, [cure]),
+        _ => report.ok(AREA, "clock", text),
+    }
+}
+
+/// One ability: what a backup cannot do without is an error, what costs comfort is a warning, the rest is told.
+fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
+    let (name, detail) = (ability.name, ability.detail.clone());
+    let hints = ability.error.iter().flat_map(Error::hints).cloned();
+    if ability.seen != Seen::No {
+        let detail = if ability.seen == Seen::Unknown { format!("not known: {detail}") } else { detail };
+        return report.ok(AREA, name, detail);
+    }
+    if ability.denied {
+        let good = match name {
+            "read" => "whoever steals it reads no backup; `verify` and `restore` need another key",
+            "delete" => "whoever steals it can't remove backups; `prune` needs another key",
+            _ => "a backup needs it only after a lost connection; `prune` needs another key",
+        };
+        return report.ok(AREA, name, format!("{detail}: {good}"));
+    }
+    match name {
+        "reach" | "put" | "read" | "range" | "list" | "key-characters" | "multipart" => {
+            report.error(AREA, name, detail, hints);
+        }
+        "object-lock" if args.s3_object_lock_mode.is_some() => {
+            let cure = "make the bucket with Object Lock, or leave --s3-object-lock-mode out: it would protect nothing";
+            report.error(AREA, name, detail, hints.chain([cure.to_owned()]));
+        }
+        "encryption" => {
+            let cure = "the store does not say that it encrypts: ask its provider, or leave --s3-sse out";
+            report.warn(AREA, name, detail, [cure.to_owned()]);
+        }
+        "checksum-headers" if args.s3_checksums == Checksums::WhenSupported => {
+            report.error(AREA, name, detail, ["leave --s3-checksums out".to_owned()]);
+        }
+        "content-md5" if args.s3_content_md5 => {
+            report.error(AREA, name, detail, ["leave --s3-content-md5 out".to_owned()]);
+        }
+        "max-parts" if args.s3_max_parts > 1_000 => {
+            let text = format!("{detail}, one numbered 10000 is not");
+            report.warn(AREA, name, text, ["set --s3-max-parts 1000, or what the provider says".to_owned()]);
+        }
+        "abort" => {
+            report.warn(AREA, name, detail, hints.chain([lifecycle("an upload that fails stays and costs money")]));
+        }
+        "list-uploads" => report.warn(
+            AREA,
+            name,
+            detail,
+            hints.chain([lifecycle("`prune` can't find uploads that a killed run left")]),
+        ),
+        "delete" => report.warn(AREA, name, detail, hints),
+        "if-none-match" | "if-match" => {
+            let text = format!("{detail}; `latest` is compared before and checked after it moves instead");
+            report.ok(AREA, name, text);
+        }
+        _ => report.ok(AREA, name, detail),
+    }
+}
+
+fn lifecycle(why: &str) -> String {
+    format!("{why}: have the bucket abort unfinished uploads after a week (a lifecycle rule)")
+}

@@ -1,0 +1,468 @@
+//! `pgstow download`: fetches a run, or parts of it, into a folder, verified before a file gets its final name.
+//!
+//! Re-running continues: finished files are kept when their content still is what was written. The folder holds one
+//! run only, and says which in its state file. Memory: the buffers of one stream a job.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use futures::stream::{self, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tracing::debug;
+
+use crate::cli::run::Outcome;
+use crate::cli::show::unknown;
+use crate::cli::{Download, output};
+use crate::error::{Error, Result};
+use crate::format::layout;
+use crate::format::manifest::{Manifest, Object, Volume};
+use crate::objects::read;
+use crate::objects::read::Plain;
+use crate::runs::find;
+use crate::seal::compress::Compression;
+use crate::seal::decode;
+use crate::seal::decode::Opening;
+use crate::seal::decrypt::Identities;
+use crate::store::Store;
+
+/// Which run the folder holds and what was finished in it.
+const STATE: &str = ".pgstow-download.json";
+/// Finished files between two writes of the state.
+const STATE_EVERY: u64 = 64;
+/// What an unfinished file's name ends in.
+const UNFINISHED: &str = ".pgstow-part";
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    run: String,
+    /// By path below the folder.
+    files: BTreeMap<String, Finished>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Finished {
+    /// SHA-256 of the file.
+    sha256: String,
+    bytes: u64,
+    /// SHA-256 of the object it came from.
+    stored_sha256: String,
+}
+
+/// One file to make.
+#[derive(Debug, Clone)]
+struct Target {
+    path: String,
+    object: Object,
+    opening: Opening,
+}
+
+/// How a command's work ended, for `--json`.
+#[derive(Debug, Serialize)]
+struct Summary {
+    run: String,
+    to: PathBuf,
+    files: u64,
+    bytes: u64,
+    kept: u64,
+    seconds: f64,
+}
+
+/// Downloads a run.
+pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Result<Outcome> {
+    let started = Instant::now();
+    refuse_inside_store(store, &arguments.to)?;
+    let found = find::run(store, &arguments.run).await?;
+    let identities = Identities::read(&arguments.identity.identity)?;
+    let targets = targets(&found.manifest, arguments, &identities)?;
+    let mut state = open_folder(&arguments.to, &found.name)?;
+    let stale = stale(&mut state, &found.name, &arguments.to, &targets)?;
+    write_state(&arguments.to, &state)?;
+    let mut summary =
+        Summary { run: found.name.clone(), to: arguments.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
+    let jobs = targets.into_iter().map(|target| {
+        let done = state.files.get(&target.path).cloned();
+        fetch(store.clone(), found.name.clone(), arguments.to.clone(), target, done)
+    });
+    let jobs: Vec<_> = jobs.collect();
+    let mut results = stream::iter(jobs).buffer_unordered(usize::from(arguments.jobs));
+    let mut failures = Vec::new();
+    while let Some((path, result)) = results.next().await {
+        match result {
+            Ok((finished, kept)) => {
+                debug!(file = %path, kept, "done");
+                summary.files += 1;
+                summary.bytes += finished.bytes;
+                summary.kept += u64::from(kept);
+                state.files.insert(path, finished);
+                // What is lost of it by a crash is fetched again; the file grows with the run.
+                if !kept && summary.files.is_multiple_of(STATE_EVERY) {
+                    write_state(&arguments.to, &state)?;
+                }
+            }
+            // Damage of one object must not keep a person from the others; anything else would repeat itself.
+            Err(error) if error.kind() == crate::error::Kind::Damage => failures.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    write_state(&arguments.to, &state)?;
+    if let Some(error) = together(&failures) {
+        return Err(error);
+    }
+    for path in stale {
+        remove(&arguments.to.join(&path))?;
+        state.files.remove(&path);
+    }
+    write_state(&arguments.to, &state)?;
+    // Last, so that a folder with a manifest is a finished download.
+    write_whole(&arguments.to.join(layout::MANIFEST), &found.bytes)?;
+    summary.seconds = started.elapsed().as_secs_f64();
+    report(&summary, json)
+}
+
+fn together(failures: &[Error]) -> Option<Error> {
+    let messages: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    (!messages.is_empty()).then(|| {
+        Error::damage(format!("{} objects are damaged: {}", messages.len(), messages.join("; ")))
+            .hint("all other files were fetched; `pgstow verify` tells more, another run may be sound")
+    })
+}
+
+fn report(summary: &Summary, json: bool) -> Result<Outcome> {
+    if json {
+        output::print_json(summary)?;
+    } else {
+        let kept = if summary.kept > 0 { format!(" ({} were already there)", summary.kept) } else { String::new() };
+        output::print(&format!(
+            "run {} is in {}: {} files{kept}, {}, {:.1}s\n",
+            summary.run,
+            summary.to.display(),
+            output::count(summary.files + 1),
+            output::size(summary.bytes),
+            summary.seconds
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// What was asked for, as files.
+fn targets(manifest: &Manifest, arguments: &Download, identities: &Identities) -> Result<Vec<Target>> {
+    let opening = if arguments.raw {
+        Opening::AS_STORED
+    } else {
+        read::opening(manifest, identities)
+            .map_err(|error| error.hint("or take the objects as they are stored, encrypted: --raw"))?
+    };
+    let everything = arguments.schema.is_empty() && arguments.table.is_empty();
+    let mut chosen: Vec<&Object> = Vec::new();
+    if everything {
+        chosen.extend([&manifest.roles.object, &manifest.database.object]);
+        chosen.extend(&manifest.large_objects.object);
+    }
+    let names: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
+    if let Some(wanted) = arguments.schema.iter().find(|wanted| !names.contains(&wanted.as_str())) {
+        return Err(unknown("schema", wanted, &names));
+    }
+    let mut tables = Vec::new();
+    for wanted in &arguments.table {
+        tables.push(table(manifest, wanted)?);
+    }
+    for (at, schema) in manifest.schemas.iter().enumerate() {
+        let whole = everything || arguments.schema.contains(&schema.name);
+        if whole {
+            chosen.push(&schema.dump);
+        }
+        for (number, table) in schema.tables.iter().enumerate() {
+            if whole || tables.contains(&(at, number)) {
+                chosen.push(&table.file);
+                chosen.extend(table.index.as_ref().filter(|_| arguments.raw));
+            }
+        }
+    }
+    let mut targets: Vec<Target> = Vec::new();
+    for object in chosen {
+        if arguments.raw {
+            targets.extend(read::volumes(object).into_iter().map(|Volume { key, bytes, sha256 }| {
+                let object = Object { key: key.clone(), bytes, sha256, raw_bytes: bytes, volumes: Vec::new() };
+                Target { path: key, object, opening: Opening::AS_STORED }
+            }));
+        } else {
+            targets.push(Target {
+                path: stem(object, manifest).to_owned(),
+                object: object.clone(),
+                opening: opening.clone(),
+            });
+        }
+    }
+    let as_it_is = manifest.restore_md.iter().cloned();
+    targets.extend(as_it_is.map(|object| Target { path: object.key.clone(), object, opening: Opening::AS_STORED }));
+    if let Some(target) =
+        targets.iter().find(|t| !read::safe(&t.path) || t.path.ends_with(UNFINISHED) || t.path == STATE)
+    {
+        return Err(Error::damage(format!(
+            "the manifest names an object {:?}, which cannot be a file",
+            target.object.key
+        )));
+    }
+    targets.sort_by_key(|target| std::cmp::Reverse(target.object.bytes));
+    Ok(targets)
+}
+
+/// The key of an object without what compression, encryption and volumes added to it.
+fn stem<'a>(object: &'a Object, manifest: &Manifest) -> &'a str {
+    let key = read::whole_key(object);
+    let key = if manifest.encryption.is_some() { key.strip_suffix(".age").unwrap_or(key) } else { key };
+    let suffix = manifest.compression.parse::<Compression>().map_or("", Compression::suffix);
+    key.strip_suffix(suffix).unwrap_or(key)
+}
+
+/// Finds `schema.table`: either name may be in double quotes, and an unquoted dot may stand anywhere.
+pub(crate) fn table(manifest: &Manifest, wanted: &str) -> Result<(usize, usize)> {
+    let mut matching = Vec::new();
+    for (at, schema) in manifest.schemas.iter().enumerate() {
+        for (number, table) in schema.tables.iter().enumerate() {
+            if spellings(wanted).any(|(s, t)| s == schema.name && t == table.name) {
+                matching.push((at, number, format!("{}.{}", quoted(&schema.name), quoted(&table.name))));
+            }
+        }
+    }
+    match matching.as_slice() {
+        [(at, number, _)] => Ok((*at, *number)),
+        [] => {
+            let known: Vec<String> = manifest
+                .schemas
+                .iter()
+                .flat_map(|schema| schema.tables.iter().map(move |table| format!("{}.{}", schema.name, table.name)))
+                .collect();
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            Err(unknown("table", wanted, &known))
+        }
+        several => {
+            let names: Vec<&str> = several.iter().map(|(_, _, name)| name.as_str()).collect();
+            Err(Error::usage(format!("{wanted:?} can be several tables")).hint(format!("write {}", names.join(" or "))))
+        }
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Every way to read `wanted` as schema and table.
+fn spellings(wanted: &str) -> impl Iterator<Item = (String, String)> {
+    wanted.match_indices('.').filter_map(|(at, _)| {
+        let (schema, table) = wanted.split_at(at);
+        Some((unquoted(schema)?, unquoted(table.strip_prefix('.')?)?))
+    })
+}
+
+/// A name with its quotes taken off; `None` where quotes stand so that it is no name.
+fn unquoted(name: &str) -> Option<String> {
+    let Some(rest) = name.strip_prefix('"') else {
+        return (!name.is_empty() && !name.contains('"')).then(|| name.to_owned());
+    };
+    let inner = rest.strip_suffix('"')?;
+    let plain = inner.replace("\"\"", "\0");
+    (!plain.is_empty() && !plain.contains('"')).then(|| plain.replace('\0', "\""))
+}
+
+/// Refuses a folder inside a directory store: its files would look like the store's own.
+fn refuse_inside_store(store: &Store, to: &Path) -> Result<()> {
+    let to = absolute(to)?;
+    let refused =
+        || Error::usage(format!("{} is inside a store", to.display())).hint("choose a folder outside with --to");
+    if let Some(own) = store.local_path()
+        && to.starts_with(absolute(own)?)
+    {
+        return Err(refused());
+    }
+    if to.ancestors().any(|folder| folder.join(layout::LATEST).is_file() && folder.join("runs").is_dir()) {
+        return Err(refused());
+    }
+    Ok(())
+}
+
+/// The real path, links followed, of a folder that need not exist yet.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).map_err(|error| at(path, &error, "find"))?;
+    for existing in path.ancestors() {
+        if let Ok(real) = existing.canonicalize() {
+            let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
+            return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
+        }
+    }
+    Ok(path)
+}
+
+/// Makes the folder ready for this run, or says why it is not for it.
+fn open_folder(to: &Path, run: &str) -> Result<State> {
+    fs::create_dir_all(to).map_err(|error| at(to, &error, "create"))?;
+    match fs::read(to.join(STATE)) {
+        Ok(bytes) => {
+            let state: State = serde_json::from_slice(&bytes)
+                .map_err(|error| Error::failed(format!("{}: {error}", to.join(STATE).display())))?;
+            Ok(state)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if fs::read_dir(to).map_err(|error| at(to, &error, "read"))?.next().is_some() {
+                return Err(Error::usage(format!("{} is not empty and no download began in it", to.display()))
+                    .hint("choose another folder with --to, or empty this one"));
+            }
+            Ok(State { run: run.to_owned(), files: BTreeMap::new() })
+        }
+        Err(error) => Err(at(&to.join(STATE), &error, "read")),
+    }
+}
+
+/// Where the folder holds an earlier download of another run, it becomes one of this run: same objects stay, others
+/// are replaced one by one, and what this run does not have is returned, to be removed at the end. Its manifest goes
+/// first: a folder with a manifest is a finished download.
+fn stale(state: &mut State, run: &str, to: &Path, targets: &[Target]) -> Result<Vec<String>> {
+    if state.run == run {
+        return Ok(Vec::new());
+    }
+    tracing::info!("{} holds run {}; bringing it to run {run}", to.display(), state.run);
+    remove(&to.join(layout::MANIFEST))?;
+    run.clone_into(&mut state.run);
+    let wanted: std::collections::HashSet<&str> = targets.iter().map(|target| target.path.as_str()).collect();
+    Ok(state.files.keys().filter(|path| !wanted.contains(path.as_str())).cloned().collect())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(at(path, &error, "remove")),
+        _ => Ok(()),
+    }
+}
+
+fn write_state(to: &Path, state: &State) -> Result<()> {
+    let text = serde_json::to_vec_pretty(state).map_err(|error| Error::failed(error.to_string()))?;
+    write_whole(&to.join(STATE), &text)
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let unfinished = unfinished(path);
+    fs::write(&unfinished, bytes).map_err(|error| at(&unfinished, &error, "write"))?;
+    fs::rename(&unfinished, path).map_err(|error| at(path, &error, "rename to"))
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    PathBuf::from(name)
+}
+
+/// Makes one file; true when it was there already.
+async fn fetch(
+    store: Store,
+    run: String,
+    to: PathBuf,
+    target: Target,
+    done: Option<Finished>,
+) -> (String, Result<(Finished, bool)>) {
+    let path = target.path.clone();
+    let made = tokio::task::spawn_blocking(move || {
+        let file = to.join(&target.path);
+        if let Some(done) = done
+            && done.stored_sha256 == target.object.sha256
+            && intact(&file, &done)?
+        {
+            return Ok((done, true));
+        }
+        make(&store, &run, &file, &target).map(|finished| (finished, false))
+    });
+    let result = made.await.unwrap_or_else(|error| Err(Error::failed(format!("write a file: {error}"))));
+    (path, result)
+}
+
+/// Whether a finished file still is what was written.
+fn intact(path: &Path, done: &Finished) -> Result<bool> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(at(path, &error, "read")),
+    };
+    if file.metadata().map_err(|error| at(path, &error, "read"))?.len() != done.bytes {
+        return Ok(false);
+    }
+    let mut hash = Sha256::new();
+    copy(&mut file, |part| {
+        hash.update(part);
+        Ok(())
+    })
+    .map_err(|error| error.context(path.display()))?;
+    Ok(decode::hex(&hash.finalize()) == done.sha256)
+}
+
+fn make(store: &Store, run: &str, path: &Path, target: &Target) -> Result<Finished> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(|error| at(folder, &error, "create"))?;
+    let temporary = unfinished(path);
+    let mut file = File::create(&temporary).map_err(|error| at(&temporary, &error, "create"))?;
+    let result = fill(store, run, &mut file, &temporary, target);
+    if result.is_err() {
+        // The error counts; what is left over is overwritten next time.
+        let _left_over = fs::remove_file(&temporary);
+    }
+    let finished = result?;
+    fs::rename(&temporary, path).map_err(|error| at(path, &error, "rename to"))?;
+    Ok(finished)
+}
+
+fn fill(store: &Store, run: &str, file: &mut File, path: &Path, target: &Target) -> Result<Finished> {
+    let object = &target.object;
+    let (watch, stored) = read::watched(store, run, object);
+    let mut plain = Plain::new(stored, &target.opening);
+    let mut hash = Sha256::new();
+    let copied = copy(&mut plain, |part| {
+        hash.update(part);
+        file.write_all(part).map_err(|error| at(path, &error, "write"))
+    });
+    read::settle(&watch, object, copied, plain.bytes)?;
+    file.sync_all().map_err(|error| at(path, &error, "write"))?;
+    Ok(Finished { sha256: decode::hex(&hash.finalize()), bytes: plain.bytes, stored_sha256: object.sha256.clone() })
+}
+
+fn copy(from: &mut impl Read, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; decode::BUFFER];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(size) => each(buffer.get(..size).unwrap_or_default())?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// An error of the file system, with the path and what was being done.
+fn at(path: &Path, error: &io::Error, operation: &str) -> Error {
+    let message = format!("{operation} {}: {error}", path.display());
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::failed(message)
+            .hint("free some room, or choose another disk with --to; the same command goes on where this one stopped"),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            Error::failed(message).hint("choose a folder you may write to with --to")
+        }
+        _ => Error::failed(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_found_however_its_name_is_quoted() {
+        let all = |text: &str| spellings(text).collect::<Vec<_>>();
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(all("a.b"), [pair("a", "b")]);
+        assert_eq!(all("a.b.c"), [pair("a", "b.c"), pair("a.b", "c")]);
+        assert_eq!(all("\"a.b\".c"), [pair("a.b", "c")]);
+        assert_eq!(all("a.\"b.\"\"c\"\"\""), [pair("a", "b.\"c\"")]);
+        assert_eq!(all("nothing"), []);
+    }
+}

@@ -1,0 +1,604 @@
+//! Connection parameters as libpq reads them: URL, `key=value` words, environment, service file, password file.
+//!
+//! Passwords live in [`Secret`], whose `Debug` and `Display` show nothing, so that no log line or error can hold one
+//! by accident. Errors about a connection string never quote it: what looks like a host may be half a password.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// Environment variables that may hold a whole connection string, in the order of preference.
+const URL_VARIABLES: [&str; 2] = ["DATABASE_URL", "SUPABASE_DB_URL"];
+
+/// Parameters libpq knows, each with its environment variable (empty: none).
+const PARAMETERS: [(&str, &str); 46] = [
+    ("application_name", "PGAPPNAME"),
+    ("channel_binding", "PGCHANNELBINDING"),
+    ("client_encoding", "PGCLIENTENCODING"),
+    ("connect_timeout", "PGCONNECT_TIMEOUT"),
+    ("dbname", "PGDATABASE"),
+    ("fallback_application_name", ""),
+    ("gssdelegation", "PGGSSDELEGATION"),
+    ("gssencmode", "PGGSSENCMODE"),
+    ("gsslib", "PGGSSLIB"),
+    ("host", "PGHOST"),
+    ("hostaddr", "PGHOSTADDR"),
+    ("keepalives", ""),
+    ("keepalives_count", ""),
+    ("keepalives_idle", ""),
+    ("keepalives_interval", ""),
+    ("krbsrvname", "PGKRBSRVNAME"),
+    ("load_balance_hosts", "PGLOADBALANCEHOSTS"),
+    ("max_protocol_version", "PGMAXPROTOCOLVERSION"),
+    ("min_protocol_version", "PGMINPROTOCOLVERSION"),
+    ("options", "PGOPTIONS"),
+    ("passfile", "PGPASSFILE"),
+    ("password", "PGPASSWORD"),
+    ("port", "PGPORT"),
+    ("replication", ""),
+    ("require_auth", "PGREQUIREAUTH"),
+    ("requirepeer", "PGREQUIREPEER"),
+    ("requiressl", "PGREQUIRESSL"),
+    ("service", "PGSERVICE"),
+    ("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION"),
+    ("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION"),
+    ("sslcert", "PGSSLCERT"),
+    ("sslcertmode", "PGSSLCERTMODE"),
+    ("sslcompression", "PGSSLCOMPRESSION"),
+    ("sslcrl", "PGSSLCRL"),
+    ("sslcrldir", "PGSSLCRLDIR"),
+    ("sslkey", "PGSSLKEY"),
+    ("sslkeylogfile", ""),
+    ("sslmode", "PGSSLMODE"),
+    ("sslnegotiation", "PGSSLNEGOTIATION"),
+    ("sslpassword", ""),
+    ("sslrootcert", "PGSSLROOTCERT"),
+    ("sslsni", "PGSSLSNI"),
+    ("target_session_attrs", "PGTARGETSESSIONATTRS"),
+    ("tcp_user_timeout", ""),
+    ("tty", ""),
+    ("user", "PGUSER"),
+];
+
+/// Query parameters of other programs (Prisma, Supabase's dashboard) that are often found in a `DATABASE_URL`.
+const FOREIGN: [&str; 9] = [
+    "connection_limit",
+    "pgbouncer",
+    "pool_timeout",
+    "schema",
+    "socket_timeout",
+    "statement_cache_size",
+    "supa",
+    "uselibpqcompat",
+    "workaround",
+];
+
+/// A secret: shows nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The secret itself, for the one place that hands it on.
+    #[must_use]
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Parameters of a connection, complete: host, port, user and database are always known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConnInfo {
+    words: BTreeMap<String, String>,
+    secrets: BTreeMap<String, Secret>,
+}
+
+/// `user@host:port/database`: what an error may say.
+impl fmt::Display for ConnInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.host();
+        if host.contains(':') {
+            write!(f, "{}@[{host}]:{}/{}", self.user(), self.port(), self.database())
+        } else {
+            write!(f, "{}@{host}:{}/{}", self.user(), self.port(), self.database())
+        }
+    }
+}
+
+impl ConnInfo {
+    /// The parameters of `url` (a URL or `key=value` words), else of `DATABASE_URL`, else of `SUPABASE_DB_URL`; what
+    /// these leave open comes from the service file, then from `PGHOST` and its siblings, then from `~/.pgpass`, then
+    /// from libpq's defaults.
+    ///
+    /// # Errors
+    /// A usage error for a string that is malformed, for an unknown parameter, or when no database is named anywhere.
+    /// The string is never quoted.
+    pub(crate) fn resolve(url: Option<&str>) -> Result<Self> {
+        Self::resolve_with(url, &Environment::of_process())
+    }
+
+    fn resolve_with(url: Option<&str>, environment: &Environment) -> Result<Self> {
+        let mut info = Self { words: BTreeMap::new(), secrets: BTreeMap::new() };
+        // An option with a variable that is not set must not lead to another database than was meant.
+        if url.is_some_and(|text| text.trim().is_empty()) {
+            return Err(Error::usage("the connection string is empty")
+                .hint("is the variable set that it should come from? Leave the option out to use the environment"));
+        }
+        let from_variable = URL_VARIABLES.iter().find_map(|name| environment.get(name).map(|text| (*name, text)));
+        match (url, from_variable) {
+            (Some(text), _) => info.parse(text)?,
+            (None, Some((name, text))) => info.parse(text).map_err(|error| error.context(name))?,
+            (None, None)
+                if ["PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE"].iter().all(|n| environment.get(n).is_none()) =>
+            {
+                return Err(Error::usage("no database given").hint(
+                    "set DATABASE_URL (or --database-url), for example postgres://user:password@host:5432/database",
+                ));
+            }
+            (None, None) => {}
+        }
+        info.add_service(environment)?;
+        for (key, variable) in PARAMETERS {
+            if let Some(value) = environment.get(variable) {
+                info.add(key, value);
+            }
+        }
+        info.add_defaults(environment)?;
+        crate::postgres::connect::passfile::complete(&mut info, environment);
+        info.check()?;
+        Ok(info)
+    }
+
+    /// Host name, address or socket folder; the first where several are given.
+    #[must_use]
+    pub(crate) fn host(&self) -> &str {
+        self.first("host").or_else(|| self.first("hostaddr")).unwrap_or_default()
+    }
+
+    /// Port; the first where several are given.
+    #[must_use]
+    pub(crate) fn port(&self) -> u16 {
+        self.first("port").and_then(|port| port.parse().ok()).unwrap_or(5432)
+    }
+
+    /// Role to connect as.
+    #[must_use]
+    pub(crate) fn user(&self) -> &str {
+        self.get("user").unwrap_or_default()
+    }
+
+    /// Database to connect to.
+    #[must_use]
+    pub(crate) fn database(&self) -> &str {
+        self.get("dbname").unwrap_or_default()
+    }
+
+    /// The same connection to another database of the server.
+    #[must_use]
+    pub(crate) fn with_database(&self, name: &str) -> Self {
+        let mut other = self.clone();
+        other.set("dbname", name);
+        other
+    }
+
+    /// A parameter by libpq's name; `None` when it is absent or a secret.
+    #[must_use]
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.words.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The password, if one is known.
+    #[must_use]
+    pub(crate) fn password(&self) -> Option<&Secret> {
+        self.secrets.get("password")
+    }
+
+    /// One `ConnInfo` a host, in the order given: libpq tries each in turn.
+    #[must_use]
+    pub(crate) fn each_host(&self) -> Vec<Self> {
+        let list = |key| self.get(key).map(|text| text.split(',').collect::<Vec<_>>()).unwrap_or_default();
+        let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+        let count = hosts.len().max(addresses.len()).max(1);
+        let one = |index: usize| {
+            let mut info = self.clone();
+            for (key, values) in [("host", &hosts), ("hostaddr", &addresses), ("port", &ports)] {
+                let value = values.get(index).or_else(|| values.first().filter(|_| values.len() == 1));
+                match value.filter(|value| !value.is_empty()) {
+                    Some(value) => info.set(key, value),
+                    None => _ = info.words.remove(key),
+                }
+            }
+            info
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// Environment for `pg_dump`, `pg_dumpall`, `pg_restore` and `psql`: every parameter, so that nothing secret
+    /// stands in argv. To be set after the variables of [`Self::child_env_unset`] were removed.
+    #[must_use]
+    pub(crate) fn child_env(&self) -> Vec<(String, String)> {
+        let mut variables: Vec<(String, String)> = Vec::new();
+        for (key, variable) in PARAMETERS {
+            // The service file was read already, and wins over the environment in libpq; encodings are arguments.
+            if variable.is_empty() || ["service", "passfile", "client_encoding"].contains(&key) {
+                continue;
+            }
+            let value = self.get(key).or_else(|| self.secrets.get(key).map(Secret::reveal));
+            if let Some(value) = value {
+                variables.push((variable.to_owned(), value.to_owned()));
+            }
+        }
+        let missing = |variables: &[(String, String)], name: &str| !variables.iter().any(|(key, _)| key == name);
+        for (name, value) in [("PGAPPNAME", "pgstow"), ("PGCONNECT_TIMEOUT", "15"), ("PGGSSENCMODE", "disable")] {
+            if missing(&variables, name) {
+                variables.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        variables
+    }
+
+    /// libpq's variables (and PGTZ and the like), to be removed from a child's environment before
+    /// [`Self::child_env`] is added: one left over would change what the child connects to or prints.
+    pub(crate) fn child_env_unset() -> impl Iterator<Item = &'static str> {
+        let more = [
+            "PGSERVICEFILE",
+            "PGDATESTYLE",
+            "PGTZ",
+            "PGGEQO",
+            "PG_COLOR",
+            "DATABASE_URL",
+            "SUPABASE_DB_URL",
+            "PGSTOW_DATABASE_URL",
+        ];
+        PARAMETERS.into_iter().map(|(_, variable)| variable).filter(|variable| !variable.is_empty()).chain(more)
+    }
+
+    /// Gives a child process this connection: removes libpq's variables, then sets ours.
+    pub(crate) fn apply(&self, command: &mut tokio::process::Command) {
+        for name in Self::child_env_unset() {
+            command.env_remove(name);
+        }
+        command.envs(self.child_env());
+    }
+
+    fn first(&self, key: &str) -> Option<&str> {
+        self.get(key).and_then(|text| text.split(',').next()).filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        if ["password", "sslpassword"].contains(&key) {
+            self.secrets.insert(key.to_owned(), Secret(value.to_owned()));
+        } else {
+            self.words.insert(key.to_owned(), value.to_owned());
+        }
+    }
+
+    /// Sets what was not set before.
+    fn add(&mut self, key: &str, value: &str) {
+        if !self.words.contains_key(key) && !self.secrets.contains_key(key) {
+            self.set(key, value);
+        }
+    }
+
+    fn parse(&mut self, text: &str) -> Result<()> {
+        let text = text.trim();
+        if let Some(rest) = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://")) {
+            return self.parse_url(rest);
+        }
+        if text.contains("://") {
+            return Err(Error::usage("the database URL does not begin with postgres:// or postgresql://")
+                .hint("write it like postgres://user:password@host:5432/database"));
+        }
+        if !text.contains('=') {
+            return Err(Error::usage("the connection string is neither a URL nor key=value words")
+                .hint("write it like postgres://user:password@host:5432/database"));
+        }
+        self.parse_words(text)
+    }
+
+    /// What follows `postgres://`, by libpq's rules: the first `@` before a `/` ends the user and password.
+    fn parse_url(&mut self, rest: &str) -> Result<()> {
+        let (rest, fragment_free) = match rest.find(['@', '/']) {
+            Some(at) if rest.get(at..=at) == Some("@") => {
+                let (login, rest) = (rest.get(..at).unwrap_or_default(), rest.get(at + 1..).unwrap_or_default());
+                match login.split_once(':') {
+                    Some((user, password)) => {
+                        self.set_decoded("user", user)?;
+                        self.set_decoded("password", password)?;
+                    }
+                    None => self.set_decoded("user", login)?,
+                }
+                (rest, true)
+            }
+            _ => (rest, false),
+        };
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (hosts, rest) = rest.split_at(end);
+        if hosts.contains('@') {
+            return Err(malformed("the database URL has more than one @ before the host"));
+        }
+        self.parse_hosts(hosts)?;
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+        let name = path.strip_prefix('/').unwrap_or_default();
+        if name.contains('@') {
+            // Half a password, most likely: it had a slash in it.
+            let what = if fragment_free { "the database name" } else { "what follows the first slash" };
+            return Err(malformed(&format!("{what} of the database URL contains an @")));
+        }
+        if !name.is_empty() {
+            self.set_decoded("dbname", name)?;
+        }
+        query.map_or(Ok(()), |query| self.parse_query(query))
+    }
+
+    fn parse_hosts(&mut self, text: &str) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+        for part in text.split(',') {
+            let (host, port) = if let Some(v6) = part.strip_prefix('[') {
+                let (host, rest) =
+                    v6.split_once(']').ok_or_else(|| malformed("an IPv6 host of the database URL lacks its ]"))?;
+                match rest.strip_prefix(':') {
+                    Some(port) => (host, port),
+                    None if rest.is_empty() => (host, ""),
+                    None => return Err(malformed("something follows the ] of the database URL's host")),
+                }
+            } else {
+                part.split_once(':').unwrap_or((part, ""))
+            };
+            hosts.push(decode(host)?);
+            ports.push(decode(port)?);
+        }
+        if hosts.iter().any(|host| !host.is_empty()) {
+            self.set("host", &hosts.join(","));
+        }
+        if ports.iter().any(|port| !port.is_empty()) {
+            let all = ports.iter().map(|port| if port.is_empty() { "5432" } else { port }).collect::<Vec<_>>();
+            self.set("port", &all.join(","));
+        }
+        Ok(())
+    }
+
+    fn parse_query(&mut self, query: &str) -> Result<()> {
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(malformed("a query parameter of the database URL has no ="));
+            };
+            let (key, value) = (decode(key)?, decode(value)?);
+            if key == "ssl" && value == "true" {
+                self.set("sslmode", "require");
+            } else if FOREIGN.contains(&key.as_str()) {
+                tracing::debug!("query parameter {key} of the database URL is another program's and is ignored");
+            } else {
+                self.set_known(&key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `key=value` words: values may stand in single quotes; a backslash takes the next character as it is.
+    fn parse_words(&mut self, text: &str) -> Result<()> {
+        let mut rest = text.chars().peekable();
+        loop {
+            while rest.next_if(|c| c.is_whitespace()).is_some() {}
+            if rest.peek().is_none() {
+                return Ok(());
+            }
+            let mut key = String::new();
+            while let Some(c) = rest.next_if(|c| *c != '=' && !c.is_whitespace()) {
+                key.push(c);
+            }
+            while rest.next_if(|c| c.is_whitespace()).is_some() {}
+            if rest.next() != Some('=') {
+                return Err(Error::usage("a word of the connection string has no =")
+                    .hint("quote a value that has spaces: password='two words'"));
+            }
+            while rest.next_if(|c| c.is_whitespace()).is_some() {}
+            let quoted = rest.next_if_eq(&'\'').is_some();
+            let mut value = String::new();
+            loop {
+                match rest.next() {
+                    Some('\\') => value.extend(rest.next()),
+                    Some('\'') if quoted => break,
+                    Some(c) if !quoted && c.is_whitespace() => break,
+                    Some(c) => value.push(c),
+                    None if quoted => {
+                        return Err(Error::usage("a quoted value of the connection string is not closed"));
+                    }
+                    None => break,
+                }
+            }
+            self.set_known(&key, &value)?;
+        }
+    }
+
+    fn set_decoded(&mut self, key: &str, value: &str) -> Result<()> {
+        self.set(key, &decode(value)?);
+        Ok(())
+    }
+
+    fn set_known(&mut self, key: &str, value: &str) -> Result<()> {
+        if PARAMETERS.iter().all(|(known, _)| *known != key) {
+            // Not named: an unquoted password with a space and a = in it makes just such a "parameter".
+            return Err(Error::usage("unknown parameter in the connection string")
+                .hint("parameters are libpq's: host, port, user, password, dbname, sslmode, sslrootcert, ...")
+                .hint("quote a value that has spaces: password='two words'")
+                .hint(PERCENT));
+        }
+        self.set(key, value);
+        Ok(())
+    }
+
+    fn add_service(&mut self, environment: &Environment) -> Result<()> {
+        let Some(name) = self.get("service").or_else(|| environment.get("PGSERVICE")).map(str::to_owned) else {
+            return Ok(());
+        };
+        let mut files: Vec<PathBuf> = environment.get("PGSERVICEFILE").map(PathBuf::from).into_iter().collect();
+        if files.is_empty() {
+            files.extend(environment.home().map(|home| home.join(".pg_service.conf")));
+        }
+        let system = environment.get("PGSYSCONFDIR").unwrap_or("/etc/postgresql-common");
+        files.push(PathBuf::from(system).join("pg_service.conf"));
+        for file in files {
+            let Ok(text) = std::fs::read_to_string(&file) else { continue };
+            let mut lines = text.lines().map(str::trim);
+            if !lines.any(|line| line == format!("[{name}]")) {
+                continue;
+            }
+            for line in lines.take_while(|line| !line.starts_with('[')) {
+                if line.is_empty() || line.starts_with('#') {
+                    continue;
+                }
+                if let Some((key, value)) = line.split_once('=') {
+                    self.add(key.trim(), value.trim());
+                }
+            }
+            return Ok(());
+        }
+        Err(Error::usage(format!("no service {name:?} in the service files"))
+            .hint("service files are PGSERVICEFILE, ~/.pg_service.conf and pg_service.conf of PGSYSCONFDIR"))
+    }
+
+    fn add_defaults(&mut self, environment: &Environment) -> Result<()> {
+        if self.get("port").is_none() {
+            self.set("port", "5432");
+        }
+        if self.get("host").is_none() && self.get("hostaddr").is_none() {
+            let socket = format!(".s.PGSQL.{}", self.port());
+            let folders = ["/var/run/postgresql", "/tmp"];
+            let host = folders.into_iter().find(|folder| PathBuf::from(folder).join(&socket).exists());
+            self.set("host", host.unwrap_or("localhost"));
+        }
+        if self.get("user").is_none() {
+            let user = environment.user().ok_or_else(|| {
+                Error::usage("no role to connect as").hint("name it in the database URL, or set PGUSER")
+            })?;
+            self.set("user", &user);
+        }
+        if self.get("dbname").is_none() {
+            let user = self.user().to_owned();
+            self.set("dbname", &user);
+        }
+        if self.get("sslmode").is_none() {
+            let mode = match (self.get("requiressl"), self.get("sslrootcert")) {
+                (Some("1"), _) => "require",
+                (_, Some("system")) => "verify-full",
+                _ => "prefer",
+            };
+            self.set("sslmode", mode);
+        }
+        self.words.remove("requiressl");
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        for port in self.get("port").unwrap_or_default().split(',').filter(|port| !port.is_empty()) {
+            if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+                return Err(malformed("the port of the connection string is not a number from 1 to 65535"));
+            }
+        }
+        let hosts = self.get("host").unwrap_or_default();
+        if hosts.contains(['@', ' ']) && !hosts.starts_with('/') {
+            return Err(malformed("the host of the connection string is not a host name"));
+        }
+        for (key, allowed) in [
+            ("sslmode", &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"][..]),
+            ("sslnegotiation", &["postgres", "direct"][..]),
+            ("channel_binding", &["disable", "prefer", "require"][..]),
+        ] {
+            if let Some(value) = self.get(key)
+                && !allowed.contains(&value)
+            {
+                return Err(Error::usage(format!("{key} of the connection is none of {}", allowed.join(", "))));
+            }
+        }
+        if self.get("sslrootcert") == Some("system") && self.get("sslmode") != Some("verify-full") {
+            return Err(Error::usage("sslrootcert=system needs sslmode=verify-full"));
+        }
+        Ok(())
+    }
+}
+
+const PERCENT: &str =
+    "a password with special characters (@ / : ? # % &) must be percent-encoded in a URL: @ is %40, / is %2F, % is %25";
+
+fn malformed(what: &str) -> Error {
+    Error::usage(what).hint(PERCENT)
+}
+
+/// Percent-decodes; every `%` must begin two hex digits, the result must be UTF-8 without a NUL.
+fn decode(text: &str) -> Result<String> {
+    let bytes = text.as_bytes();
+    let whole = bytes
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'%')
+        .all(|(at, _)| bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)));
+    if !whole {
+        return Err(malformed("the database URL has a % that does not begin two hex digits"));
+    }
+    let decoded = percent_encoding::percent_decode_str(text)
+        .decode_utf8()
+        .map_err(|_not_utf8| malformed("the database URL does not decode to UTF-8"))?;
+    if decoded.contains('\0') {
+        return Err(malformed("the database URL contains %00"));
+    }
+    Ok(decoded.into_owned())
+}
+
+/// The process's environment as it was when asked, or a made-up one.
+#[derive(Default)]
+pub(crate) struct Environment {
+    variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    fn of_process() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self { variables: std::env::vars_os().filter_map(text).collect() }
+    }
+
+    /// A variable's value; empty counts as unset, as in libpq.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn home(&self) -> Option<PathBuf> {
+        self.get("HOME").map(PathBuf::from)
+    }
+
+    /// The user this process runs as, by the password database, else by `USER`.
+    fn user(&self) -> Option<String> {
+        use std::os::unix::fs::MetadataExt as _;
+        let by_id = || {
+            let id = std::fs::metadata("/proc/self").ok()?.uid().to_string();
+            let users = std::fs::read_to_string("/etc/passwd").ok()?;
+            users.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next()?;
+                (fields.nth(1)? == id).then(|| name.to_owned())
+            })
+        };
+        by_id().or_else(|| self.get("USER").or_else(|| self.get("LOGNAME")).map(str::to_owned))
+    }
+}
+
+#[cfg(test)]
+mod tests;

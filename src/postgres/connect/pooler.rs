@@ -1,0 +1,107 @@
+//! Poolers that give each transaction another backend: told by what they do, before anything is set.
+//!
+//! A session of ours sets a search path, a time zone and more, once, after connecting. Behind such a pooler the next
+//! transaction may run elsewhere, without these settings, and the next client of that backend would get them: a
+//! foreign application that suddenly has an empty search path. So two sessions are opened that set nothing, and
+//! asked for their backend: a backend that changes under an open session, or that serves two of them, is shared.
+
+use std::time::Duration;
+
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::session::{Session, failure};
+
+/// How long to wait for the second session's backend to end, so that it does not count against a limit any more.
+const GONE: Duration = Duration::from_secs(1);
+
+/// Refuses what is known to be such a pooler by host and port, without connecting.
+///
+/// # Errors
+/// The pooler, with what to connect to instead.
+pub(crate) fn refuse_by_name(info: &ConnInfo) -> Result<()> {
+    let supabase = info.host().ends_with(".pooler.supabase.com") || info.host().ends_with(".supabase.co");
+    if supabase && info.port() == 6543 { Err(refusal(info, "port 6543 is the transaction pooler")) } else { Ok(()) }
+}
+
+/// Refuses a session whose backend is shared between transactions. `patience` bounds the second session.
+///
+/// # Errors
+/// The pooler, with what to connect to instead; a connection that failed meanwhile.
+pub(crate) async fn refuse(session: &Session, patience: Duration) -> Result<()> {
+    let info = session.info();
+    let first = backend(session, "").await?;
+    if backend(session, "").await? != first {
+        return Err(refusal(info, "each transaction runs in another backend"));
+    }
+    let other = match tokio::time::timeout(patience, second(info, patience)).await {
+        Ok(Ok(other)) => other,
+        Ok(Err(error)) if error.message().contains("statement pooling") => {
+            return Err(refusal(info, "it is in statement mode"));
+        }
+        // No place for a second session (a limit, a full pool): what needs one will say so.
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "look for a pooler with a second session");
+            return Ok(());
+        }
+        Err(_elapsed) => {
+            tracing::debug!("look for a pooler: no second session in time");
+            return Ok(());
+        }
+    };
+    let (other, pid) = other;
+    let shared = pid == first || backend(session, "").await? != first;
+    other.close().await;
+    if shared {
+        return Err(refusal(info, "two sessions were given the same backend in turn"));
+    }
+    wait_for_end(session, pid).await;
+    Ok(())
+}
+
+/// A second session and its backend, kept by an open transaction.
+async fn second(info: &ConnInfo, patience: Duration) -> Result<(Session, i32)> {
+    let session = Session::open(info, patience, "").await?;
+    let pid = backend(&session, "BEGIN; ").await?;
+    Ok((session, pid))
+}
+
+async fn backend(session: &Session, before: &str) -> Result<i32> {
+    let sql = format!("{before}SELECT pg_catalog.pg_backend_pid()");
+    let messages = session.client.simple_query(&sql).await.map_err(|error| failure(&error))?;
+    let pid = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    });
+    pid.ok_or_else(|| Error::failed("the server's answer is not PostgreSQL's"))
+}
+
+/// Behind a session pooler the backend stays: the pooler cleans it for the next client, which is seen too.
+async fn wait_for_end(session: &Session, pid: i32) {
+    let gone = async {
+        let sql = format!("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND query NOT ILIKE 'DISCARD%'");
+        while let Ok(messages) = session.client.simple_query(&sql).await {
+            if !messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(GONE, gone).await.is_err() {
+        tracing::debug!("backend {pid} outlives its session");
+    }
+}
+
+fn refusal(info: &ConnInfo, sign: &str) -> Error {
+    let refused = Error::failed(format!(
+        "connect to {info}: a pooler in transaction mode stands in the way ({sign}); a backup needs sessions that keep their backend"
+    ));
+    if info.host().ends_with(".pooler.supabase.com") {
+        refused.hint("use port 5432 of the same host: the session pooler")
+    } else if info.host().ends_with(".supabase.co") {
+        refused.hint("use port 5432 of the same host (the direct connection), or the session pooler: aws-N-REGION.pooler.supabase.com, port 5432, user postgres.PROJECT")
+    } else {
+        refused.hint("connect to the server itself, or through a pool in session mode (PgBouncer: pool_mode = session)")
+    }
+}

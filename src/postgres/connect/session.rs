@@ -1,0 +1,428 @@
+//! One connection to PostgreSQL, set up so that what it reads does not depend on the settings of server, database
+//! or role. Owns the task that moves its bytes; what is done in a session is its user's business.
+
+use std::error::Error as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::{pooler, tls};
+
+/// What every session sets right after connecting, in one round trip. By `SET`, since poolers drop startup options,
+/// and in this place, since settings of the role or the database came in at the start of the session.
+///
+/// - `client_encoding`: UTF8, so that a LATIN1 database comes back right; a `SQL_ASCII` database has no encoding to
+///   convert from, so both sides stay `SQL_ASCII` and bytes pass as they are;
+/// - `DateStyle`, `IntervalStyle`, `extra_float_digits`, `bytea_output`, `TimeZone`: text that reads back the same
+///   everywhere, and the same bytes each time a chunk is read;
+/// - `synchronize_seqscans`, `max_parallel_workers_per_gather`: rows in physical order, each time;
+/// - `statement_timeout`, `lock_timeout`, `idle_in_transaction_session_timeout`, and where the server has them
+///   `transaction_timeout` (17) and `idle_session_timeout` (14): a role's timeouts must not cut a long COPY; who
+///   wants a lock timeout sets it in its transaction;
+/// - `client_connection_check_interval` (14, where the server's system can): a backend that waits for a lock or scans a
+///   table notices that this program was killed, and lets its locks go;
+/// - `row_security`: a policy that would hide rows is an error, not a smaller backup;
+/// - `search_path`: empty, so that no function of a user stands in for one of the system's, and names are qualified;
+/// - `quote_all_identifiers`: names as they are;
+/// - `application_name`: to be found in `pg_stat_activity` behind a pooler too.
+const SETTINGS: &str = "\
+SET DateStyle = ISO; SET IntervalStyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex; \
+SET TimeZone = 'UTC'; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; \
+SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+SET row_security = off; SET quote_all_identifiers = off; SET standard_conforming_strings = on; \
+SELECT pg_catalog.set_config('search_path', '', false); \
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+WHERE name IN ('transaction_timeout', 'idle_session_timeout'); \
+SELECT pg_catalog.set_config(name, '10s', false) FROM pg_catalog.pg_settings \
+WHERE name = 'client_connection_check_interval' AND pg_catalog.version() LIKE '%linux%'; \
+SELECT pg_catalog.set_config('client_encoding', \
+CASE pg_catalog.current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false); \
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'), \
+pg_catalog.current_setting('server_encoding')";
+
+/// One connection. Dropping it closes the socket at once, whatever was under way; the server then ends what it did.
+pub(crate) struct Session {
+    /// The client: queries, COPY, transactions.
+    pub(crate) client: Client,
+    info: ConnInfo,
+    tls_version: Option<&'static str>,
+    pid: i32,
+    version_num: u32,
+    encoding: String,
+    ended: watch::Receiver<Option<Error>>,
+    abandoned: AtomicBool,
+    task: AbortOnDropHandle<()>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("info", &self.info).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Connects and sets the session up. `name` is added to the application name `pgstow`; `timeout` bounds each
+    /// host's attempt, the set-up included. Several hosts are tried in their order.
+    ///
+    /// # Errors
+    /// One message that names the server (never a password), with hints.
+    pub(crate) async fn connect(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        Self::connect_to_one(info, timeout, name, false).await
+    }
+
+    /// As [`Session::connect`], and refuses a pooler that gives each transaction another backend, before anything is
+    /// set: what a session sets there stays with the backend, and other clients would get it.
+    ///
+    /// For a moment this takes a second connection.
+    ///
+    /// # Errors
+    /// As [`Session::connect`], and the pooler, with what to connect to instead.
+    pub(crate) async fn connect_unpooled(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        Self::connect_to_one(info, timeout, name, true).await
+    }
+
+    async fn connect_to_one(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
+        let mut last = Error::usage("no host to connect to");
+        for host in info.each_host() {
+            match tokio::time::timeout(timeout, Self::connect_host(&host, timeout, name, unpooled)).await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(error)) => last = error,
+                Err(_elapsed) => {
+                    last = Error::failed(format!(
+                        "connect to {host}: no answer within {}",
+                        humantime::format_duration(timeout)
+                    ))
+                    .hint("is the port right, and does a firewall let it through? --connect-timeout waits longer");
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_host(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
+        if unpooled {
+            pooler::refuse_by_name(info)?;
+        }
+        let mut session = Self::open(info, timeout, name).await?;
+        if unpooled {
+            pooler::refuse(&session, timeout / 2).await?;
+        }
+        session.set_up(name).await.map_err(|error| error.context(format!("set up the session with {info}")))?;
+        Ok(session)
+    }
+
+    /// Connects to the one host and sets nothing.
+    pub(crate) async fn open(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        let (tls, negotiated) = tls::connector(info)?;
+        let modes: &[SslMode] = match info.get("sslmode").unwrap_or("prefer") {
+            _ if info.host().starts_with('/') => &[SslMode::Disable],
+            "disable" => &[SslMode::Disable],
+            "allow" => &[SslMode::Disable, SslMode::Require],
+            "prefer" => &[SslMode::Prefer, SslMode::Disable],
+            _ => &[SslMode::Require],
+        };
+        let mut config = config(info, timeout, name)?;
+        let mut result = None;
+        for mode in modes {
+            config.ssl_mode(*mode);
+            negotiated.forget();
+            result = Some(config.connect(tls.clone()).await);
+            // As libpq: the other way is tried when this one was refused by pg_hba.conf or TLS itself failed.
+            let again = match &result {
+                Some(Err(error)) => {
+                    error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) || is_tls(error)
+                }
+                _ => false,
+            };
+            if !again {
+                break;
+            }
+        }
+        let (client, connection) = match result {
+            Some(Ok(pair)) => pair,
+            Some(Err(error)) => return Err(explain(info, &error)),
+            None => return Err(Error::usage("no way to connect")),
+        };
+        let (sender, ended) = watch::channel(None);
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let why = match connection.await {
+                Ok(()) => Error::failed("closed"),
+                Err(error) => failure(&error),
+            };
+            sender.send_replace(Some(why));
+        }));
+        let (info, tls_version) = (info.clone(), negotiated.version());
+        Ok(Self {
+            client,
+            info,
+            tls_version,
+            pid: 0,
+            version_num: 0,
+            encoding: String::new(),
+            abandoned: AtomicBool::new(false),
+            ended,
+            task,
+        })
+    }
+
+    async fn set_up(&mut self, name: &str) -> Result<()> {
+        let sql =
+            format!("SET application_name = {}; {SETTINGS}", crate::postgres::quote_literal(&application_name(name)));
+        let messages = self.client.simple_query(&sql).await.map_err(|error| failure(&error))?;
+        let row = messages.iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let field = |index| row.and_then(|row| row.try_get(index).ok().flatten()).unwrap_or_default();
+        let odd = || Error::failed("the server's answer is not PostgreSQL's");
+        self.pid = field(0).parse().map_err(|_not_a_number| odd())?;
+        self.version_num = field(1).parse().map_err(|_not_a_number| odd())?;
+        field(2).clone_into(&mut self.encoding);
+        Ok(())
+    }
+
+    /// Process id of the server's backend; behind a pooler, of the one that served the set-up.
+    #[must_use]
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// `TLSv1.2` or `TLSv1.3`; `None` where the connection is not encrypted.
+    #[must_use]
+    pub(crate) const fn tls_version(&self) -> Option<&'static str> {
+        self.tls_version
+    }
+
+    /// `server_version_num`, for example 150020.
+    #[must_use]
+    pub(crate) const fn server_version_num(&self) -> u32 {
+        self.version_num
+    }
+
+    /// The parameters of this very connection: of the one host, where several were given.
+    #[must_use]
+    pub(crate) const fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// Waits until the connection has ended and returns why. Safe to cancel, and to call again.
+    pub(crate) async fn closed(&self) -> Error {
+        let mut ended = self.ended.clone();
+        let why = match ended.wait_for(Option::is_some).await {
+            Ok(why) => why.clone(),
+            Err(_task_gone) => None,
+        };
+        why.unwrap_or_else(|| Error::failed("closed")).context(format!("connection to {} lost", self.info))
+    }
+
+    /// Cuts a connection that has died unnoticed.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.task.abort();
+    }
+
+    /// True once the connection has ended.
+    #[must_use]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst) || self.client.is_closed() || self.ended.borrow().is_some()
+    }
+
+    /// Ends the session in good order, at most two seconds; then as a drop.
+    pub(crate) async fn close(self) {
+        let Self { client, task, .. } = self;
+        drop(client);
+        if tokio::time::timeout(Duration::from_secs(2), task).await.is_err() {
+            tracing::debug!("a session did not end in time and was cut");
+        }
+    }
+}
+
+fn application_name(name: &str) -> String {
+    if name.is_empty() { "pgstow".to_owned() } else { format!("pgstow {name}") }
+}
+
+fn config(info: &ConnInfo, timeout: Duration, name: &str) -> Result<tokio_postgres::Config> {
+    let mut config = tokio_postgres::Config::new();
+    config.user(info.user()).dbname(info.database()).host(info.host()).port(info.port());
+    config.application_name(application_name(name));
+    // Half of the whole, so that a dead first address (IPv6 without a route) leaves time for the second.
+    config.connect_timeout(timeout / 2);
+    // A server that vanished is noticed in a minute and a half instead of two hours.
+    let seconds =
+        |key, default| Duration::from_secs(info.get(key).and_then(|text| text.parse().ok()).unwrap_or(default));
+    config.keepalives(info.get("keepalives") != Some("0"));
+    config.keepalives_idle(seconds("keepalives_idle", 30)).keepalives_interval(seconds("keepalives_interval", 15));
+    config.keepalives_retries(info.get("keepalives_count").and_then(|text| text.parse().ok()).unwrap_or(4));
+    if let Some(password) = info.password() {
+        config.password(password.reveal());
+    }
+    if let Some(address) = info.get("hostaddr") {
+        config.hostaddr(address.parse().map_err(|_not_an_address| Error::usage("hostaddr is not an IP address"))?);
+    }
+    if let Some(options) = info.get("options") {
+        config.options(options);
+    }
+    config.channel_binding(match info.get("channel_binding") {
+        Some("disable") => ChannelBinding::Disable,
+        Some("require") => ChannelBinding::Require,
+        _ => ChannelBinding::Prefer,
+    });
+    config.target_session_attrs(match info.get("target_session_attrs") {
+        Some("read-write" | "primary") => tokio_postgres::config::TargetSessionAttrs::ReadWrite,
+        Some("read-only" | "standby") => tokio_postgres::config::TargetSessionAttrs::ReadOnly,
+        _ => tokio_postgres::config::TargetSessionAttrs::Any,
+    });
+    if info.get("sslnegotiation") == Some("direct") {
+        config.ssl_negotiation(SslNegotiation::Direct);
+    }
+    Ok(config)
+}
+
+fn is_tls(error: &tokio_postgres::Error) -> bool {
+    error.to_string().contains("TLS")
+}
+
+/// A connection error with the server's name and hints that depend on it.
+fn explain(info: &ConnInfo, error: &tokio_postgres::Error) -> Error {
+    let mut explained = failure(error).context(format!("connect to {info}"));
+    let text = explained.message().to_owned();
+    let unreachable = ["nreachable", "ssign requested address", "lookup address", "not known", "No address"];
+    if info.host().starts_with("db.")
+        && info.host().ends_with(".supabase.co")
+        && unreachable.iter().any(|part| text.contains(part))
+    {
+        explained = explained.hint(
+            "Supabase's direct host has an IPv6 address only; where there is no IPv6 (most CI runners) use the session \
+             pooler's URL: aws-N-REGION.pooler.supabase.com, port 5432, user postgres.PROJECT",
+        );
+    }
+    if text.contains("Tenant or user not found") {
+        explained =
+            explained.hint("the pooler wants the user as postgres.PROJECT, and the host of the project's region");
+    }
+    explained
+}
+
+/// One readable message for an error of the driver, with hints for what a person can do something about.
+#[must_use]
+pub(crate) fn failure(error: &tokio_postgres::Error) -> Error {
+    let Some(server) = error.as_db_error() else { return local_failure(error) };
+    let mut message = server.message().to_owned();
+    if let Some(detail) = server.detail() {
+        message = format!("{message} ({})", detail.replace('\n', "; "));
+    }
+    let code = server.code().code();
+    if !message.contains(code) {
+        message = format!("{message} [{code}]");
+    }
+    let hint = recovery_hint(code, &message).or_else(|| server_hint(code, server.message()));
+    let mut failed = Error::failed(message);
+    if let Some(hint) = hint {
+        failed = failed.hint(hint);
+    }
+    match server.hint() {
+        Some(hint) => failed.hint(hint.replace('\n', " ")),
+        None => failed,
+    }
+}
+
+fn server_hint(code: &str, message: &str) -> Option<&'static str> {
+    Some(match code {
+        _ if message.contains("EMAXCONNSESSION") || message.contains("max clients reached") => {
+            "the pooler's pool is full: lower --jobs, raise the pool size, or connect directly"
+        }
+        "28P01" => "check user and password; a password with special characters must be percent-encoded in a URL",
+        "28000" => "check user, database and sslmode against the server's pg_hba.conf",
+        "3D000" => "check the database's name at the end of the URL",
+        "53300" => "too many connections: lower --jobs, or raise max_connections or the pool size",
+        "53200" => "if the server is out of shared memory, raise max_locks_per_transaction",
+        "57P01" | "57P02" => "the server ended the session: it was shut down, restarted or told to",
+        "57P03" => "the server is starting up, shutting down or recovering: try again later",
+        "42501" => "grant the role what it lacks; pgstow detect lists what it cannot read, and the cure",
+        "55P03" => "another session holds the lock: wait for it, or raise --lock-timeout",
+        "57014" => "something outside of pgstow cancelled the statement",
+        _ => return None,
+    })
+}
+
+/// What to change on a standby that cancelled a statement or ended a session because it stood in the way of replay. The
+/// server says which kind of conflict it was in its DETAIL (`errdetail_recovery_conflict` in `postgres.c`), in the
+/// language of its messages; where that is not English, everything is said.
+fn recovery_hint(code: &str, message: &str) -> Option<&'static str> {
+    // The other causes of 40001 and 40P01 are of writers; a backup only reads.
+    let conflict = match code {
+        "40001" => !message.contains("could not serialize"),
+        "40P01" | "57P04" => message.contains("recovery"),
+        _ => false,
+    };
+    if !conflict {
+        return None;
+    }
+    Some(if message.contains("row versions") {
+        "the primary removed row versions that this standby still had to show: set hot_standby_feedback = on on the \
+         standby (the primary then keeps them, at the price of some bloat), or raise max_standby_streaming_delay \
+         (-1: replay waits as long as the backup takes), or back up the primary"
+    } else if message.contains("relation lock") {
+        "the primary changed, truncated or dropped a table that was being read (VACUUM does, when it gives back the end \
+         of a table): raise max_standby_streaming_delay on the standby (-1: replay waits as long as the backup takes), \
+         set vacuum_truncate = off on that table, or back up the primary; hot_standby_feedback does not help here"
+    } else {
+        "a standby cancels what stands in the way of replay: set hot_standby_feedback = on on the standby, raise \
+         max_standby_streaming_delay there (max_standby_archive_delay where it reads WAL from an archive), or back up \
+         the primary"
+    })
+}
+
+/// An error that no server reported: network, TLS, protocol.
+fn local_failure(error: &tokio_postgres::Error) -> Error {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    let mut io = None;
+    while let Some(inner) = cause {
+        io = io.or_else(|| inner.downcast_ref::<std::io::Error>().map(std::io::Error::kind));
+        let text = inner.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        cause = inner.source();
+    }
+    let hint = match io {
+        _ if message.contains("password missing") => Some("give a password in the URL, in PGPASSWORD or in ~/.pgpass"),
+        _ if message.contains("does not support TLS") => {
+            Some("the server has no TLS: use sslmode=disable where the network is trusted")
+        }
+        _ if message.contains("UnknownIssuer") || message.contains("CaUsedAsEndEntity") => {
+            Some("the server's certificate is not signed by a trusted root: name its root with sslrootcert")
+        }
+        _ if message.contains("NotValidForName") || message.contains("not valid for name") => {
+            Some("the certificate is for another host name: use that name, or sslmode=verify-ca")
+        }
+        _ if message.contains("TLS") => {
+            Some("check sslmode, sslrootcert and, where the server wants one, sslcert and sslkey")
+        }
+        _ if message.contains("lookup address") || message.contains("not known") => {
+            Some("the host's name does not resolve: check it")
+        }
+        Some(std::io::ErrorKind::ConnectionRefused) => {
+            Some("nothing listens there: check host and port, and whether the server runs")
+        }
+        Some(std::io::ErrorKind::NetworkUnreachable | std::io::ErrorKind::HostUnreachable) => {
+            Some("no route to the host from here (an IPv6 address where only IPv4 is routed?)")
+        }
+        Some(std::io::ErrorKind::TimedOut) => Some("no answer: check host, port and firewall"),
+        Some(std::io::ErrorKind::NotFound) => Some("no server's socket there: check the folder and the port"),
+        _ => None,
+    };
+    let failed = Error::failed(message);
+    match hint {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
+}

@@ -1,0 +1,63 @@
+//! Waiting for a session's answer without waiting for ever. A server may be silent for a good reason for hours (a scan
+//! without a hit, a slow disk), and TCP's keep-alive speaks for the next hop only: a balancer or a pooler may answer
+//! it for a server that it lost. So a long silence is looked at from another connection: whoever the server thinks it
+//! has answered already, or cannot reach, has lost its connection.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::session::{Session, failure};
+
+/// What the server says about the backend: whether it is through with what it was asked, or waits to be read.
+const LOOK: &str = "
+    SELECT coalesce(state, '') = 'active' AND coalesce(wait_event, '') <> 'ClientWrite'
+    FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+
+/// How to wait for the answers of one session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience<'r> {
+    /// How to connect for a look.
+    pub(crate) info: &'r ConnInfo,
+    /// Longest time to connect.
+    pub(crate) connect_timeout: Duration,
+    /// Silence after which to look.
+    pub(crate) silence: Duration,
+    /// The session.
+    pub(crate) session: &'r Session,
+}
+
+impl Patience<'_> {
+    /// Waits for an answer as long as the server is at work on it.
+    ///
+    /// # Errors
+    /// The connection is lost although nobody has closed it; the session is closed from then on.
+    pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(self.silence, &mut answer).await {
+                return Ok(answer);
+            }
+            let look = async {
+                let session = Session::connect(self.info, self.connect_timeout, "watch").await?;
+                let row = session.client.query_opt(LOOK, &[&self.session.pid()]).await.map_err(|e| failure(&e))?;
+                session.close().await;
+                Ok::<_, Error>(row.is_some_and(|row| row.get(0)))
+            };
+            let at_work = tokio::select! {
+                biased;
+                // It came after all.
+                answer = &mut answer => return Ok(answer),
+                at_work = tokio::time::timeout(self.connect_timeout * 2, look) => matches!(at_work, Ok(Ok(true))),
+            };
+            if !at_work {
+                self.session.abandon();
+                let silence = humantime::format_duration(self.silence);
+                return Err(Error::failed(format!(
+                    "not a row came for {silence}, and the server is not at work on any"
+                )));
+            }
+            tracing::debug!("backend {} is silent, but at work", self.session.pid());
+        }
+    }
+}

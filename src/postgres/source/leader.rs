@@ -1,0 +1,267 @@
+//! The leader: one session that locks every table, then exports the snapshot everything else reads.
+//!
+//! Order matters. Inside its transaction nothing but `BEGIN`, `SET LOCAL` and `LOCK TABLE` precedes
+//! `pg_export_snapshot()`: any SELECT would freeze the snapshot before the locks are held, and a TRUNCATE or a
+//! rewriting ALTER in between would show an empty table (pg_dump itself has that hole). After the snapshot the tables
+//! are listed again, in it; a table that vanished or appeared in between means starting over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::archive::table_sql::quote;
+use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::source::detect::{Detection, Relation, detect, detect_in_transaction};
+
+/// Tables in one LOCK statement: a statement of a few KiB, a round trip for every few hundred tables.
+const LOCKED_AT_ONCE: usize = 200;
+/// How often to start over when tables come and go (Supabase makes and drops realtime partitions every day).
+pub(crate) const ATTEMPTS: u32 = 3;
+
+/// What a leader's session is called, before the name of its run (and after the program's).
+const LEADER: &str = "leader ";
+
+/// A session that holds the locks and the snapshot. Dropping it lets everything go.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// The session, in its transaction.
+    pub(crate) session: Arc<Session>,
+    /// Name of the exported snapshot.
+    pub(crate) snapshot: String,
+    /// WAL position at the snapshot, where the role may ask.
+    pub(crate) wal_lsn: Option<String>,
+    /// What the database holds, as of the snapshot.
+    pub(crate) detection: Detection,
+}
+
+/// A session with the advisory lock of this store and database, before any transaction.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    session: Arc<Session>,
+    /// What the database holds now.
+    pub(crate) detection: Detection,
+}
+
+impl Leader {
+    /// Lets snapshot, locks and the advisory lock go, so that the next attempt finds them free.
+    pub(crate) async fn release(self) {
+        let sql = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
+        if let Err(error) = self.session.client.batch_execute(sql).await {
+            tracing::debug!("let the locks go: {error}");
+        }
+    }
+
+    /// Lets snapshot and table locks go once everything was read; the advisory lock stays until the leader is dropped.
+    pub(crate) async fn end_transaction(&self) {
+        if let Err(error) = self.session.client.batch_execute("ROLLBACK").await {
+            tracing::debug!("let the locks go: {error}");
+        }
+    }
+}
+
+/// What a relation is called in SQL.
+#[must_use]
+pub(crate) fn qualified(relation: &Relation) -> String {
+    format!("{}.{}", quote(&relation.schema), quote(&relation.name))
+}
+
+/// Whether `LOCK TABLE` takes it: ordinary and partitioned tables that the role can read.
+#[must_use]
+pub(crate) fn lockable(relation: &Relation) -> bool {
+    matches!(relation.relkind, 'r' | 'p') && relation.unreadable.is_none()
+}
+
+impl Candidate {
+    /// Connects and lists what there is. The session's name ends with that of the run.
+    pub(crate) async fn connect(info: &ConnInfo, timeout: Duration, run: &str) -> Result<Self> {
+        let session = Session::connect_unpooled(info, timeout, &format!("{LEADER}{run}")).await?;
+        let detection = detect(&session.client).await?;
+        Ok(Self { session: Arc::new(session), detection })
+    }
+
+    /// Takes the advisory lock that keeps two runs of one database into one store apart.
+    pub(crate) async fn lock_store(&self, store: &str) -> Result<()> {
+        let key = lock_key(store, &self.detection.server.identity);
+        let client = &self.session.client;
+        let row = client.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await;
+        if row.map_err(|e| failure(&e).context("take the advisory lock"))?.get(0) {
+            return Ok(());
+        }
+        Err(already_running(client, key).await)
+    }
+
+    /// Locks all tables, exports the snapshot and lists again, up to [`ATTEMPTS`] times.
+    pub(crate) async fn lead(mut self, lock_timeout: Duration) -> Result<Leader> {
+        for attempt in 1..=ATTEMPTS {
+            match self.attempt(lock_timeout).await? {
+                Ok((snapshot, wal_lsn, detection)) => {
+                    return Ok(Leader { session: self.session, snapshot, wal_lsn, detection });
+                }
+                Err(why) => {
+                    tracing::info!(
+                        "{why} while tables were being locked; starting over (attempt {attempt} of {ATTEMPTS})"
+                    );
+                    rollback(&self.session.client).await?;
+                    self.detection = detect(&self.session.client).await?;
+                }
+            }
+        }
+        Err(Error::failed("lock all tables: tables were created or dropped each time")
+            .hint("run the backup when no migration is running"))
+    }
+
+    /// One attempt; the inner error says what came or went.
+    async fn attempt(&self, lock_timeout: Duration) -> Result<Result<(String, Option<String>, Detection), String>> {
+        let client = &self.session.client;
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {}",
+            lock_timeout.as_millis()
+        );
+        client.batch_execute(&begin).await.map_err(|e| failure(&e).context("open the leader's transaction"))?;
+        let tables: Vec<String> = self.detection.relations.iter().filter(|r| lockable(r)).map(qualified).collect();
+        for some in tables.chunks(LOCKED_AT_ONCE) {
+            let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", some.join(", ONLY "));
+            if let Err(error) = client.batch_execute(&lock).await {
+                return self.lock_failed(&error, lock_timeout).await.map(Err);
+            }
+        }
+        let snapshot = client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
+        let snapshot: String = snapshot.map_err(|e| failure(&e).context("export the snapshot"))?.get(0);
+        let detection = detect_in_transaction(client).await?;
+        if let Some(why) = difference(&self.detection, &detection) {
+            return Ok(Err(why));
+        }
+        let wal_lsn = wal_lsn(client, detection.server.in_recovery).await?;
+        Ok(Ok((snapshot, wal_lsn, detection)))
+    }
+
+    /// A table that is gone means starting over; a lock that is not to be had names the table and who holds it.
+    async fn lock_failed(&self, error: &tokio_postgres::Error, lock_timeout: Duration) -> Result<String> {
+        let client = &self.session.client;
+        match error.code() {
+            Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => Ok("a table was dropped".to_owned()),
+            Some(&SqlState::T_R_DEADLOCK_DETECTED) => Ok("a deadlock was ended".to_owned()),
+            Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                rollback(client).await?;
+                let held = holders(client, &self.detection).await?;
+                let waited = humantime::format_duration(lock_timeout);
+                Err(Error::failed(format!("lock the tables: not to be had within {waited}: {held}"))
+                    .hint("wait for that statement, end it, or raise --lock-timeout"))
+            }
+            Some(&SqlState::OUT_OF_MEMORY) => Err(failure(error).context("lock the tables").hint(
+                "raise max_locks_per_transaction on the server: every table needs a lock, twice (leader and pg_dump)",
+            )),
+            _ => Err(failure(error).context("lock the tables")),
+        }
+    }
+}
+
+/// The tables that one listing has and the other has not.
+fn difference(before: &Detection, after: &Detection) -> Option<String> {
+    let names = |d: &Detection| -> BTreeSet<(u32, String, String)> {
+        d.relations.iter().filter(|r| lockable(r)).map(|r| (r.oid, r.schema.clone(), r.name.clone())).collect()
+    };
+    let (before, after) = (names(before), names(after));
+    let gone = before.difference(&after).next().map(|(_, schema, name)| format!("{schema}.{name} vanished"));
+    gone.or_else(|| after.difference(&before).next().map(|(_, schema, name)| format!("{schema}.{name} appeared")))
+}
+
+async fn rollback(client: &Client) -> Result<()> {
+    client.batch_execute("ROLLBACK").await.map_err(|e| failure(&e).context("let the locks go"))
+}
+
+async fn wal_lsn(client: &Client, in_recovery: bool) -> Result<Option<String>> {
+    let function = if in_recovery { "pg_last_wal_replay_lsn" } else { "pg_current_wal_lsn" };
+    // Asked through has_function_privilege: an error would end the transaction that holds everything.
+    let sql = format!(
+        "SELECT CASE WHEN pg_catalog.has_function_privilege('pg_catalog.{function}()', 'EXECUTE') \
+         THEN pg_catalog.{function}()::pg_catalog.text END"
+    );
+    let row = client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context("ask for the WAL position"))?;
+    Ok(row.get(0))
+}
+
+/// Who holds or waits for a lock that conflicts with reading one of the tables.
+pub(crate) async fn holders(client: &Client, detection: &Detection) -> Result<String> {
+    let oids: Vec<u32> = detection.relations.iter().filter(|r| lockable(r)).map(|r| r.oid).collect();
+    let rows = client
+        .query(
+            "SELECT l.relation::pg_catalog.regclass::pg_catalog.text, l.pid, l.granted,
+                    coalesce(a.usename::pg_catalog.text, '?'), coalesce(nullif(a.application_name, ''), '?'),
+                    coalesce(a.query, '?')
+               FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+              WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation = ANY($1)
+                AND l.pid <> pg_catalog.pg_backend_pid()
+              ORDER BY l.granted DESC, a.xact_start LIMIT 3",
+            &[&oids],
+        )
+        .await
+        .map_err(|e| failure(&e).context("ask who holds the locks"))?;
+    let told: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let (table, pid, granted): (String, i32, bool) = (row.get(0), row.get(1), row.get(2));
+            let (user, application, query): (String, String, String) = (row.get(3), row.get(4), row.get(5));
+            let does = if granted { "is locked by" } else { "is waited for by" };
+            let query: String = query.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(120).collect();
+            format!("{table} {does} pid {pid} ({user}, {application}): {query}")
+        })
+        .collect();
+    Ok(if told.is_empty() { "the holder let go meanwhile".to_owned() } else { told.join("; ") })
+}
+
+fn lock_key(store: &str, identity: &str) -> i64 {
+    let words = format!("pgstow backup\0{store}\0{identity}");
+    xxhash_rust::xxh3::xxh3_64(words.as_bytes()).cast_signed()
+}
+
+/// Whether a backup of that database into that store is running now; its error where one is.
+pub(crate) async fn running(client: &Client, store: &str, identity: &str) -> Result<Option<Error>> {
+    let key = lock_key(store, identity);
+    let row = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted
+                AND ((classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8) = $1)",
+            &[&key],
+        )
+        .await;
+    let held: bool = row.map_err(|e| failure(&e).context("look for another backup"))?.get(0);
+    Ok(if held { Some(already_running(client, key).await) } else { None })
+}
+
+/// Names the run that has the lock: every role may see a session's application name, only some its start.
+async fn already_running(client: &Client, key: i64) -> Error {
+    let holder = client
+        .query_opt(
+            "SELECT a.pid, pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), a.application_name,
+                    pg_catalog.host(a.client_addr)
+               FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
+              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                AND ((l.classid::pg_catalog.int8 << 32) | l.objid::pg_catalog.int8) = $1",
+            &[&key],
+        )
+        .await;
+    let who = match holder {
+        Ok(Some(row)) => {
+            let pid: i32 = row.get(0);
+            let name: Option<String> = row.get(2);
+            let run = name.as_deref().and_then(|name| name.strip_prefix("pgstow ")?.strip_prefix(LEADER));
+            let told = [
+                run.map(|run| format!("run {run}")),
+                Some(format!("pid {pid}")),
+                row.get::<_, Option<String>>(1).map(|since| format!("started {since}")),
+                row.get::<_, Option<String>>(3).map(|address| format!("from {address}")),
+            ];
+            format!(" ({})", told.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        }
+        _ => String::new(),
+    };
+    Error::failed(format!("another backup of this database into this store is running{who}"))
+        .hint("wait for it to end; its lock goes with its connection")
+}

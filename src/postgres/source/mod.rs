@@ -1,0 +1,11 @@
+//! The database that is saved: what is in it, its snapshot, its rows. Nothing here writes.
+
+pub(crate) mod absent;
+pub(crate) mod catalogue;
+pub(crate) mod dependents;
+pub(crate) mod detect;
+pub(crate) mod health;
+pub(crate) mod large_objects;
+pub(crate) mod leader;
+pub(crate) mod rows;
+pub(crate) mod waiters;

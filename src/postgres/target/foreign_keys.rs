@@ -1,0 +1,65 @@
+//! Foreign keys as the system catalogues have them.
+
+use tokio_postgres::Client;
+
+use crate::error::Result;
+use crate::postgres::connect::session::{Session, failure};
+
+/// References between two tables of extensions: (oid of the one that refers, oid of the other). These foreign keys are
+/// there before any row is restored, so the rows of the one can only come after those of the other.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn of_extensions(client: &Client) -> Result<Vec<(u32, u32)>> {
+    let sql = "SELECT DISTINCT k.conrelid, k.confrelid FROM pg_catalog.pg_constraint k
+                WHERE k.contype = 'f' AND k.conrelid <> k.confrelid
+                  AND (SELECT count(*) = 2 FROM pg_catalog.pg_depend d
+                        WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid IN (k.conrelid, k.confrelid)
+                          AND d.objsubid = 0 AND d.deptype = 'e')
+                ORDER BY 1, 2";
+    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the extensions' foreign keys"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// A foreign key between two tables, with what counts the rows that refer to nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct ForeignKey {
+    /// Its name.
+    pub(crate) name: String,
+    /// Schema and name of the table that refers.
+    pub(crate) from: (String, String),
+    /// Schema and name of the table that is referred to.
+    pub(crate) to: (String, String),
+    /// Counts the rows of the one that refer to no row of the other.
+    pub(crate) orphans: String,
+}
+
+/// All foreign keys of a database.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn all(session: &Session) -> Result<Vec<ForeignKey>> {
+    let sql = "SELECT k.conname::pg_catalog.text, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+                      rn.nspname::pg_catalog.text, r.relname::pg_catalog.text,
+                      'SELECT count(*) FROM ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+                        || ' f WHERE ' || p.there || ' AND NOT EXISTS (SELECT FROM ' || pg_catalog.quote_ident(rn.nspname) || '.'
+                        || pg_catalog.quote_ident(r.relname) || ' t WHERE ' || p.same || ')'
+                 FROM pg_catalog.pg_constraint k
+                 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 JOIN pg_catalog.pg_class r ON r.oid = k.confrelid JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace,
+                      LATERAL (SELECT pg_catalog.string_agg('f.' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL', ' AND '),
+                                      pg_catalog.string_agg('t.' || pg_catalog.quote_ident(b.attname) || ' = f.' || pg_catalog.quote_ident(a.attname), ' AND ')
+                                 FROM ROWS FROM (pg_catalog.unnest(k.conkey), pg_catalog.unnest(k.confkey)) u(one, other)
+                                 JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.one
+                                 JOIN pg_catalog.pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.other) p(there, same)
+                WHERE k.contype = 'f' AND k.conparentid = 0
+                ORDER BY k.oid";
+    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the foreign keys"))?;
+    let key = |row: &tokio_postgres::Row| ForeignKey {
+        name: row.get(0),
+        from: (row.get(1), row.get(2)),
+        to: (row.get(3), row.get(4)),
+        orphans: row.get(5),
+    };
+    Ok(rows.iter().map(key).collect())
+}

@@ -1,0 +1,455 @@
+//! A database whose platform owns part of it (a Supabase project) as a role that is no superuser sees it: what is
+//! there, what the role may do with it, and what the platform's default privileges do to new objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, Result};
+use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::target::MARK;
+use crate::postgres::{quote_ident, quote_literal, target};
+
+/// A schema of the target.
+#[derive(Debug, Clone)]
+pub(crate) struct Schema {
+    /// Whether the role may act as its owner.
+    pub(crate) owned: bool,
+    /// Whether the role may make objects in it.
+    pub(crate) creatable: bool,
+    /// Whether an extension owns it.
+    pub(crate) extension: bool,
+}
+
+/// A column that can be written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Column {
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether the server computes it.
+    pub(crate) generated: bool,
+}
+
+/// A table of the target.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about a table, not states")]
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    /// Whether an extension owns it.
+    pub(crate) extension: bool,
+    /// Whether row-level security is on.
+    pub(crate) row_security: bool,
+    /// Whether the role may insert rows.
+    pub(crate) fillable: bool,
+    /// Whether the role may remove its rows.
+    pub(crate) emptyable: bool,
+    /// Its columns, in order.
+    pub(crate) columns: Vec<Column>,
+}
+
+/// What the session's role may do as another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// It may act as that role.
+    pub(crate) member: bool,
+    /// That role is a superuser.
+    pub(crate) superuser: bool,
+}
+
+/// The target as the role sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    /// The role of the session.
+    pub(crate) role: String,
+    /// Whether it may make schemas.
+    pub(crate) creates_schemas: bool,
+    /// Schemas by name.
+    pub(crate) schemas: BTreeMap<String, Schema>,
+    /// Tables (ordinary and partitioned) by schema and name.
+    pub(crate) tables: BTreeMap<(String, String), Table>,
+    /// What there is: kind, schema (empty for what is in none), name. As [`target::known`], and `trigger`, `policy`,
+    /// `constraint` and `rule` named `table name`, `publication`, `published` (publication as schema, `schema.table` as
+    /// name), `event trigger`, `wrapper`, `language`.
+    pub(crate) known: BTreeSet<(String, String, String)>,
+    /// Roles by name.
+    pub(crate) roles: BTreeMap<String, Reach>,
+    /// Whether objects that the role makes get other privileges than PostgreSQL's own.
+    pub(crate) default_privileges: bool,
+}
+
+impl Project {
+    /// Whether there is such a thing (see [`Project::known`]).
+    #[must_use]
+    pub(crate) fn has(&self, kind: &str, schema: &str, name: &str) -> bool {
+        self.known.contains(&(kind.to_owned(), schema.to_owned(), name.to_owned()))
+    }
+
+    /// Whether the role may act as that one.
+    #[must_use]
+    pub(crate) fn is(&self, role: &str) -> bool {
+        role == self.role || self.roles.get(role).is_some_and(|reach| reach.member)
+    }
+}
+
+/// Looks at the target.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn project(session: &Session) -> Result<Project> {
+    let client = &session.client;
+    let failed = |e: tokio_postgres::Error| failure(&e).context("look at the project");
+    let row = client
+        .query_one(
+            "SELECT current_user::pg_catalog.text,
+                    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+                    EXISTS (SELECT FROM pg_catalog.pg_default_acl WHERE pg_catalog.pg_has_role(defaclrole, 'MEMBER'))",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let (role, creates_schemas, default_privileges) = (row.get(0), row.get(1), row.get(2));
+    let sql = "SELECT nspname::pg_catalog.text, pg_catalog.pg_has_role(nspowner, 'MEMBER'),
+                      pg_catalog.has_schema_privilege(n.oid, 'CREATE'),
+                      EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 2615 AND d.objid = n.oid AND d.deptype = 'e')
+                 FROM pg_catalog.pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'";
+    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    let schema = |row: &tokio_postgres::Row| {
+        (row.get(0), Schema { owned: row.get(1), creatable: row.get(2), extension: row.get(3) })
+    };
+    let schemas = rows.iter().map(schema).collect();
+    // From 16 on a member may be one that cannot act as the role.
+    let may = if session.server_version_num() >= 160_000 { "SET" } else { "MEMBER" };
+    let sql = format!(
+        "SELECT rolname::pg_catalog.text, pg_catalog.pg_has_role(oid, '{may}'), rolsuper FROM pg_catalog.pg_roles"
+    );
+    let rows = client.query(&sql, &[]).await.map_err(failed)?;
+    let roles = rows.iter().map(|row| (row.get(0), Reach { member: row.get(1), superuser: row.get(2) })).collect();
+    Ok(Project {
+        role,
+        creates_schemas,
+        schemas,
+        tables: tables(session).await?,
+        known: known(session).await?,
+        roles,
+        default_privileges,
+    })
+}
+
+async fn tables(session: &Session) -> Result<BTreeMap<(String, String), Table>> {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+                      EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e'),
+                      c.relrowsecurity, a.attname::pg_catalog.text, a.attgenerated <> '',
+                      pg_catalog.has_any_column_privilege(c.oid, 'INSERT'),
+                      pg_catalog.has_table_privilege(c.oid, 'DELETE') OR pg_catalog.has_table_privilege(c.oid, 'TRUNCATE')
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+                ORDER BY c.oid, a.attnum";
+    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the project's tables"))?;
+    let mut tables: BTreeMap<(String, String), Table> = BTreeMap::new();
+    for row in rows {
+        let fresh = || Table {
+            extension: row.get(2),
+            row_security: row.get(3),
+            fillable: row.get(6),
+            emptyable: row.get(7),
+            columns: Vec::new(),
+        };
+        let table = tables.entry((row.get(0), row.get(1))).or_insert_with(fresh);
+        if let Some(name) = row.get(4) {
+            table.columns.push(Column { name, generated: row.get(5) });
+        }
+    }
+    Ok(tables)
+}
+
+async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> {
+    let mut known = target::known(session).await?;
+    let of_table = "JOIN pg_catalog.pg_class c ON c.oid = r JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
+    let sql = format!(
+        "SELECT kind, nspname::pg_catalog.text, relname || ' ' || name FROM (
+            SELECT 'trigger', tgrelid, tgname FROM pg_catalog.pg_trigger WHERE NOT tgisinternal
+            UNION ALL SELECT 'policy', polrelid, polname FROM pg_catalog.pg_policy
+            UNION ALL SELECT 'constraint', conrelid, conname FROM pg_catalog.pg_constraint WHERE conrelid <> 0
+            UNION ALL SELECT 'rule', ev_class, rulename FROM pg_catalog.pg_rewrite) x(kind, r, name) {of_table}
+         UNION SELECT 'publication', '', pubname::pg_catalog.text FROM pg_catalog.pg_publication
+         UNION SELECT 'published', p.pubname::pg_catalog.text, n.nspname || '.' || c.relname
+                 FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
+                 JOIN pg_catalog.pg_class c ON c.oid = r.prrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         UNION SELECT 'event trigger', '', evtname::pg_catalog.text FROM pg_catalog.pg_event_trigger
+         UNION SELECT 'wrapper', '', fdwname::pg_catalog.text FROM pg_catalog.pg_foreign_data_wrapper
+         UNION SELECT 'language', '', lanname::pg_catalog.text FROM pg_catalog.pg_language"
+    );
+    let rows = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("look at the project"))?;
+    known.extend(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))));
+    Ok(known)
+}
+
+/// Whether the server itself refused a statement for what it says: other errors (a lost connection, no room, a server
+/// that stops) are not about the statement. `XX000` is what many extensions refuse with.
+#[must_use]
+pub(crate) fn refused(error: &Error) -> bool {
+    code(error).is_some_and(|code| {
+        !["08", "53", "57", "58", "XX001", "XX002", "F0"].iter().any(|class| code.starts_with(class))
+    })
+}
+
+/// The SQLSTATE that [`failure`] ends a message with.
+#[must_use]
+pub(crate) fn code(error: &Error) -> Option<&str> {
+    let inner = error.message().strip_suffix(']')?;
+    let (_, code) = inner.rsplit_once('[')?;
+    (code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())).then_some(code)
+}
+
+/// Times a transaction that another one stood in the way of is begun again.
+const AGAIN: u32 = 5;
+
+/// Runs statements in one transaction; it leaves the session usable when they are refused. A deadlock with a session of
+/// the platform is tried again.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn transaction(session: &Session, sql: &str, doing: &str) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        let done = target::execute(session, &format!("BEGIN;\n{sql}\n;COMMIT"), doing).await;
+        let Err(error) = &done else { return done };
+        let Some(code) = code(error) else { return done };
+        target::execute(session, "ROLLBACK", doing).await?;
+        tries += 1;
+        if !matches!(code, "40P01" | "40001") || tries > AGAIN {
+            return done;
+        }
+    }
+}
+
+/// What of a schema is there that no extension owns, in words, at most four things.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn contents(session: &Session, schema: &str) -> Result<Vec<String>> {
+    let sql = format!(
+        "SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0) {} AND d.classid <> 826 LIMIT 4",
+        in_schema(schema)
+    );
+    target::strings(&session.client, &sql, "look at what the schemas hold").await
+}
+
+/// `FROM ... WHERE` of what is in a schema and not an extension's.
+fn in_schema(schema: &str) -> String {
+    format!(
+        "FROM pg_catalog.pg_depend d WHERE d.refclassid = 2615 AND d.deptype = 'n' AND d.objid >= 16384 AND d.classid <> 3079
+            AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {})
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')",
+        quote_literal(schema)
+    )
+}
+
+/// Removes what an unfinished restore made in these schemas. Those that were there before it stay.
+///
+/// # Errors
+/// What could not be removed.
+pub(crate) async fn wipe(session: &Session, made: &[String], kept: &[String]) -> Result<()> {
+    let doing = "remove an unfinished restore";
+    target::execute(session, "SET client_min_messages = error", doing).await?;
+    for schema in kept {
+        let sql = format!(
+            "SELECT 'DROP ' || pg_catalog.replace(i.type, 'statistics object', 'statistics') || ' IF EXISTS ' || i.identity || ' CASCADE'
+               FROM (SELECT d.classid, d.objid {}) d, LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, 0) i
+              WHERE i.type NOT IN ('default acl', 'index')",
+            in_schema(schema)
+        );
+        for drop in target::strings(&session.client, &sql, doing).await? {
+            target::execute(session, &drop, &format!("{doing} ({drop})")).await?;
+        }
+    }
+    for schema in made {
+        let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", quote_ident(schema));
+        target::execute(session, &drop, &format!("{doing} ({drop})")).await?;
+    }
+    target::execute(session, "RESET client_min_messages", doing).await
+}
+
+/// Marks the project as being restored; the mark says by what, and what was there before: kind and name.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn mark(session: &Session, what: &str, things: &[(&str, String)]) -> Result<()> {
+    let values: Vec<String> =
+        things.iter().map(|(kind, name)| format!("({}, {})", quote_literal(kind), quote_literal(name))).collect();
+    let mut sql = format!(
+        "CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {};
+         CREATE TABLE {MARK}.kept (kind pg_catalog.text NOT NULL, name pg_catalog.text NOT NULL);",
+        quote_literal(what)
+    );
+    if !values.is_empty() {
+        sql.push_str(&format!("INSERT INTO {MARK}.kept VALUES {};", values.join(", ")));
+    }
+    transaction(session, &sql, "mark the project as being restored").await
+}
+
+/// Takes the mark away.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn unmark(session: &Session) -> Result<()> {
+    target::execute(session, &format!("DROP SCHEMA {MARK} CASCADE"), "take the mark away").await
+}
+
+/// What the mark says was there before.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn remembered(session: &Session) -> Result<BTreeSet<(String, String)>> {
+    let rows = session.client.query(&format!("SELECT kind, name FROM {MARK}.kept"), &[]).await;
+    let rows = rows.map_err(|e| failure(&e).context("look for an unfinished restore"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Removes those of these large objects that are there.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn unlink(session: &Session, oids: &[u32]) -> Result<()> {
+    let sql = "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata WHERE oid = ANY($1)";
+    let done = session.client.query(sql, &[&oids]).await;
+    done.map(drop).map_err(|e| failure(&e).context("remove an unfinished restore"))
+}
+
+/// Which of these large objects are there.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn large_objects(session: &Session, oids: &[u32]) -> Result<Vec<u32>> {
+    let sql = "SELECT oid FROM pg_catalog.pg_largeobject_metadata WHERE oid = ANY($1) ORDER BY oid";
+    let rows = session.client.query(sql, &[&oids]).await;
+    Ok(rows.map_err(|e| failure(&e).context("look for large objects"))?.iter().map(|row| row.get(0)).collect())
+}
+
+/// The first column of the first row of a query, a number.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn count(session: &Session, sql: &str, doing: &str) -> Result<i64> {
+    let row = session.client.query_opt(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    Ok(row.map_or(0, |row| row.get(0)))
+}
+
+/// Runs one statement and returns how many rows it touched.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn run(session: &Session, sql: &str, doing: &str) -> Result<u64> {
+    session.client.execute(sql, &[]).await.map_err(|e| failure(&e).context(doing))
+}
+
+/// A statement that gives a new object of the session's role the privileges that PostgreSQL itself gives, whatever the
+/// default privileges are: what a dump says of privileges begins from there. `word` is what `GRANT ... ON` calls it
+/// (`TABLE`, `SEQUENCE`, `TYPE`, `SCHEMA`; `ROUTINE` is every routine of the open transaction), `name` its name as SQL;
+/// `None` for what has no privileges of its own.
+#[must_use]
+pub(crate) fn plain_privileges(word: &str, name: &str) -> Option<String> {
+    let (catalogue, acl, owner, cast, letter) = match word {
+        "TABLE" => ("pg_class", "relacl", "relowner", "regclass", "r"),
+        "SEQUENCE" => ("pg_class", "relacl", "relowner", "regclass", "s"),
+        "ROUTINE" => ("pg_proc", "proacl", "proowner", "", "f"),
+        "TYPE" => ("pg_type", "typacl", "typowner", "regtype", "T"),
+        "SCHEMA" => ("pg_namespace", "nspacl", "nspowner", "regnamespace", "n"),
+        _ => return None,
+    };
+    let (mut on, mut which) =
+        (quote_literal(&format!("{word} {name}")), format!("o.oid = {}::pg_catalog.{cast}", quote_literal(name)));
+    if word == "ROUTINE" {
+        // Argument names and modes keep a routine's name from being looked up: it is the one this transaction made.
+        "'ROUTINE ' || o.oid::pg_catalog.regprocedure::pg_catalog.text".clone_into(&mut on);
+        "o.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid".clone_into(&mut which);
+    }
+    Some(format!(
+        "DO $pgstow_acl$ DECLARE s pg_catalog.text; BEGIN
+          FOR s IN SELECT x.sql FROM pg_catalog.{catalogue} o, LATERAL (
+              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+                FROM pg_catalog.aclexplode(o.{acl}) a
+              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+                FROM pg_catalog.aclexplode(pg_catalog.acldefault('{letter}', o.{owner})) a) x(step, sql)
+            WHERE {which} AND o.{acl} IS NOT NULL ORDER BY x.step, x.sql
+          LOOP EXECUTE s; END LOOP; END $pgstow_acl$;"
+    ))
+}
+
+/// The privileges that a role was given on a thing, and how many there are of its kind; `what` as `GRANT ... ON` says it
+/// (`TABLE a.b`, `SCHEMA a`, `DATABASE a`, `FUNCTION a.f(x integer)`). A `GRANT` that could give nothing is no error to the
+/// server. `None` for other kinds.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn granted(session: &Session, what: &str, role: &str) -> Result<Option<(Vec<String>, usize)>> {
+    let Some((word, name)) = what.split_once(' ') else { return Ok(None) };
+    let literal = quote_literal(name);
+    let (from, acl, letter, owner, which) = match word {
+        "TABLE" => ("pg_class", "relacl", "r", "relowner", format!("o.oid = {literal}::pg_catalog.regclass")),
+        "SEQUENCE" => ("pg_class", "relacl", "s", "relowner", format!("o.oid = {literal}::pg_catalog.regclass")),
+        "SCHEMA" => ("pg_namespace", "nspacl", "n", "nspowner", format!("o.oid = {literal}::pg_catalog.regnamespace")),
+        "DATABASE" => ("pg_database", "datacl", "d", "datdba", "o.datname = pg_catalog.current_database()".to_owned()),
+        "FUNCTION" | "PROCEDURE" => (
+            "pg_proc",
+            "proacl",
+            "f",
+            "proowner",
+            format!(
+                "pg_catalog.format('%I.%I(%s)', o.pronamespace::pg_catalog.regnamespace::pg_catalog.name, o.proname,
+                   pg_catalog.pg_get_function_identity_arguments(o.oid)) = {literal}"
+            ),
+        ),
+        _ => return Ok(None),
+    };
+    let columns = if word == "TABLE" {
+        "UNION SELECT c.privilege_type, c.grantee FROM pg_catalog.pg_attribute t, LATERAL pg_catalog.aclexplode(t.attacl) c WHERE t.attrelid = o.oid"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "SELECT coalesce((SELECT pg_catalog.array_agg(x.p) FROM
+                  (SELECT a.privilege_type, a.grantee FROM pg_catalog.aclexplode(o.{acl}) a {columns}) x(p, g)
+                 WHERE x.g = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = $1)), '{{}}'),
+                (SELECT count(*) FROM pg_catalog.aclexplode(pg_catalog.acldefault('{letter}', o.{owner})) d WHERE d.grantee = o.{owner})
+           FROM pg_catalog.{from} o WHERE {which}"
+    );
+    let row = session.client.query_opt(&sql, &[&role]).await;
+    let row = row.map_err(|e| failure(&e).context(format!("look at the privileges on {name}")))?;
+    Ok(row.map(|row| (row.get(0), usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX))))
+}
+
+/// Statements that take away what default privileges of the session's role give in these schemas.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn own_default_privileges(session: &Session, schemas: &[String]) -> Result<Vec<String>> {
+    let names: Vec<String> = schemas.iter().map(|name| quote_literal(name)).collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT 'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(current_user) || ' IN SCHEMA '
+                || pg_catalog.quote_ident(n.nspname) || ' REVOKE ALL ON '
+                || CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' ELSE 'TYPES' END
+                || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+           FROM pg_catalog.pg_default_acl d JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace,
+                LATERAL pg_catalog.aclexplode(d.defaclacl) a
+          WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+            AND d.defaclobjtype IN ('r', 'S', 'f', 'T') AND n.nspname IN ({})",
+        names.join(", ")
+    );
+    target::strings(&session.client, &sql, "look at the default privileges").await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_server_says_of_a_statement_is_a_refusal() {
+        let error = |text: &str| Error::failed(text);
+        assert!(refused(&error("make x: permission denied for schema auth [42501]")));
+        assert!(!refused(&error("make x: terminating connection [57P01]")));
+        assert!(!refused(&error("make x: connection closed")));
+        assert_eq!(code(&error("x [0A000]")), Some("0A000"));
+    }
+}

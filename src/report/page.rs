@@ -1,0 +1,248 @@
+//! The page: verdict, numbers, trend, the table of runs; the latest run is in `latest`.
+
+use crate::cli::list::{Receipt, Row};
+use crate::cli::pin::Pin;
+use crate::cli::{list, output};
+use crate::format::manifest::Status;
+use crate::report::chart::Bar;
+use crate::report::html::text;
+use crate::report::{Facts, chart, html, latest};
+
+/// Runs in the charts, the newest: more bars than that are hairlines.
+const BARS: usize = 120;
+/// From this age on the newest backup is pointed out.
+const OLD_SECONDS: i64 = 2 * 86_400;
+
+/// The whole page.
+pub(crate) fn compose(facts: &Facts) -> String {
+    let name = facts.latest.as_ref().map_or_else(
+        |_none| facts.inventory.runs.iter().find_map(|row| Some(row.details.as_ref()?.database.clone())),
+        |manifest| Some(manifest.source.database.clone()),
+    );
+    let title = name.map_or_else(|| "Backups".to_owned(), |name| format!("Backups of {name}"));
+    let mut page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
+         <style>\n{style}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n\
+         <p class=\"soft\">in <code>{store}</code>, as of {at} UTC</p>\n{verdict}</header>\n<main>\n",
+        title = text(title),
+        style = include_str!("style.css"),
+        store = text(&facts.inventory.store),
+        at = html::moment(&facts.at),
+        verdict = verdict(facts),
+    );
+    if !facts.inventory.runs.is_empty() {
+        page.push_str(&cards(facts));
+        page.push_str(&trend(&facts.inventory.runs));
+        page.push_str(&runs(&facts.inventory.runs));
+    }
+    if let Ok(manifest) = &facts.latest {
+        page.push_str(&latest::section(manifest));
+    }
+    page.push_str(&format!(
+        "</main>\n<footer><p>Made by pgstow {}. A run counts once its manifest is stored, which is written last. \
+         <em>Verified</em>: every byte was read back, rows and digests recomputed. <em>Drilled</em>: restored into a scratch \
+         database and compared. All times are UTC.</p></footer>\n</body>\n</html>\n",
+        text(env!("CARGO_PKG_VERSION"))
+    ));
+    page
+}
+
+/// The one sentence a person in a hurry reads.
+fn verdict(facts: &Facts) -> String {
+    let row = facts.inventory.runs.iter().find(|row| row.latest);
+    let (class, head, rest) = match (&facts.latest, row) {
+        (Err(problem), _) if facts.inventory.runs.is_empty() => {
+            ("warn", "There is no backup yet.".to_owned(), problem.clone())
+        }
+        (Err(problem), _) => ("bad", "The latest backup cannot be used.".to_owned(), problem.clone()),
+        (Ok(manifest), row) => {
+            let finished: Option<jiff::Timestamp> = manifest.finished_at.parse().ok();
+            let seconds = finished.map_or(0, |at| jiff::Timestamp::now().duration_since(at).as_secs());
+            let old = list::age(&manifest.finished_at);
+            let checks = row.map_or_else(String::new, |row| {
+                format!("{}; {}.", checked("verified", row.verified.as_ref()), checked("drilled", row.drilled.as_ref()))
+            });
+            let damaged =
+                row.is_some_and(|row| [&row.verified, &row.drilled].into_iter().flatten().any(|found| !found.ok));
+            if damaged {
+                ("bad", "The latest backup is damaged.".to_owned(), checks)
+            } else if manifest.status == Status::Partial {
+                let count = manifest.skipped.len();
+                let head =
+                    format!("The latest backup is {old} old and partial: it lacks {count} things, listed below.");
+                ("warn", head, checks)
+            } else if seconds > OLD_SECONDS {
+                ("warn", format!("The latest backup is complete, but {old} old."), checks)
+            } else {
+                ("good", format!("The latest backup is complete and {old} old."), checks)
+            }
+        }
+    };
+    let rest = if rest.is_empty() { String::new() } else { format!("<p>{}</p>", text(capital(&rest))) };
+    format!("<div class=\"verdict {class}\" role=\"status\"><strong>{}</strong>{rest}</div>\n", text(head))
+}
+
+fn capital(sentence: &str) -> String {
+    let mut chars = sentence.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn checked(what: &str, receipt: Option<&Receipt>) -> String {
+    match receipt {
+        None => format!("not {what} yet"),
+        Some(receipt) if receipt.ok => {
+            let extent = receipt.extent().map(|extent| format!(" ({extent})")).unwrap_or_default();
+            format!("{what} {} ago{extent}", list::age(&receipt.at))
+        }
+        Some(receipt) => format!("{what} {} ago and found different", list::age(&receipt.at)),
+    }
+}
+
+fn cards(facts: &Facts) -> String {
+    let runs = &facts.inventory.runs;
+    let count = |status: &str| runs.iter().filter(|row| row.status == status).count();
+    let mut cards = Vec::new();
+    if let Ok(manifest) = &facts.latest {
+        let totals = &manifest.totals;
+        cards.push((
+            "Latest",
+            output::size(totals.stored_bytes),
+            format!("stored, of {} of rows", output::size(totals.raw_bytes)),
+        ));
+        let tables = format!("in {} tables, {} schemas", output::count(totals.tables), output::count(totals.schemas));
+        cards.push(("Rows", output::count(totals.rows), tables));
+    }
+    let others: Vec<String> = ["partial", "incomplete", "unreadable"]
+        .into_iter()
+        .filter(|status| count(status) > 0)
+        .map(|status| format!("{} {status}", count(status)))
+        .collect();
+    let others = if others.is_empty() { "all complete".to_owned() } else { others.join(", ") };
+    cards.push(("Runs", runs.len().to_string(), others));
+    let stored: u64 = runs.iter().filter_map(|row| Some(row.details.as_ref()?.totals.stored_bytes)).sum();
+    let pinned = runs.iter().filter(|row| row.pin.is_some()).count();
+    let pinned = if pinned == 0 { "no pins".to_owned() } else { format!("{pinned} pinned") };
+    cards.push(("In the store", output::size(stored), pinned));
+    for (title, newest) in [
+        ("Last verified", newest(runs, |row| row.verified.as_ref())),
+        ("Last drilled", newest(runs, |row| row.drilled.as_ref())),
+    ] {
+        cards.push(match newest {
+            Some((row, receipt)) => {
+                let begun =
+                    crate::format::layout::started(&row.run).map(|at| at.strftime("%Y-%m-%d %H:%M").to_string());
+                (title, format!("{} ago", list::age(&receipt.at)), format!("run of {}", begun.unwrap_or_default()))
+            }
+            None => (title, "never".to_owned(), "no receipt".to_owned()),
+        });
+    }
+    let mut out = String::from("<dl class=\"cards\">\n");
+    for (title, big, small) in cards {
+        out.push_str(&format!(
+            "<div><dt>{}</dt><dd class=\"big\">{}</dd><dd class=\"soft\">{}</dd></div>\n",
+            text(title),
+            text(big),
+            text(small)
+        ));
+    }
+    out.push_str("</dl>\n");
+    out
+}
+
+/// The newest receipt that found a run sound.
+fn newest(runs: &[Row], of: fn(&Row) -> Option<&Receipt>) -> Option<(&Row, &Receipt)> {
+    let sound = runs.iter().filter_map(|row| Some((row, of(row)?))).filter(|(_, receipt)| receipt.ok);
+    sound.max_by(|a, b| a.1.at.cmp(&b.1.at))
+}
+
+fn trend(runs: &[Row]) -> String {
+    let rows: Vec<_> = runs.iter().filter_map(|row| Some((row, row.details.as_ref()?))).take(BARS).collect();
+    if rows.len() < 2 {
+        return String::new();
+    }
+    let bars = |value: fn(&list::Details) -> f64, write: fn(f64) -> String| -> Vec<Bar> {
+        let bar = |(row, details): &(&Row, &list::Details)| Bar {
+            value: value(details),
+            when: details.started_at.get(..10).unwrap_or(&details.started_at).to_owned(),
+            label: format!("{}: {}, {}", row.run, row.status, write(value(details))),
+            partial: row.status == "partial",
+        };
+        rows.iter().rev().map(bar).collect()
+    };
+    let size = |value: f64| html::size(value.max(0.0) as u64);
+    let stored = bars(|details| details.totals.stored_bytes as f64, size);
+    let seconds = bars(|details| details.seconds, html::took);
+    format!(
+        "<h2>Trend</h2>\n<div class=\"charts\">\n{}{}</div>\n",
+        chart::bars("Stored size", &stored, 1024.0, size),
+        chart::bars("Duration", &seconds, 60.0, html::took)
+    )
+}
+
+fn runs(runs: &[Row]) -> String {
+    let mut rows = String::new();
+    for row in runs {
+        rows.push_str(&run(row));
+    }
+    let head = [
+        ("Run", false),
+        ("Status", false),
+        ("Started", false),
+        ("Took", true),
+        ("Tables", true),
+        ("Rows", true),
+        ("Text of rows", true),
+        ("Stored", true),
+        ("Verified", false),
+        ("Drilled", false),
+    ];
+    format!("<h2>Runs</h2>\n{}", html::table("Runs, newest first", &head, &rows))
+}
+
+fn run(row: &Row) -> String {
+    let (class, status) = match row.status {
+        "complete" => ("good", "complete"),
+        "partial" => ("warn", "partial"),
+        "incomplete" => ("warn", "not finished"),
+        other => ("bad", other),
+    };
+    let mark = if row.latest { " <span class=\"badge latest\">latest</span>" } else { "" };
+    let mut notes: Vec<String> = row.pin.iter().map(Pin::text).collect();
+    notes.extend(row.problem.clone());
+    let notes: Vec<String> = notes.iter().map(|note| format!("<span class=\"note\">{}</span>", text(note))).collect();
+    let notes = notes.concat();
+    let mut out = format!(
+        "<tr><th scope=\"row\"><code>{}</code>{mark}{notes}</th><td><span class=\"badge {class}\">{}</span></td>",
+        text(&row.run),
+        text(status)
+    );
+    if let Some(details) = &row.details {
+        out.push_str(&format!("<td>{}</td>", html::moment(&details.started_at)));
+        out.push_str(&html::number(html::took(details.seconds)));
+        out.push_str(&html::number(output::count(details.totals.tables)));
+        out.push_str(&html::number(output::count(details.totals.rows)));
+        out.push_str(&html::number(output::size(details.totals.raw_bytes)));
+        out.push_str(&html::number(output::size(details.totals.stored_bytes)));
+    } else {
+        let started =
+            crate::format::layout::started(&row.run).map(|at| html::moment(&at.to_string())).unwrap_or_default();
+        out.push_str(&format!("<td>{started}</td>{}", "<td></td>".repeat(5)));
+    }
+    for receipt in [&row.verified, &row.drilled] {
+        out.push_str(&match receipt {
+            None if row.details.is_none() => "<td></td>".to_owned(),
+            None => "<td class=\"soft\">no</td>".to_owned(),
+            Some(receipt) if receipt.ok => {
+                let extent = receipt.extent().map(|extent| format!(" ({})", text(extent))).unwrap_or_default();
+                format!("<td>{} ago{extent}</td>", text(list::age(&receipt.at)))
+            }
+            Some(receipt) => {
+                format!("<td><span class=\"badge bad\">differs</span> {} ago</td>", text(list::age(&receipt.at)))
+            }
+        });
+    }
+    out.push_str("</tr>\n");
+    out
+}

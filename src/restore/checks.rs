@@ -1,0 +1,197 @@
+//! What is looked at before anything is changed: is this the right database, and does it have what the run needs.
+
+use std::collections::{BTreeSet, HashMap};
+
+use libpgdump::{Entry, ObjectType};
+
+use crate::archive::catalogue::{namespace, tag};
+use crate::archive::table_sql::in_comment;
+use crate::cli::Restore;
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::postgres::connect::session::Session;
+use crate::postgres::target;
+use crate::postgres::target::Server;
+use crate::restore::roles::{Script, mentions};
+
+/// Refuses the database that was saved.
+pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, arguments: &Restore) -> Result<()> {
+    let server = crate::postgres::source::detect::server(&session.client).await?;
+    if server.in_recovery {
+        return Err(Error::usage(format!("{} is a standby: it cannot be written to", session.info())));
+    }
+    if server.identity != manifest.source.identity {
+        return Ok(());
+    }
+    let message = format!("{} is the very database that run {} was made of", session.info(), manifest.run);
+    if arguments.allow_source {
+        tracing::warn!("{message}; going on (--allow-source)");
+        return Ok(());
+    }
+    Err(Error::usage(message)
+        .hint("restore into another database, for example with --create and a new name in --to")
+        .hint("if you really mean it: --allow-source"))
+}
+
+/// What the mark of this restore says, which is the same for the same command only: the run, and whether rows come.
+/// `None` where no mark is made: a part of a run, or a database that may hold something else, is never wiped.
+pub(crate) fn mark(run: &str, arguments: &Restore) -> Option<String> {
+    let whole = arguments.schema.is_empty() && arguments.table.is_empty();
+    let alone = whole && !arguments.into_existing && !arguments.data_only;
+    alone.then(|| if arguments.schema_only { format!("{run} --schema-only") } else { run.to_owned() })
+}
+
+/// What a database holds that may be restored into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing of a restore.
+    Nothing,
+    /// An unfinished restore by this very command, which starts over.
+    Unfinished,
+    /// Everything of this very command but the planner's statistics.
+    Restored,
+}
+
+/// What the mark says when only statistics are missing.
+pub(crate) fn restored(mark: &str) -> String {
+    format!("{mark}, all but statistics")
+}
+
+/// Refuses a database that is not empty, and one that is being restored at this moment.
+pub(crate) async fn refuse_full(session: &Session, run: &str, arguments: &Restore) -> Result<Found> {
+    let ours = mark(run, arguments);
+    if ours.is_some() && !target::lock(session).await? {
+        return Err(Error::usage(format!("another restore into {} is running", session.info()))
+            .hint("wait for it, or stop it; nothing was changed"));
+    }
+    match target::unfinished(session).await? {
+        Some(found) if ours.as_ref() == Some(&found) => return Ok(Found::Unfinished),
+        Some(found) if ours.as_deref().map(restored).as_ref() == Some(&found) => return Ok(Found::Restored),
+        Some(other) => {
+            return Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", session.info()))
+                .hint("finish that one first, by the same command without any choice of parts or --into-existing")
+                .hint("or drop the database and make a new one; nothing was changed"));
+        }
+        None => {}
+    }
+    let contents = target::contents(session).await?;
+    if contents.is_empty() || arguments.into_existing || arguments.data_only {
+        return Ok(Found::Nothing);
+    }
+    let told: Vec<String> = contents.iter().take(3).map(|thing| in_comment(thing)).collect();
+    let more = if contents.len() > 3 { ", ..." } else { "" };
+    let refused = Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")));
+    let refused = if target::is_project(session).await? {
+        refused.hint("if it is a Supabase project, whose platform has made schemas of its own: --profile supabase")
+    } else {
+        refused
+    };
+    Err(refused
+        .hint("restore into a new database: --create with a new name in --to")
+        .hint("if what is restored does not collide with what is there: --into-existing"))
+}
+
+/// Names what the entries need and the server does not have.
+pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, arguments: &Restore) -> Result<()> {
+    let mut lacking: Vec<String> = Vec::new();
+    let extensions: BTreeSet<&str> =
+        entries.iter().filter(|e| e.desc == ObjectType::Extension).map(|e| tag(e)).collect();
+    lacking.extend(
+        extensions.iter().filter(|name| !server.extensions.contains(**name)).map(|name| format!("extension {name}")),
+    );
+    let tablespaces: BTreeSet<&str> =
+        entries.iter().filter_map(|e| e.tablespace.as_deref()).filter(|name| !name.is_empty()).collect();
+    lacking.extend(
+        tablespaces.iter().filter(|name| !server.tablespaces.contains(**name)).map(|name| format!("tablespace {name}")),
+    );
+    let mut roles = missing_roles(entries, script, server);
+    if arguments.roles {
+        let made = script.roles();
+        roles.retain(|role| !made.contains(role));
+    }
+    let by_role = !roles.is_empty();
+    lacking.extend(roles.into_iter().map(|role| format!("role {role}")));
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = lacking.iter().map(|thing| in_comment(thing)).collect();
+    let mut error = Error::failed(format!("the server lacks what the run needs: {}", told.join(", ")));
+    if by_role && !arguments.roles {
+        error = error.hint("--roles creates the missing roles, without passwords");
+    }
+    if told.iter().any(|thing| thing.starts_with("extension ")) {
+        error = error.hint("install the extensions' packages on the server");
+    }
+    if told.iter().any(|thing| thing.starts_with("tablespace ")) {
+        error = error.hint("CREATE TABLESPACE with that name");
+    }
+    Err(error.hint("nothing was changed"))
+}
+
+/// Owners of the entries, and roles of the run that privileges and policies name, which the server does not have.
+pub(crate) fn missing_roles(entries: &[&Entry], script: &Script, server: &Server) -> BTreeSet<String> {
+    let owners = entries.iter().filter_map(|e| e.owner.clone()).filter(|owner| !owner.is_empty());
+    let mut missing: BTreeSet<String> = owners.filter(|owner| !server.roles.contains(owner)).collect();
+    let candidates: Vec<String> = script.roles().into_iter().filter(|role| !server.roles.contains(role)).collect();
+    if candidates.is_empty() {
+        return missing;
+    }
+    let naming = entries.iter().filter(|e| {
+        matches!(
+            e.desc,
+            ObjectType::Acl
+                | ObjectType::DefaultAcl
+                | ObjectType::Policy
+                | ObjectType::UserMapping
+                | ObjectType::DatabaseProperties
+        )
+    });
+    for text in naming.filter_map(|e| e.defn.as_deref()) {
+        missing.extend(candidates.iter().filter(|role| mentions(text, role)).cloned());
+    }
+    missing
+}
+
+/// Names what some entries refer to outside of themselves and the database does not have.
+pub(crate) async fn prerequisites(session: &Session, entries: &[&Entry], all: &[Entry]) -> Result<()> {
+    let own: BTreeSet<i32> = entries.iter().map(|e| e.dump_id).collect();
+    let by_id: HashMap<i32, &Entry> = all.iter().map(|e| (e.dump_id, e)).collect();
+    let known = target::known(session).await?;
+    let has =
+        |kind: &str, schema: &str, name: &str| known.contains(&(kind.to_owned(), schema.to_owned(), name.to_owned()));
+    let mut lacking: BTreeSet<String> = BTreeSet::new();
+    let outside =
+        entries.iter().flat_map(|e| &e.dependencies).filter(|id| !own.contains(id)).filter_map(|id| by_id.get(id));
+    for other in outside {
+        let (schema, name) = (namespace(other), tag(other));
+        let there = match other.desc {
+            ObjectType::Schema => has("schema", "", name),
+            ObjectType::Extension => has("extension", "", name),
+            ObjectType::Server | ObjectType::ForeignServer => has("server", "", name),
+            ObjectType::Table
+            | ObjectType::View
+            | ObjectType::MaterializedView
+            | ObjectType::ForeignTable
+            | ObjectType::Sequence => has("relation", schema, name),
+            ObjectType::Type | ObjectType::Domain | ObjectType::ShellType => has("type", schema, name),
+            ObjectType::Function | ObjectType::Procedure | ObjectType::Aggregate => {
+                has("function", schema, name.split('(').next().unwrap_or_default())
+            }
+            _ => true,
+        };
+        if !there {
+            let dot = if schema.is_empty() { "" } else { "." };
+            lacking.insert(format!("{} {schema}{dot}{name}", other.desc.as_str().to_lowercase()));
+        }
+    }
+    let schemas: BTreeSet<&str> = entries.iter().map(|e| namespace(e)).filter(|name| !name.is_empty()).collect();
+    let made: BTreeSet<&str> = entries.iter().filter(|e| e.desc == ObjectType::Schema).map(|e| tag(e)).collect();
+    lacking
+        .extend(schemas.difference(&made).filter(|name| !has("schema", "", name)).map(|name| format!("schema {name}")));
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = lacking.iter().map(|thing| in_comment(thing)).collect();
+    Err(Error::failed(format!("{} lacks what this part needs: {}", session.info(), told.join(", ")))
+        .hint("restore these too (more --schema or --table), or make them first; nothing was changed"))
+}

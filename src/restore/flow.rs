@@ -1,0 +1,264 @@
+//! From stored bytes to COPY text: the rows of a SQL file or of one piece of it, as a channel of parts, with their
+//! fingerprint. Decryption and decompression run on blocking threads. What a piece or an object is, is
+//! known at its end only, so the caller commits after that.
+
+use std::io::Read;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::io::SyncIoBridge;
+
+use crate::archive::rows::Rows;
+use crate::archive::sql_reader::SqlReader;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Index, Object, Piece, Table};
+use crate::objects::read;
+use crate::objects::read::Plain;
+use crate::seal::decode;
+use crate::seal::decode::Opening;
+use crate::seal::decrypt::HEAD_BYTES;
+use crate::seal::digest::Fingerprint;
+use crate::store::Store;
+
+/// Bytes of COPY text sent at once.
+const PART_BYTES: usize = 256 << 10;
+/// Parts on their way for each session: a decompressor's burst is taken without waiting.
+const PARTS: usize = 6;
+/// Definitions before a table's rows are held; PostgreSQL allows 1,600 columns, whose comments may be long.
+const LONGEST_HEAD: usize = 64 << 20;
+
+/// Where a run's objects are.
+#[derive(Clone)]
+pub(crate) struct Source {
+    /// The store.
+    pub(crate) store: Store,
+    /// Name of the run.
+    pub(crate) run: String,
+    /// How its objects are opened.
+    pub(crate) opening: Opening,
+}
+
+/// The begin of an encrypted SQL file, by which its pieces are opened; of others nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Head(Bytes);
+
+/// What stands before the rows in a SQL file.
+#[derive(Debug)]
+pub(crate) struct Before {
+    /// Everything before the `COPY` statement.
+    pub(crate) before: String,
+    /// The `COPY ... FROM stdin;` statement.
+    pub(crate) copy: String,
+}
+
+impl Before {
+    /// What must run right before the `COPY`: the making of the temporary table that its rows go through, for tables
+    /// of extensions that `pg_dump` leaves out; nothing for others.
+    pub(crate) fn preamble(&self) -> &str {
+        let Some(staging) = self.copy.strip_prefix("COPY pg_temp.") else { return "" };
+        let staging = staging.split(' ').next().unwrap_or_default();
+        let begin = format!("CREATE TEMPORARY TABLE {staging} AS SELECT ");
+        self.before.find(&begin).and_then(|at| self.before.get(at..)).unwrap_or_default()
+    }
+}
+
+/// Rows on their way, and what becomes known at their end.
+pub(crate) struct Flow {
+    /// The rows; ends with them. An error comes through it too, so that the COPY is cancelled.
+    pub(crate) rows: mpsc::Receiver<Result<Bytes>>,
+    /// Their fingerprint, once everything was compared; for a SQL file also what follows the rows.
+    pub(crate) end: JoinHandle<Result<(Fingerprint, String)>>,
+}
+
+impl Flow {
+    /// Waits for the end. What the rows came from is damaged where this fails with kind `Damage`.
+    pub(crate) async fn finish(self) -> Result<(Fingerprint, String)> {
+        drop(self.rows);
+        self.end.await.map_err(|error| Error::failed(format!("read rows: {error}")))?
+    }
+}
+
+impl Source {
+    /// A whole object in memory, plain, verified.
+    pub(crate) async fn read(&self, object: &Object) -> Result<Vec<u8>> {
+        read::read(&self.store, &self.run, object, &self.opening).await
+    }
+
+    /// The index of a large table, verified, and what its pieces are found by.
+    pub(crate) async fn index(&self, schema: &str, table: &Table, stored: &Object) -> Result<(Index, Head)> {
+        let bytes = read::read(&self.store, &self.run, stored, &self.opening.uncompressed()).await?;
+        let damaged = |why: String| Error::damage(format!("{}: {why}", stored.key));
+        let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        crate::verify::object::sound(&index, schema, table).map_err(damaged)?;
+        if self.opening.identities().is_none() {
+            return Ok((index, Head::default()));
+        }
+        let (_, mut stored) = read::range(&self.store, &self.run, &table.file, 0..HEAD_BYTES.min(table.file.bytes));
+        let mut head = Vec::new();
+        stored.read_to_end(&mut head).await.map_err(Error::from)?;
+        Ok((index, Head(head.into())))
+    }
+
+    /// The rows of a SQL file. The first receiver gets what stands before them.
+    pub(crate) fn file(&self, object: &Object) -> (oneshot::Receiver<Before>, Flow) {
+        let (tell, head) = oneshot::channel();
+        let (send, rows) = mpsc::channel(PARTS);
+        let (watch, stored) = read::watched(&self.store, &self.run, object);
+        let (object, opening) = (object.clone(), self.opening.clone());
+        let end = tokio::task::spawn_blocking(move || {
+            let mut plain = Plain::new(stored, &opening);
+            let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
+            let read = file(&mut plain, tell, &mut out);
+            let drained = match &read {
+                Ok(_) => std::io::copy(&mut plain, &mut std::io::sink()).map(drop).map_err(Error::from),
+                Err(error) => Err(error.clone()),
+            };
+            let settled = read::settle(&watch, &object, drained, plain.bytes);
+            if let Err(error) = &settled {
+                // Nobody listens any more when the COPY itself failed.
+                drop(send.blocking_send(Err(error.clone())));
+            }
+            settled?;
+            read.map(|after| (*out.rows.fingerprint(), after))
+        });
+        (head, Flow { rows, end })
+    }
+
+    /// The rows of one piece of a SQL file; its SHA-256 is compared at its end, before anything is committed.
+    pub(crate) fn piece(&self, object: &Object, piece: &Piece, head: &Head, number: usize) -> Result<Flow> {
+        let range = piece.offset..piece.offset.saturating_add(piece.bytes);
+        let located = match self.opening.identities() {
+            Some(identities) => {
+                let located = identities.locate(&head.0, object.bytes, range.clone());
+                Some(located.map_err(|error| error.context(read::whole_key(object)))?)
+            }
+            None => None,
+        };
+        let range = located.as_ref().map_or(range, |located| located.stored.clone());
+        let (keys, stored) = read::range(&self.store, &self.run, object, range);
+        let (send, rows) = mpsc::channel(PARTS);
+        let (piece, opening) = (piece.clone(), self.opening.clone());
+        let end = tokio::task::spawn_blocking(move || {
+            let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
+            let tap = decode::Tap::default();
+            let read = match located {
+                None => whole_piece(&mut Plain::of_frames(tap.reader(stored), &opening), &tap, &piece, &mut out),
+                Some(located) => located
+                    .open(SyncIoBridge::new(stored))
+                    .and_then(|frames| Plain::of_blocking(tap.reader(frames), &opening))
+                    .and_then(|mut plain| whole_piece(&mut plain, &tap, &piece, &mut out)),
+            };
+            let read = read.map_err(|error| error.context(format!("{keys}: piece {number}")));
+            if let Err(error) = &read {
+                drop(send.blocking_send(Err(error.clone())));
+            }
+            read.map(|()| (*out.rows.fingerprint(), String::new()))
+        });
+        Ok(Flow { rows, end })
+    }
+}
+
+/// Reads a SQL file; returns what follows the rows.
+fn file(plain: &mut Plain<'_>, tell: oneshot::Sender<Before>, out: &mut Out<'_>) -> Result<String> {
+    let mut sql = SqlReader::default();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let mut tell = Some(tell);
+    let mut buffer = vec![0; PART_BYTES];
+    loop {
+        let size = plain.read(&mut buffer)?;
+        let mut rest = buffer.get(..size).unwrap_or_default();
+        if rest.is_empty() {
+            break;
+        }
+        while let (true, Some((byte, more))) = (tell.is_some(), rest.split_first()) {
+            sql.feed(&[*byte])?;
+            before.push(*byte);
+            rest = more;
+            if before.len() > LONGEST_HEAD {
+                return Err(Error::damage("the definitions before the rows are too long"));
+            }
+            if sql.between_rows() == Some(0)
+                && let Some(tell) = tell.take()
+            {
+                // Nobody listens any more when the restore is ending; the next send finds out.
+                drop(tell.send(head(&before, sql.copy().unwrap_or_default())?));
+            }
+        }
+        let taken = out.push(rest)?;
+        after.extend_from_slice(rest.get(taken..).unwrap_or_default());
+    }
+    if tell.is_some() {
+        return Err(Error::damage("has no COPY statement"));
+    }
+    if !out.rows.ended() {
+        return Err(Error::damage(r"ends inside the rows, without \."));
+    }
+    String::from_utf8(after).map_err(|error| Error::damage(format!("what follows the rows is not UTF-8: {error}")))
+}
+
+fn head(before: &[u8], copy: &str) -> Result<Before> {
+    let text = std::str::from_utf8(before).map_err(|error| Error::damage(format!("is not UTF-8: {error}")))?;
+    let end = text.rfind(copy).unwrap_or(text.len());
+    Ok(Before { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() })
+}
+
+fn whole_piece(plain: &mut Plain<'_>, tap: &decode::Tap, piece: &Piece, out: &mut Out<'_>) -> Result<()> {
+    let mut buffer = vec![0; PART_BYTES];
+    loop {
+        let size = plain.read(&mut buffer)?;
+        if size == 0 {
+            break;
+        }
+        out.push(buffer.get(..size).unwrap_or_default())?;
+    }
+    out.flush()?;
+    if tap.bytes() != piece.bytes || tap.sha256() != piece.sha256 {
+        return Err(Error::damage("differs from its SHA-256"));
+    }
+    if out.rows.ended() || !out.rows.between_rows() || out.rows.fingerprint().rows != piece.rows {
+        return Err(Error::damage(format!("is not {} whole rows", piece.rows)));
+    }
+    Ok(())
+}
+
+/// Sends rows on, without the end marker's line.
+struct Out<'a> {
+    rows: Rows,
+    /// The last bytes, which may be the marker's.
+    held: BytesMut,
+    send: &'a mpsc::Sender<Result<Bytes>>,
+}
+
+/// `\.` and its newline.
+const MARKER: usize = 3;
+
+impl Out<'_> {
+    /// Takes text up to the end of the rows; returns how much was taken.
+    fn push(&mut self, text: &[u8]) -> Result<usize> {
+        if text.is_empty() || self.rows.ended() {
+            return Ok(0);
+        }
+        let taken = self.rows.feed(text);
+        let mut part = std::mem::take(&mut self.held);
+        part.extend_from_slice(text.get(..taken).unwrap_or_default());
+        let ready = part.len().saturating_sub(MARKER);
+        self.held = part.split_off(ready);
+        self.send(part.freeze())?;
+        Ok(taken)
+    }
+
+    /// The rows end here, without a marker.
+    fn flush(&mut self) -> Result<()> {
+        let part = std::mem::take(&mut self.held).freeze();
+        self.send(part)
+    }
+
+    fn send(&self, part: Bytes) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        self.send.blocking_send(Ok(part)).map_err(|_closed| Error::failed("the session that loads these rows ended"))
+    }
+}

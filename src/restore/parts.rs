@@ -1,0 +1,262 @@
+//! What of a run is restored: all of it, some schemas, single tables. Owns the choice, not the doing.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use libpgdump::format::ArchiveMetadata;
+use libpgdump::{Entry, ObjectType};
+
+use crate::archive::catalogue::{namespace, tag};
+use crate::cli::Restore;
+use crate::download;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, Object, TableKind};
+use crate::objects::read;
+use crate::objects::read::Plain;
+use crate::postgres::connect::session::Session;
+use crate::restore::checks;
+use crate::restore::flow::Source;
+use crate::restore::rows::Wanted;
+
+/// A part of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    whole: bool,
+    /// Numbers of whole schemas.
+    schemas: Vec<usize>,
+    /// Schema and number of single tables.
+    tables: Vec<(usize, usize)>,
+    /// Dump ids of the entries of the schemas' archives.
+    of_schemas: HashSet<i32>,
+}
+
+/// Makes each attaching of an index to a partitioned one depend on the one before it. Two at once may not see each other
+/// and leave an index invalid whose parts are all attached: a foreign key that needs it then fails. The order of an
+/// archive fits its dependencies, so that more of them along it make no circle.
+pub(crate) fn one_by_one(entries: &mut [Entry]) {
+    let mut before = None;
+    for entry in entries.iter_mut().filter(|entry| entry.desc == ObjectType::IndexAttach) {
+        entry.dependencies.extend(before.replace(entry.dump_id));
+    }
+}
+
+impl Part {
+    /// What was asked for.
+    ///
+    /// # Errors
+    /// Kind `Usage` for a schema or table the run does not have.
+    pub(crate) fn choose(manifest: &Manifest, arguments: &Restore) -> Result<Self> {
+        let mut part = Self { whole: arguments.schema.is_empty() && arguments.table.is_empty(), ..Self::default() };
+        let names: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
+        for wanted in &arguments.schema {
+            let at = names.iter().position(|name| name == wanted);
+            part.schemas.push(at.ok_or_else(|| crate::cli::show::unknown("schema", wanted, &names))?);
+        }
+        for wanted in &arguments.table {
+            let found = download::table(manifest, wanted)?;
+            if !part.schemas.contains(&found.0) && !part.tables.contains(&found) {
+                part.tables.push(found);
+            }
+        }
+        part.tables.sort_unstable();
+        Ok(part)
+    }
+
+    /// Reads which entries the schemas' archives hold.
+    pub(crate) async fn with_contents(mut self, source: &Source, manifest: &Manifest) -> Result<Self> {
+        for schema in self.schemas.iter().filter_map(|at| manifest.schemas.get(*at)) {
+            let stored = read::open(&source.store, &source.run, &schema.dump);
+            let (key, opening) = (schema.dump.key.clone(), source.opening.clone());
+            // The table of contents stands at the begin; the rest of the archive is not fetched.
+            let read = tokio::task::spawn_blocking(move || {
+                let mut plain = Plain::new(stored, &opening);
+                libpgdump::format::custom::read_metadata(&mut plain)
+                    .map_err(|error| Error::damage(format!("{key}: {error}")))
+            });
+            let meta = read.await.map_err(|error| Error::failed(format!("read an archive: {error}")))??;
+            self.of_schemas.extend(meta.entries.iter().map(|entry| entry.dump_id));
+        }
+        Ok(self)
+    }
+
+    /// Adds the values of sequences that belong to single tables, for rows that come into tables that exist.
+    pub(crate) fn with_sequences(mut self, manifest: &Manifest, meta: &ArchiveMetadata) -> Self {
+        for wanted in self.single_tables(manifest) {
+            let is = |e: &&Entry| {
+                e.desc == ObjectType::Table && namespace(e) == wanted.schema && tag(e) == wanted.table.name
+            };
+            let Some(own) = meta.entries.iter().find(is) else { continue };
+            let of_table = meta.entries.iter().filter(|e| e.dependencies.contains(&own.dump_id));
+            let sequences: HashSet<i32> = of_table
+                .filter_map(|e| match e.desc {
+                    // Of an identity column.
+                    ObjectType::Sequence => Some(e.dump_id),
+                    ObjectType::SequenceOwnedBy => e.dependencies.first().copied(),
+                    _ => None,
+                })
+                .collect();
+            let values = meta.entries.iter().filter(|e| {
+                e.desc == ObjectType::SequenceSet && e.dependencies.iter().any(|id| sequences.contains(id))
+            });
+            self.of_schemas.extend(values.map(|e| e.dump_id));
+        }
+        self
+    }
+
+    /// Whether it is all of the run.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether definitions come from the database's archive.
+    pub(crate) fn archives(&self) -> bool {
+        self.whole || !self.of_schemas.is_empty()
+    }
+
+    /// Whether single tables are made from their SQL files.
+    pub(crate) const fn has_single_tables(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
+    /// The objects that will be read.
+    pub(crate) fn objects<'a>(&self, manifest: &'a Manifest) -> Vec<&'a Object> {
+        if self.whole {
+            let mut all = read::all(manifest);
+            all.retain(|object| manifest.restore_md.as_ref() != Some(object));
+            return all;
+        }
+        let mut needed = vec![&manifest.roles.object, &manifest.database.object];
+        for (at, schema) in manifest.schemas.iter().enumerate() {
+            let whole = self.schemas.contains(&at);
+            if whole {
+                needed.push(&schema.dump);
+            }
+            for (number, table) in schema.tables.iter().enumerate() {
+                if whole || self.tables.contains(&(at, number)) {
+                    needed.push(&table.file);
+                }
+            }
+        }
+        needed
+    }
+
+    /// The entries of the database's archive that this part is about.
+    pub(crate) fn entries<'a>(&self, meta: &'a ArchiveMetadata) -> Vec<&'a Entry> {
+        meta.entries.iter().filter(|e| self.whole || self.of_schemas.contains(&e.dump_id)).collect()
+    }
+
+    /// The entries of the schemas, for an archive of their own; a schema that is there is not made again.
+    pub(crate) fn archived(&self, meta: &ArchiveMetadata, known: &BTreeSet<(String, String, String)>) -> Vec<Entry> {
+        let there = |e: &Entry| {
+            e.desc == ObjectType::Schema && known.contains(&("schema".to_owned(), String::new(), tag(e).to_owned()))
+        };
+        self.entries(meta).into_iter().filter(|e| !there(e)).cloned().collect()
+    }
+
+    /// The tables whose rows are loaded, in the archive's order; single tables only where they exist already.
+    pub(crate) fn tables(&self, manifest: &Manifest, with_single: bool) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
+        for (at, schema) in manifest.schemas.iter().enumerate() {
+            for (number, table) in schema.tables.iter().enumerate() {
+                let chosen =
+                    self.whole || self.schemas.contains(&at) || (with_single && self.tables.contains(&(at, number)));
+                let left_out = manifest.skipped.iter().any(|s| s.schema == schema.name && s.name == table.name);
+                if chosen && table.kind == TableKind::Table && !left_out {
+                    wanted.push(Wanted { schema: schema.name.clone(), table: table.clone() });
+                }
+            }
+        }
+        wanted
+    }
+
+    /// The single tables.
+    fn single_tables(&self, manifest: &Manifest) -> Vec<Wanted> {
+        let tables = self.tables.iter().filter_map(|(at, number)| {
+            let schema = manifest.schemas.get(*at)?;
+            Some(Wanted { schema: schema.name.clone(), table: schema.tables.get(*number)?.clone() })
+        });
+        tables.collect()
+    }
+
+    /// The single tables, a parent before its partitions and children.
+    pub(crate) fn single_tables_in_order(&self, manifest: &Manifest, entries: &[Entry]) -> Vec<Wanted> {
+        let mut tables = self.single_tables(manifest);
+        let depths = depths(entries);
+        tables.sort_by_key(|wanted| depths.get(&(wanted.schema.clone(), wanted.table.name.clone())).copied());
+        tables
+    }
+
+    /// Names what this part needs and the database does not have.
+    pub(crate) async fn check(&self, session: &Session, meta: &ArchiveMetadata, arguments: &Restore) -> Result<()> {
+        if self.whole || arguments.data_only {
+            return Ok(());
+        }
+        let mut entries = self.entries(meta);
+        for wanted in &arguments.table {
+            entries.extend(self.of_table(wanted, meta));
+        }
+        checks::prerequisites(session, &entries, &meta.entries).await
+    }
+
+    /// What makes a table: its own entry and what depends on it under its name.
+    #[allow(clippy::unused_self, reason = "a question about this part")]
+    fn of_table<'a>(&self, wanted: &str, meta: &'a ArchiveMetadata) -> Vec<&'a Entry> {
+        let is = |e: &&Entry| {
+            matches!(e.desc, ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView)
+                && (wanted == format!("{}.{}", namespace(e), tag(e))
+                    || wanted
+                        == format!(
+                            "{}.{}",
+                            crate::archive::table_sql::quote(namespace(e)),
+                            crate::archive::table_sql::quote(tag(e))
+                        ))
+        };
+        let Some(own) = meta.entries.iter().find(is) else { return Vec::new() };
+        let belongs = |e: &&Entry| {
+            e.dependencies.contains(&own.dump_id)
+                && namespace(e) == namespace(own)
+                && tag(e).starts_with(tag(own))
+                && matches!(
+                    e.desc,
+                    ObjectType::Default
+                        | ObjectType::Constraint
+                        | ObjectType::CheckConstraint
+                        | ObjectType::FkConstraint
+                        | ObjectType::Trigger
+                        | ObjectType::Policy
+                        | ObjectType::Rule
+                        | ObjectType::Sequence
+                        | ObjectType::SequenceOwnedBy
+                )
+        };
+        std::iter::once(own).chain(meta.entries.iter().filter(belongs)).collect()
+    }
+}
+
+/// How many ancestors stand above each table at most: tables that it inherits from or is a partition of.
+fn depths(entries: &[Entry]) -> HashMap<(String, String), usize> {
+    let named = |e: &Entry| (namespace(e).to_owned(), tag(e).to_owned());
+    let tables: HashMap<i32, &Entry> =
+        entries.iter().filter(|e| e.desc == ObjectType::Table).map(|e| (e.dump_id, e)).collect();
+    let mut above: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
+    for (child, parent) in crate::drill::sample::parents(entries) {
+        above.entry(child).or_default().push(parent);
+    }
+    for entry in tables.values() {
+        let parents = entry.dependencies.iter().filter_map(|id| tables.get(id)).map(|parent| named(parent));
+        above.entry(named(entry)).or_default().extend(parents);
+    }
+    let mut depths: HashMap<(String, String), usize> = above.keys().map(|one| (one.clone(), 0)).collect();
+    // As many rounds as the deepest line has steps; tables that depend on each other would go on for ever.
+    for _ in 0..above.len() {
+        let mut changed = false;
+        for (child, parents) in &above {
+            let depth = parents.iter().filter_map(|one| depths.get(one)).max().map_or(0, |most| most + 1);
+            let old = depths.insert(child.clone(), depth);
+            changed |= old != Some(depth);
+        }
+        if !changed {
+            break;
+        }
+    }
+    depths
+}

@@ -1,0 +1,108 @@
+//! What a role that is no superuser cannot restore, found before anything is changed: objects of owners it cannot act
+//! as, and kinds of objects that PostgreSQL lets superusers make only.
+
+use std::collections::BTreeSet;
+
+use libpgdump::{Entry, ObjectType};
+
+use crate::archive::catalogue::{namespace, tag};
+use crate::archive::table_sql::in_comment;
+use crate::cli::Restore;
+use crate::error::{Error, Result};
+use crate::postgres::target::Rights;
+use crate::sql::statements::{name, statements};
+
+/// Things that are named one by one.
+const NAMED: usize = 12;
+
+/// Refuses what the role cannot restore; a superuser can restore everything.
+///
+/// # Errors
+/// Kind `Failed`, with what it cannot make and how it could.
+pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, arguments: &Restore) -> Result<()> {
+    // Rows go into tables that exist: what the role may do there is another question, answered table by table.
+    if rights.superuser || arguments.data_only {
+        return Ok(());
+    }
+    let things: BTreeSet<String> = entries.iter().filter(|e| is_forbidden(e, rights)).map(|e| told(e)).collect();
+    let owners = if arguments.no_owner { BTreeSet::new() } else { owners(entries, rights) };
+    if things.is_empty() && owners.is_empty() {
+        return Ok(());
+    }
+    let mut lacking: Vec<String> = owners.iter().map(|owner| format!("things that belong to role {owner}")).collect();
+    lacking.extend(things.iter().take(NAMED).map(|thing| in_comment(thing)));
+    if things.len() > NAMED {
+        lacking.push(format!("{} more", things.len() - NAMED));
+    }
+    let mut error = Error::failed(format!("role {} cannot restore {}", rights.role, lacking.join(", ")));
+    if !owners.is_empty() {
+        let grants: Vec<String> = owners
+            .iter()
+            .map(|owner| {
+                let quote = crate::archive::table_sql::quote;
+                format!("GRANT {} TO {}", quote(owner), quote(&rights.role))
+            })
+            .collect();
+        error = error
+            .hint("--no-owner gives everything to the role that restores")
+            .hint(format!("or let a superuser run: {}", grants.join("; ")));
+    }
+    if !things.is_empty() {
+        error = error.hint("restore as a superuser, or parts of the run with --schema and --table");
+    }
+    Err(error.hint("nothing was changed"))
+}
+
+/// Roles that own something here and that the role cannot act as.
+fn owners(entries: &[&Entry], rights: &Rights) -> BTreeSet<String> {
+    let given =
+        entries.iter().filter(|e| !matches!(e.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::Database));
+    // Rights on the schema `public` are refused with a warning only.
+    let owned = given.filter(|e| !(e.desc == ObjectType::Schema && tag(e) == "public"));
+    owned.filter_map(|e| e.owner.clone()).filter(|owner| !owner.is_empty() && !rights.can_be.contains(owner)).collect()
+}
+
+/// Whether only a superuser can make it (`src/backend/commands`: each command checks by itself).
+fn is_forbidden(entry: &Entry, rights: &Rights) -> bool {
+    let defn = entry.defn.as_deref().unwrap_or_default();
+    let says = |words: &str| defn.contains(words);
+    match entry.desc {
+        ObjectType::EventTrigger
+        | ObjectType::ForeignDataWrapper
+        | ObjectType::OperatorClass
+        | ObjectType::OperatorFamily
+        | ObjectType::AccessMethod
+        | ObjectType::SecurityLabel
+        | ObjectType::PublicationTablesInSchema => true,
+        ObjectType::Subscription => !rights.subscriptions,
+        ObjectType::Extension => !rights.extensions.contains(tag(entry)),
+        ObjectType::Function | ObjectType::Procedure => {
+            says("\n    LANGUAGE c ") || says("\n    LANGUAGE internal ") || says(" LEAKPROOF")
+        }
+        ObjectType::ProceduralLanguage => !says("TRUSTED"),
+        ObjectType::Cast => says("WITHOUT FUNCTION"),
+        ObjectType::Publication => says("FOR ALL TABLES"),
+        ObjectType::Type => says("INPUT = "),
+        ObjectType::DefaultAcl => entry.owner.as_ref().is_some_and(|owner| !rights.can_be.contains(owner)),
+        _ => false,
+    }
+}
+
+fn told(entry: &Entry) -> String {
+    let kind = entry.desc.as_str().to_lowercase();
+    if namespace(entry).is_empty() {
+        format!("{kind} {}", tag(entry))
+    } else {
+        format!("{kind} {}.{}", namespace(entry), tag(entry))
+    }
+}
+
+/// A script without the statements that give things to an owner.
+pub(crate) fn without_owner(script: &str) -> Vec<&str> {
+    let gives = |s: &str| {
+        let owner =
+            s.strip_prefix("ALTER ").and_then(|s| s.rsplit_once(" OWNER TO ")).and_then(|(_, owner)| name(owner));
+        owner.is_some_and(|(_, rest)| rest.is_empty())
+    };
+    statements(script).into_iter().filter(|s| !gives(s)).collect()
+}

@@ -1,0 +1,545 @@
+//! Loading the rows of many tables: who loads what when, and what is committed together.
+//!
+//! Tables of extensions come first, one after the other in the order of their foreign keys, which exist before their rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no
+//! index build, foreign key or later vacuum has to come back to them. A table that would keep one session busy when
+//! all others are done is loaded by several, piece by piece of its index. A session that loaded pieces is parked with
+//! its transaction open; when the last piece was verified, all parked sessions of the table commit. When one of those
+//! commits fails the table, which was empty, is emptied again.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
+
+use crate::archive::order;
+use crate::archive::table_sql::quote;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Index, Table};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::target::foreign_keys::ForeignKey;
+use crate::postgres::target::load::Loader;
+use crate::postgres::target::{foreign_keys, load};
+use crate::restore::flow::{Flow, Head, Source};
+use crate::seal::digest::Fingerprint;
+use crate::sql::statements;
+
+/// Times a further session is asked for, a quarter of a second apart, before the restore fails.
+const CONNECTS: u32 = 8;
+
+/// A table whose rows are to be loaded.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// Its schema.
+    pub(crate) schema: String,
+    /// What the manifest says of it.
+    pub(crate) table: Table,
+}
+
+impl Wanted {
+    /// The name as SQL.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", quote(&self.schema), quote(&self.table.name))
+    }
+}
+
+/// Tables in the order of these foreign keys: those that are referred to first.
+pub(crate) fn referred_first(tables: Vec<Wanted>, keys: &[ForeignKey]) -> Vec<Wanted> {
+    let refers: Vec<_> = keys.iter().map(|key| (key.from.clone(), key.to.clone())).collect();
+    order::referred_first(tables, |wanted| (wanted.schema.clone(), wanted.table.name.clone()), &refers)
+}
+
+/// How rows come into their tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Into {
+    /// Tables that this restore made, so they are empty and nothing refers to them yet.
+    Fresh,
+    /// Tables that were there; all rows of a table in one transaction.
+    Existing {
+        /// Remove what is in all of them first. Not table by table: the rows of one partition may go through the root
+        /// into another one.
+        truncate: bool,
+    },
+}
+
+/// Loads rows.
+pub(crate) struct Rows {
+    /// Where they come from.
+    pub(crate) source: Source,
+    /// Where they go.
+    pub(crate) info: ConnInfo,
+    /// Longest time to connect.
+    pub(crate) connect_timeout: Duration,
+    /// Sessions at once.
+    pub(crate) jobs: usize,
+    /// How they come into their tables.
+    pub(crate) into: Into,
+    /// Tables that are made here belong to the role of the session.
+    pub(crate) no_owner: bool,
+    /// Large tables may be loaded by several sessions. Between their commits a table holds some of its rows, and a
+    /// program that is killed right there leaves it so: only where the database is marked, and the restore starts over.
+    pub(crate) in_pieces: bool,
+    /// Bytes of COPY text taken so far.
+    pub(crate) taken: Arc<AtomicU64>,
+    /// Commits that must not be cut in the middle.
+    pub(crate) commits: TaskTracker,
+}
+
+/// Work for one session.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    table: usize,
+    piece: Option<usize>,
+}
+
+/// A table that is loaded by several sessions.
+struct Large {
+    index: Index,
+    head: Head,
+    state: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    prints: Vec<Option<Fingerprint>>,
+    /// Sessions with an open transaction that still load.
+    active: usize,
+    /// Sessions with an open transaction that wait for the commit.
+    parked: Vec<Loader>,
+}
+
+struct Plan {
+    tables: Vec<Wanted>,
+    large: Vec<Option<Large>>,
+    queue: Mutex<VecDeque<Unit>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rows {
+    /// Loads the rows of these tables, given in the archive's order.
+    ///
+    /// # Errors
+    /// The first that came up; every transaction that was open is rolled back.
+    pub(crate) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
+        if self.into == (Into::Existing { truncate: true }) {
+            self.refuse_scattered(&tables).await?;
+            self.empty(&tables).await?;
+        }
+        let (of_extensions, mut others): (Vec<Wanted>, Vec<Wanted>) =
+            tables.into_iter().filter(|w| w.table.rows > 0).partition(|w| w.table.extension.is_some());
+        if !of_extensions.is_empty() {
+            let loader = self.fresh_session().await?;
+            let keys = foreign_keys::all(loader.session()).await?;
+            for wanted in referred_first(of_extensions, &keys) {
+                self.whole(&loader, &wanted).await?;
+            }
+            loader.close().await;
+        }
+        let replica = self.into != Into::Fresh;
+        if replica && !self.session().await?.replica_role().await {
+            tracing::warn!(
+                "the role may not set session_replication_role: triggers fire and foreign keys are checked; loading one table after the other"
+            );
+            let loader = self.session().await?;
+            let keys = foreign_keys::all(loader.session()).await?;
+            for wanted in referred_first(others, &keys) {
+                self.whole(&loader, &wanted).await?;
+            }
+            return Ok(());
+        }
+        others.sort_by_key(|w| std::cmp::Reverse(w.table.raw_bytes));
+        let plan = Arc::new(self.plan(others).await?);
+        let workers = self.jobs.min(locked(&plan.queue).len());
+        let mut tasks = JoinSet::new();
+        for _worker in 0..workers {
+            let (this, plan) = (Arc::clone(&self), Arc::clone(&plan));
+            tasks.spawn(async move { this.work(&plan).await });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.map_err(|error| Error::failed(format!("a loader broke: {error}")))??;
+        }
+        Ok(())
+    }
+
+    /// Reads the indexes of large tables and lines the work up.
+    async fn plan(&self, tables: Vec<Wanted>) -> Result<Plan> {
+        let mut large = Vec::with_capacity(tables.len());
+        let mut queue = VecDeque::new();
+        let total: u64 = tables.iter().map(|wanted| wanted.table.raw_bytes).sum();
+        let share = total / self.jobs.max(1) as u64;
+        for (at, wanted) in tables.iter().enumerate() {
+            let index = match &wanted.table.index {
+                Some(object) if self.in_pieces && self.into == Into::Fresh && wanted.table.raw_bytes > share => {
+                    let found = self.source.index(&wanted.schema, &wanted.table, object).await?;
+                    // Rows that go through another table (a partition's root) are loaded by one session: that table
+                    // cannot be emptied for one of its partitions.
+                    Some(found).filter(|(index, _)| into_itself(&index.copy, wanted))
+                }
+                _ => None,
+            };
+            match &index {
+                Some((index, _)) => {
+                    queue.extend((0..index.pieces.len()).map(|piece| Unit { table: at, piece: Some(piece) }));
+                }
+                None => queue.push_back(Unit { table: at, piece: None }),
+            }
+            large.push(index.map(|(index, head)| {
+                let prints = vec![None; index.pieces.len()];
+                Large { index, head, state: Mutex::new(Progress { prints, ..Progress::default() }) }
+            }));
+        }
+        Ok(Plan { tables, large, queue: Mutex::new(queue) })
+    }
+
+    async fn session(&self) -> Result<Loader> {
+        let mut tries = 0;
+        loop {
+            match Loader::connect(&self.info, self.connect_timeout).await {
+                Ok(loader) => return Ok(loader),
+                Err(error) if tries >= CONNECTS || !error.message().contains("53300") => return Err(error),
+                Err(_too_many) => tokio::time::sleep(Duration::from_millis(250)).await,
+            }
+            tries += 1;
+        }
+    }
+
+    /// One session after the other works until nothing is left.
+    async fn work(&self, plan: &Plan) -> Result<()> {
+        let mut loader: Option<Loader> = None;
+        let mut open: Option<usize> = None;
+        loop {
+            let unit = locked(&plan.queue).pop_front();
+            let goes_on = unit.is_some_and(|unit| unit.piece.is_some() && Some(unit.table) == open);
+            if !goes_on
+                && let Some(table) = open.take()
+                && let Some(done) = loader.take()
+            {
+                self.park(plan, table, done).await?;
+            }
+            let Some(unit) = unit else { break };
+            let Some(wanted) = plan.tables.get(unit.table) else { break };
+            let session = match loader.take() {
+                Some(session) => session,
+                None => self.fresh_session().await?,
+            };
+            match (unit.piece, plan.large.get(unit.table).and_then(Option::as_ref)) {
+                (Some(piece), Some(large)) => {
+                    if open.is_none() {
+                        locked(&large.state).active += 1;
+                        session.execute("BEGIN", "begin to load").await?;
+                        open = Some(unit.table);
+                    }
+                    let print = self.piece(&session, wanted, large, piece).await?;
+                    if let Some(slot) = locked(&large.state).prints.get_mut(piece) {
+                        *slot = Some(print);
+                    }
+                }
+                _ => self.whole(&session, wanted).await?,
+            }
+            loader = Some(session);
+        }
+        if let Some(loader) = loader {
+            loader.close().await;
+        }
+        Ok(())
+    }
+
+    async fn fresh_session(&self) -> Result<Loader> {
+        let loader = self.session().await?;
+        if self.into != Into::Fresh {
+            loader.replica_role().await;
+        }
+        Ok(loader)
+    }
+
+    /// Refuses to replace the rows of some, not all, of the partitions of a table whose rows come in through the
+    /// topmost one, which `pg_dump` does where a hash may be another one here: they may belong into the others, whose
+    /// rows stay.
+    async fn refuse_scattered(&self, tables: &[Wanted]) -> Result<()> {
+        let loader = self.session().await?;
+        let leaves = load::hash_partitions(&loader).await?;
+        loader.close().await;
+        let wanted = |schema: &str, name: &str| tables.iter().find(|w| w.schema == schema && w.table.name == name);
+        for (schema, name, root) in &leaves {
+            let Some(one) = wanted(schema, name).filter(|w| w.table.rows > 0) else { continue };
+            let others = leaves.iter().filter(|(_, _, of)| of == root);
+            let left: Vec<String> =
+                others.filter(|(s, n, _)| wanted(s, n).is_none()).map(|(s, n, _)| format!("{s}.{n}")).collect();
+            if left.is_empty() {
+                continue;
+            }
+            let (head, flow) = self.source.file(&one.table.file);
+            let through = matches!(head.await, Ok(head) if !into_itself(&head.copy, one));
+            drop(flow);
+            if through {
+                return Err(Error::usage(format!(
+                    "{schema}.{name} cannot be replaced without the other partitions of {root}: its rows may belong into them"
+                ))
+                .hint(format!("add {}", left.iter().map(|leaf| format!("--table {leaf}")).collect::<Vec<_>>().join(" ")))
+                .hint("nothing was changed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what is in these tables, in one transaction.
+    pub(crate) async fn empty(&self, tables: &[Wanted]) -> Result<()> {
+        let doing = "empty the tables";
+        // Of some tables of extensions only some rows are saved: the others are the extension's own.
+        let (partly, wholly): (Vec<&Wanted>, Vec<&Wanted>) = tables.iter().partition(|w| w.table.filter.is_some());
+        let names: Vec<String> = wholly.iter().map(|wanted| wanted.name()).collect();
+        let loader = self.fresh_session().await?;
+        loader.execute("BEGIN; SAVEPOINT before", doing).await?;
+        let only: Vec<String> = names.iter().map(|name| format!("ONLY {name}")).collect();
+        let together = format!("TRUNCATE {}", only.join(", "));
+        if !names.is_empty()
+            && let Err(error) = loader.execute(&together, doing).await
+        {
+            tracing::debug!("{error}; emptying one table after the other");
+            loader.execute("ROLLBACK TO before", doing).await?;
+            for name in &names {
+                let doing = format!("empty {name}");
+                loader.execute("SAVEPOINT before", &doing).await?;
+                if loader.execute(&format!("TRUNCATE ONLY {name}"), &doing).await.is_err() {
+                    // Others refer to it; with triggers off its rows can be replaced all the same.
+                    let delete = format!("ROLLBACK TO before; DELETE FROM ONLY {name}");
+                    loader.execute(&delete, &doing).await?;
+                }
+                loader.execute("RELEASE before", &doing).await?;
+            }
+        }
+        for wanted in partly {
+            let (name, filter) = (wanted.name(), wanted.table.filter.as_deref().unwrap_or_default());
+            let saved = format!("SELECT tableoid, ctid FROM {name} {filter}");
+            let delete = format!("DELETE FROM {name} WHERE (tableoid, ctid) IN ({saved})");
+            loader.execute(&delete, &format!("empty {name}")).await?;
+        }
+        loader.execute("COMMIT", doing).await?;
+        loader.close().await;
+        Ok(())
+    }
+
+    /// Loads all rows of a table in one transaction.
+    async fn whole(&self, loader: &Loader, wanted: &Wanted) -> Result<()> {
+        let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
+        let (head, flow) = self.source.file(&wanted.table.file);
+        let Ok(head) = head.await else {
+            flow.finish().await?;
+            return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
+        };
+        let frozen = self.begin_frozen(loader, wanted, &head.copy).await;
+        if frozen.is_none() {
+            loader.execute("BEGIN", &doing).await?;
+        }
+        let preamble = head.preamble();
+        if !preamble.is_empty() {
+            loader.execute(preamble, &doing).await?;
+        }
+        let (print, counted) = self.copy(loader, frozen.as_ref().unwrap_or(&head.copy), flow, &doing).await?;
+        compare(wanted, &print)?;
+        // Triggers of an extension's own tables may change what is kept.
+        if counted != print.rows && wanted.table.extension.is_none() {
+            return Err(load::miscounted(&doing, print.rows, counted));
+        }
+        loader.execute("COMMIT", &doing).await
+    }
+
+    /// Begins a transaction in which the rows of a new table can be written frozen, which asks for its being emptied
+    /// there; returns the statement that does. `None`, without a transaction, where that cannot be.
+    async fn begin_frozen(&self, loader: &Loader, wanted: &Wanted, copy: &str) -> Option<String> {
+        if self.into != Into::Fresh || wanted.table.extension.is_some() || !into_itself(copy, wanted) {
+            return None;
+        }
+        let statement = format!("{}FROM stdin WITH (FREEZE);", copy.trim_end().strip_suffix("FROM stdin;")?);
+        let begin = format!("BEGIN; TRUNCATE ONLY {}", wanted.name());
+        match loader.execute(&begin, "begin to load").await {
+            Ok(()) => Some(statement),
+            Err(refused) => {
+                tracing::debug!("{refused}");
+                loader.execute("ROLLBACK", "begin to load").await.ok().and(None)
+            }
+        }
+    }
+
+    /// Loads one piece in the session's open transaction.
+    async fn piece(&self, loader: &Loader, wanted: &Wanted, large: &Large, number: usize) -> Result<Fingerprint> {
+        let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
+        let piece = large.index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
+        let flow = self.source.piece(&wanted.table.file, piece, &large.head, number)?;
+        let (print, counted) = self.copy(loader, &large.index.copy, flow, &doing).await?;
+        if counted == print.rows { Ok(print) } else { Err(load::miscounted(&doing, print.rows, counted)) }
+    }
+
+    /// Takes rows by a COPY statement; returns what was read and how many rows the server counted.
+    pub(crate) async fn copy(
+        &self,
+        loader: &Loader,
+        copy: &str,
+        mut flow: Flow,
+        doing: &str,
+    ) -> Result<(Fingerprint, u64)> {
+        let counted = loader.copy(copy, &mut flow.rows, doing).await;
+        let read = flow.finish().await;
+        match (counted, read) {
+            (Ok(counted), Ok((print, _after))) => {
+                self.taken.fetch_add(print.bytes, Ordering::Relaxed);
+                Ok((print, counted))
+            }
+            // Damage is the cause of a COPY that failed with it; otherwise the reader only saw the session end.
+            (_, Err(damage)) if damage.kind() == crate::error::Kind::Damage => Err(damage),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    }
+
+    /// Keeps a session's transaction open until all pieces of its table are verified; the last one commits all.
+    async fn park(&self, plan: &Plan, table: usize, loader: Loader) -> Result<()> {
+        let (Some(wanted), Some(Some(large))) = (plan.tables.get(table), plan.large.get(table)) else { return Ok(()) };
+        let (parked, print) = {
+            let mut state = locked(&large.state);
+            state.active -= 1;
+            state.parked.push(loader);
+            let all: Option<Vec<Fingerprint>> = state.prints.iter().copied().collect();
+            match all {
+                Some(prints) if state.active == 0 => {
+                    let mut whole = Fingerprint::default();
+                    for print in &prints {
+                        whole.append(print);
+                    }
+                    (std::mem::take(&mut state.parked), whole)
+                }
+                _ => return Ok(()),
+            }
+        };
+        compare(wanted, &print)?;
+        let (info, timeout, name) = (self.info.clone(), self.connect_timeout, wanted.name());
+        // Not to be cut between two commits: what is running is waited for even when the restore is told to stop.
+        let committing = self.commits.spawn(async move {
+            let mut parked = parked.into_iter();
+            let mut some = false;
+            while let Some(loader) = parked.next() {
+                if let Err(error) = loader.execute("COMMIT", &format!("load {name}")).await {
+                    // The others roll back: they hold locks that emptying the table would wait for.
+                    drop(loader);
+                    parked.for_each(drop);
+                    // A connection that broke may have committed.
+                    if some || !error.message().contains('[') {
+                        load::truncate(&info, timeout, &name).await?;
+                    }
+                    return Err(error);
+                }
+                some = true;
+                loader.close().await;
+            }
+            Ok(())
+        });
+        committing.await.map_err(|error| Error::failed(format!("a commit broke: {error}")))?
+    }
+}
+
+/// Whether a COPY statement names the table itself.
+fn into_itself(copy: &str, wanted: &Wanted) -> bool {
+    let parsed = || {
+        let (schema, rest) = statements::name(copy.strip_prefix("COPY ")?)?;
+        let (table, _) = statements::name(rest.strip_prefix('.')?)?;
+        Some(schema == wanted.schema && table == wanted.table.name)
+    };
+    parsed().unwrap_or(false)
+}
+
+/// All rows of a table must be those of the manifest.
+pub(crate) fn compare(wanted: &Wanted, print: &Fingerprint) -> Result<()> {
+    let table = &wanted.table;
+    if print.rows == table.rows && print.digest() == table.digest && print.bytes == table.raw_bytes {
+        return Ok(());
+    }
+    Err(Error::damage(format!(
+        "{}: its rows are not those of the manifest ({} rows, the manifest says {})",
+        table.file.key, print.rows, table.rows
+    )))
+}
+
+impl Rows {
+    /// Makes a table from its SQL file and loads its rows, in one transaction; returns the statements that make its
+    /// indexes, constraints and the like.
+    pub(crate) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
+        let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
+        let taken = |text: &str| -> Vec<String> {
+            let all =
+                if self.no_owner { crate::restore::rights::without_owner(text) } else { statements::statements(text) };
+            all.into_iter().map(str::to_owned).collect()
+        };
+        let loader = self.session().await?;
+        if wanted.table.kind != crate::format::manifest::TableKind::Table {
+            let text = self.source.read(&wanted.table.file).await?;
+            let text = String::from_utf8(text)
+                .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
+            let text = attach_late(taken(&text)).join(";\n");
+            loader.execute(&format!("BEGIN;\n{text};\nCOMMIT"), &doing).await?;
+            loader.close().await;
+            return Ok(String::new());
+        }
+        let (head, mut flow) = self.source.file(&wanted.table.file);
+        let Ok(head) = head.await else {
+            flow.finish().await?;
+            return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
+        };
+        let mut before = taken(&head.before);
+        // Rows that go through the topmost table need their partition there.
+        let is_late =
+            |statement: &str| attached(statement).is_some_and(|own| head.copy.starts_with(&format!("COPY {own} ")));
+        let late: Vec<String> = before.extract_if(.., |statement| is_late(statement)).collect();
+        loader.execute(&format!("BEGIN;\n{}", before.join(";\n")), &doing).await?;
+        let after = if with_rows {
+            let counted = loader.copy(&head.copy, &mut flow.rows, &doing).await;
+            let (print, after) = flow.finish().await?;
+            let counted = counted?;
+            compare(wanted, &print)?;
+            if counted != print.rows && wanted.table.extension.is_none() {
+                return Err(load::miscounted(&doing, print.rows, counted));
+            }
+            after
+        } else {
+            while flow.rows.recv().await.is_some() {}
+            flow.finish().await?.1
+        };
+        loader.execute("COMMIT", &doing).await?;
+        loader.close().await;
+        Ok(attach_late(late.into_iter().chain(taken(&after)).collect()).join(";\n"))
+    }
+}
+
+/// The partition of `ALTER TABLE ONLY parent ATTACH PARTITION own FOR VALUES ...`, as it is written.
+fn attached(statement: &str) -> Option<&str> {
+    let (_, rest) = statements::name(statement.strip_prefix("ALTER TABLE ONLY ")?)?;
+    let (_, rest) = statements::name(rest.strip_prefix('.')?)?;
+    let own = rest.strip_prefix(" ATTACH PARTITION ")?;
+    let (_, rest) = statements::name(own)?;
+    let (_, rest) = statements::name(rest.strip_prefix('.')?)?;
+    own.get(..own.len() - rest.len())
+}
+
+/// Puts what attaches a partition behind what makes its indexes: PostgreSQL takes those for its parent's. Attached
+/// first, as pg_dump writes it, a partition gets them from a parent that has them already, and then again.
+fn attach_late(mut statements: Vec<String>) -> Vec<String> {
+    let Some(at) = statements.iter().position(|statement| attached(statement).is_some()) else { return statements };
+    let is_index = |s: &String| {
+        s.starts_with("CREATE INDEX ")
+            || s.starts_with("CREATE UNIQUE INDEX ")
+            || (s.starts_with("ALTER TABLE ")
+                && s.split_once(" ADD CONSTRAINT ").is_some_and(|(_, what)| {
+                    [" PRIMARY KEY ", " UNIQUE ", " EXCLUDE "].iter().any(|word| what.contains(word))
+                }))
+    };
+    if let Some(last) = statements.iter().rposition(is_index)
+        && last > at
+        && let Some(part) = statements.get_mut(at..=last)
+    {
+        part.rotate_left(1);
+    }
+    statements
+}

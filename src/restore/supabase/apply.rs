@@ -1,0 +1,429 @@
+//! Making objects one by one as a role that is no superuser: each in a transaction of its own, what is refused is
+//! noted with its reason, and everything else goes on.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use libpgdump::{Entry, ObjectType};
+
+use crate::archive::catalogue::{namespace, tag};
+use crate::archive::table_sql::quote;
+use crate::error::{Error, Result};
+use crate::postgres::connect::session::Session;
+use crate::postgres::target::project;
+use crate::postgres::target::project::Project;
+use crate::restore::findings::Ledger;
+use crate::restore::supabase::places::Map;
+use crate::restore::supabase::{places, platform};
+use crate::sql::statements::{name, statements};
+
+/// What a session needs before it runs definitions that `pg_dump` wrote.
+pub(crate) const SETTINGS: &str = "SET check_function_bodies = false; SET xmloption = content; \
+    SET client_min_messages = error; SET synchronous_commit = off";
+
+/// Longest statement that is told whole.
+const STATEMENT: usize = 600;
+
+/// What was refused, known to all sessions: numbers of entries.
+pub(crate) type Failed = Mutex<HashSet<i32>>;
+
+/// Makes objects in one session.
+pub(crate) struct Applier<'a> {
+    /// The session, set up with [`SETTINGS`].
+    pub(crate) session: &'a Session,
+    /// The target.
+    pub(crate) project: &'a Project,
+    /// The run.
+    pub(crate) map: &'a Map<'a>,
+    /// Takes what is refused.
+    pub(crate) ledger: &'a Ledger,
+    /// Entries that were not made.
+    pub(crate) failed: &'a Failed,
+    /// Whether everything is to belong to the session's role.
+    pub(crate) no_owner: bool,
+}
+
+/// An error's words without what the caller was doing.
+pub(crate) fn words(error: &Error) -> String {
+    error.message().split_once(": ").map_or(error.message(), |(_, rest)| rest).to_owned()
+}
+
+/// What a person must do about a statement that was refused with this error.
+fn step(error: &Error, statement: &str) -> String {
+    match project::code(error) {
+        // What is there already: tables and indexes, other objects, functions, schemas, a second primary key.
+        Some("42P07" | "42710" | "42723" | "42P06" | "42P16") => {
+            "drop or rename what is there, where the run's is wanted, and restore again".to_owned()
+        }
+        // What is not there: tables, types and other objects, functions, columns, schemas.
+        Some("42P01" | "42704" | "42883" | "42703" | "3F000") => when_there(statement),
+        _ => by_hand(statement),
+    }
+}
+
+/// What a person must do about a statement that only another role may run.
+pub(crate) fn by_hand(statement: &str) -> String {
+    format!("run it as a role that may: {}", brief(statement))
+}
+
+/// What a person must do about a statement that needs what is not there.
+fn when_there(statement: &str) -> String {
+    format!("make what it needs, then run: {}", brief(statement))
+}
+
+/// A statement as it stands, or where to find one that is too long, or that may hold a secret: keys stand in triggers
+/// that call web hooks, passwords in user mappings.
+fn brief(statement: &str) -> String {
+    const WHOLE: &str = "@database.dump (pgstow download, pg_restore -f -)";
+    let text = statement.trim().trim_end_matches(';');
+    if may_hold_secret(text) {
+        return format!("it is in {WHOLE}, and may hold a secret");
+    }
+    if text.len() <= STATEMENT {
+        return text.to_owned();
+    }
+    let begin: String = text.chars().take(STATEMENT / 4).collect();
+    format!("{begin} ... (whole in {WHOLE})")
+}
+
+/// Whether a text may hold a password or a key.
+pub(crate) fn may_hold_secret(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["password", "passwd", "secret", "bearer", "apikey", "api_key", "api-key", "token", "eyj"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+impl Applier<'_> {
+    fn fail(&self, entry: &Entry) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.dump_id);
+    }
+
+    fn has_failed(&self, id: i32) -> bool {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
+    /// What this entry is part of and was not made.
+    fn blocked(&self, entry: &Entry) -> Option<&Entry> {
+        let part = matches!(
+            entry.desc,
+            ObjectType::Acl
+                | ObjectType::Comment
+                | ObjectType::SecurityLabel
+                | ObjectType::RowSecurity
+                | ObjectType::Default
+                | ObjectType::SequenceOwnedBy
+                | ObjectType::SequenceSet
+                | ObjectType::TableAttach
+                | ObjectType::IndexAttach
+                | ObjectType::Constraint
+                | ObjectType::CheckConstraint
+                | ObjectType::FkConstraint
+                | ObjectType::Index
+                | ObjectType::Trigger
+                | ObjectType::Policy
+                | ObjectType::Rule
+                | ObjectType::MaterializedViewData
+        );
+        let mut failed = entry.dependencies.iter().filter(|id| part && self.has_failed(**id));
+        // One of that name may be there, with --into-existing.
+        failed.find_map(|id| self.map.entry(*id).filter(|on| !places::there(on, self.project)))
+    }
+
+    /// Notes that an entry is not made since what it is part of was not; true when that is so.
+    fn skip(&self, entry: &Entry) -> bool {
+        let Some(on) = self.blocked(entry) else { return false };
+        self.fail(entry);
+        if !matches!(entry.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel) {
+            let why = format!("needs {} {}, which is not there", places::kind(on), places::told(on));
+            let defn = entry.defn.as_deref().unwrap_or_default();
+            self.ledger.lost(&places::kind(entry), &places::told(entry), &why, &when_there(defn));
+        }
+        true
+    }
+
+    /// Runs one statement of an entry's; false where it was refused, which is noted.
+    ///
+    /// # Errors
+    /// What is not about the statement: a lost connection.
+    pub(crate) async fn attempt(&self, kind: &str, name: &str, sql: &str) -> Result<bool> {
+        self.attempt_as(kind, name, sql, sql).await
+    }
+
+    /// As [`Self::attempt`], told with another text of the statement.
+    async fn attempt_as(&self, kind: &str, name: &str, sql: &str, told: &str) -> Result<bool> {
+        match project::transaction(self.session, sql, &format!("{kind} {name}")).await {
+            Ok(()) if !self.gave(sql).await? => {
+                let why = format!("role {} may not give all of these privileges", self.project.role);
+                self.ledger.lost(kind, name, &why, &by_hand(told));
+                Ok(false)
+            }
+            Ok(()) => Ok(true),
+            Err(error) if project::refused(&error) => {
+                self.ledger.lost(kind, name, &words(&error), &step(&error, told));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a `GRANT` gave what it says: one that gives nothing is no error to the server. True for other statements.
+    async fn gave(&self, sql: &str) -> Result<bool> {
+        let parts = || {
+            let (before, role) = split_grantee(sql)?;
+            let (privileges, what) = before.strip_prefix("GRANT ")?.split_once(" ON ")?;
+            Some((privileges, what, role))
+        };
+        let Some((privileges, what, role)) = parts().filter(|(_, _, role)| role != "PUBLIC") else { return Ok(true) };
+        let Some((has, all)) = project::granted(self.session, what, &role).await? else { return Ok(true) };
+        if privileges == "ALL" {
+            return Ok(has.len() >= all);
+        }
+        let mut wanted = privileges.split(',').filter_map(|word| word.split('(').next()).map(str::trim);
+        // Of a list of columns only the first word is a privilege.
+        Ok(wanted.all(|word| has.iter().any(|p| p == word) || !word.chars().all(|c| c.is_ascii_uppercase())))
+    }
+
+    /// Makes an object with its owner and PostgreSQL's own privileges.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    pub(crate) async fn make(&self, entry: &Entry) -> Result<()> {
+        let defn = entry.defn.as_deref().unwrap_or_default();
+        if defn.trim().is_empty() || defn.starts_with("--") || self.skip(entry) {
+            return Ok(());
+        }
+        let mut sql = defn.to_owned();
+        if let Some(method) = entry.tableam.as_deref().filter(|name| !matches!(*name, "" | "heap"))
+            && entry.relkind != Some('p')
+        {
+            sql = format!("SET LOCAL default_table_access_method = {};\n{sql}", quote(method));
+        }
+        if self.project.default_privileges
+            && let Some(plain) = grantable(entry).and_then(|(word, name)| project::plain_privileges(word, &name))
+        {
+            sql.push('\n');
+            sql.push_str(&plain);
+        }
+        let mut made = false;
+        if let (Some(owner), Some(what)) = (self.owner(entry), owned(entry)) {
+            made = self.with_owner(entry, &sql, owner, &what).await?;
+        }
+        if !made && !self.attempt_as(&places::kind(entry), &places::told(entry), &sql, defn).await? {
+            self.fail(entry);
+        }
+        Ok(())
+    }
+
+    /// The role that an object is to be given to, where that is not the session's.
+    fn owner<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
+        entry.owner.as_deref().filter(|owner| !self.no_owner && !owner.is_empty() && *owner != self.project.role)
+    }
+
+    /// Gives what is there already to its owner.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    pub(crate) async fn own(&self, entry: &Entry) -> Result<()> {
+        if let (Some(owner), Some(what)) = (self.owner(entry), owned(entry))
+            && !self.with_owner(entry, "", owner, &what).await?
+        {
+            tracing::debug!("{} stays with its owner", places::told(entry));
+        }
+        Ok(())
+    }
+
+    /// Makes an object and gives it to its owner; false where that cannot be, noted if it can be made without.
+    async fn with_owner(&self, entry: &Entry, sql: &str, owner: &str, what: &str) -> Result<bool> {
+        let object = format!("{} {}", places::kind(entry), places::told(entry));
+        if !self.project.is(owner) {
+            let why = format!("role {} is not a member of it", self.project.role);
+            self.ledger.unowned(owner, &why, object);
+            return Ok(false);
+        }
+        let (quoted, schema) = (quote(owner), quote(namespace(entry)));
+        let give = format!("ALTER {what} OWNER TO {quoted};");
+        let mut tries = vec![format!("{sql}\n{give}")];
+        if !namespace(entry).is_empty() {
+            // An owner needs CREATE on the schema at that moment only.
+            tries.push(format!(
+                "{sql}\nGRANT CREATE ON SCHEMA {schema} TO {quoted};\n{give}\nREVOKE CREATE ON SCHEMA {schema} FROM {quoted};"
+            ));
+        }
+        let mut refusal = String::new();
+        for sql in tries {
+            match project::transaction(self.session, &sql, &object).await {
+                Ok(()) => return Ok(true),
+                Err(error) if project::code(&error) == Some("42501") => refusal = words(&error),
+                // Not about the owner: told by the attempt without one.
+                Err(error) if project::refused(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        self.ledger.unowned(owner, &refusal, object);
+        Ok(false)
+    }
+
+    /// Gives privileges. A grantor that cannot be acted as is noted, its grants then come from the role itself.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    pub(crate) async fn privileges(&self, entry: &Entry) -> Result<()> {
+        if self.skip(entry) {
+            return Ok(());
+        }
+        // What an extension made is not this role's to give: each grant is looked at.
+        let ours = self.map.on(entry).is_some() || namespace(entry).is_empty();
+        let mut whole = Vec::new();
+        let mut grantor: Option<String> = None;
+        for statement in statements(entry.defn.as_deref().unwrap_or_default()) {
+            if let Some(rest) = statement.strip_prefix("SET SESSION AUTHORIZATION ") {
+                grantor = name(rest.trim_matches('\'')).map(|(role, _)| role);
+                continue;
+            }
+            if statement == "RESET SESSION AUTHORIZATION" {
+                grantor = None;
+                continue;
+            }
+            if let Some(role) = grantee(statement)
+                && role != "PUBLIC"
+                && !self.project.roles.contains_key(&role)
+            {
+                if statement.starts_with("REVOKE ") {
+                    // Of the owner that the object had: it has nothing here.
+                } else if platform::reserves_role(&role) {
+                    self.ledger.no_grantee(&role);
+                } else {
+                    let why = format!("role {role} does not exist");
+                    self.ledger.lost("privileges", &places::told(entry), &why, &by_hand(statement));
+                }
+                continue;
+            }
+            whole.push(self.granted_by(entry, grantor.as_deref(), statement));
+        }
+        if whole.is_empty() {
+            return Ok(());
+        }
+        if ours {
+            match project::transaction(self.session, &(whole.join(";\n") + ";"), "give privileges").await {
+                Ok(()) => return Ok(()),
+                Err(error) if project::refused(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for statement in whole {
+            self.attempt("privileges", &places::told(entry), &statement).await?;
+        }
+        Ok(())
+    }
+
+    /// A grant as another role gave it, where that can be.
+    fn granted_by(&self, entry: &Entry, grantor: Option<&str>, statement: &str) -> String {
+        match grantor {
+            Some(role) if role != self.project.role && self.project.is(role) => {
+                format!("SET LOCAL ROLE {}; {statement}; RESET ROLE", quote(role))
+            }
+            Some(role) if role != self.project.role => {
+                self.ledger.note(format!(
+                    "{}: granted by {role} in the run, by {} here: {statement}",
+                    places::told(entry),
+                    self.project.role
+                ));
+                statement.to_owned()
+            }
+            _ => statement.to_owned(),
+        }
+    }
+}
+
+/// The role that `GRANT ... TO role` or `REVOKE ... FROM role` names; `PUBLIC` as it stands.
+pub(crate) fn grantee(statement: &str) -> Option<String> {
+    split_grantee(statement).map(|(_, role)| role)
+}
+
+/// What stands before the role, and the role.
+fn split_grantee(statement: &str) -> Option<(&str, String)> {
+    let statement = statement.trim().trim_end_matches(';').trim_end();
+    let statement = statement.strip_suffix(" WITH GRANT OPTION").unwrap_or(statement);
+    let word = if statement.starts_with("REVOKE ") { " FROM " } else { " TO " };
+    // The one whose role is all that follows: names may hold the word too.
+    statement.match_indices(word).find_map(|(at, _)| {
+        let (role, rest) = name(statement.get(at + word.len()..)?)?;
+        rest.is_empty().then_some((statement.get(..at)?, role))
+    })
+}
+
+/// What `ALTER ... OWNER TO` calls an object, from its `DROP` statement, as `pg_restore` does
+/// (`_printTocEntry` in PostgreSQL's `pg_backup_archiver.c`).
+fn owned(entry: &Entry) -> Option<String> {
+    let has_owner = matches!(
+        entry.desc,
+        ObjectType::Table
+            | ObjectType::ForeignTable
+            | ObjectType::View
+            | ObjectType::MaterializedView
+            | ObjectType::Sequence
+            | ObjectType::Schema
+            | ObjectType::Type
+            | ObjectType::Domain
+            | ObjectType::Function
+            | ObjectType::Procedure
+            | ObjectType::Aggregate
+            | ObjectType::Operator
+            | ObjectType::OperatorClass
+            | ObjectType::OperatorFamily
+            | ObjectType::Collation
+            | ObjectType::Conversion
+            | ObjectType::Statistics
+            | ObjectType::TextSearchConfiguration
+            | ObjectType::TextSearchDictionary
+            | ObjectType::Publication
+            | ObjectType::EventTrigger
+            | ObjectType::ForeignDataWrapper
+            | ObjectType::Server
+            | ObjectType::ForeignServer
+            | ObjectType::ProceduralLanguage
+    );
+    let what = entry.drop_stmt.as_deref()?.trim().strip_prefix("DROP ")?.strip_suffix(';')?;
+    let what = what.strip_prefix("PROCEDURAL ").unwrap_or(what);
+    has_owner.then(|| what.to_owned())
+}
+
+/// What `GRANT ... ON` calls an object, and its name as SQL.
+fn grantable(entry: &Entry) -> Option<(&'static str, String)> {
+    let qualified = || format!("{}.{}", quote(namespace(entry)), quote(tag(entry)));
+    Some(match entry.desc {
+        ObjectType::Table | ObjectType::ForeignTable | ObjectType::View | ObjectType::MaterializedView => {
+            ("TABLE", qualified())
+        }
+        ObjectType::Sequence => ("SEQUENCE", qualified()),
+        ObjectType::Function | ObjectType::Procedure | ObjectType::Aggregate => ("ROUTINE", String::new()),
+        ObjectType::Type | ObjectType::Domain => ("TYPE", qualified()),
+        ObjectType::Schema => ("SCHEMA", quote(tag(entry))),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_with_a_key_is_not_told() {
+        let told = by_hand("CREATE TRIGGER x EXECUTE FUNCTION hook('{\"Authorization\": \"Bearer abc\"}')");
+        assert!(!told.contains("abc") && told.contains("@database.dump"), "{told}");
+        assert!(by_hand("CREATE TABLE x (\n  a integer\n);").ends_with("(\n  a integer\n)"));
+    }
+
+    #[test]
+    fn the_role_of_a_grant_is_found() {
+        let role = |text| grantee(text).unwrap();
+        assert_eq!(
+            role("GRANT SELECT(a),UPDATE(b) ON TABLE x.\"a TO b\" TO \"Odd TO one\" WITH GRANT OPTION"),
+            "Odd TO one"
+        );
+        assert_eq!(role("GRANT ALL ON FUNCTION x.f(a text) TO anon;"), "anon");
+        assert_eq!(role("REVOKE ALL ON TABLE x FROM PUBLIC"), "PUBLIC");
+        assert_eq!(role("GRANT ALL ON TABLE x TO \"Odd\""), "Odd");
+    }
+}

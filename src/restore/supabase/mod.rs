@@ -1,0 +1,487 @@
+//! `pgstow restore --profile supabase`: into a project whose role is no superuser and whose platform has made schemas of
+//! its own. Owns the order of things there.
+//!
+//! The application's schemas are made object by object (what the platform forbids is noted, everything else goes on),
+//! with the privileges of the run and not those that the project gives to new objects. Of the platform's schemas only
+//! rows are loaded, and what the user has added to its tables is made again.
+//!
+//! As in an ordinary restore of a whole run, a mark says that it is unfinished: the same command removes what it made in
+//! the application's schemas and starts over. Nothing is ever removed from the platform's, whose rows are merged.
+
+pub(crate) mod after;
+pub(crate) mod apply;
+pub(crate) mod cron;
+pub(crate) mod database_wide;
+pub(crate) mod large_objects;
+pub(crate) mod places;
+pub(crate) mod platform;
+pub(crate) mod roles;
+pub(crate) mod rows;
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use libpgdump::{Entry, ObjectType};
+use tokio_util::task::TaskTracker;
+
+use crate::archive::catalogue::{namespace, tag};
+use crate::archive::table_sql::{in_comment, quote};
+use crate::cli::progress::Loading;
+use crate::cli::{Global, Restore};
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::session::Session;
+use crate::postgres::programs::pg_restore::PgRestore;
+use crate::postgres::target;
+use crate::postgres::target::project::Project;
+use crate::postgres::target::{load, project};
+use crate::restore::findings::Ledger;
+use crate::restore::parts::Part;
+use crate::restore::rows::{Into, Wanted};
+use crate::restore::supabase::apply::{Applier, Failed, SETTINGS};
+use crate::restore::supabase::places::{Map, Place};
+use crate::restore::{LeaveOut, Loaded, PrivateFile, Report, Work, checks, compare_sizes, database};
+
+/// Refuses what makes no sense in a project.
+///
+/// # Errors
+/// Kind `Usage`.
+pub(crate) fn check(arguments: &Restore) -> Result<()> {
+    let odd = [
+        (arguments.create, "--create", "the project's database is there"),
+        (arguments.data_only, "--data-only", "leave it out: --schema auth loads the rows of auth"),
+        (!arguments.table.is_empty(), "--table", "use --schema, or restore the table without the profile"),
+    ];
+    match odd.iter().find(|(given, _, _)| *given) {
+        Some((_, flag, hint)) => {
+            Err(Error::usage(format!("{flag} cannot be combined with --profile supabase")).hint(*hint))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Restores a run, or some schemas of it, into a project.
+///
+/// # Errors
+/// What stopped it: damage of the store, a lost connection, a project that does not have what the run needs. What the
+/// platform refused is in the report.
+pub(crate) async fn restore(
+    arguments: &Restore,
+    global: &Global,
+    loaded: &Loaded,
+    info: ConnInfo,
+    commits: TaskTracker,
+) -> Result<Report> {
+    let started = Instant::now();
+    let Loaded { source, manifest, meta, script, .. } = loaded;
+    let part = Part::choose(manifest, arguments)?;
+    compare_sizes(source, manifest, &part).await?;
+    let part = part.with_contents(source, manifest).await?;
+    let entries = part.entries(meta);
+    let control = Session::connect(&info, arguments.connect_timeout, "restore").await?;
+    checks::refuse_source(&control, manifest, arguments).await?;
+    let before = project::project(&control).await?;
+    if mark(arguments, manifest).is_some() && !target::lock(&control).await? {
+        return Err(Error::usage(format!("another restore into {} is running", control.info()))
+            .hint("wait for it, or stop it; nothing was changed"));
+    }
+    let resumed = unfinished(&control, arguments, manifest).await?;
+    let kept = if resumed { Some(project::remembered(&control).await?) } else { None };
+    let was = |name: &str| kept.as_ref().is_none_or(|kept| kept.contains(&("schema".to_owned(), name.to_owned())));
+    let map = Map::new(&meta.entries, names(&entries, &part, manifest), &before, was);
+    if !resumed {
+        refuse(&control, arguments, manifest, &map, &before).await?;
+    }
+    let server = target::server(&control).await?;
+    let mut lacking = checks::missing_roles(&entries, script, &server);
+    let made = script.roles();
+    lacking.retain(|role| !(platform::reserves_role(role) || arguments.roles && made.contains(role)));
+    if !lacking.is_empty() {
+        let told: Vec<String> = lacking.iter().map(|role| format!("role {}", in_comment(role))).collect();
+        return Err(Error::failed(format!("the project lacks what the run needs: {}", told.join(", ")))
+            .hint("--roles creates the missing roles, without passwords")
+            .hint("nothing was changed"));
+    }
+    let leave_out = LeaveOut::default();
+    let work = Work {
+        arguments,
+        global,
+        manifest,
+        source,
+        meta,
+        leave_out: &leave_out,
+        part,
+        archive: PrivateFile::new(&[])?,
+        pg_restore: PgRestore {
+            tools: loaded.tools(arguments)?,
+            info: info.clone(),
+            server_version_num: control.server_version_num(),
+            no_event_triggers: false,
+        },
+        info,
+        control,
+        commits,
+        report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
+    };
+    tracing::info!(run = %manifest.run, into = %work.info, "restore into a project started");
+    let ledger = Ledger::default();
+    let failed = Failed::default();
+    let mut restoring = Restoring {
+        work: &work,
+        map: &map,
+        entries: &entries,
+        ledger: &ledger,
+        failed: &failed,
+        before,
+        project: None,
+    };
+    if arguments.roles {
+        roles::make(&work.control, script, &restoring.before, arguments.role_passwords, &ledger).await?;
+    }
+    Box::pin(restoring.all(kept)).await?;
+    tell_gaps(manifest, &work.part, &ledger);
+    let role = restoring.before.role.clone();
+    work.control.close().await;
+    let mut report = work.report.into_inner().unwrap_or_default();
+    report.into = work.info.to_string();
+    report.findings = Some(ledger.finish(&role));
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Tells what the run itself does not hold, of a whole run.
+fn tell_gaps(manifest: &Manifest, part: &Part, ledger: &Ledger) {
+    if part.is_whole() {
+        let skipped = manifest.skipped.iter().map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason));
+        let omitted = manifest.omitted.iter().map(|o| format!("{} {}: {}", o.kind, o.name, o.reason));
+        skipped.chain(omitted).for_each(|gap| ledger.note(format!("not in the run: {gap}")));
+    }
+}
+
+/// The schemas of this part.
+fn names(entries: &[&Entry], part: &Part, manifest: &Manifest) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = entries
+        .iter()
+        .filter(|e| !matches!(e.desc, ObjectType::PublicationTable | ObjectType::DefaultAcl))
+        .map(|e| if e.desc == ObjectType::Schema { tag(e) } else { namespace(e) })
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    names.extend(part.tables(manifest, false).into_iter().map(|wanted| wanted.schema));
+    names
+}
+
+/// What the mark of this very command says; `None` where no mark is made.
+fn mark(arguments: &Restore, manifest: &Manifest) -> Option<String> {
+    let whole = arguments.schema.is_empty() && !arguments.into_existing;
+    let only = if arguments.schema_only { " --schema-only" } else { "" };
+    whole.then(|| format!("{} --profile supabase{only}", manifest.run))
+}
+
+/// Whether the project holds an unfinished restore by this very command; one by another is refused.
+async fn unfinished(control: &Session, arguments: &Restore, manifest: &Manifest) -> Result<bool> {
+    match target::unfinished(control).await? {
+        Some(other) if mark(arguments, manifest).as_ref() == Some(&other) => Ok(true),
+        Some(other) => Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", control.info()))
+            .hint("finish that one first, by the same command")
+            .hint(format!("or give it up: DROP SCHEMA {} CASCADE; nothing was changed", target::MARK))),
+        None => Ok(false),
+    }
+}
+
+/// Refuses a project that cannot take the application's schemas, or that holds something in them.
+async fn refuse(
+    control: &Session,
+    arguments: &Restore,
+    manifest: &Manifest,
+    map: &Map<'_>,
+    project: &Project,
+) -> Result<()> {
+    let made = map.application.iter().filter(|name| !project.schemas.contains_key(*name)).count();
+    if (made > 0 || mark(arguments, manifest).is_some()) && !project.creates_schemas {
+        return Err(Error::failed(format!("role {} may not make schemas in {}", project.role, control.info()))
+            .hint(format!("GRANT CREATE ON DATABASE {} TO {}", quote(control.info().database()), quote(&project.role)))
+            .hint("nothing was changed"));
+    }
+    let mut full = Vec::new();
+    for name in &map.application {
+        let Some(schema) = project.schemas.get(name) else { continue };
+        if !schema.creatable {
+            return Err(Error::failed(format!("role {} may not make anything in schema {name}", project.role))
+                .hint(format!("GRANT CREATE ON SCHEMA {} TO {}", quote(name), quote(&project.role)))
+                .hint("nothing was changed"));
+        }
+        full.extend(project::contents(control, name).await?);
+    }
+    if full.is_empty() || arguments.into_existing {
+        return Ok(());
+    }
+    let told: Vec<String> = full.iter().take(3).map(|thing| in_comment(thing)).collect();
+    let more = if full.len() > 3 { ", ..." } else { "" };
+    Err(Error::usage(format!(
+        "the application's schemas of {} are not empty: {}{more}",
+        control.info(),
+        told.join(", ")
+    ))
+    .hint("restore into a new project")
+    .hint("if what is restored does not collide with what is there: --into-existing"))
+}
+
+/// A restore under way.
+struct Restoring<'a> {
+    work: &'a Work<'a>,
+    map: &'a Map<'a>,
+    entries: &'a [&'a Entry],
+    ledger: &'a Ledger,
+    failed: &'a Failed,
+    /// The project before anything was changed.
+    before: Project,
+    /// The project with roles, extensions and definitions made.
+    project: Option<Project>,
+}
+
+impl Restoring<'_> {
+    fn project(&self) -> &Project {
+        self.project.as_ref().unwrap_or(&self.before)
+    }
+
+    fn applier(&self) -> Applier<'_> {
+        Applier {
+            session: &self.work.control,
+            project: self.project(),
+            map: self.map,
+            ledger: self.ledger,
+            failed: self.failed,
+            no_owner: self.work.arguments.no_owner,
+        }
+    }
+
+    async fn look(&mut self) -> Result<()> {
+        self.project = Some(project::project(&self.work.control).await?);
+        Ok(())
+    }
+
+    async fn all(&mut self, kept: Option<BTreeSet<(String, String)>>) -> Result<()> {
+        let (work, arguments) = (self.work, self.work.arguments);
+        let mark = mark(arguments, work.manifest);
+        let blobs = large_objects::LargeObjects::read(work).await?;
+        if let Some(kept) = kept {
+            tracing::info!("an unfinished restore of this run is removed first");
+            target::end_others(&work.control).await?;
+            self.remove(&blobs, &kept).await?;
+            self.before = project::project(&work.control).await?;
+        } else if let Some(mark) = &mark {
+            let mut things: Vec<(&str, String)> =
+                self.before.schemas.keys().map(|name| ("schema", name.clone())).collect();
+            let collide = project::large_objects(&work.control, &blobs.oids).await?;
+            things.extend(collide.iter().map(|oid| (large_objects::KIND, oid.to_string())));
+            project::mark(&work.control, mark, &things).await?;
+        }
+        target::execute(&work.control, SETTINGS, "set up the session").await?;
+        self.look().await?;
+        if !arguments.no_owner && roles::join(&work.control, &self.application(), self.project(), self.ledger).await? {
+            self.look().await?;
+        }
+        work.step("definitions", self.definitions()).await?;
+        self.look().await?;
+        if !arguments.schema_only {
+            work.step("rows", Box::pin(self.rows(&blobs))).await?;
+            work.step("sequences", self.sequences()).await?;
+        }
+        work.step("indexes and constraints", Box::pin(self.after())).await?;
+        work.step("privileges", self.privileges()).await?;
+        work.step("the rest", self.rest()).await?;
+        if mark.is_some() {
+            // Gone only when everything before is sure to stay.
+            target::flush(&work.control).await?;
+            project::unmark(&work.control).await?;
+        }
+        if !arguments.no_analyze && !arguments.schema_only {
+            let tables = self.analyzable(load::analyzable(&work.control).await?);
+            work.step("statistics", work.analyze_these(tables)).await?;
+        }
+        target::flush(&work.control).await
+    }
+
+    /// The entries of the application's schemas.
+    fn application(&self) -> Vec<&Entry> {
+        self.entries.iter().copied().filter(|e| self.map.place(e) == Place::Application).collect()
+    }
+
+    /// Removes what an unfinished restore made.
+    async fn remove(&self, blobs: &large_objects::LargeObjects, kept: &BTreeSet<(String, String)>) -> Result<()> {
+        let control = &self.work.control;
+        let was = |kind: &str, name: &str| kept.contains(&(kind.to_owned(), name.to_owned()));
+        let (old, made): (Vec<String>, Vec<String>) =
+            self.map.application.iter().cloned().partition(|name| was("schema", name));
+        project::wipe(control, &made, &old).await?;
+        let ours: Vec<u32> =
+            blobs.oids.iter().copied().filter(|oid| !was(large_objects::KIND, &oid.to_string())).collect();
+        project::unlink(control, &ours).await
+    }
+
+    /// Schemas and extensions, then what is made before rows come, each in the archive's order.
+    async fn definitions(&mut self) -> Result<()> {
+        let extensions = self.applier();
+        for entry in self.entries {
+            match (self.map.place(entry), &entry.desc) {
+                (Place::Extension, ObjectType::Extension) => extensions.extension(entry).await?,
+                (Place::Application, ObjectType::Schema) if !places::there(entry, self.project()) => {
+                    extensions.make(entry).await?;
+                }
+                (Place::Application, ObjectType::Schema) if tag(entry) != "public" => extensions.own(entry).await?,
+                _ => {}
+            }
+        }
+        self.look().await?;
+        let applier = self.applier();
+        for (entry, after) in places::sections(self.entries) {
+            let now = !after
+                && self.map.place(entry) == Place::Application
+                && !matches!(entry.desc, ObjectType::Acl | ObjectType::Schema | ObjectType::MaterializedViewData);
+            if now {
+                self.tell_tablespace(entry);
+                applier.make(entry).await?;
+            }
+            // Foreign tables need their servers.
+            if places::comes_first(entry) && self.map.place(entry) == Place::Wide {
+                applier.wide(entry).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_tablespace(&self, entry: &Entry) {
+        if let Some(tablespace) = entry.tablespace.as_deref().filter(|name| !name.is_empty()) {
+            self.ledger.note(format!(
+                "{}: was in tablespace {tablespace}, is in the database's own here",
+                places::told(entry)
+            ));
+        }
+    }
+
+    /// Rows: first the platform's, since the application's refer to them, then the application's beside the large
+    /// objects.
+    async fn rows(&self, blobs: &large_objects::LargeObjects) -> Result<()> {
+        let work = self.work;
+        let mut wanted = work.part.tables(work.manifest, false);
+        wanted.retain(|wanted| wanted.table.rows > 0);
+        let key = |wanted: &Wanted| (wanted.schema.clone(), wanted.table.name.clone());
+        let fresh = |wanted: &Wanted| {
+            self.map.application.contains(&wanted.schema)
+                && !self.before.tables.contains_key(&key(wanted))
+                && self.project().tables.get(&key(wanted)).is_some_and(|table| !table.extension)
+        };
+        let (fresh, others): (Vec<Wanted>, Vec<Wanted>) = wanted.into_iter().partition(fresh);
+        let total = fresh.iter().chain(&others).map(|wanted| wanted.table.raw_bytes).sum();
+        let taken = Arc::new(AtomicU64::new(0));
+        let progress = Loading::start(work.global, &taken, total);
+        let managed = rows::Managed {
+            work,
+            project: self.project(),
+            ledger: self.ledger,
+            rows: Arc::new(work.rows(&taken, Into::Existing { truncate: false })),
+            truncate: work.arguments.truncate,
+        };
+        let done = async {
+            let jobs = managed.load(others).await?;
+            work.note(|report| {
+                report.tables += fresh.len() as u64;
+                report.rows += fresh.iter().map(|wanted| wanted.table.rows).sum::<u64>();
+                report.raw_bytes += fresh.iter().map(|wanted| wanted.table.raw_bytes).sum::<u64>();
+            });
+            let applier = self.applier();
+            tokio::try_join!(Arc::new(work.rows(&taken, Into::Fresh)).load(fresh), blobs.restore(work, &applier))?;
+            for wanted in &jobs {
+                cron::jobs(work, self.project(), self.ledger, wanted).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        let done = done.await;
+        progress.end();
+        done
+    }
+
+    async fn sequences(&self) -> Result<()> {
+        let applier = self.applier();
+        for entry in self.entries.iter().filter(|e| e.desc == ObjectType::SequenceSet) {
+            applier.sequence(entry).await?;
+        }
+        Ok(())
+    }
+
+    /// What is made when the rows are there.
+    async fn after(&self) -> Result<()> {
+        let applier = self.applier();
+        let of = |place: Place| {
+            let entries = places::sections(self.entries).into_iter().filter(|(_, after)| *after).map(|(e, _)| e);
+            entries.filter(move |e| {
+                self.map.place(e) == place && !matches!(e.desc, ObjectType::Acl | ObjectType::MaterializedViewData)
+            })
+        };
+        let attached = |e: &&Entry| matches!(e.desc, ObjectType::Comment | ObjectType::SecurityLabel);
+        let (comments, objects): (Vec<&Entry>, Vec<&Entry>) = of(Place::Application).partition(attached);
+        after::all(self.work, &applier, &objects).await?;
+        for entry in comments {
+            applier.make(entry).await?;
+        }
+        // The user's triggers and policies, when no row of the run comes any more.
+        for entry in self.entries.iter().filter(|e| self.map.place(e) == Place::Managed) {
+            match entry.desc {
+                ObjectType::Acl => {}
+                ObjectType::Comment | ObjectType::SecurityLabel => applier.attached(entry).await?,
+                _ => applier.managed(entry).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn privileges(&self) -> Result<()> {
+        let applier = self.applier();
+        for entry in self.entries.iter().filter(|e| e.desc == ObjectType::Acl) {
+            match self.map.place(entry) {
+                Place::Application => applier.privileges(entry).await?,
+                Place::Managed => applier.custom_privileges(entry).await?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Materialised views, and what is the database's: default privileges, publications, event triggers, settings.
+    async fn rest(&self) -> Result<()> {
+        let applier = self.applier();
+        if !self.work.arguments.schema_only {
+            for entry in self.entries.iter().filter(|e| e.desc == ObjectType::MaterializedViewData) {
+                applier.make(entry).await?;
+            }
+        }
+        applier.default_privileges(self.entries).await?;
+        let wide = self.entries.iter().filter(|e| self.map.place(e) == Place::Wide && !places::comes_first(e));
+        for entry in wide {
+            applier.wide(entry).await?;
+        }
+        if self.work.part.is_whole() {
+            let from = &self.work.manifest.source.database;
+            let texts = database::settings(&self.work.meta.entries, from, self.work.info.database());
+            applier.settings(&texts).await?;
+        }
+        Ok(())
+    }
+
+    /// Those of these tables and materialised views that are the application's.
+    fn analyzable(&self, mut all: Vec<load::Analyzable>) -> Vec<load::Analyzable> {
+        let ours = self.application();
+        let ours: HashSet<(&str, &str)> = ours
+            .iter()
+            .filter(|e| matches!(e.desc, ObjectType::Table | ObjectType::MaterializedView))
+            .map(|e| (namespace(e), tag(e)))
+            .collect();
+        let whole = self.work.part.is_whole();
+        all.retain(|table| ours.contains(&(&table.schema, &table.name)) && !(whole && table.is_partition));
+        all
+    }
+}

@@ -1,0 +1,441 @@
+//! Rows of tables that are there already: the platform's, and those of extensions.
+//!
+//! An empty table whose columns are those of the run takes the rows as they are, in one transaction, compared with the
+//! manifest. Any other goes through a temporary table: columns are matched by name, and what is inserted is what has
+//! no row with the same key there; rows that are there are never changed. `--truncate` empties the tables first.
+//! Triggers and foreign keys are off where the role may turn them off; the foreign keys are counted afterwards, so a row
+//! that refers to nothing is told. Where it may not, tables are loaded one by one in the order of their foreign keys.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::archive::table_sql::quote;
+use crate::error::{Error, Kind, Result};
+use crate::postgres::target::foreign_keys::ForeignKey;
+use crate::postgres::target::load::Loader;
+use crate::postgres::target::project::{Project, Table};
+use crate::postgres::target::{foreign_keys, project};
+use crate::restore::findings::Ledger;
+use crate::restore::flow::Flow;
+use crate::restore::rows::{Into, Rows, Wanted};
+use crate::restore::supabase::apply::words;
+use crate::restore::supabase::platform;
+use crate::restore::supabase::platform::Rows as Way;
+use crate::restore::{Work, rows};
+use crate::sql::statements::name;
+
+/// Name of the temporary table.
+const STAGE: &str = "pg_temp.pgstow_rows";
+
+type Name = (String, String);
+
+/// Loads rows of tables that are there.
+pub(crate) struct Managed<'a> {
+    /// The restore.
+    pub(crate) work: &'a Work<'a>,
+    /// The target.
+    pub(crate) project: &'a Project,
+    /// Takes what is refused.
+    pub(crate) ledger: &'a Ledger,
+    /// Reads and compares rows.
+    pub(crate) rows: Arc<Rows>,
+    /// Whether what is in the tables goes first.
+    pub(crate) truncate: bool,
+}
+
+/// What became of the tables.
+#[derive(Default)]
+struct Done {
+    /// All rows of the run are in the table.
+    whole: BTreeSet<Name>,
+    /// Some may be missing.
+    partly: BTreeSet<Name>,
+}
+
+impl Managed<'_> {
+    /// Loads what can be loaded; returns the tables of `pg_cron`'s jobs.
+    ///
+    /// # Errors
+    /// Damage of the store and lost connections; everything else is noted.
+    pub(crate) async fn load(&self, tables: Vec<Wanted>) -> Result<Vec<Wanted>> {
+        let mut jobs = Vec::new();
+        let mut wanted = Vec::new();
+        for table in tables.into_iter().filter(|wanted| wanted.table.rows > 0) {
+            match platform::rows(&table.schema, &table.table.name) {
+                Way::Jobs => jobs.push(table),
+                Way::Leave(why) => self.ledger.left("rows of", &told(&table), why),
+                Way::Cannot(why, step) => {
+                    self.ledger.lost("rows of", &told(&table), &format!("{} rows: {why}", table.table.rows), step);
+                }
+                Way::Load => match self.project.tables.get(&key(&table)) {
+                    Some(there) if there.fillable => wanted.push(table),
+                    Some(_) => {
+                        let why = format!("{} rows; role {} may not insert any", table.table.rows, self.project.role);
+                        let step = format!(
+                            "GRANT INSERT ON {} TO {} and restore again with --schema {}",
+                            table.name(),
+                            quote(&self.project.role),
+                            table.schema
+                        );
+                        self.ledger.lost("rows of", &told(&table), &why, &step);
+                    }
+                    None => self.missing(&table),
+                },
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(jobs);
+        }
+        let loader = self.connect().await?;
+        let replica = loader.replica_role().await;
+        if self.truncate {
+            let may = |wanted: &&Wanted| self.project.tables.get(&key(wanted)).is_some_and(|table| table.emptyable);
+            let emptied: Vec<Wanted> = wanted.iter().filter(may).cloned().collect();
+            self.work.rows(&self.rows.taken, Into::Existing { truncate: true }).empty(&emptied).await?;
+        }
+        let keys = foreign_keys::all(loader.session()).await?;
+        let done = Mutex::new(Done::default());
+        if replica {
+            loader.close().await;
+            wanted.sort_by_key(|wanted| wanted.table.raw_bytes);
+            self.at_once(wanted, &done).await?;
+        } else {
+            self.ledger.note(
+                "the role may not set session_replication_role: the platform's triggers fired as its tables were loaded, \
+                 one by one in the order of their foreign keys"
+                    .to_owned(),
+            );
+            let mut loader = loader;
+            for table in rows::referred_first(wanted, &keys) {
+                loader = self.one(loader, &table, false, &done).await?;
+            }
+            loader.close().await;
+        }
+        self.count_orphans(&keys, &done.into_inner().unwrap_or_else(PoisonError::into_inner)).await?;
+        Ok(jobs)
+    }
+
+    async fn connect(&self) -> Result<Loader> {
+        Loader::connect(&self.work.info, self.work.arguments.connect_timeout).await
+    }
+
+    fn missing(&self, wanted: &Wanted) {
+        let rows = wanted.table.rows;
+        if platform::passes_by(&wanted.schema, &wanted.table.name) {
+            let why = format!("{rows} rows; the platform makes and drops these partitions day by day");
+            return self.ledger.left("rows of", &told(wanted), &why);
+        }
+        let step = wanted.table.extension.as_ref().map_or_else(
+            || {
+                let whence = format!("pgstow download --table {} has its definition and rows", told(wanted));
+                if platform::makes_schema(&wanted.schema) {
+                    format!(
+                        "turn on the feature it belongs to, then restore again with --schema {}; {whence}",
+                        wanted.schema
+                    )
+                } else {
+                    format!("make what the table needs, then the table: {whence}")
+                }
+            },
+            |extension| format!("enable the extension {extension}, then restore again with --schema {}", wanted.schema),
+        );
+        self.ledger.lost(
+            "rows of",
+            &told(wanted),
+            &format!("{rows} rows; this project does not have the table"),
+            &step,
+        );
+    }
+
+    async fn at_once(&self, wanted: Vec<Wanted>, done: &Mutex<Done>) -> Result<()> {
+        let workers = wanted.len().min(usize::from(self.work.arguments.jobs));
+        let queue = Mutex::new(wanted);
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let worker = || async {
+            let mut loader = self.connect().await?;
+            loader.replica_role().await;
+            while let Some(table) = next() {
+                loader = self.one(loader, &table, true, done).await?;
+            }
+            loader.close().await;
+            Ok::<(), Error>(())
+        };
+        futures::future::try_join_all((0..workers).map(|_| worker())).await.map(drop)
+    }
+
+    /// Loads one table in one transaction. What the server refuses is noted and leaves the table as it was; the session
+    /// is then another one, since a COPY that was refused leaves answers behind that nobody waits for.
+    async fn one(&self, loader: Loader, wanted: &Wanted, replica: bool, done: &Mutex<Done>) -> Result<Loader> {
+        let (loader, whole) = match self.in_transaction(&loader, wanted, replica).await {
+            Ok(whole) => (loader, whole),
+            Err(error) if error.kind() != Kind::Damage && project::refused(&error) => {
+                let step = "give the role what it lacks, or load `pgstow download --table` of it by hand";
+                let why = format!("{} rows: {}", wanted.table.rows, words(&error));
+                self.ledger.lost("rows of", &told(wanted), &why, step);
+                drop(loader);
+                let fresh = self.connect().await?;
+                if replica {
+                    fresh.replica_role().await;
+                }
+                (fresh, false)
+            }
+            Err(error) => return Err(error),
+        };
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = if whole { &mut done.whole } else { &mut done.partly };
+        tables.insert(key(wanted));
+        Ok(loader)
+    }
+
+    async fn in_transaction(&self, loader: &Loader, wanted: &Wanted, replica: bool) -> Result<bool> {
+        let doing = format!("load {}", told(wanted));
+        let (head, flow) = self.rows.source.file(&wanted.table.file);
+        let Ok(head) = head.await else {
+            flow.finish().await?;
+            return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
+        };
+        let Some(table) = self.project.tables.get(&key(wanted)) else { return Ok(false) };
+        let columns = Columns::new(&head.copy, table);
+        self.tell_extra(wanted, &columns);
+        loader.execute("BEGIN", &doing).await?;
+        let empty = !crate::postgres::target::has_rows(loader.session(), &wanted.name()).await?;
+        if !(empty && columns.missing.is_empty()) {
+            let whole = self.merge(loader, wanted, &columns, flow, replica).await?;
+            loader.execute("COMMIT", &doing).await?;
+            return Ok(whole);
+        }
+        let copy = format!("COPY {}{} FROM stdin", wanted.name(), columns.listed());
+        let (print, counted) = self.rows.copy(loader, &copy, flow, &doing).await?;
+        rows::compare(wanted, &print)?;
+        let mut whole = counted == print.rows;
+        if whole && !replica {
+            let back = format!("COPY {}{} TO STDOUT", wanted.name(), columns.listed());
+            whole = loader.fingerprint(&back, &doing).await?.digest() == wanted.table.digest;
+        }
+        loader.execute("COMMIT", &doing).await?;
+        if !whole {
+            let why =
+                format!("{} rows were sent, {counted} taken, some changed by triggers of the platform", print.rows);
+            self.ledger.lost("rows of", &told(wanted), &why, "compare with `pgstow download --table` of it");
+        }
+        self.count(wanted, counted, print.bytes);
+        Ok(whole)
+    }
+
+    fn count(&self, wanted: &Wanted, rows: u64, bytes: u64) {
+        tracing::debug!(table = told(wanted), rows, "loaded");
+        self.work.note(|report| {
+            report.tables += 1;
+            report.rows += rows;
+            report.raw_bytes += bytes;
+        });
+    }
+
+    fn tell_extra(&self, wanted: &Wanted, columns: &Columns) {
+        if !columns.extra.is_empty() {
+            self.ledger.note(format!(
+                "{}: columns that the run does not have take their defaults: {}",
+                told(wanted),
+                columns.extra.join(", ")
+            ));
+        }
+    }
+
+    /// Takes the rows into a temporary table and inserts those that are missing; says whether all of them are there.
+    async fn merge(
+        &self,
+        loader: &Loader,
+        wanted: &Wanted,
+        columns: &Columns,
+        flow: Flow,
+        replica: bool,
+    ) -> Result<bool> {
+        let doing = &format!("load {}", told(wanted));
+        let (table, session) = (wanted.name(), loader.session());
+        let selected: Vec<String> =
+            columns
+                .all
+                .iter()
+                .map(|c| {
+                    if columns.missing.contains(c) {
+                        format!("NULL::pg_catalog.text AS {}", quote(c))
+                    } else {
+                        quote(c)
+                    }
+                })
+                .collect();
+        let stage = format!(
+            "CREATE TEMPORARY TABLE pgstow_rows ON COMMIT DROP AS SELECT {} FROM {table} WITH NO DATA",
+            selected.join(", ")
+        );
+        loader.execute(&stage, doing).await?;
+        let copy = format!("COPY {STAGE}{} FROM stdin", columns.listed());
+        let (print, _) = self.rows.copy(loader, &copy, flow, doing).await?;
+        rows::compare(wanted, &print)?;
+        for missing in &columns.missing {
+            let sql = format!("SELECT count(*) FROM {STAGE} WHERE {} IS NOT NULL", quote(missing));
+            self.tell_missing(wanted, missing, project::count(session, &sql, doing).await?, columns);
+        }
+        let common = columns.common();
+        let unique = format!(
+            "SELECT count(*) FROM pg_catalog.pg_index WHERE indisunique AND indrelid = {}::pg_catalog.regclass",
+            crate::postgres::quote_literal(&table)
+        );
+        let had = project::count(session, &format!("SELECT count(*) FROM {table}"), doing).await?;
+        let keyed = project::count(session, &unique, doing).await? > 0;
+        let mut added = 0;
+        if keyed || had == 0 {
+            let insert = format!(
+                "INSERT INTO {table} ({common}) OVERRIDING SYSTEM VALUE SELECT {common} FROM {STAGE} ON CONFLICT DO NOTHING"
+            );
+            added = project::run(session, &insert, doing).await?;
+        }
+        let mut whole = true;
+        if added != print.rows || !replica {
+            let row = format!("ROW({common})::pg_catalog.text");
+            let sql =
+                format!("SELECT count(*) FROM (SELECT {row} FROM {STAGE} EXCEPT ALL SELECT {row} FROM {table}) x");
+            let lacking = project::count(session, &sql, doing).await?;
+            whole = lacking == 0;
+            if !whole {
+                let why = if had == 0 {
+                    format!(
+                        "{lacking} of {} rows were changed by triggers of the platform as they were loaded",
+                        print.rows
+                    )
+                } else if keyed {
+                    format!("{lacking} of {} rows: other rows with the same keys are there, and were kept", print.rows)
+                } else {
+                    format!("{lacking} of {} rows: the table is not empty and has no key to tell them by", print.rows)
+                };
+                self.ledger.lost("rows of", &told(wanted), &why, "--truncate replaces what is there");
+            }
+        }
+        if had > 0 {
+            self.ledger.note(format!(
+                "{}: {had} rows were there; {added} of the run's {} were added",
+                told(wanted),
+                print.rows
+            ));
+        }
+        self.count(wanted, added, print.bytes);
+        Ok(whole)
+    }
+
+    fn tell_missing(&self, wanted: &Wanted, column: &str, values: i64, columns: &Columns) {
+        let name = format!("{}.{column}", told(wanted));
+        if columns.computed.contains(column) {
+            return self.ledger.note(format!("{name}: this project computes the column itself"));
+        }
+        if values == 0 {
+            return self.ledger.left("column", &name, "this project does not have it; the run has no value in it");
+        }
+        let why = format!("{values} values; this project's table does not have the column");
+        let step = format!(
+            "add the column (the platform's: bring the project up to date) and load its values from pgstow download --table {}",
+            told(wanted)
+        );
+        self.ledger.lost("column", &name, &why, &step);
+    }
+
+    /// Tells of rows that refer to rows which are not there: possible where triggers were off and something was missing.
+    async fn count_orphans(&self, keys: &[ForeignKey], done: &Done) -> Result<()> {
+        let loaded = |table: &Name| done.whole.contains(table) || done.partly.contains(table);
+        for key in keys.iter().filter(|k| loaded(&k.from) && !done.whole.contains(&k.to)) {
+            let doing = format!("count rows of {}.{} that refer to nothing", key.from.0, key.from.1);
+            let orphans = match project::count(&self.work.control, &key.orphans, &doing).await {
+                Ok(orphans) => orphans,
+                Err(error) if project::refused(&error) => {
+                    self.ledger.note(format!("not looked at: {}", error.message()));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if orphans > 0 {
+                let (name, from, to) = (&key.name, &key.from, &key.to);
+                let why = format!(
+                    "{orphans} rows of {}.{} refer to rows that {}.{} does not have",
+                    from.0, from.1, to.0, to.1
+                );
+                let step =
+                    format!("load what is missing in {}.{}, or delete them; found by: {}", to.0, to.1, key.orphans);
+                self.ledger.lost("references of", &format!("{}.{} ({name})", from.0, from.1), &why, &step);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn key(wanted: &Wanted) -> Name {
+    (wanted.schema.clone(), wanted.table.name.clone())
+}
+
+fn told(wanted: &Wanted) -> String {
+    format!("{}.{}", wanted.schema, wanted.table.name)
+}
+
+/// Columns of the run's rows beside those of the table that is there.
+struct Columns {
+    /// Of the run, in order.
+    all: Vec<String>,
+    /// Of the run, which the table does not take.
+    missing: Vec<String>,
+    /// Those of the missing ones that the table computes.
+    computed: BTreeSet<String>,
+    /// Of the table, which the run does not have.
+    extra: Vec<String>,
+}
+
+impl Columns {
+    fn new(copy: &str, table: &Table) -> Self {
+        let all = copied(copy);
+        let find = |name: &String| table.columns.iter().find(|column| column.name == *name);
+        let missing = all.iter().filter(|name| find(name).is_none_or(|c| c.generated)).cloned().collect();
+        let computed = all.iter().filter(|name| find(name).is_some_and(|c| c.generated)).cloned().collect();
+        let extra = table.columns.iter().filter(|c| !c.generated && !all.contains(&c.name)).map(|c| c.name.clone());
+        Self { missing, computed, extra: extra.collect(), all }
+    }
+
+    /// All columns of the run in brackets, as `COPY` wants them.
+    fn listed(&self) -> String {
+        if self.all.is_empty() {
+            return String::new();
+        }
+        let names: Vec<String> = self.all.iter().map(|c| quote(c)).collect();
+        format!(" ({})", names.join(", "))
+    }
+
+    /// The columns that both have.
+    fn common(&self) -> String {
+        let names: Vec<String> = self.all.iter().filter(|c| !self.missing.contains(c)).map(|c| quote(c)).collect();
+        names.join(", ")
+    }
+}
+
+/// The columns that a `COPY` statement of `pg_dump` names.
+pub(crate) fn copied(copy: &str) -> Vec<String> {
+    let inner = || {
+        let (_, rest) = name(copy.strip_prefix("COPY ")?)?;
+        let (_, rest) = name(rest.strip_prefix('.')?)?;
+        rest.strip_prefix(" (")
+    };
+    let mut columns = Vec::new();
+    let mut rest = inner();
+    while let Some((column, more)) = rest.and_then(name) {
+        columns.push(column);
+        rest = more.strip_prefix(", ");
+    }
+    columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_a_copy_are_found_whatever_their_names() {
+        assert_eq!(copied("COPY a.b (x, \"y, (z\", \"q\"\"r\") FROM stdin;"), ["x", "y, (z", "q\"r"]);
+        assert_eq!(copied("COPY pg_temp.staged (x) FROM stdin;"), ["x"]);
+        assert!(copied("COPY public.zero_columns  FROM stdin;").is_empty());
+    }
+}

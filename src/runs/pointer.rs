@@ -1,0 +1,242 @@
+//! The pointer `latest.json`: how it is read and the one way it is moved, by `backup` and by `promote`.
+//!
+//! A move compares, writes under a condition and reads back. Stores that ignore conditions (Supabase Storage, Garage)
+//! would let the slower of two processes overwrite the faster one's move after both compared; there a process first
+//! takes a turn. A turn is a small object below `claims/`: whoever finds, after writing its own, no other one, is alone;
+//! whoever finds one takes its own away and tries again later. Of two processes at least one sees the other, since each
+//! writes before it lists and the list shows what was written (S3, Garage and Supabase Storage promise that).
+
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use crate::error::{Context as _, Error, Result};
+use crate::format::layout;
+use crate::format::manifest::Latest;
+use crate::store::{Condition, ObjectInfo, Put, Store};
+
+/// Times the pointer is tried when somebody else moves it at the same moment.
+const ATTEMPTS: u32 = 10;
+/// A claim older than this, by the store's clock, belongs to a process that died. Its holder gives up at half of it.
+const CLAIM: Duration = Duration::from_mins(1);
+/// How long to wait for a turn at most: until every claim of a dead process has grown old.
+const PATIENCE: Duration = Duration::from_secs(150);
+/// Longest pause between two tries for a turn.
+const PAUSE: Duration = Duration::from_secs(1);
+/// An etag that no object has.
+const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
+
+/// Which moves are allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// To a run that finished later than the one named now.
+    Forward,
+    /// To any run, also away from a pointer that makes no sense.
+    Any,
+}
+
+/// The pointer and its etag; `None` where there is none.
+///
+/// # Errors
+/// When the store fails, or the pointer makes no sense.
+pub(crate) async fn read(store: &Store) -> Result<Option<(Latest, Option<String>)>> {
+    let Some((body, etag)) = raw(store).await? else { return Ok(None) };
+    let latest = serde_json::from_slice(&body).map_err(std::io::Error::from);
+    let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()));
+    let latest = latest.map_err(|error: Error| {
+        error.hint("`pgstow promote --backwards RUN` makes it name a run of `pgstow list` again")
+    })?;
+    Ok(Some((latest, etag)))
+}
+
+async fn raw(store: &Store) -> Result<Option<(Bytes, Option<String>)>> {
+    // The ETag first: a pointer that moves in between makes it stale, and a conditional PUT with it is refused.
+    let etag = store.head(layout::LATEST).await?.and_then(|info| info.etag);
+    Ok(store.get(layout::LATEST).await?.map(|body| (body, etag)))
+}
+
+/// Moves `latest.json`. Returns whether it names this run now; `false` where a newer one was there or won meanwhile.
+///
+/// # Errors
+/// When the store fails; a hint says where the pointer may have moved all the same.
+pub(crate) async fn advance(store: &Store, pointer: &Latest, way: Way) -> Result<bool> {
+    let mut turn = Turn::announce(store).await;
+    let taken = turn.take().await;
+    let moved = match taken {
+        Ok(()) => compare_and_put(store, pointer, way, &turn).await,
+        Err(error) => Err(error),
+    };
+    turn.end().await;
+    moved
+}
+
+async fn compare_and_put(store: &Store, pointer: &Latest, way: Way, turn: &Turn<'_>) -> Result<bool> {
+    let json = serde_json::to_vec_pretty(pointer).map_err(std::io::Error::from).context("write the pointer")?;
+    let body = Bytes::from([json, b"\n".to_vec()].concat());
+    for _attempt in 0..ATTEMPTS {
+        let before = match way {
+            Way::Forward => {
+                let before = read(store).await?;
+                if let Some((there, _)) = &before
+                    && there.identity == pointer.identity
+                    && is_newer(there, pointer)
+                {
+                    tracing::warn!("{} names the newer run {}; left as it is", layout::LATEST, there.run);
+                    return Ok(false);
+                }
+                before.map(|(_, etag)| etag)
+            }
+            Way::Any => raw(store).await?.map(|(_, etag)| etag),
+        };
+        let condition = match before {
+            None => Condition::Absent,
+            Some(None) => Condition::None,
+            Some(Some(etag)) => Condition::Matches(etag),
+        };
+        let put = turn.within(store.put(layout::LATEST, body.clone(), condition)).await;
+        if let Ok(Put::Refused) = put {
+            continue;
+        }
+        match (put, read(store).await) {
+            (_, Ok(Some((there, _)))) if there == *pointer => return Ok(true),
+            (put, Ok(Some((there, _)))) if is_newer(&there, pointer) && (put.is_ok() || way == Way::Forward) => {
+                return Ok(false);
+            }
+            (Ok(_), Ok(_)) => {}
+            (Err(error), Ok(_)) => return Err(error),
+            // The store has said that it moved.
+            (Ok(_), Err(error)) => {
+                tracing::warn!("{} was stored, but could not be read back: {error}", layout::LATEST);
+                return Ok(true);
+            }
+            (Err(error), Err(_unreachable)) => {
+                return Err(error.hint(format!("{} may name this run already", layout::LATEST)));
+            }
+        }
+    }
+    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe())))
+}
+
+/// Whether `a` stands for a newer run than `b`.
+pub(crate) fn is_newer(a: &Latest, b: &Latest) -> bool {
+    (&a.finished_at, &a.run) > (&b.finished_at, &b.run)
+}
+
+/// A turn at the pointer of a store; see the head of this file.
+struct Turn<'a> {
+    store: &'a Store,
+    key: String,
+    /// When the claim in the store was last written; `None` where there is none.
+    since: Option<Instant>,
+    /// Whether the store was seen to refuse conditional PUTs: then no turn is needed.
+    conditions: bool,
+}
+
+impl<'a> Turn<'a> {
+    /// Writes a claim and tries on it whether the store refuses a PUT whose condition is not met.
+    ///
+    /// A store that does not let us write claims (a narrow policy) leaves what conditions alone can do.
+    async fn announce(store: &'a Store) -> Self {
+        let key = format!("{}{:016x}", layout::CLAIMS, rand::random::<u64>());
+        let mut turn = Self { store, key, since: None, conditions: false };
+        match turn.probe().await {
+            Ok(conditions) => turn.conditions = conditions,
+            Err(error) => {
+                tracing::warn!("no turn could be taken for {}: {error}", layout::LATEST);
+                turn.end().await;
+                // As if alone: nothing better can be known.
+                turn.conditions = true;
+            }
+        }
+        turn
+    }
+
+    async fn probe(&mut self) -> Result<bool> {
+        self.claim(b"claim").await?;
+        // Other bytes each time: a refusal whose answer was lost must not look like our own object.
+        for (body, condition) in [(&b"absent"[..], Condition::Absent), (b"etag", Condition::Matches(NO_ETAG.into()))] {
+            if self.store.put(&self.key, Bytes::from_static(body), condition).await? != Put::Refused {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn claim(&mut self, body: &'static [u8]) -> Result<()> {
+        self.since = Some(Instant::now());
+        self.store.put(&self.key, Bytes::from_static(body), Condition::None).await.map(drop)
+    }
+
+    /// Waits until no other claim is there, where that is needed.
+    async fn take(&mut self) -> Result<()> {
+        if self.conditions {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            self.claim(b"claim").await?;
+            let claims = self.store.list(layout::CLAIMS).await?;
+            let Some(own) = claims.iter().find(|claim| claim.key == self.key) else {
+                tracing::warn!("{} does not list what was just written: no turn can be taken", self.store.describe());
+                return Ok(());
+            };
+            if !claims.iter().any(|claim| claim.key != self.key && is_alive(claim, own.modified)) {
+                return Ok(());
+            }
+            self.end().await;
+            if begun.elapsed() > PATIENCE {
+                return Err(Error::failed(format!(
+                    "move {} of {}: others are moving it all the time",
+                    layout::LATEST,
+                    self.store.describe()
+                )));
+            }
+            // Random, so that two that met do not meet again.
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+            pause = (pause * 2).min(PAUSE);
+        }
+    }
+
+    /// Runs something that must end while the claim holds.
+    async fn within<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let Some(since) = self.since.filter(|_| !self.conditions) else { return work.await };
+        let left = (CLAIM / 2).saturating_sub(since.elapsed());
+        tokio::time::timeout(left, work).await.unwrap_or_else(|_elapsed| {
+            Err(Error::failed(format!("write {} of {}: it took too long", layout::LATEST, self.store.describe())))
+        })
+    }
+
+    /// Takes the claim away. Where deleting is not allowed an empty object stands for that.
+    async fn end(&mut self) {
+        if self.since.take().is_none() {
+            return;
+        }
+        let Err(denied) = self.store.delete(&self.key).await else { return };
+        if let Err(error) = self.store.put(&self.key, Bytes::new(), Condition::None).await {
+            tracing::warn!("{} is left behind ({denied}; {error}); it counts for a minute", self.key);
+        }
+    }
+}
+
+/// Whether the process behind a claim may still be at work, `now` by the store's clock.
+fn is_alive(claim: &ObjectInfo, now: Option<SystemTime>) -> bool {
+    let age = now.zip(claim.modified).and_then(|(now, then)| now.duration_since(then).ok());
+    claim.bytes > 0 && age.is_none_or(|age| age <= CLAIM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_counts_until_it_is_empty_or_old() {
+        let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let claim = |bytes, modified| ObjectInfo { key: "claims/x".to_owned(), bytes, etag: None, modified };
+        assert!(is_alive(&claim(5, at(1000)), at(1030)));
+        assert!(is_alive(&claim(5, at(1000)), at(990)));
+        assert!(is_alive(&claim(5, None), at(1000)));
+        assert!(!is_alive(&claim(5, at(1000)), at(1061)));
+        assert!(!is_alive(&claim(0, at(1000)), at(1000)));
+    }
+}

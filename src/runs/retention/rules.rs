@@ -1,0 +1,131 @@
+//! Which runs the rules keep. Knows names and moments, no store.
+//!
+//! A rule about days, weeks or months keeps the newest run of each period that has one, as many periods back as it says;
+//! periods without a run do not count. A run that several rules keep takes a place in each of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::cli::Prune;
+
+/// The rules as asked for; at least one is set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    last: u32,
+    within: Option<Duration>,
+    daily: u32,
+    weekly: u32,
+    monthly: u32,
+}
+
+/// What the days of one period have in common.
+type Period = fn(Date) -> (i16, i8, i8);
+
+/// Why a run is kept, by run.
+pub(crate) type Kept = BTreeMap<String, BTreeSet<&'static str>>;
+
+impl Rules {
+    /// `None` where not one rule is given.
+    pub(crate) fn of(arguments: &Prune) -> Option<Self> {
+        let rules = Self {
+            last: arguments.keep_last.unwrap_or_default(),
+            within: arguments.keep_within,
+            daily: arguments.keep_daily.unwrap_or_default(),
+            weekly: arguments.keep_weekly.unwrap_or_default(),
+            monthly: arguments.keep_monthly.unwrap_or_default(),
+        };
+        let given = rules.within.is_some() || [rules.last, rules.daily, rules.weekly, rules.monthly] != [0; 4];
+        given.then_some(rules)
+    }
+
+    /// What the rules keep of these runs (name and start).
+    pub(crate) fn keep(&self, runs: &[(&str, Timestamp)]) -> Kept {
+        let mut runs = runs.to_vec();
+        runs.sort_unstable_by(|a, b| (b.1, b.0).cmp(&(a.1, a.0)));
+        let mut kept = Kept::new();
+        let mut keep = |run: &str, why| {
+            kept.entry(run.to_owned()).or_default().insert(why);
+        };
+        for (run, _) in runs.iter().take(self.last as usize) {
+            keep(run, "last");
+        }
+        if let (Some(within), Some((_, newest))) = (self.within, runs.first()) {
+            // Counted from the newest run, not from now: when backups stop, the old ones stay.
+            let recent = runs.iter().filter(|(_, at)| newest.duration_since(*at).unsigned_abs() <= within);
+            for (run, _) in recent {
+                keep(run, "within");
+            }
+        }
+        let periods: [(&'static str, u32, Period); 3] = [
+            ("daily", self.daily, |date| (date.year(), date.month(), date.day())),
+            ("weekly", self.weekly, |date| (date.iso_week_date().year(), date.iso_week_date().week(), 0)),
+            ("monthly", self.monthly, |date| (date.year(), date.month(), 0)),
+        ];
+        for (why, count, period) in periods {
+            let mut seen = BTreeSet::new();
+            for (run, at) in &runs {
+                let period = period(at.to_zoned(TimeZone::UTC).date());
+                if seen.len() < count as usize && seen.insert(period) {
+                    keep(run, why);
+                }
+            }
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(rules: &Rules, runs: &[&str]) -> Vec<String> {
+        let runs: Vec<(&str, Timestamp)> = runs.iter().map(|run| (*run, run.parse().unwrap())).collect();
+        rules.keep(&runs).into_iter().map(|(run, why)| format!("{run} {}", Vec::from_iter(why).join("+"))).collect()
+    }
+
+    #[test]
+    fn the_newest_of_each_period_is_kept() {
+        let runs = ["2026-03-02T23:59:59Z", "2026-03-02T00:00:00Z", "2026-03-01T23:59:59Z", "2026-02-20T12:00:00Z"];
+        let daily = Rules { daily: 2, ..Rules::default() };
+        assert_eq!(kept(&daily, &runs), ["2026-03-01T23:59:59Z daily", "2026-03-02T23:59:59Z daily"]);
+        // A day without a run does not count.
+        let daily = Rules { daily: 3, ..Rules::default() };
+        assert_eq!(kept(&daily, &runs).first().unwrap(), "2026-02-20T12:00:00Z daily");
+        let monthly = Rules { monthly: 9, ..Rules::default() };
+        assert_eq!(kept(&monthly, &runs), ["2026-02-20T12:00:00Z monthly", "2026-03-02T23:59:59Z monthly"]);
+        let last = Rules { last: 1, ..Rules::default() };
+        assert_eq!(kept(&last, &runs), ["2026-03-02T23:59:59Z last"]);
+    }
+
+    #[test]
+    fn weeks_are_iso_weeks() {
+        // 2024-12-30 is a Monday, of week 1 of 2025; 2027-01-01 is a Friday of week 53 of 2026.
+        let weekly = Rules { weekly: 9, ..Rules::default() };
+        let runs = ["2025-01-02T00:00:00Z", "2024-12-30T00:00:00Z", "2024-12-29T00:00:00Z"];
+        assert_eq!(kept(&weekly, &runs), ["2024-12-29T00:00:00Z weekly", "2025-01-02T00:00:00Z weekly"]);
+        let runs = ["2027-01-03T00:00:00Z", "2026-12-28T00:00:00Z", "2026-12-27T00:00:00Z"];
+        assert_eq!(kept(&weekly, &runs), ["2026-12-27T00:00:00Z weekly", "2027-01-03T00:00:00Z weekly"]);
+    }
+
+    #[test]
+    fn within_counts_from_the_newest_run() {
+        let within = Rules { within: Some(Duration::from_hours(48)), ..Rules::default() };
+        let runs = ["2020-01-03T00:00:00Z", "2020-01-01T00:00:00Z", "2019-12-31T23:59:59Z"];
+        assert_eq!(kept(&within, &runs), ["2020-01-01T00:00:00Z within", "2020-01-03T00:00:00Z within"]);
+        assert_eq!(kept(&within, &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn rules_add_up() {
+        let rules = Rules { last: 1, daily: 2, monthly: 2, ..Rules::default() };
+        let runs = ["2026-03-02T02:00:00Z", "2026-03-02T01:00:00Z", "2026-03-01T01:00:00Z", "2026-02-01T01:00:00Z"];
+        assert_eq!(
+            kept(&rules, &runs),
+            ["2026-02-01T01:00:00Z monthly", "2026-03-01T01:00:00Z daily", "2026-03-02T02:00:00Z daily+last+monthly"]
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! The text of SQL: names, quoting, and what pgstow reads out of pg_dump's statements. Knows no connection.
+
+pub(crate) mod statements;
