@@ -3,6 +3,8 @@
 //! Re-running continues: finished files are kept when their content still is what was written. The folder holds one
 //! run only, and says which in its state file. Memory: the buffers of one stream a job.
 
+use crate::human;
+use crate::seal::hash;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write as _};
@@ -140,8 +142,8 @@ fn report(summary: &Summary, json: bool) -> Result<Outcome> {
             "run {} is in {}: {} files{kept}, {}, {:.1}s\n",
             summary.run,
             summary.to.display(),
-            output::count(summary.files + 1),
-            output::size(summary.bytes),
+            human::count(summary.files + 1),
+            human::size(summary.bytes),
             summary.seconds
         ))?;
     }
@@ -394,7 +396,7 @@ fn intact(path: &Path, done: &Finished) -> Result<bool> {
         Ok(())
     })
     .map_err(|error| error.context(path.display()))?;
-    Ok(decode::hex(&hash.finalize()) == done.sha256)
+    Ok(hash::hex(&hash.finalize()) == done.sha256)
 }
 
 fn make(store: &Store, run: &str, path: &Path, target: &Target) -> Result<Finished> {
@@ -423,7 +425,7 @@ fn fill(store: &Store, run: &str, file: &mut File, path: &Path, target: &Target)
     });
     read::settle(&watch, object, copied, plain.bytes)?;
     file.sync_all().map_err(|error| at(path, &error, "write"))?;
-    Ok(Finished { sha256: decode::hex(&hash.finalize()), bytes: plain.bytes, stored_sha256: object.sha256.clone() })
+    Ok(Finished { sha256: hash::hex(&hash.finalize()), bytes: plain.bytes, stored_sha256: object.sha256.clone() })
 }
 
 fn copy(from: &mut impl Read, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {

@@ -22,6 +22,7 @@ pub(crate) mod download;
 pub(crate) mod drill;
 pub mod error;
 pub mod format;
+pub(crate) mod human;
 pub(crate) mod objects;
 pub mod pipeline;
 pub(crate) mod postgres;

@@ -240,7 +240,7 @@ impl Catalogue {
         let schema_entry = self.meta.entries.iter().find(|e| e.desc == ObjectType::Schema && tag(e) == schema);
         let schema_id: HashSet<i32> = schema_entry.map(|e| e.dump_id).into_iter().collect();
         let plain_tag = format!("SCHEMA {schema}");
-        let quoted_tag = format!("SCHEMA {}", crate::archive::table_sql::quote(schema));
+        let quoted_tag = format!("SCHEMA {}", crate::sql::names::quote(schema));
         self.select(|entry| {
             if is_prelude(&entry.desc) || own.contains(&entry.dump_id) {
                 return true;

@@ -7,6 +7,7 @@
 //! Nothing a name holds can leave a comment: line ends in comments become spaces. psql stops at the first error
 //! (`ON_ERROR_STOP`), so rows are never read as commands when their `COPY` failed.
 
+use crate::sql::names::{in_comment, plain_or_quoted, quote};
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, Section};
 
@@ -33,24 +34,6 @@ pub(crate) struct Title<'a> {
     pub(crate) table: &'a str,
     /// Words for the kind of relation, and its extension where it has one.
     pub(crate) note: &'a str,
-}
-
-/// A name in double quotes.
-#[must_use]
-pub(crate) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A text as an SQL literal, with standard-conforming strings on.
-#[must_use]
-pub(crate) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// A name as it may stand in a comment: on one line.
-#[must_use]
-pub(crate) fn in_comment(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Puts together the text around the rows from the entries of one table, in the order of the table of contents.
@@ -229,172 +212,6 @@ fn dropped_name(entry: &Entry) -> Option<(&str, &str)> {
     let name = statement.strip_prefix("DROP ")?.strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix(';')?;
     Some((kind, name))
 }
-
-/// A name without quotes where that is safe whatever the keywords of a version are: what is neither lower-case nor
-/// plain is quoted, and so is every name pg_dump might take for a keyword.
-#[must_use]
-pub(crate) fn plain_or_quoted(name: &str) -> String {
-    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain && !KEYWORDISH.contains(&name) { name.to_owned() } else { quote(name) }
-}
-
-/// Keywords that cannot be a role's or an access method's name unquoted (PostgreSQL 18 appendix C, reserved).
-const KEYWORDISH: &[&str] = &[
-    "all",
-    "analyse",
-    "analyze",
-    "and",
-    "any",
-    "array",
-    "as",
-    "asc",
-    "asymmetric",
-    "both",
-    "case",
-    "cast",
-    "check",
-    "collate",
-    "column",
-    "constraint",
-    "create",
-    "default",
-    "deferrable",
-    "desc",
-    "distinct",
-    "do",
-    "else",
-    "end",
-    "except",
-    "false",
-    "fetch",
-    "for",
-    "foreign",
-    "from",
-    "grant",
-    "group",
-    "having",
-    "in",
-    "initially",
-    "intersect",
-    "into",
-    "lateral",
-    "leading",
-    "limit",
-    "localtime",
-    "localtimestamp",
-    "not",
-    "null",
-    "offset",
-    "on",
-    "only",
-    "or",
-    "order",
-    "placing",
-    "primary",
-    "references",
-    "returning",
-    "select",
-    "some",
-    "symmetric",
-    "system",
-    "table",
-    "then",
-    "to",
-    "trailing",
-    "true",
-    "union",
-    "unique",
-    "user",
-    "using",
-    "variadic",
-    "when",
-    "where",
-    "window",
-    "with",
-    "authorization",
-    "binary",
-    "collation",
-    "concurrently",
-    "cross",
-    "freeze",
-    "full",
-    "ilike",
-    "inner",
-    "is",
-    "isnull",
-    "join",
-    "left",
-    "like",
-    "natural",
-    "notnull",
-    "outer",
-    "overlaps",
-    "right",
-    "similar",
-    "tablesample",
-    "verbose",
-    "between",
-    "bigint",
-    "bit",
-    "boolean",
-    "char",
-    "character",
-    "coalesce",
-    "dec",
-    "decimal",
-    "exists",
-    "extract",
-    "float",
-    "greatest",
-    "grouping",
-    "inout",
-    "int",
-    "integer",
-    "interval",
-    "json",
-    "least",
-    "national",
-    "nchar",
-    "none",
-    "normalize",
-    "nullif",
-    "numeric",
-    "out",
-    "overlay",
-    "position",
-    "precision",
-    "real",
-    "row",
-    "setof",
-    "smallint",
-    "substring",
-    "time",
-    "timestamp",
-    "treat",
-    "trim",
-    "values",
-    "varchar",
-    "xmlattributes",
-    "xmlconcat",
-    "xmlelement",
-    "xmlexists",
-    "xmlforest",
-    "xmlnamespaces",
-    "xmlparse",
-    "xmlpi",
-    "xmlroot",
-    "xmlserialize",
-    "xmltable",
-    "session_user",
-    "current_user",
-    "current_role",
-    "current_catalog",
-    "current_date",
-    "current_schema",
-    "current_time",
-    "current_timestamp",
-];
 
 #[cfg(test)]
 mod tests {

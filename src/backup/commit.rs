@@ -1,5 +1,6 @@
 //! The end of a run: RESTORE.md, the manifest (written last, read back), then the pointer `latest.json`.
 
+use crate::human;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::backup::drain::SchemaDone;
 use crate::backup::plan::Plan;
 use crate::backup::{Gathered, Run, restore_md};
-use crate::cli::{output, status};
+use crate::cli::status;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{
@@ -18,7 +19,7 @@ use crate::format::manifest::{
 use crate::postgres::source::leader::Leader;
 use crate::runs::pointer::Way;
 use crate::runs::{find, pointer};
-use crate::seal::decode::hex;
+use crate::seal::hash::hex;
 use crate::store::{Condition, Store};
 
 /// Runs that are looked at for whose store this is, where no run is `latest`.
@@ -319,9 +320,9 @@ pub(crate) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String 
     let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));
     let omitted = manifest.omitted.iter().map(|o| (&*o.kind, o.name.clone(), &*o.reason));
     for (title, lines) in [
-        ("Skipped", output::grouped(skipped, usize::MAX)),
-        ("Held, but not to be restored whole, for want of what was skipped", output::grouped(dependents, usize::MAX)),
-        ("Outside of what a logical backup can hold", output::grouped(omitted, OMITTED_SHOWN)),
+        ("Skipped", human::grouped(skipped, usize::MAX)),
+        ("Held, but not to be restored whole, for want of what was skipped", human::grouped(dependents, usize::MAX)),
+        ("Outside of what a logical backup can hold", human::grouped(omitted, OMITTED_SHOWN)),
     ] {
         if !lines.is_empty() {
             text.push_str(&format!("\n{title}:\n"));

@@ -19,8 +19,8 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{FORMAT, Index, Object, Piece};
 pub(crate) use crate::objects::write::{Output, Target};
 use crate::pipeline::feed::{Delivery, Item};
-use crate::seal::decode::hex;
 use crate::seal::digest::Fingerprint;
+use crate::seal::hash::hex;
 use crate::store::WriteError;
 
 /// SQL files on their way into the store at once: small PUTs are all latency.

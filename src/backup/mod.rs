@@ -20,7 +20,6 @@ use tokio::task::JoinSet;
 use crate::archive::catalogue::Catalogue;
 use crate::archive::compose;
 use crate::archive::compose::Framing;
-use crate::archive::table_sql::quote;
 pub(crate) use crate::backup::commit::check_prefix;
 use crate::backup::drain::{Counters, Drain, SchemaDone, Stopped, Target};
 use crate::backup::guest::{Guest, Look};
@@ -47,6 +46,7 @@ use crate::postgres::target::foreign_keys;
 use crate::seal::compress::Compression;
 use crate::seal::encrypt::Recipients;
 use crate::shutdown::Shutdown;
+use crate::sql::names::quote;
 use crate::store::Store;
 
 /// Sealed and raw rows that readers may hold ahead of the drain. With parts in flight (32 MiB), compressors and the

@@ -1,19 +1,19 @@
 //! RESTORE.md: how to restore this very run with the stock tools only. Its one `sh` block is a complete script that
 //! a test executes verbatim.
 
+use crate::human;
 use std::collections::HashSet;
 
 use libpgdump::ObjectType;
 
 use crate::archive::catalogue::{namespace, with_dependents};
-use crate::archive::table_sql::{in_comment, plain_or_quoted};
 use crate::backup::Run;
 use crate::backup::plan::Plan;
-use crate::cli::output;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
 use crate::objects::read;
 use crate::postgres::source::leader::Leader;
 use crate::seal::compress::Compression;
+use crate::sql::names::{in_comment, plain_or_quoted};
 
 /// What the text is made from.
 pub(crate) struct Facts<'a> {
@@ -135,7 +135,7 @@ fn script(facts: &Facts<'_>) -> String {
          work=$(mktemp -d)\n\
          trap 'rm -rf \"$work\"' EXIT\n\n\
          # Roles that are missing; those that exist are left as they are.\n\
-         HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(rolname) FROM pg_roles')\n\
+         HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote(rolname) FROM pg_roles')\n\
          export HAVE\n\
          {roles} | awk '\n  \
            BEGIN {{ n = split(ENVIRON[\"HAVE\"], have, \"\\n\") }}\n  \
@@ -289,7 +289,7 @@ fn gaps(facts: &Facts<'_>) -> String {
         text.push_str(&format!("- {} `{name}`: {}\n", dependent.kind, in_comment(&dependent.reason)));
     }
     let omitted = facts.omitted.iter().map(|o| (&*o.kind, format!("`{}`", o.name), &*o.reason));
-    for line in output::grouped(omitted, usize::MAX) {
+    for line in human::grouped(omitted, usize::MAX) {
         text.push_str(&format!("- {line}\n"));
     }
     if facts.plan.skipped.is_empty() && facts.omitted.is_empty() && facts.skipped.is_empty() && facts.passwords {

@@ -2,6 +2,7 @@
 //!
 //! A table is the same when rows and digest are: the digest is over the content, whatever the order of rows.
 
+use crate::human;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -197,12 +198,12 @@ fn sides(document: &Document) -> String {
             side.run.clone(),
             if side.status == Status::Complete { "complete" } else { "PARTIAL" }.to_owned(),
             side.finished_at.get(..19).unwrap_or(&side.finished_at).replace('T', " "),
-            output::plain(&side.database),
-            output::count(side.totals.schemas),
-            output::count(side.totals.tables),
-            output::count(side.totals.rows),
-            output::size(side.totals.raw_bytes),
-            output::size(side.totals.stored_bytes),
+            human::plain(&side.database),
+            human::count(side.totals.schemas),
+            human::count(side.totals.tables),
+            human::count(side.totals.rows),
+            human::size(side.totals.raw_bytes),
+            human::size(side.totals.stored_bytes),
         ]
     };
     let head = ["", "RUN", "STATUS", "FINISHED (UTC)", "DATABASE", "SCHEMAS", "TABLES", "ROWS", "RAW", "STORED"];
@@ -224,12 +225,12 @@ fn text(document: &Document) -> String {
     ];
     for (what, before, after) in facts {
         if before != after {
-            text.push_str(&format!("{what}: {} -> {}\n", output::plain(before), output::plain(after)));
+            text.push_str(&format!("{what}: {} -> {}\n", human::plain(before), human::plain(after)));
         }
     }
     for (what, names) in [("added", &document.schemas.added), ("removed", &document.schemas.removed)] {
         for name in names {
-            text.push_str(&format!("schema {what}: {}\n", output::plain(name)));
+            text.push_str(&format!("schema {what}: {}\n", human::plain(name)));
         }
     }
     if document.large_objects == "changed" {
@@ -260,18 +261,18 @@ fn changes(tables: &[TableChange]) -> String {
                 _ => String::new(),
             };
             vec![
-                output::plain(&format!("{}.{}", table.schema, table.table)),
+                human::plain(&format!("{}.{}", table.schema, table.table)),
                 match table.change {
                     Change::Added => "added",
                     Change::Removed => "removed",
                     Change::Changed => "changed",
                 }
                 .to_owned(),
-                output::count(now.map_or(0, |now| now.rows)),
-                signed(table.rows, output::count),
-                output::size(now.map_or(0, |now| now.raw_bytes)),
-                signed(table.raw_bytes, output::size),
-                signed(table.stored_bytes, output::size),
+                human::count(now.map_or(0, |now| now.rows)),
+                signed(table.rows, human::count),
+                human::size(now.map_or(0, |now| now.raw_bytes)),
+                signed(table.raw_bytes, human::size),
+                signed(table.stored_bytes, human::size),
                 note,
             ]
         })
@@ -292,7 +293,7 @@ fn signed(number: i128, write: fn(u64) -> String) -> String {
 
 fn gaps(text: &mut String, document: &Document) {
     let mut line = |what: &str, kind: &str, name: &str, reason: &str| {
-        let (name, reason) = (output::plain(name), output::plain(reason));
+        let (name, reason) = (human::plain(name), human::plain(reason));
         text.push_str(&format!("{what}: {kind} {name}: {reason}\n"));
     };
     let skipped = &document.skipped;

@@ -2,6 +2,8 @@
 //!
 //! [`inventory`] is also what `prune` and `report` go by. It keeps sums only: manifests of large databases are megabytes.
 
+use crate::human;
+use crate::human::age;
 use std::collections::HashMap;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -181,23 +183,6 @@ fn seconds(from: &str, to: &str) -> Option<f64> {
     Some(to.duration_since(from).as_secs_f64())
 }
 
-/// Time since a moment in one or two units; `-` where the text is no moment.
-pub(crate) fn age(at: &str) -> String {
-    let Ok(at) = at.parse::<jiff::Timestamp>() else { return "-".to_owned() };
-    passed(jiff::Timestamp::now().duration_since(at).as_secs())
-}
-
-/// Seconds in one or two units.
-pub(crate) fn passed(seconds: i64) -> String {
-    let passed = seconds.max(0);
-    match passed {
-        0..60 => format!("{passed}s"),
-        60..3_600 => format!("{}m", passed / 60),
-        3_600..86_400 => format!("{}h {}m", passed / 3_600, passed % 3_600 / 60),
-        _ => format!("{}d {}h", passed / 86_400, passed % 86_400 / 3_600),
-    }
-}
-
 impl Receipt {
     /// What it speaks for, in words, where that is not everything: `hashes`, `2 of 30 tables`.
     pub(crate) fn extent(&self) -> Option<String> {
@@ -234,7 +219,7 @@ fn text(document: &Inventory) -> String {
             text.extend([row.run.as_str(), ": ", problem, "\n"]);
         }
         if let Some(pin) = &row.pin {
-            text.extend([row.run.as_str(), ": ", &output::plain(&pin.text()), "\n"]);
+            text.extend([row.run.as_str(), ": ", &human::plain(&pin.text()), "\n"]);
         }
     }
     text
@@ -246,11 +231,11 @@ fn cells(row: &Row) -> Vec<String> {
     if let Some(details) = &row.details {
         cells.extend([
             age(&details.finished_at),
-            output::plain(&details.database),
-            output::count(details.totals.tables),
-            output::count(details.totals.rows),
-            output::size(details.totals.raw_bytes),
-            output::size(details.totals.stored_bytes),
+            human::plain(&details.database),
+            human::count(details.totals.tables),
+            human::count(details.totals.rows),
+            human::size(details.totals.raw_bytes),
+            human::size(details.totals.stored_bytes),
             format!("{:.1}s", details.seconds),
             receipt(row.verified.as_ref()),
             receipt(row.drilled.as_ref()),

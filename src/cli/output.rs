@@ -22,35 +22,6 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// A size for people: `812 B`, `3.4 MiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    indicatif::HumanBytes(bytes).to_string()
-}
-
-/// A number for people: `1,234,567`.
-pub(crate) fn count(number: u64) -> String {
-    indicatif::HumanCount(number).to_string()
-}
-
-/// Things with a kind, a name and a reason: one line for those that have kind and reason in common, in the order of the
-/// first of them. At most `shown` names in each line.
-pub(crate) fn grouped<'a>(things: impl Iterator<Item = (&'a str, String, &'a str)>, shown: usize) -> Vec<String> {
-    let mut groups: Vec<(&str, &str, Vec<String>)> = Vec::new();
-    for (kind, name, reason) in things {
-        match groups.iter_mut().find(|group| (group.0, group.1) == (kind, reason)) {
-            Some(group) => group.2.push(name),
-            None => groups.push((kind, reason, vec![name])),
-        }
-    }
-    let line = |(kind, reason, names): (&str, &str, Vec<String>)| {
-        let more = names.len().saturating_sub(shown);
-        let names = names.into_iter().take(shown).map(|name| plain(&name)).collect::<Vec<_>>().join(", ");
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{kind} {names}{more}: {}", plain(reason))
-    };
-    groups.into_iter().map(line).collect()
-}
-
 /// Rows under a head, columns as wide as their longest cell; those listed in `right` are numbers.
 pub(crate) fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = head
@@ -78,11 +49,6 @@ pub(crate) fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> Str
         text.push('\n');
     }
     text
-}
-
-/// A name of the database as one line of text: control characters cannot touch the terminal.
-pub(crate) fn plain(name: &str) -> String {
-    name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `pgstow pin`, `pgstow unpin`: a run with an object `pins/<run>` is never pruned. The object says why and since when.
 
+use crate::human;
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -74,7 +75,7 @@ pub(crate) async fn pin(store: &Store, arguments: &cli::Pin, json: bool) -> Resu
     if json {
         return output::print_json(&Document { run, pinned: true, reason: pin.reason });
     }
-    output::print(&format!("run {run} is {}\n", output::plain(&pin.text())))
+    output::print(&format!("run {run} is {}\n", human::plain(&pin.text())))
 }
 
 /// Takes a pin away; a run that has none is fine.

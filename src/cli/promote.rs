@@ -1,5 +1,6 @@
 //! `pgstow promote`: moves `latest` by hand, to a run that could be restored as far as manifest and listing tell.
 
+use crate::seal::hash;
 use serde::Serialize;
 
 use crate::cli::{Promote, output, status};
@@ -8,7 +9,6 @@ use crate::format::layout;
 use crate::format::manifest::{Latest, Status};
 use crate::runs::pointer::Way;
 use crate::runs::{find, pointer};
-use crate::seal::decode;
 use crate::store::Store;
 
 #[derive(Debug, Serialize)]
@@ -35,7 +35,7 @@ pub(crate) async fn run(store: &Store, arguments: &Promote, json: bool) -> Resul
     let pointer = Latest {
         run: found.name.clone(),
         manifest: layout::in_run(&found.name, layout::MANIFEST),
-        sha256: decode::sha256(&found.bytes),
+        sha256: hash::sha256(&found.bytes),
         finished_at: manifest.finished_at.clone(),
         identity: manifest.source.identity.clone(),
     };

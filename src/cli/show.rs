@@ -1,5 +1,6 @@
 //! `pgstow show`: one manifest, for people or as it is.
 
+use crate::human;
 use std::fmt::Write as _;
 
 use crate::cli::{Show, output};
@@ -83,12 +84,12 @@ fn whole(manifest: &Manifest) -> String {
         &mut text,
         format_args!(
             "source     {} on {}:{}, PostgreSQL {}, {}, as {}{}",
-            output::plain(&source.database),
-            output::plain(&source.host),
+            human::plain(&source.database),
+            human::plain(&source.host),
             source.port,
             source.server_version,
             source.encoding,
-            output::plain(&source.role),
+            human::plain(&source.role),
             if source.superuser { " (superuser)" } else { "" }
         ),
     );
@@ -96,10 +97,10 @@ fn whole(manifest: &Manifest) -> String {
         &mut text,
         format_args!(
             "holds      {} schemas, {} tables, {} rows, {} of rows",
-            output::count(totals.schemas),
-            output::count(totals.tables),
-            output::count(totals.rows),
-            output::size(totals.raw_bytes)
+            human::count(totals.schemas),
+            human::count(totals.tables),
+            human::count(totals.rows),
+            human::size(totals.raw_bytes)
         ),
     );
     let sealed = if manifest.encryption.is_some() { ", encrypted" } else { "" };
@@ -107,8 +108,8 @@ fn whole(manifest: &Manifest) -> String {
         &mut text,
         format_args!(
             "stored     {} in {} objects, {}{sealed}, by {} {}",
-            output::size(totals.stored_bytes),
-            output::count(totals.objects),
+            human::size(totals.stored_bytes),
+            human::count(totals.objects),
             manifest.compression,
             manifest.tool.name,
             manifest.tool.version
@@ -120,7 +121,7 @@ fn whole(manifest: &Manifest) -> String {
     let large = &manifest.large_objects;
     line(
         &mut text,
-        format_args!("also       {} large objects ({})", output::count(large.count), output::size(large.bytes)),
+        format_args!("also       {} large objects ({})", human::count(large.count), human::size(large.bytes)),
     );
     let roles = if manifest.roles.passwords { "with password hashes" } else { "without passwords" };
     line(&mut text, format_args!("           roles {roles}"));
@@ -138,14 +139,14 @@ fn one_schema(schema: &Schema) -> String {
         &mut text,
         format_args!(
             "schema {} (owner {}): {}, {}",
-            output::plain(&schema.name),
-            output::plain(&schema.owner),
+            human::plain(&schema.name),
+            human::plain(&schema.owner),
             schema.dump.key,
-            output::size(schema.dump.bytes)
+            human::size(schema.dump.bytes)
         ),
     );
     if !schema.needs.is_empty() {
-        let needs: Vec<String> = schema.needs.iter().map(|need| output::plain(need)).collect();
+        let needs: Vec<String> = schema.needs.iter().map(|need| human::plain(need)).collect();
         line(&mut text, format_args!("needs {}", needs.join(", ")));
     }
     let rows: Vec<Vec<String>> = schema
@@ -157,12 +158,12 @@ fn one_schema(schema: &Schema) -> String {
                 note = format!("{note}, {filter}");
             }
             vec![
-                format!("  {}", output::plain(&table.name)),
+                format!("  {}", human::plain(&table.name)),
                 table.kind.as_str().to_owned(),
-                output::count(table.rows),
-                output::size(table.raw_bytes),
-                output::size(table.file.bytes),
-                output::plain(&note),
+                human::count(table.rows),
+                human::size(table.raw_bytes),
+                human::size(table.file.bytes),
+                human::plain(&note),
             ]
         })
         .collect();
@@ -186,9 +187,9 @@ fn missing(text: &mut String, manifest: &Manifest) {
         "skipped (the run is complete without these)"
     };
     for (title, lines) in [
-        (skipped_title, output::grouped(skipped, usize::MAX)),
-        ("held, but not to be restored whole", output::grouped(dependents, usize::MAX)),
-        ("omitted (no backup by this role can hold them)", output::grouped(omitted, usize::MAX)),
+        (skipped_title, human::grouped(skipped, usize::MAX)),
+        ("held, but not to be restored whole", human::grouped(dependents, usize::MAX)),
+        ("omitted (no backup by this role can hold them)", human::grouped(omitted, usize::MAX)),
     ] {
         if !lines.is_empty() {
             line(text, format_args!("\n{title}:"));

@@ -3,14 +3,15 @@
 //! Healthy means: `latest` names a complete run whose manifest is the one it was, which finished recently enough, and
 //! whose objects the store lists, each with its size. Nothing is read but pointer, manifest and listing: `verify` reads.
 
+use crate::human;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::cli;
+use crate::cli::output;
 use crate::cli::run::Outcome;
-use crate::cli::{list, output};
 use crate::error::{Context as _, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Status};
@@ -81,11 +82,11 @@ async fn examine(store: &Store, max_age: Duration, found: &mut Document) -> Resu
     let age = jiff::Timestamp::now().duration_since(finished).as_secs();
     found.age_seconds = Some(age);
     if age < -i64::try_from(SKEW.as_secs()).unwrap_or(i64::MAX) {
-        return Ok(Some(format!("run {} finished in {}: a clock is wrong", manifest.run, list::passed(-age))));
+        return Ok(Some(format!("run {} finished in {}: a clock is wrong", manifest.run, human::passed(-age))));
     }
     if u64::try_from(age).unwrap_or_default() >= max_age.as_secs() {
         let allowed = humantime::format_duration(max_age);
-        return Ok(Some(format!("run {} is {} old, {allowed} are allowed", manifest.run, list::passed(age))));
+        return Ok(Some(format!("run {} is {} old, {allowed} are allowed", manifest.run, human::passed(age))));
     }
     Ok(incomplete(store, &manifest).await?.map(|problem| format!("run {}: {problem}", manifest.run)))
 }
@@ -116,13 +117,13 @@ pub(crate) async fn incomplete(store: &Store, manifest: &Manifest) -> Result<Opt
 
 fn line(found: &Document) -> String {
     if let Some(reason) = &found.reason {
-        return format!("failed: {}\n", output::plain(reason));
+        return format!("failed: {}\n", human::plain(reason));
     }
     format!(
         "ok: run {} is complete, {} old, {} objects, {}\n",
         found.run.as_deref().unwrap_or_default(),
-        list::passed(found.age_seconds.unwrap_or_default()),
-        output::count(found.objects.unwrap_or_default()),
-        output::size(found.stored_bytes.unwrap_or_default()),
+        human::passed(found.age_seconds.unwrap_or_default()),
+        human::count(found.objects.unwrap_or_default()),
+        human::size(found.stored_bytes.unwrap_or_default()),
     )
 }

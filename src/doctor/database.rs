@@ -1,20 +1,21 @@
 //! What the server, the role and the programs mean for backups.
 
+use crate::human;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::backup::{check_prefix, refuse_same_project};
-use crate::cli::{Doctor, output};
+use crate::cli::Doctor;
 use crate::doctor::findings::Report;
 use crate::error::Result;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::PgTools;
-use crate::postgres::quote_ident;
 use crate::postgres::source::detect::{Detection, Unreadable, detect};
 use crate::postgres::source::health::{Blocking, Facts};
 use crate::postgres::source::{health, leader};
 use crate::runs::find;
+use crate::sql::names::quote;
 use crate::store::Store;
 
 const AREA: &str = "database";
@@ -159,7 +160,7 @@ fn server(detection: &Detection, facts: &Facts, report: &mut Report) {
         server.version,
         server.database,
         detection.schemas.len(),
-        output::size(size)
+        human::size(size)
     );
     if server.version_num < 140_000 {
         report.warn(AREA, "server", text, ["pgstow is made for PostgreSQL 14 to 18: an upgrade is due".to_owned()]);
@@ -226,7 +227,7 @@ fn privileges(detection: &Detection, report: &mut Report) {
     let more = if more > 0 { format!(", and {more} more") } else { String::new() };
     let mut cures: Vec<String> = Vec::new();
     if detection.unreadable.len() > MANY && server.version_num >= 140_000 {
-        let role = quote_ident(&server.role);
+        let role = quote(&server.role);
         cures.push(format!(
             "GRANT pg_read_all_data TO {role}; -- instead of each GRANT on schemas, tables and sequences below"
         ));

@@ -1,8 +1,8 @@
 //! What the checks found, one line each, and how it is printed.
 
+use crate::human;
 use serde::Serialize;
 
-use crate::cli::output;
 use crate::error::Error;
 
 /// How bad it is.
@@ -94,9 +94,9 @@ impl Report {
                 Level::Warning => "warning",
                 Level::Error => "error",
             };
-            text.push_str(&format!("  {level:<7}  {:<width$}  {}\n", check.name, output::plain(&check.text)));
+            text.push_str(&format!("  {level:<7}  {:<width$}  {}\n", check.name, human::plain(&check.text)));
             for cure in &check.cures {
-                text.push_str(&format!("           {:width$}  -> {}\n", "", output::plain(cure)));
+                text.push_str(&format!("           {:width$}  -> {}\n", "", human::plain(cure)));
             }
         }
         text

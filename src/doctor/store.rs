@@ -1,8 +1,9 @@
 //! What a probe's findings mean for backups.
 
-use crate::cli::{Checksums, StoreArgs, output};
+use crate::cli::{Checksums, StoreArgs};
 use crate::doctor::findings::Report;
 use crate::error::Error;
+use crate::human;
 use crate::store::Store;
 use crate::store::probe::{Ability, Probe, Seen};
 
@@ -24,14 +25,14 @@ pub(crate) fn judge(store: &Store, args: &StoreArgs, probe: &Probe, size: Option
         judge_ability(ability, args, report);
     }
     if let Some(disk) = probe.disk {
-        let room = format!("{} free of {}", output::size(disk.free_bytes), output::size(disk.total_bytes));
+        let room = format!("{} free of {}", human::size(disk.free_bytes), human::size(disk.total_bytes));
         let cure = || ["free some space there, or choose another --store".to_owned()];
         match size {
             _ if disk.free_bytes < LEAST_FREE => report.error(AREA, "disk", room, cure()),
             Some(size) if disk.free_bytes < size => {
                 let text = format!(
                     "{room}; the database's tables have {}, and both forms of a backup together are often half of that",
-                    output::size(size)
+                    human::size(size)
                 );
                 report.warn(AREA, "disk", text, cure());
             }

@@ -6,6 +6,7 @@
 
 pub(crate) mod sample;
 
+use crate::human;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -16,7 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::compose;
-use crate::archive::table_sql::quote;
 use crate::cli::run::Outcome;
 use crate::cli::{Drill, Global, Restore, output};
 use crate::drill::sample::Sample;
@@ -34,6 +34,7 @@ use crate::restore::{COMMITS, LeaveOut, Loaded, PrivateFile, database, major, re
 use crate::runs::receipts;
 use crate::seal::digest::Fingerprint;
 use crate::shutdown::Shutdown;
+use crate::sql::names::quote;
 use crate::sql::statements::{copy_columns, names};
 use crate::store::Store;
 
@@ -562,19 +563,19 @@ fn text(receipt: &Receipt) -> String {
         "run {} restored into PostgreSQL {}: {verdict}{sampled}; {} tables, {} rows, {:.1} s of which restore {:.1} s\n",
         receipt.run,
         receipt.server_version,
-        output::count(receipt.tables),
-        output::count(receipt.rows),
+        human::count(receipt.tables),
+        human::count(receipt.rows),
         receipt.seconds,
         receipt.restore_seconds
     );
     if let Some(sample) = receipt.sample.as_ref().filter(|_| receipt.ok) {
-        text.push_str(&format!("  proven: {}\n", output::plain(&sample.tables.join(", "))));
+        text.push_str(&format!("  proven: {}\n", human::plain(&sample.tables.join(", "))));
     }
     for (title, lines) in
         [("difference", &receipt.differences), ("not proven", &receipt.not_proven), ("note", &receipt.notes)]
     {
         for line in lines {
-            text.push_str(&format!("  {title}: {}\n", output::plain(line)));
+            text.push_str(&format!("  {title}: {}\n", human::plain(line)));
         }
     }
     text

@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Object, Volume};
 use crate::seal::compress::Compression;
-use crate::seal::decode::hex;
 use crate::seal::encrypt::{Recipients, Sealed};
+use crate::seal::hash::hex;
 use crate::store::{ObjectWriter, Plan, Store, WriteError};
 
 /// Sealed at once; a row of hundreds of MiB is in memory as frame once, and as ciphertext in parts.

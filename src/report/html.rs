@@ -1,12 +1,11 @@
 //! Pieces of HTML. Arguments called `html` go in as they are, everything else is escaped.
 
+use crate::human;
 use std::fmt::Display;
-
-use crate::cli::output;
 
 /// Text as HTML, also inside of a quoted attribute. Control characters are made visible.
 pub(crate) fn text(value: impl Display) -> String {
-    let plain = output::plain(&value.to_string());
+    let plain = human::plain(&value.to_string());
     let mut out = String::with_capacity(plain.len());
     for c in plain.chars() {
         match c {
@@ -42,7 +41,7 @@ pub(crate) fn took(seconds: f64) -> String {
 
 /// A size as a person reads it, round ones without decimals.
 pub(crate) fn size(bytes: u64) -> String {
-    output::size(bytes).replace(".00 ", " ")
+    human::size(bytes).replace(".00 ", " ")
 }
 
 /// A table that scrolls by itself when it is too wide. `head`: title and whether its column holds numbers.

@@ -1,7 +1,7 @@
 //! The latest run on the page: where it came from, what it lacks, its schemas and tables.
 
-use crate::cli::output;
 use crate::format::manifest::{Manifest, Schema, Status, Table};
+use crate::human;
 use crate::report::html;
 use crate::report::html::text;
 
@@ -39,8 +39,8 @@ fn origin(manifest: &Manifest) -> String {
         ("Finished", html::moment(&manifest.finished_at)),
         ("Compression", text(&manifest.compression)),
         ("Encryption", text(manifest.encryption.as_ref().map_or("none", |encryption| &encryption.scheme))),
-        ("Objects", text(output::count(manifest.totals.objects + 1))),
-        ("Large objects", format!("{}, {}", output::count(large.count), text(output::size(large.bytes)))),
+        ("Objects", text(human::count(manifest.totals.objects + 1))),
+        ("Large objects", format!("{}, {}", human::count(large.count), text(human::size(large.bytes)))),
         ("Roles", yes(manifest.roles.passwords, "with password hashes", "without passwords")),
         ("Made by", format!("{} {}", text(&manifest.tool.name), text(&manifest.tool.version))),
     ];
@@ -101,8 +101,8 @@ fn one(schema: &Schema, whole: u64, open: bool) -> String {
         if open { " open" } else { "" },
         text(&schema.name),
         if tables == 1 { "" } else { "s" },
-        output::count(rows),
-        text(output::size(schema.dump.bytes)),
+        human::count(rows),
+        text(human::size(schema.dump.bytes)),
     );
     let mut about =
         format!("Owner <code>{}</code>, archive <code>{}</code>.", text(&schema.owner), text(&schema.dump.key));
@@ -135,9 +135,9 @@ fn table(table: &Table) -> String {
         "<tr><th scope=\"row\">{}</th><td>{}</td>{}{}{}<td><code title=\"{}\">{}</code></td><td class=\"wrap\">{}</td></tr>\n",
         text(&table.name),
         table.kind.as_str(),
-        html::number(output::count(table.rows)),
-        html::number(output::size(table.raw_bytes)),
-        html::number(output::size(table.file.bytes)),
+        html::number(human::count(table.rows)),
+        html::number(human::size(table.raw_bytes)),
+        html::number(human::size(table.file.bytes)),
         text(&table.digest),
         text(digest.get(..12).unwrap_or(digest)),
         text(notes.join(", "))

@@ -15,6 +15,7 @@ pub(crate) mod html;
 pub(crate) mod latest;
 pub(crate) mod page;
 
+use crate::human;
 use std::path::Path;
 
 use serde::Serialize;
@@ -70,6 +71,6 @@ pub(crate) async fn run(store: &Store, arguments: &cli::Report, json: bool) -> R
     output::print(&format!(
         "{file}: {runs} run{}, {}\n",
         if runs == 1 { "" } else { "s" },
-        output::size(page.len() as u64)
+        human::size(page.len() as u64)
     ))
 }

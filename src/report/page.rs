@@ -1,9 +1,10 @@
 //! The page: verdict, numbers, trend, the table of runs; the latest run is in `latest`.
 
+use crate::cli::list;
 use crate::cli::list::{Receipt, Row};
 use crate::cli::pin::Pin;
-use crate::cli::{list, output};
 use crate::format::manifest::Status;
+use crate::human;
 use crate::report::chart::Bar;
 use crate::report::html::text;
 use crate::report::{Facts, chart, html, latest};
@@ -60,7 +61,7 @@ fn verdict(facts: &Facts) -> String {
         (Ok(manifest), row) => {
             let finished: Option<jiff::Timestamp> = manifest.finished_at.parse().ok();
             let seconds = finished.map_or(0, |at| jiff::Timestamp::now().duration_since(at).as_secs());
-            let old = list::age(&manifest.finished_at);
+            let old = human::age(&manifest.finished_at);
             let checks = row.map_or_else(String::new, |row| {
                 format!("{}; {}.", checked("verified", row.verified.as_ref()), checked("drilled", row.drilled.as_ref()))
             });
@@ -94,9 +95,9 @@ fn checked(what: &str, receipt: Option<&Receipt>) -> String {
         None => format!("not {what} yet"),
         Some(receipt) if receipt.ok => {
             let extent = receipt.extent().map(|extent| format!(" ({extent})")).unwrap_or_default();
-            format!("{what} {} ago{extent}", list::age(&receipt.at))
+            format!("{what} {} ago{extent}", human::age(&receipt.at))
         }
-        Some(receipt) => format!("{what} {} ago and found different", list::age(&receipt.at)),
+        Some(receipt) => format!("{what} {} ago and found different", human::age(&receipt.at)),
     }
 }
 
@@ -108,11 +109,11 @@ fn cards(facts: &Facts) -> String {
         let totals = &manifest.totals;
         cards.push((
             "Latest",
-            output::size(totals.stored_bytes),
-            format!("stored, of {} of rows", output::size(totals.raw_bytes)),
+            human::size(totals.stored_bytes),
+            format!("stored, of {} of rows", human::size(totals.raw_bytes)),
         ));
-        let tables = format!("in {} tables, {} schemas", output::count(totals.tables), output::count(totals.schemas));
-        cards.push(("Rows", output::count(totals.rows), tables));
+        let tables = format!("in {} tables, {} schemas", human::count(totals.tables), human::count(totals.schemas));
+        cards.push(("Rows", human::count(totals.rows), tables));
     }
     let others: Vec<String> = ["partial", "incomplete", "unreadable"]
         .into_iter()
@@ -124,7 +125,7 @@ fn cards(facts: &Facts) -> String {
     let stored: u64 = runs.iter().filter_map(|row| Some(row.details.as_ref()?.totals.stored_bytes)).sum();
     let pinned = runs.iter().filter(|row| row.pin.is_some()).count();
     let pinned = if pinned == 0 { "no pins".to_owned() } else { format!("{pinned} pinned") };
-    cards.push(("In the store", output::size(stored), pinned));
+    cards.push(("In the store", human::size(stored), pinned));
     for (title, newest) in [
         ("Last verified", newest(runs, |row| row.verified.as_ref())),
         ("Last drilled", newest(runs, |row| row.drilled.as_ref())),
@@ -133,7 +134,7 @@ fn cards(facts: &Facts) -> String {
             Some((row, receipt)) => {
                 let begun =
                     crate::format::layout::started(&row.run).map(|at| at.strftime("%Y-%m-%d %H:%M").to_string());
-                (title, format!("{} ago", list::age(&receipt.at)), format!("run of {}", begun.unwrap_or_default()))
+                (title, format!("{} ago", human::age(&receipt.at)), format!("run of {}", begun.unwrap_or_default()))
             }
             None => (title, "never".to_owned(), "no receipt".to_owned()),
         });
@@ -221,10 +222,10 @@ fn run(row: &Row) -> String {
     if let Some(details) = &row.details {
         out.push_str(&format!("<td>{}</td>", html::moment(&details.started_at)));
         out.push_str(&html::number(html::took(details.seconds)));
-        out.push_str(&html::number(output::count(details.totals.tables)));
-        out.push_str(&html::number(output::count(details.totals.rows)));
-        out.push_str(&html::number(output::size(details.totals.raw_bytes)));
-        out.push_str(&html::number(output::size(details.totals.stored_bytes)));
+        out.push_str(&html::number(human::count(details.totals.tables)));
+        out.push_str(&html::number(human::count(details.totals.rows)));
+        out.push_str(&html::number(human::size(details.totals.raw_bytes)));
+        out.push_str(&html::number(human::size(details.totals.stored_bytes)));
     } else {
         let started =
             crate::format::layout::started(&row.run).map(|at| html::moment(&at.to_string())).unwrap_or_default();
@@ -236,10 +237,10 @@ fn run(row: &Row) -> String {
             None => "<td class=\"soft\">no</td>".to_owned(),
             Some(receipt) if receipt.ok => {
                 let extent = receipt.extent().map(|extent| format!(" ({})", text(extent))).unwrap_or_default();
-                format!("<td>{} ago{extent}</td>", text(list::age(&receipt.at)))
+                format!("<td>{} ago{extent}</td>", text(human::age(&receipt.at)))
             }
             Some(receipt) => {
-                format!("<td><span class=\"badge bad\">differs</span> {} ago</td>", text(list::age(&receipt.at)))
+                format!("<td><span class=\"badge bad\">differs</span> {} ago</td>", text(human::age(&receipt.at)))
             }
         });
     }

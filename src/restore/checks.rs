@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap};
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::archive::table_sql::in_comment;
 use crate::cli::Restore;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -13,6 +12,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::Server;
 use crate::restore::roles::{Script, mentions};
+use crate::sql::names::in_comment;
 
 /// Refuses the database that was saved.
 pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, arguments: &Restore) -> Result<()> {

@@ -4,7 +4,7 @@
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::archive::table_sql::quote;
+use crate::sql::names::quote;
 use crate::sql::statements::{name, statements};
 
 /// The statement that makes the database under a new name, with encoding and locale of the saved one, on a server of

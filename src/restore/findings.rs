@@ -3,13 +3,13 @@
 //! Exit code 3 means that something stands under `not_restored`, each with the step a person must take. What stands
 //! under `left_alone` is the platform's own matter and needs no step.
 
+use crate::human;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::archive::table_sql::in_comment;
-use crate::cli::output;
+use crate::sql::names::in_comment;
 
 /// Something that was not restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,14 +42,14 @@ impl Findings {
         let mut text = String::new();
         for finding in &self.not_restored {
             // A statement keeps its lines, so that it can be taken from here.
-            let step: Vec<String> = finding.step.lines().map(output::plain).collect();
+            let step: Vec<String> = finding.step.lines().map(human::plain).collect();
             text.push_str(&format!("  not restored: {}\n    do: {}\n", finding.line(), step.join("\n        ")));
         }
         for finding in &self.left_alone {
             text.push_str(&format!("  left alone: {}\n", finding.line()));
         }
         for note in &self.notes {
-            text.push_str(&format!("  note: {}\n", output::plain(note)));
+            text.push_str(&format!("  note: {}\n", human::plain(note)));
         }
         text
     }
@@ -57,7 +57,7 @@ impl Findings {
 
 impl Finding {
     fn line(&self) -> String {
-        output::plain(&format!("{} {}: {}", self.kind, self.name, self.why))
+        human::plain(&format!("{} {}: {}", self.kind, self.name, self.why))
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod rows;
 pub(crate) mod settings;
 pub(crate) mod supabase;
 
+use crate::human;
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -138,14 +139,14 @@ fn print(report: &Report, json: bool) -> Result<()> {
         "run {} is restored into {}: {} tables with {} rows ({}), {} large objects, {:.1} s\n",
         report.run,
         report.into,
-        output::count(report.tables),
-        output::count(report.rows),
-        output::size(report.raw_bytes),
-        output::count(report.large_objects),
+        human::count(report.tables),
+        human::count(report.rows),
+        human::size(report.raw_bytes),
+        human::count(report.large_objects),
         report.seconds
     ))?;
     if !report.not_restored.is_empty() {
-        let lost: Vec<String> = report.not_restored.iter().map(|what| output::plain(what)).collect();
+        let lost: Vec<String> = report.not_restored.iter().map(|what| human::plain(what)).collect();
         let lost = lost.join("\n  ");
         output::print(&format!("not restored, for it needs what the run does not hold (`pgstow show`):\n  {lost}\n"))?;
     }
@@ -379,7 +380,7 @@ async fn connect(
         let sql = database::create(&meta.entries, info.database(), maintenance.server_version_num());
         statements.push((sql, "create the database"));
         if let Some(owner) = database::owner(&meta.entries).filter(|_| !arguments.no_owner) {
-            let quoted = crate::archive::table_sql::quote;
+            let quoted = crate::sql::names::quote;
             let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
             statements.push((sql, "give the database to its owner"));
         }

@@ -204,11 +204,7 @@ impl Part {
             matches!(e.desc, ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView)
                 && (wanted == format!("{}.{}", namespace(e), tag(e))
                     || wanted
-                        == format!(
-                            "{}.{}",
-                            crate::archive::table_sql::quote(namespace(e)),
-                            crate::archive::table_sql::quote(tag(e))
-                        ))
+                        == format!("{}.{}", crate::sql::names::quote(namespace(e)), crate::sql::names::quote(tag(e))))
         };
         let Some(own) = meta.entries.iter().find(is) else { return Vec::new() };
         let belongs = |e: &&Entry| {

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::archive::table_sql::in_comment;
 use crate::cli::Restore;
 use crate::error::{Error, Result};
 use crate::postgres::target::Rights;
+use crate::sql::names::in_comment;
 use crate::sql::statements::{name, statements};
 
 /// Things that are named one by one.
@@ -39,7 +39,7 @@ pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, arguments: &Restore) -
         let grants: Vec<String> = owners
             .iter()
             .map(|owner| {
-                let quote = crate::archive::table_sql::quote;
+                let quote = crate::sql::names::quote;
                 format!("GRANT {} TO {}", quote(owner), quote(&rights.role))
             })
             .collect();

@@ -103,7 +103,7 @@ fn without_password(statement: &str) -> String {
 
 /// Whether a text names a role, quoted or not.
 pub(crate) fn mentions(text: &str, role: &str) -> bool {
-    let quoted = crate::archive::table_sql::quote(role);
+    let quoted = crate::sql::names::quote(role);
     if text.contains(&quoted) {
         return true;
     }

@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::order;
-use crate::archive::table_sql::quote;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Index, Table};
 use crate::postgres::connect::conninfo::ConnInfo;
@@ -24,6 +23,7 @@ use crate::postgres::target::load::Loader;
 use crate::postgres::target::{foreign_keys, load};
 use crate::restore::flow::{Flow, Head, Source};
 use crate::seal::digest::Fingerprint;
+use crate::sql::names::quote;
 use crate::sql::statements;
 
 /// Times a further session is asked for, a quarter of a second apart, before the restore fails.

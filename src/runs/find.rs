@@ -1,12 +1,12 @@
 //! From what a person typed as RUN to a run and its manifest, checked as far as a manifest alone can be.
 
+use crate::seal::hash;
 use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{FORMAT, Latest, Manifest};
-use crate::seal::decode;
 use crate::store::Store;
 
 /// A run that was found, with its manifest.
@@ -34,7 +34,7 @@ pub(crate) async fn run(store: &Store, wanted: &str) -> Result<Run> {
                 "`pgstow list` shows the runs of this store; `pgstow promote --backwards RUN` makes another one latest",
             ));
         };
-        let sha256 = decode::sha256(&run.bytes);
+        let sha256 = hash::sha256(&run.bytes);
         if sha256 != latest.sha256 {
             return Err(Error::damage(format!(
                 "manifest of {}: SHA-256 is {sha256}, latest.json says {}",

@@ -4,6 +4,7 @@
 //! Objects are frames put one after another; a frame cut short or bytes that are no frame are errors. Memory: one input
 //! buffer and the decoder's window; where encrypted, a chunk more.
 
+use crate::seal::hash::hex;
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -204,24 +205,6 @@ impl<R: Read> Read for Tapped<R> {
         self.tap.saw(buffer.get(..size).unwrap_or_default());
         Ok(size)
     }
-}
-
-/// SHA-256 of some bytes, in lower-case hex.
-#[must_use]
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// Lower-case hex digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let written = write!(text, "{byte:02x}");
-        debug_assert!(written.is_ok(), "writing to a String does not fail");
-    }
-    text
 }
 
 #[cfg(test)]

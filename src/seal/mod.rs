@@ -5,3 +5,4 @@ pub mod decode;
 pub mod decrypt;
 pub mod digest;
 pub mod encrypt;
+pub mod hash;

@@ -1,3 +1,4 @@
 //! The text of SQL: names, quoting, and what pgstow reads out of pg_dump's statements. Knows no connection.
 
+pub(crate) mod names;
 pub(crate) mod statements;

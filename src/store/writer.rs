@@ -4,7 +4,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
-use crate::seal::decode::hex;
+use crate::seal::hash::hex;
 use crate::store::{dir, s3};
 
 /// Bytes hashed before other tasks get a turn: under 1 ms with SHA instructions, 5 ms without.

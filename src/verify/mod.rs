@@ -5,6 +5,7 @@
 
 pub(crate) mod object;
 
+use crate::human;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -92,7 +93,7 @@ async fn verdict(store: &Store, arguments: &Verify) -> Result<Receipt> {
     let mut problems = Problems::new();
     if let Some(latest) = find::latest(store).await?
         && latest.run == found.name
-        && latest.sha256 != crate::seal::decode::sha256(&found.bytes)
+        && latest.sha256 != crate::seal::hash::sha256(&found.bytes)
     {
         note(&mut problems, layout::MANIFEST, "its SHA-256 is not the one in latest.json");
     }
@@ -240,9 +241,8 @@ async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome>
 }
 
 fn text(receipt: &Receipt) -> String {
-    let rows =
-        if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", output::count(receipt.rows)) };
-    let (objects, size) = (output::count(receipt.objects), output::size(receipt.bytes));
+    let rows = if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", human::count(receipt.rows)) };
+    let (objects, size) = (human::count(receipt.objects), human::size(receipt.bytes));
     let read = format!("{objects} objects, {size}, {rows}{:.1}s", receipt.seconds);
     if receipt.ok && receipt.checked == HASHES {
         return format!(
@@ -257,7 +257,7 @@ fn text(receipt: &Receipt) -> String {
     let mut text = format!("run {} is DAMAGED: {} of {read}\n", receipt.run, receipt.damaged.len());
     for damaged in &receipt.damaged {
         for problem in &damaged.problems {
-            text.extend(["  ", damaged.key.as_str(), ": ", &output::plain(problem), "\n"]);
+            text.extend(["  ", damaged.key.as_str(), ": ", &human::plain(problem), "\n"]);
         }
     }
     if receipt.checked == HASHES {

@@ -24,7 +24,7 @@ fn whole(store: &Path) -> (String, String) {
     let latest = crate::support::program::json(&store.join("latest.json"));
     let run = Run::latest(store);
     let manifest = fs::read(run.folder.join("manifest.json")).unwrap();
-    let sha256 = pgstow::seal::decode::hex(&Sha256::digest(&manifest));
+    let sha256 = pgstow::seal::hash::hex(&Sha256::digest(&manifest));
     assert_eq!(latest["sha256"], sha256.as_str(), "{}", store.display());
     let objects = run.objects();
     assert!(objects.len() >= 5, "{objects:?}");

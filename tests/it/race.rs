@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-use pgstow::seal::decode::sha256;
+use pgstow::seal::hash::sha256;
 use pgstow::store::Store;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -428,7 +428,7 @@ fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
 fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
     let saved = saved();
     let project = new_project(saved, pg::packaged(), true);
-    let ids = saved.cluster.psql("app", "SELECT string_agg(quote_literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
+    let ids = saved.cluster.psql("app", "SELECT string_agg(literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
     let [first, _second] = ids.split(',').collect::<Vec<_>>()[..] else { panic!("{ids}") };
     // The first user is there and was changed; another has the second one's address.
     admin(

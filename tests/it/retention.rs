@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use pgstow::seal::decode::sha256;
+use pgstow::seal::hash::sha256;
 use pgstow::store::{Plan, Store};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;

@@ -173,8 +173,7 @@ impl Session {
     }
 
     async fn set_up(&mut self, name: &str) -> Result<()> {
-        let sql =
-            format!("SET application_name = {}; {SETTINGS}", crate::postgres::quote_literal(&application_name(name)));
+        let sql = format!("SET application_name = {}; {SETTINGS}", crate::sql::names::literal(&application_name(name)));
         let messages = self.client.simple_query(&sql).await.map_err(|error| failure(&error))?;
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),

@@ -17,7 +17,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::{Context as _, Result};
 use crate::format::manifest::Omitted;
 use crate::postgres::connect::session::failure;
-use crate::postgres::quote_ident;
+use crate::sql::names::quote;
 
 /// Everything the policy covers in one database.
 #[derive(Debug, Clone, Serialize)]
@@ -195,7 +195,7 @@ pub(crate) struct Privileges {
 
 impl Detection {
     fn note_unreadable(&mut self, privileges: &[Privileges]) {
-        let role = quote_ident(&self.server.role);
+        let role = quote(&self.server.role);
         let mut closed = BTreeSet::new();
         let mut list = Vec::new();
         for (relation, may) in self.relations.iter_mut().zip(privileges) {
@@ -205,7 +205,7 @@ impl Detection {
             }
             let sequence = relation.relkind == 'S';
             let kind = if sequence { "sequence" } else { "table" };
-            let name = format!("{}.{}", quote_ident(&relation.schema), quote_ident(&relation.name));
+            let name = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
             let (reason, cure) = if !may.select {
                 let word = if sequence { "SEQUENCE" } else { "TABLE" };
                 (format!("no SELECT on the {kind}"), format!("GRANT SELECT ON {word} {name} TO {role};"))
@@ -229,7 +229,7 @@ impl Detection {
         self.unreadable = closed
             .into_iter()
             .map(|schema| Unreadable {
-                cure: format!("GRANT USAGE ON SCHEMA {} TO {role};", quote_ident(&schema)),
+                cure: format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(&schema)),
                 name: schema.clone(),
                 schema,
                 kind: "schema".to_owned(),

@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::archive::table_sql::quote;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::{Session, failure};
 use crate::postgres::source::detect::{Detection, Relation, detect, detect_in_transaction};
+use crate::sql::names::quote;
 
 /// Tables in one LOCK statement: a statement of a few KiB, a round trip for every few hundred tables.
 const LOCKED_AT_ONCE: usize = 200;

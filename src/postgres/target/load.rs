@@ -11,8 +11,8 @@ use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::{Session, failure};
-use crate::postgres::quote_ident;
 use crate::seal::digest::Fingerprint;
+use crate::sql::names::quote;
 
 /// Makes the server look whether the client is there while it waits for something else.
 const CHECK: &str = "SET client_connection_check_interval = '2s'";
@@ -132,7 +132,7 @@ impl Analyzable {
     /// the columns, since PostgreSQL then goes on counting the table as not analysed, so that autovacuum brings the full ones (`do_analyze_rel` in `commands/analyze.c`).
     #[must_use]
     pub(crate) fn statements(&self, full: bool) -> (String, bool) {
-        let name = format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name));
+        let name = format!("{}.{}", quote(&self.schema), quote(&self.name));
         match self.columns.as_ref().filter(|_| !full) {
             Some(columns) => {
                 let stage = if self.is_large { 10 } else { 1 };
@@ -157,7 +157,7 @@ pub(crate) async fn analyzable(session: &Session) -> Result<Vec<Analyzable>> {
                                 pg_catalog.current_setting('autovacuum_analyze_threshold')::pg_catalog.float8
                                 + pg_catalog.current_setting('autovacuum_analyze_scale_factor')::pg_catalog.float8
                                 * greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid))
-                      THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                      THEN (SELECT pg_catalog.string_agg(pg_catalog.quote(a.attname), ', ' ORDER BY a.attnum)
                               FROM pg_catalog.pg_attribute a
                              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END, c.relispartition,
                       coalesce(pg_catalog.pg_relation_size(c.oid), 0) >= $1
@@ -209,7 +209,7 @@ pub(crate) struct Readable {
 
 /// Columns and root of a table, given by its names; `None` where there is no such table.
 pub(crate) async fn readable(session: &Session, schema: &str, table: &str) -> Result<Option<Readable>> {
-    let sql = "SELECT coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+    let sql = "SELECT coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote(a.attname), ', ' ORDER BY a.attnum)
                          FROM pg_catalog.pg_attribute a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), ''),
                       coalesce(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)::pg_catalog.regclass::pg_catalog.text

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::{Session, failure};
-use crate::postgres::{quote_ident, quote_literal};
+use crate::sql::names::{literal, quote};
 
 /// Schema that marks an unfinished restore; its comment names the run.
 pub(crate) const MARK: &str = "pgstow_restore";
@@ -56,7 +56,7 @@ pub(crate) async fn contents(session: &Session) -> Result<Vec<String>> {
           WHERE (oid >= 16384 OR class = 2613)
             AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = class::pg_catalog.oid AND d.objid = things.oid AND d.deptype = 'e')
           LIMIT 4",
-        mark = quote_literal(MARK)
+        mark = literal(MARK)
     );
     strings(&session.client, &sql, "look at what the database holds").await
 }
@@ -72,20 +72,20 @@ pub(crate) async fn is_project(session: &Session) -> Result<bool> {
 pub(crate) async fn unfinished(session: &Session) -> Result<Option<String>> {
     let sql = format!(
         "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = {}",
-        quote_literal(MARK)
+        literal(MARK)
     );
     Ok(strings(&session.client, &sql, "look for an unfinished restore").await?.into_iter().next())
 }
 
 /// Marks the database, which is empty, as being restored; the mark says by what.
 pub(crate) async fn mark(session: &Session, what: &str) -> Result<()> {
-    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", quote_literal(what));
+    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", literal(what));
     execute(session, &sql, "mark the database as being restored").await
 }
 
 /// Says something else in the mark.
 pub(crate) async fn remark(session: &Session, what: &str) -> Result<()> {
-    let sql = format!("COMMENT ON SCHEMA {MARK} IS {}", quote_literal(what));
+    let sql = format!("COMMENT ON SCHEMA {MARK} IS {}", literal(what));
     execute(session, &sql, "change the mark of the restore").await
 }
 
@@ -103,7 +103,7 @@ pub(crate) async fn end_others(session: &Session) -> Result<()> {
     let sql = format!(
         "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
           WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND application_name = {}",
-        quote_literal(APPLICATION)
+        literal(APPLICATION)
     );
     for _time in 0..ENDINGS {
         let others = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
@@ -232,7 +232,7 @@ pub(crate) async fn has_rows(session: &Session, table: &str) -> Result<bool> {
 
 /// Triggers of these tables (names as SQL) that fire whatever `session_replication_role` says: table and trigger, quoted.
 pub(crate) async fn always_triggers(session: &Session, tables: &[String]) -> Result<Vec<(String, String)>> {
-    let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(t.tgname)
+    let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote(t.tgname)
                  FROM pg_catalog.pg_trigger t
                 WHERE t.tgenabled = 'A' AND NOT t.tgisinternal
                   AND t.tgrelid = ANY (SELECT pg_catalog.to_regclass(name)::pg_catalog.oid FROM unnest($1::text[]) name)
@@ -278,7 +278,7 @@ pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Re
     let named = |kind: &str, names: Vec<String>| {
         names.into_iter().map(|n| format!("DROP {kind} {n} CASCADE")).collect::<Vec<_>>()
     };
-    let quoted = |sql: &str| format!("SELECT pg_catalog.quote_ident(x.name) FROM ({sql}) x(name)");
+    let quoted = |sql: &str| format!("SELECT pg_catalog.quote(x.name) FROM ({sql}) x(name)");
     let subscriptions = strings(client, &quoted("SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"), doing).await;
     // Only a superuser may look at subscriptions, and only such a one can have restored any.
     for name in subscriptions.unwrap_or_default() {
@@ -306,14 +306,14 @@ pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Re
         present
             .iter()
             .filter(|name| extensions.contains(*name))
-            .map(|n| format!("DROP EXTENSION IF EXISTS {} CASCADE", quote_ident(n))),
+            .map(|n| format!("DROP EXTENSION IF EXISTS {} CASCADE", quote(n))),
     );
     run_all(session, &std::mem::take(&mut drops)).await?;
     drops.extend(named(
         "FOREIGN DATA WRAPPER",
         strings(client, &own("pg_foreign_data_wrapper", "fdwname"), doing).await?,
     ));
-    let tables = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+    let tables = "SELECT pg_catalog.quote(n.nspname) || '.' || pg_catalog.quote(c.relname)
                     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')";
@@ -324,7 +324,7 @@ pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Re
     let schemas = quoted(&format!(
         "SELECT nspname FROM pg_catalog.pg_namespace c WHERE nspname NOT IN ('public', 'information_schema', {}) AND nspname !~ '^pg_'
             AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 2615 AND d.objid = c.oid AND d.deptype = 'e')",
-        quote_literal(MARK)
+        literal(MARK)
     ));
     drops.extend(named("SCHEMA", strings(client, &schemas, doing).await?));
     run_all(session, &std::mem::take(&mut drops)).await?;
@@ -349,10 +349,10 @@ async fn loose_ends(session: &Session) -> Result<()> {
     run_all(session, &strings(client, sql, doing).await?).await?;
     // A default privilege is gone when it says what it says by default.
     let words = "CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END";
-    let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(d.defaclrole))
+    let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote(pg_catalog.pg_get_userbyid(d.defaclrole))
                  || CASE WHEN d.defaclnamespace = 0 THEN '' ELSE ' IN SCHEMA ' || d.defaclnamespace::pg_catalog.regnamespace::pg_catalog.text END";
     let grantee =
-        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
+        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END";
     let sql = format!(
         "SELECT {scope} || ' REVOKE ALL ON ' || {words} || ' FROM ' || {grantee}
            FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(d.defaclacl) a

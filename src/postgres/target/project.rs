@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::target;
 use crate::postgres::target::MARK;
-use crate::postgres::{quote_ident, quote_literal, target};
+use crate::sql::names::{literal, quote};
 
 /// A schema of the target.
 #[derive(Debug, Clone)]
@@ -239,7 +240,7 @@ fn in_schema(schema: &str) -> String {
         "FROM pg_catalog.pg_depend d WHERE d.refclassid = 2615 AND d.deptype = 'n' AND d.objid >= 16384 AND d.classid <> 3079
             AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {})
             AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')",
-        quote_literal(schema)
+        literal(schema)
     )
 }
 
@@ -262,7 +263,7 @@ pub(crate) async fn wipe(session: &Session, made: &[String], kept: &[String]) ->
         }
     }
     for schema in made {
-        let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", quote_ident(schema));
+        let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", quote(schema));
         target::execute(session, &drop, &format!("{doing} ({drop})")).await?;
     }
     target::execute(session, "RESET client_min_messages", doing).await
@@ -274,11 +275,11 @@ pub(crate) async fn wipe(session: &Session, made: &[String], kept: &[String]) ->
 /// The server's.
 pub(crate) async fn mark(session: &Session, what: &str, things: &[(&str, String)]) -> Result<()> {
     let values: Vec<String> =
-        things.iter().map(|(kind, name)| format!("({}, {})", quote_literal(kind), quote_literal(name))).collect();
+        things.iter().map(|(kind, name)| format!("({}, {})", literal(kind), literal(name))).collect();
     let mut sql = format!(
         "CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {};
          CREATE TABLE {MARK}.kept (kind pg_catalog.text NOT NULL, name pg_catalog.text NOT NULL);",
-        quote_literal(what)
+        literal(what)
     );
     if !values.is_empty() {
         sql.push_str(&format!("INSERT INTO {MARK}.kept VALUES {};", values.join(", ")));
@@ -356,7 +357,7 @@ pub(crate) fn plain_privileges(word: &str, name: &str) -> Option<String> {
         _ => return None,
     };
     let (mut on, mut which) =
-        (quote_literal(&format!("{word} {name}")), format!("o.oid = {}::pg_catalog.{cast}", quote_literal(name)));
+        (literal(&format!("{word} {name}")), format!("o.oid = {}::pg_catalog.{cast}", literal(name)));
     if word == "ROUTINE" {
         // Argument names and modes keep a routine's name from being looked up: it is the one this transaction made.
         "'ROUTINE ' || o.oid::pg_catalog.regprocedure::pg_catalog.text".clone_into(&mut on);
@@ -365,9 +366,9 @@ pub(crate) fn plain_privileges(word: &str, name: &str) -> Option<String> {
     Some(format!(
         "DO $pgstow_acl$ DECLARE s pg_catalog.text; BEGIN
           FOR s IN SELECT x.sql FROM pg_catalog.{catalogue} o, LATERAL (
-              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END
                 FROM pg_catalog.aclexplode(o.{acl}) a
-              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END
                 FROM pg_catalog.aclexplode(pg_catalog.acldefault('{letter}', o.{owner})) a) x(step, sql)
             WHERE {which} AND o.{acl} IS NOT NULL ORDER BY x.step, x.sql
           LOOP EXECUTE s; END LOOP; END $pgstow_acl$;"
@@ -382,7 +383,7 @@ pub(crate) fn plain_privileges(word: &str, name: &str) -> Option<String> {
 /// The server's.
 pub(crate) async fn granted(session: &Session, what: &str, role: &str) -> Result<Option<(Vec<String>, usize)>> {
     let Some((word, name)) = what.split_once(' ') else { return Ok(None) };
-    let literal = quote_literal(name);
+    let literal = literal(name);
     let (from, acl, letter, owner, which) = match word {
         "TABLE" => ("pg_class", "relacl", "r", "relowner", format!("o.oid = {literal}::pg_catalog.regclass")),
         "SEQUENCE" => ("pg_class", "relacl", "s", "relowner", format!("o.oid = {literal}::pg_catalog.regclass")),
@@ -422,15 +423,15 @@ pub(crate) async fn granted(session: &Session, what: &str, role: &str) -> Result
 /// # Errors
 /// A connection that broke.
 pub(crate) async fn own_default_privileges(session: &Session, schemas: &[String]) -> Result<Vec<String>> {
-    let names: Vec<String> = schemas.iter().map(|name| quote_literal(name)).collect();
+    let names: Vec<String> = schemas.iter().map(|name| literal(name)).collect();
     if names.is_empty() {
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT DISTINCT 'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(current_user) || ' IN SCHEMA '
-                || pg_catalog.quote_ident(n.nspname) || ' REVOKE ALL ON '
+        "SELECT DISTINCT 'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote(current_user) || ' IN SCHEMA '
+                || pg_catalog.quote(n.nspname) || ' REVOKE ALL ON '
                 || CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' ELSE 'TYPES' END
-                || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+                || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END
            FROM pg_catalog.pg_default_acl d JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace,
                 LATERAL pg_catalog.aclexplode(d.defaclacl) a
           WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::archive::table_sql::quote;
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::target::project;
@@ -15,6 +14,7 @@ use crate::postgres::target::project::Project;
 use crate::restore::findings::Ledger;
 use crate::restore::supabase::places::Map;
 use crate::restore::supabase::{places, platform};
+use crate::sql::names::quote;
 use crate::sql::statements::{name, statements};
 
 /// What a session needs before it runs definitions that `pg_dump` wrote.

@@ -2,13 +2,13 @@
 //! functions, active or not as they were, each in one transaction so that an inactive one does not run before.
 
 use crate::error::{Error, Result};
-use crate::postgres::quote_literal;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
 use crate::restore::findings::Ledger;
 use crate::restore::rows::Wanted;
 use crate::restore::supabase::apply::{may_hold_secret, words};
 use crate::restore::{Work, rows};
+use crate::sql::names::literal;
 
 /// A job as the run has it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -44,10 +44,10 @@ pub(crate) async fn jobs(work: &Work<'_>, project: &Project, ledger: &Ledger, wa
         }
         let same = format!(
             "SELECT count(*) FROM cron.job WHERE schedule = {} AND command = {} AND username = {} AND jobname IS NOT DISTINCT FROM {} AND active = {}",
-            quote_literal(&job.schedule),
-            quote_literal(&job.command),
-            quote_literal(&job.role),
-            job.name.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal),
+            literal(&job.schedule),
+            literal(&job.command),
+            literal(&job.role),
+            job.name.as_deref().map_or_else(|| "NULL".to_owned(), literal),
             job.active
         );
         let doing = format!("schedule cron job {name}");
@@ -72,8 +72,8 @@ pub(crate) async fn jobs(work: &Work<'_>, project: &Project, ledger: &Ledger, wa
 
 /// What schedules a job.
 fn statement(job: &Job, work: &Work<'_>, project: &Project) -> String {
-    let (schedule, command) = (quote_literal(&job.schedule), quote_literal(&job.command));
-    let name = job.name.as_deref().map(quote_literal);
+    let (schedule, command) = (literal(&job.schedule), literal(&job.command));
+    let name = job.name.as_deref().map(literal);
     // Jobs of the saved database are jobs of this one, whatever its name.
     let here = job.database == work.manifest.source.database;
     let call = if here && job.role == project.role {
@@ -84,8 +84,8 @@ fn statement(job: &Job, work: &Work<'_>, project: &Project) -> String {
         format!(
             "cron.schedule_in_database({}, {schedule}, {command}, {}, {})",
             name.unwrap_or_else(|| "NULL".to_owned()),
-            quote_literal(database),
-            quote_literal(&job.role)
+            literal(database),
+            literal(&job.role)
         )
     };
     if job.active {

@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::archive::table_sql::quote;
 use crate::error::Result;
 use crate::postgres::target::project;
 use crate::restore::supabase::apply::{Applier, by_hand, grantee, words};
 use crate::restore::supabase::places::Place;
 use crate::restore::supabase::{places, platform};
+use crate::sql::names::quote;
 use crate::sql::statements::{name, statements};
 
 /// The schema of the function that a trigger calls.

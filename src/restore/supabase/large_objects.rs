@@ -3,13 +3,13 @@
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::tag;
-use crate::archive::table_sql::quote;
 use crate::error::{Error, Result};
 use crate::objects::read;
 use crate::objects::read::Plain;
 use crate::postgres::target::project;
 use crate::restore::Work;
 use crate::restore::supabase::apply::Applier;
+use crate::sql::names::quote;
 
 /// What the mark of an unfinished restore calls them.
 pub(crate) const KIND: &str = "large object";

@@ -27,7 +27,6 @@ use libpgdump::{Entry, ObjectType};
 use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::archive::table_sql::{in_comment, quote};
 use crate::cli::progress::Loading;
 use crate::cli::{Global, Restore};
 use crate::error::{Error, Result};
@@ -44,6 +43,7 @@ use crate::restore::rows::{Into, Wanted};
 use crate::restore::supabase::apply::{Applier, Failed, SETTINGS};
 use crate::restore::supabase::places::{Map, Place};
 use crate::restore::{LeaveOut, Loaded, PrivateFile, Report, Work, checks, compare_sizes, database};
+use crate::sql::names::{in_comment, quote};
 
 /// Refuses what makes no sense in a project.
 ///

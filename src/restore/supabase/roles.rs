@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use libpgdump::Entry;
 
-use crate::archive::table_sql::quote;
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target::project;
@@ -13,6 +12,7 @@ use crate::restore::findings::Ledger;
 use crate::restore::roles::{Script, membership};
 use crate::restore::supabase::apply::{by_hand, words};
 use crate::restore::supabase::platform;
+use crate::sql::names::quote;
 use crate::sql::statements::name;
 
 /// Attributes that only a superuser may give or take, with their opposites, which a new role has anyway.

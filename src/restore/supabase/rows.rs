@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::archive::table_sql::quote;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::target::foreign_keys::ForeignKey;
 use crate::postgres::target::load::Loader;
@@ -22,6 +21,7 @@ use crate::restore::supabase::apply::words;
 use crate::restore::supabase::platform;
 use crate::restore::supabase::platform::Rows as Way;
 use crate::restore::{Work, rows};
+use crate::sql::names::quote;
 use crate::sql::statements::name;
 
 /// Name of the temporary table.
@@ -279,7 +279,7 @@ impl Managed<'_> {
         let common = columns.common();
         let unique = format!(
             "SELECT count(*) FROM pg_catalog.pg_index WHERE indisunique AND indrelid = {}::pg_catalog.regclass",
-            crate::postgres::quote_literal(&table)
+            crate::sql::names::literal(&table)
         );
         let had = project::count(session, &format!("SELECT count(*) FROM {table}"), doing).await?;
         let keyed = project::count(session, &unique, doing).await? > 0;

@@ -8,6 +8,7 @@
 pub(crate) mod rules;
 pub(crate) mod sweep;
 
+use crate::human;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -221,10 +222,10 @@ fn text(document: &Document) -> String {
             vec![
                 format!("{}{mark}", decision.run),
                 decision.status.to_owned(),
-                decision.finished_at.as_deref().map_or_else(|| "-".to_owned(), list::age),
-                output::size(decision.bytes),
+                decision.finished_at.as_deref().map_or_else(|| "-".to_owned(), human::age),
+                human::size(decision.bytes),
                 action.to_owned(),
-                output::plain(&decision.reasons.join(", ")),
+                human::plain(&decision.reasons.join(", ")),
             ]
         })
         .collect();
@@ -239,17 +240,17 @@ fn text(document: &Document) -> String {
     text.push_str(&format!(
         "{did} {} {runs}: {} objects, {}\n",
         document.deleted_runs,
-        output::count(document.deleted_objects),
-        output::size(document.deleted_bytes)
+        human::count(document.deleted_objects),
+        human::size(document.deleted_bytes)
     ));
     for key in &document.uploads {
-        text.push_str(&format!("{did} unfinished upload: {}\n", output::plain(key)));
+        text.push_str(&format!("{did} unfinished upload: {}\n", human::plain(key)));
     }
     for key in &document.leftovers {
-        text.push_str(&format!("{did} leftover: {}\n", output::plain(key)));
+        text.push_str(&format!("{did} leftover: {}\n", human::plain(key)));
     }
     for failure in &document.failures {
-        text.push_str(&format!("FAILED: {}\n", output::plain(failure)));
+        text.push_str(&format!("FAILED: {}\n", human::plain(failure)));
     }
     if document.dry_run {
         text.push_str("nothing was deleted (--dry-run)\n");

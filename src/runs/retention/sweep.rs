@@ -81,7 +81,7 @@ impl<'a> Sweep<'a> {
         let foreign: Vec<String> =
             listed.extract_if(.., |object| !is_own(&object.key)).map(|object| object.key).collect();
         if let Some(first) = foreign.first() {
-            let first = crate::cli::output::plain(first);
+            let first = crate::human::plain(first);
             tracing::warn!("{} in run {run} that pgstow did not write stay: {first}", foreign.len());
             if listed.is_empty() {
                 return Some(format!("only what pgstow did not write is left of it: {first}"));

@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::cli::StoreArgs;
 use crate::error::{Error, Result, without_secrets};
-use crate::seal::decode::hex;
+use crate::seal::hash::hex;
 use crate::store::s3::attempt::{Failure, Progress};
 pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;

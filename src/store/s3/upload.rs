@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
-use crate::seal::decode::hex;
+use crate::seal::hash::hex;
 use crate::store::s3::attempt::{Failure, Progress};
 use crate::store::s3::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::store::{Condition, Plan, WriteError};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use pgstow::seal::decode::hex;
+use pgstow::seal::hash::hex;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 

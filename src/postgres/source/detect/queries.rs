@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 
 use crate::error::Error;
 use crate::postgres::source::detect::{
-    Client, Detection, Privileges, Relation, Result, SchemaInfo, ServerInfo, SqlState, Unreadable, failure, quote_ident,
+    Client, Detection, Privileges, Relation, Result, SchemaInfo, ServerInfo, SqlState, Unreadable, failure, quote,
 };
 
 /// What is covered: every schema but PostgreSQL's own. The names of temporary schemas end in a number.
@@ -212,7 +212,7 @@ pub(crate) async fn large_objects(client: &Client, detection: &mut Detection) ->
             name: oid.to_string(),
             kind: "large object".to_owned(),
             reason: format!("no SELECT on the large object of {owner}"),
-            cure: format!("GRANT SELECT ON LARGE OBJECT {oid} TO {};", quote_ident(&detection.server.role)),
+            cure: format!("GRANT SELECT ON LARGE OBJECT {oid} TO {};", quote(&detection.server.role)),
         });
     }
     Ok(())

@@ -23,7 +23,7 @@ use sha2::Sha256;
 
 use crate::error::Error;
 use crate::format::layout;
-use crate::seal::decode::hex;
+use crate::seal::hash::hex;
 use crate::store::probe::{Litter, ODD_NAME, Probe, SMALL, Seen, yes};
 use crate::store::s3::attempt::{Failure, Progress};
 use crate::store::s3::options::content_md5;

@@ -6,7 +6,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 
-use crate::seal::decode::hex;
+use crate::seal::hash::hex;
 use crate::store::probe::{Litter, Probe, SMALL, Seen, yes};
 use crate::store::s3::attempt::{Failure, Progress};
 use crate::store::s3::probe::{Heard, Prober, ask, body};
