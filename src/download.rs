@@ -3,8 +3,6 @@
 //! Re-running continues: finished files are kept when their content still is what was written. The folder holds one
 //! run only, and says which in its state file. Memory: the buffers of one stream a job.
 
-use crate::human;
-use crate::seal::hash;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write as _};
@@ -22,13 +20,14 @@ use crate::cli::{Download, output};
 use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};
+use crate::human;
 use crate::objects::read;
 use crate::objects::read::Plain;
 use crate::runs::find;
 use crate::seal::compress::Compression;
-use crate::seal::decode;
 use crate::seal::decode::Opening;
 use crate::seal::decrypt::Identities;
+use crate::seal::{decode, hash};
 use crate::store::Store;
 
 /// Which run the folder holds and what was finished in it.

@@ -41,37 +41,66 @@ impl Kind {
     }
 }
 
-/// An error with its exit code, one message and any number of hints.
+/// The SQLSTATE that a PostgreSQL server gave an error: five characters, the first two of which are its class
+/// (appendix A of PostgreSQL's manual). The words of a server may be in any language; this is what decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// The state that this text spells; `None` unless it is five digits or upper-case letters.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let state: [u8; 5] = text.as_bytes().try_into().ok()?;
+        state.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()).then_some(Self(state))
+    }
+
+    /// The five characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// True when the state begins with this class, or is this very state.
+    #[must_use]
+    pub fn is(&self, class: &str) -> bool {
+        self.0.starts_with(class.as_bytes())
+    }
+}
+
+/// An error: its kind, the operations it happened in, its cause, and what a person can do.
 #[derive(Debug, Clone)]
 pub struct Error {
     kind: Kind,
-    message: String,
+    /// The innermost first.
+    operations: Vec<String>,
+    cause: String,
+    sqlstate: Option<SqlState>,
     hints: Vec<String>,
 }
 
 impl Error {
     /// An error of the given kind.
     #[must_use]
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hints: Vec::new() }
+    pub fn new(kind: Kind, cause: impl Into<String>) -> Self {
+        Self { kind, operations: Vec::new(), cause: cause.into(), sqlstate: None, hints: Vec::new() }
     }
 
     /// A failed operation (exit 1).
     #[must_use]
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self::new(Kind::Failed, message)
+    pub fn failed(cause: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, cause)
     }
 
     /// Wrong usage or configuration (exit 2).
     #[must_use]
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(Kind::Usage, message)
+    pub fn usage(cause: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, cause)
     }
 
     /// Damage found in stored data (exit 4 in `verify` and `drill`).
     #[must_use]
-    pub fn damage(message: impl Into<String>) -> Self {
-        Self::new(Kind::Damage, message)
+    pub fn damage(cause: impl Into<String>) -> Self {
+        Self::new(Kind::Damage, cause)
     }
 
     /// Adds a `hint:` line.
@@ -84,14 +113,21 @@ impl Error {
     /// Puts `operation: ` before the message: the outer layer says what it was doing.
     #[must_use]
     pub fn context(mut self, operation: impl fmt::Display) -> Self {
-        self.message = format!("{operation}: {}", self.message);
+        self.operations.push(operation.to_string());
         self
     }
 
     /// Changes the kind, for a layer that knows better what the failure means.
     #[must_use]
-    pub fn with_kind(mut self, kind: Kind) -> Self {
+    pub const fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
+        self
+    }
+
+    /// Notes the SQLSTATE that the server gave.
+    #[must_use]
+    pub const fn with_sqlstate(mut self, sqlstate: Option<SqlState>) -> Self {
+        self.sqlstate = sqlstate;
         self
     }
 
@@ -101,10 +137,32 @@ impl Error {
         self.kind
     }
 
-    /// The message without hints.
+    /// The SQLSTATE, where a server reported the error.
     #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
+    pub const fn sqlstate(&self) -> Option<SqlState> {
+        self.sqlstate
+    }
+
+    /// True when a server reported the error with this SQLSTATE, or one of this class (its first characters).
+    #[must_use]
+    pub fn is_sqlstate(&self, class: &str) -> bool {
+        self.sqlstate.is_some_and(|state| state.is(class))
+    }
+
+    /// What went wrong, without the operations that it happened in.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self.sqlstate {
+            Some(state) => format!("{} [{}]", self.cause, state.as_str()),
+            None => self.cause.clone(),
+        }
+    }
+
+    /// The message without hints: the operations, the outermost first, then the cause.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let operations = self.operations.iter().rev().map(|operation| format!("{operation}: "));
+        format!("{}{}", operations.collect::<String>(), self.cause())
     }
 
     /// The hints, in order.
@@ -116,7 +174,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message())
     }
 }
 

@@ -50,3 +50,17 @@ pub(crate) fn passed(seconds: i64) -> String {
         _ => format!("{}d {}h", passed / 86_400, passed % 86_400 / 3_600),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn what_has_a_reason_in_common_is_one_line() {
+        let things =
+            [("table", "a", "x"), ("view", "v", "x"), ("table", "b", "x"), ("table", "c", "x"), ("table", "d", "y")];
+        let things = || things.into_iter().map(|(kind, name, reason)| (kind, name.to_owned(), reason));
+        assert_eq!(grouped(things(), 2), ["table a, b and 1 more: x", "view v: x", "table d: y"]);
+        assert_eq!(grouped(things(), 3), ["table a, b, c: x", "view v: x", "table d: y"]);
+    }
+}

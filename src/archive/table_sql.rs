@@ -7,11 +7,11 @@
 //! Nothing a name holds can leave a comment: line ends in comments become spaces. psql stops at the first error
 //! (`ON_ERROR_STOP`), so rows are never read as commands when their `COPY` failed.
 
-use crate::sql::names::{in_comment, plain_or_quoted, quote};
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, Section};
 
 use crate::archive::catalogue::{namespace, tag};
+use crate::sql::names::{in_comment, plain_or_quoted, quote};
 
 /// Relation kind of a partitioned table in an entry (archive version 1.16 and newer).
 const PARTITIONED: char = 'p';

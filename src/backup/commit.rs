@@ -1,6 +1,5 @@
 //! The end of a run: RESTORE.md, the manifest (written last, read back), then the pointer `latest.json`.
 
-use crate::human;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use crate::format::manifest::{
     AGE, Database, Encryption, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table,
     Tool, Totals,
 };
+use crate::human;
 use crate::postgres::source::leader::Leader;
 use crate::runs::pointer::Way;
 use crate::runs::{find, pointer};

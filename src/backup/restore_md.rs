@@ -1,7 +1,6 @@
 //! RESTORE.md: how to restore this very run with the stock tools only. Its one `sh` block is a complete script that
 //! a test executes verbatim.
 
-use crate::human;
 use std::collections::HashSet;
 
 use libpgdump::ObjectType;
@@ -10,6 +9,7 @@ use crate::archive::catalogue::{namespace, with_dependents};
 use crate::backup::Run;
 use crate::backup::plan::Plan;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
+use crate::human;
 use crate::objects::read;
 use crate::postgres::source::leader::Leader;
 use crate::seal::compress::Compression;

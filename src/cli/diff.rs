@@ -2,17 +2,16 @@
 //!
 //! A table is the same when rows and digest are: the digest is over the content, whatever the order of rows.
 
-use crate::human;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::cli;
 use crate::cli::output;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, Omitted, Skipped, Status, Table, Totals};
 use crate::runs::find;
 use crate::store::Store;
+use crate::{cli, human};
 
 /// One of the two runs.
 #[derive(Debug, Serialize)]

@@ -2,8 +2,6 @@
 //!
 //! [`inventory`] is also what `prune` and `report` go by. It keeps sums only: manifests of large databases are megabytes.
 
-use crate::human;
-use crate::human::age;
 use std::collections::HashMap;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -13,6 +11,8 @@ use crate::cli::pin::Pin;
 use crate::cli::{output, pin};
 use crate::error::Result;
 use crate::format::manifest::{Status, Totals};
+use crate::human;
+use crate::human::age;
 use crate::runs::{find, receipts};
 use crate::store::Store;
 use crate::verify::HASHES;
@@ -158,7 +158,7 @@ async fn row(store: &Store, run: String, latest: Option<&str>, receipts: &HashMa
         // A manifest that makes no sense must not hide the other runs; a store that fails does end the list.
         Err(error) if store.get(crate::format::layout::LATEST).await.is_ok() => {
             row.status = "unreadable";
-            row.problem = Some(error.message().to_owned());
+            row.problem = Some(error.message());
         }
         Err(error) => return Err(error),
     }

@@ -50,17 +50,3 @@ pub(crate) fn table(head: &[&str], right: &[usize], rows: &[Vec<String>]) -> Str
     }
     text
 }
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn what_has_a_reason_in_common_is_one_line() {
-        let things =
-            [("table", "a", "x"), ("view", "v", "x"), ("table", "b", "x"), ("table", "c", "x"), ("table", "d", "y")];
-        let things = || things.into_iter().map(|(kind, name, reason)| (kind, name.to_owned(), reason));
-        assert_eq!(grouped(things(), 2), ["table a, b and 1 more: x", "view v: x", "table d: y"]);
-        assert_eq!(grouped(things(), 3), ["table a, b, c: x", "view v: x", "table d: y"]);
-    }
-}

@@ -1,17 +1,16 @@
 //! `pgstow pin`, `pgstow unpin`: a run with an object `pins/<run>` is never pruned. The object says why and since when.
 
-use crate::human;
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::cli;
 use crate::cli::output;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::runs::find;
 use crate::store::{Condition, Store};
+use crate::{cli, human};
 
 /// Why a run is kept.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -1,6 +1,5 @@
 //! `pgstow promote`: moves `latest` by hand, to a run that could be restored as far as manifest and listing tell.
 
-use crate::seal::hash;
 use serde::Serialize;
 
 use crate::cli::{Promote, output, status};
@@ -9,6 +8,7 @@ use crate::format::layout;
 use crate::format::manifest::{Latest, Status};
 use crate::runs::pointer::Way;
 use crate::runs::{find, pointer};
+use crate::seal::hash;
 use crate::store::Store;
 
 #[derive(Debug, Serialize)]

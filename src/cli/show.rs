@@ -1,11 +1,11 @@
 //! `pgstow show`: one manifest, for people or as it is.
 
-use crate::human;
 use std::fmt::Write as _;
 
 use crate::cli::{Show, output};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Schema, Status};
+use crate::human;
 use crate::runs::find;
 use crate::store::Store;
 

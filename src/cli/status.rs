@@ -3,13 +3,11 @@
 //! Healthy means: `latest` names a complete run whose manifest is the one it was, which finished recently enough, and
 //! whose objects the store lists, each with its size. Nothing is read but pointer, manifest and listing: `verify` reads.
 
-use crate::human;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli;
 use crate::cli::output;
 use crate::cli::run::Outcome;
 use crate::error::{Context as _, Result};
@@ -18,6 +16,7 @@ use crate::format::manifest::{Manifest, Status};
 use crate::objects::read;
 use crate::runs::find;
 use crate::store::Store;
+use crate::{cli, human};
 
 /// A run that ends further in the future than this by our clock has no age; one of the clocks is wrong.
 const SKEW: Duration = Duration::from_hours(1);
@@ -51,7 +50,7 @@ pub(crate) async fn run(store: &Store, arguments: &cli::Status, json: bool) -> R
     match examine(store, arguments.max_age, &mut found).await {
         Ok(None) => found.ok = true,
         Ok(Some(reason)) => found.reason = Some(reason),
-        Err(error) => found.reason = Some(error.message().to_owned()),
+        Err(error) => found.reason = Some(error.message()),
     }
     if json {
         output::print_json(&found)?;

@@ -1,6 +1,5 @@
 //! What the server, the role and the programs mean for backups.
 
-use crate::human;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use crate::backup::{check_prefix, refuse_same_project};
 use crate::cli::Doctor;
 use crate::doctor::findings::Report;
 use crate::error::Result;
+use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::PgTools;

@@ -1,9 +1,9 @@
 //! What the checks found, one line each, and how it is printed.
 
-use crate::human;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::human;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

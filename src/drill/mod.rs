@@ -6,7 +6,6 @@
 
 pub(crate) mod sample;
 
-use crate::human;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -22,6 +21,7 @@ use crate::cli::{Drill, Global, Restore, output};
 use crate::drill::sample::Sample;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Manifest, Table, Tool};
+use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_restore;
@@ -86,7 +86,7 @@ pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) 
         Ok(receipt) => receipt,
         Err(error) if error.kind() == Kind::Damage => {
             let mut receipt = Receipt::new(&loaded.manifest, String::new());
-            receipt.differences.push(error.message().to_owned());
+            receipt.differences.push(error.message());
             receipt
         }
         Err(error) => return Err(error),

@@ -3,6 +3,7 @@
 //! `tokio_postgres` is used here only; nothing here knows where a backup is stored.
 
 pub(crate) mod connect;
+pub(crate) mod error;
 pub(crate) mod programs;
 pub(crate) mod source;
 pub(crate) mod target;

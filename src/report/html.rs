@@ -1,7 +1,8 @@
 //! Pieces of HTML. Arguments called `html` go in as they are, everything else is escaped.
 
-use crate::human;
 use std::fmt::Display;
+
+use crate::human;
 
 /// Text as HTML, also inside of a quoted attribute. Control characters are made visible.
 pub(crate) fn text(value: impl Display) -> String {

@@ -15,18 +15,17 @@ pub(crate) mod html;
 pub(crate) mod latest;
 pub(crate) mod page;
 
-use crate::human;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli;
 use crate::cli::list::Inventory;
 use crate::cli::{list, output};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::runs::find;
 use crate::store::Store;
+use crate::{cli, human};
 
 /// What the page is about.
 pub(crate) struct Facts {
@@ -54,7 +53,7 @@ pub(crate) async fn run(store: &Store, arguments: &cli::Report, json: bool) -> R
     let inventory = list::inventory(store).await?;
     let latest = find::run(store, "latest").await;
     let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let latest = latest.map(|found| found.manifest).map_err(|error| error.message().to_owned());
+    let latest = latest.map(|found| found.manifest).map_err(|error| error.message());
     let facts = Facts { at, inventory, latest };
     let page = page::compose(&facts);
     if stdout {

@@ -3,12 +3,12 @@
 //! Exit code 3 means that something stands under `not_restored`, each with the step a person must take. What stands
 //! under `left_alone` is the platform's own matter and needs no step.
 
-use crate::human;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
+use crate::human;
 use crate::sql::names::in_comment;
 
 /// Something that was not restored.

@@ -18,7 +18,6 @@ pub(crate) mod rows;
 pub(crate) mod settings;
 pub(crate) mod supabase;
 
-use crate::human;
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -45,6 +44,7 @@ use crate::cli::{Global, IdentityArgs, Profile, Restore, output};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Object};
+use crate::human;
 use crate::objects::read;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;

@@ -201,7 +201,7 @@ impl Rows {
         loop {
             match Loader::connect(&self.info, self.connect_timeout).await {
                 Ok(loader) => return Ok(loader),
-                Err(error) if tries >= CONNECTS || !error.message().contains("53300") => return Err(error),
+                Err(error) if tries >= CONNECTS || !error.is_sqlstate("53300") => return Err(error),
                 Err(_too_many) => tokio::time::sleep(Duration::from_millis(250)).await,
             }
             tries += 1;
@@ -427,7 +427,7 @@ impl Rows {
                     drop(loader);
                     parked.for_each(drop);
                     // A connection that broke may have committed.
-                    if some || !error.message().contains('[') {
+                    if some || error.sqlstate().is_none() {
                         load::truncate(&info, timeout, &name).await?;
                     }
                     return Err(error);

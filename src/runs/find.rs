@@ -1,12 +1,12 @@
 //! From what a person typed as RUN to a run and its manifest, checked as far as a manifest alone can be.
 
-use crate::seal::hash;
 use bytes::Bytes;
 use serde::Deserialize;
 
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{FORMAT, Latest, Manifest};
+use crate::seal::hash;
 use crate::store::Store;
 
 /// A run that was found, with its manifest.

@@ -4,7 +4,6 @@
 //! Objects are frames put one after another; a frame cut short or bytes that are no frame are errors. Memory: one input
 //! buffer and the decoder's window; where encrypted, a chunk more.
 
-use crate::seal::hash::hex;
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +16,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 use crate::error::Error;
 use crate::seal::compress::Compression;
 use crate::seal::decrypt::Identities;
+use crate::seal::hash::hex;
 
 /// One request to the operating system or the network client for this many bytes.
 pub const BUFFER: usize = 256 * 1024;
@@ -214,6 +214,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
+    use crate::seal::hash::sha256;
 
     const PARTS: [&[u8]; 4] = [b"first", b"", b"x", b"the last part\n"];
 

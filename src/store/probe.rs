@@ -92,7 +92,7 @@ impl Probe {
     }
 
     pub(crate) fn fails(&mut self, name: &'static str, error: Error) {
-        let detail = error.message().to_owned();
+        let detail = error.message();
         self.abilities.push(Ability { name, seen: Seen::No, detail, denied: false, error: Some(error) });
     }
 }

@@ -5,7 +5,6 @@
 
 pub(crate) mod object;
 
-use crate::human;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use crate::cli::{Global, Verify, output};
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, TableKind, Tool};
+use crate::human;
 use crate::objects::read;
 use crate::runs::{find, receipts};
 use crate::seal::decrypt::Identities;

@@ -218,7 +218,7 @@ async fn read_index(
 ) -> Result<Result<Index, String>> {
     let bytes = match read::read(&run.store, &run.manifest.run, stored, &opening.uncompressed()).await {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == Kind::Damage => return Ok(Err(error.message().to_owned())),
+        Err(error) if error.kind() == Kind::Damage => return Ok(Err(error.message())),
         Err(error) => return Err(error),
     };
     let index: Index = match serde_json::from_slice(&bytes) {
@@ -274,7 +274,7 @@ impl Reading {
                 let result = self.structure(&manifest, task, &mut plain);
                 // What follows the damage still tells whether the stored bytes are the manifest's.
                 let drained = result.and_then(|()| drain(&mut plain)).or_else(|error| {
-                    self.problem(error.message());
+                    self.problem(&error.message());
                     drain(&mut plain)
                 });
                 drained.ok().map(|()| plain.bytes)
@@ -430,7 +430,7 @@ impl Reading {
             part(&mut frames, &mut sql, if sealed { u64::MAX } else { self.object.bytes.saturating_sub(end) })
         };
         if let Err(error) = read() {
-            self.finding.pieces = Some((key.to_owned(), error.message().to_owned()));
+            self.finding.pieces = Some((key.to_owned(), error.message()));
             return None;
         }
         match sql.finish() {
@@ -442,7 +442,7 @@ impl Reading {
                 let manifest = Arc::clone(&self.manifest);
                 self.file(&manifest, sql);
             }
-            Err(error) => self.problem(error.message()),
+            Err(error) => self.problem(&error.message()),
         }
         Some(bytes)
     }

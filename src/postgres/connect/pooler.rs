@@ -11,7 +11,8 @@ use tokio_postgres::SimpleQueryMessage;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 
 /// How long to wait for the second session's backend to end, so that it does not count against a limit any more.
 const GONE: Duration = Duration::from_secs(1);

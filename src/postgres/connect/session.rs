@@ -1,7 +1,6 @@
 //! One connection to PostgreSQL, set up so that what it reads does not depend on the settings of server, database
 //! or role. Owns the task that moves its bytes; what is done in a session is its user's business.
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::{pooler, tls};
+use crate::postgres::error::{explain, failure, is_tls};
 
 /// What every session sets right after connecting, in one round trip. By `SET`, since poolers drop startup options,
 /// and in this place, since settings of the role or the database came in at the start of the session.
@@ -282,146 +282,4 @@ fn config(info: &ConnInfo, timeout: Duration, name: &str) -> Result<tokio_postgr
         config.ssl_negotiation(SslNegotiation::Direct);
     }
     Ok(config)
-}
-
-fn is_tls(error: &tokio_postgres::Error) -> bool {
-    error.to_string().contains("TLS")
-}
-
-/// A connection error with the server's name and hints that depend on it.
-fn explain(info: &ConnInfo, error: &tokio_postgres::Error) -> Error {
-    let mut explained = failure(error).context(format!("connect to {info}"));
-    let text = explained.message().to_owned();
-    let unreachable = ["nreachable", "ssign requested address", "lookup address", "not known", "No address"];
-    if info.host().starts_with("db.")
-        && info.host().ends_with(".supabase.co")
-        && unreachable.iter().any(|part| text.contains(part))
-    {
-        explained = explained.hint(
-            "Supabase's direct host has an IPv6 address only; where there is no IPv6 (most CI runners) use the session \
-             pooler's URL: aws-N-REGION.pooler.supabase.com, port 5432, user postgres.PROJECT",
-        );
-    }
-    if text.contains("Tenant or user not found") {
-        explained =
-            explained.hint("the pooler wants the user as postgres.PROJECT, and the host of the project's region");
-    }
-    explained
-}
-
-/// One readable message for an error of the driver, with hints for what a person can do something about.
-#[must_use]
-pub(crate) fn failure(error: &tokio_postgres::Error) -> Error {
-    let Some(server) = error.as_db_error() else { return local_failure(error) };
-    let mut message = server.message().to_owned();
-    if let Some(detail) = server.detail() {
-        message = format!("{message} ({})", detail.replace('\n', "; "));
-    }
-    let code = server.code().code();
-    if !message.contains(code) {
-        message = format!("{message} [{code}]");
-    }
-    let hint = recovery_hint(code, &message).or_else(|| server_hint(code, server.message()));
-    let mut failed = Error::failed(message);
-    if let Some(hint) = hint {
-        failed = failed.hint(hint);
-    }
-    match server.hint() {
-        Some(hint) => failed.hint(hint.replace('\n', " ")),
-        None => failed,
-    }
-}
-
-fn server_hint(code: &str, message: &str) -> Option<&'static str> {
-    Some(match code {
-        _ if message.contains("EMAXCONNSESSION") || message.contains("max clients reached") => {
-            "the pooler's pool is full: lower --jobs, raise the pool size, or connect directly"
-        }
-        "28P01" => "check user and password; a password with special characters must be percent-encoded in a URL",
-        "28000" => "check user, database and sslmode against the server's pg_hba.conf",
-        "3D000" => "check the database's name at the end of the URL",
-        "53300" => "too many connections: lower --jobs, or raise max_connections or the pool size",
-        "53200" => "if the server is out of shared memory, raise max_locks_per_transaction",
-        "57P01" | "57P02" => "the server ended the session: it was shut down, restarted or told to",
-        "57P03" => "the server is starting up, shutting down or recovering: try again later",
-        "42501" => "grant the role what it lacks; pgstow detect lists what it cannot read, and the cure",
-        "55P03" => "another session holds the lock: wait for it, or raise --lock-timeout",
-        "57014" => "something outside of pgstow cancelled the statement",
-        _ => return None,
-    })
-}
-
-/// What to change on a standby that cancelled a statement or ended a session because it stood in the way of replay. The
-/// server says which kind of conflict it was in its DETAIL (`errdetail_recovery_conflict` in `postgres.c`), in the
-/// language of its messages; where that is not English, everything is said.
-fn recovery_hint(code: &str, message: &str) -> Option<&'static str> {
-    // The other causes of 40001 and 40P01 are of writers; a backup only reads.
-    let conflict = match code {
-        "40001" => !message.contains("could not serialize"),
-        "40P01" | "57P04" => message.contains("recovery"),
-        _ => false,
-    };
-    if !conflict {
-        return None;
-    }
-    Some(if message.contains("row versions") {
-        "the primary removed row versions that this standby still had to show: set hot_standby_feedback = on on the \
-         standby (the primary then keeps them, at the price of some bloat), or raise max_standby_streaming_delay \
-         (-1: replay waits as long as the backup takes), or back up the primary"
-    } else if message.contains("relation lock") {
-        "the primary changed, truncated or dropped a table that was being read (VACUUM does, when it gives back the end \
-         of a table): raise max_standby_streaming_delay on the standby (-1: replay waits as long as the backup takes), \
-         set vacuum_truncate = off on that table, or back up the primary; hot_standby_feedback does not help here"
-    } else {
-        "a standby cancels what stands in the way of replay: set hot_standby_feedback = on on the standby, raise \
-         max_standby_streaming_delay there (max_standby_archive_delay where it reads WAL from an archive), or back up \
-         the primary"
-    })
-}
-
-/// An error that no server reported: network, TLS, protocol.
-fn local_failure(error: &tokio_postgres::Error) -> Error {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    let mut io = None;
-    while let Some(inner) = cause {
-        io = io.or_else(|| inner.downcast_ref::<std::io::Error>().map(std::io::Error::kind));
-        let text = inner.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        cause = inner.source();
-    }
-    let hint = match io {
-        _ if message.contains("password missing") => Some("give a password in the URL, in PGPASSWORD or in ~/.pgpass"),
-        _ if message.contains("does not support TLS") => {
-            Some("the server has no TLS: use sslmode=disable where the network is trusted")
-        }
-        _ if message.contains("UnknownIssuer") || message.contains("CaUsedAsEndEntity") => {
-            Some("the server's certificate is not signed by a trusted root: name its root with sslrootcert")
-        }
-        _ if message.contains("NotValidForName") || message.contains("not valid for name") => {
-            Some("the certificate is for another host name: use that name, or sslmode=verify-ca")
-        }
-        _ if message.contains("TLS") => {
-            Some("check sslmode, sslrootcert and, where the server wants one, sslcert and sslkey")
-        }
-        _ if message.contains("lookup address") || message.contains("not known") => {
-            Some("the host's name does not resolve: check it")
-        }
-        Some(std::io::ErrorKind::ConnectionRefused) => {
-            Some("nothing listens there: check host and port, and whether the server runs")
-        }
-        Some(std::io::ErrorKind::NetworkUnreachable | std::io::ErrorKind::HostUnreachable) => {
-            Some("no route to the host from here (an IPv6 address where only IPv4 is routed?)")
-        }
-        Some(std::io::ErrorKind::TimedOut) => Some("no answer: check host, port and firewall"),
-        Some(std::io::ErrorKind::NotFound) => Some("no server's socket there: check the folder and the port"),
-        _ => None,
-    };
-    let failed = Error::failed(message);
-    match hint {
-        Some(hint) => failed.hint(hint),
-        None => failed,
-    }
 }

@@ -9,7 +9,7 @@
 use tokio_postgres::{Client, Row};
 
 use crate::error::Result;
-use crate::postgres::connect::session::failure;
+use crate::postgres::error::failure;
 use crate::postgres::source::detect::Relation;
 use crate::postgres::source::leader::qualified;
 use crate::sql::names::{literal, quote};

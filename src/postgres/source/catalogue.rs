@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::archive::catalogue::{Belongs, ExtensionReach};
 use crate::error::Result;
-use crate::postgres::connect::session::failure;
+use crate::postgres::error::failure;
 
 /// Objects below 16384 (`FirstNormalObjectId`) are initdb's own.
 const BELONGS: &str = "

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::archive::catalogue::{Belongs, PG_CLASS, by_object};
 use crate::error::Result;
 use crate::format::manifest::Skipped;
-use crate::postgres::connect::session::failure;
+use crate::postgres::error::failure;
 use crate::postgres::source::detect::Detection;
 
 /// Everything in a schema that pg_dump leaves out, and tables that it leaves out.

@@ -16,7 +16,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Result};
 use crate::format::manifest::Omitted;
-use crate::postgres::connect::session::failure;
+use crate::postgres::error::failure;
 use crate::sql::names::quote;
 
 /// Everything the policy covers in one database.

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::error::Result;
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::session::failure;
+use crate::postgres::error::failure;
 use crate::postgres::source::detect::Detection;
 use crate::postgres::source::leader::lockable;
 

@@ -4,8 +4,8 @@
 use futures::StreamExt as _;
 
 use crate::error::{Error, Result};
-use crate::postgres::connect::session::failure;
 use crate::postgres::connect::stall::Patience;
+use crate::postgres::error::failure;
 
 /// An object up to this size comes in the round trip of its batch.
 const SMALL: i32 = 256 << 10;

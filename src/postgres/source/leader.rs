@@ -14,7 +14,8 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 use crate::postgres::source::detect::{Detection, Relation, detect, detect_in_transaction};
 use crate::sql::names::quote;
 

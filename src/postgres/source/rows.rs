@@ -27,8 +27,9 @@ use crate::pipeline::feed::{Item, Sealer};
 use crate::pipeline::rate::Rate;
 use crate::pipeline::{Feed, Intake, Segment, Segmenter};
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::connect::session::Session;
 use crate::postgres::connect::stall::Patience;
+use crate::postgres::error::failure;
 
 /// Times a worker connects again for the same task before the run fails.
 const RECONNECTS: u32 = 6;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 
 /// Longest statement in a message, in characters.
 const STATEMENT: usize = 120;

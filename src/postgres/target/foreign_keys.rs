@@ -3,7 +3,8 @@
 use tokio_postgres::Client;
 
 use crate::error::Result;
-use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 
 /// References between two tables of extensions: (oid of the one that refers, oid of the other). These foreign keys are
 /// there before any row is restored, so the rows of the one can only come after those of the other.

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 use crate::seal::digest::Fingerprint;
 use crate::sql::names::quote;
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
-use crate::postgres::connect::session::{Session, failure};
+use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 use crate::sql::names::{literal, quote};
 
 /// Schema that marks an unfinished restore; its comment names the run.

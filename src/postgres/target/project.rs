@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::{Error, Result};
-use crate::postgres::connect::session::{Session, failure};
+use crate::error::Result;
+use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 use crate::postgres::target;
 use crate::postgres::target::MARK;
 use crate::sql::names::{literal, quote};
@@ -183,23 +184,6 @@ async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> 
     Ok(known)
 }
 
-/// Whether the server itself refused a statement for what it says: other errors (a lost connection, no room, a server
-/// that stops) are not about the statement. `XX000` is what many extensions refuse with.
-#[must_use]
-pub(crate) fn refused(error: &Error) -> bool {
-    code(error).is_some_and(|code| {
-        !["08", "53", "57", "58", "XX001", "XX002", "F0"].iter().any(|class| code.starts_with(class))
-    })
-}
-
-/// The SQLSTATE that [`failure`] ends a message with.
-#[must_use]
-pub(crate) fn code(error: &Error) -> Option<&str> {
-    let inner = error.message().strip_suffix(']')?;
-    let (_, code) = inner.rsplit_once('[')?;
-    (code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())).then_some(code)
-}
-
 /// Times a transaction that another one stood in the way of is begun again.
 const AGAIN: u32 = 5;
 
@@ -213,10 +197,13 @@ pub(crate) async fn transaction(session: &Session, sql: &str, doing: &str) -> Re
     loop {
         let done = target::execute(session, &format!("BEGIN;\n{sql}\n;COMMIT"), doing).await;
         let Err(error) = &done else { return done };
-        let Some(code) = code(error) else { return done };
+        if error.sqlstate().is_none() {
+            return done;
+        }
+        let again = error.is_sqlstate("40P01") || error.is_sqlstate("40001");
         target::execute(session, "ROLLBACK", doing).await?;
         tries += 1;
-        if !matches!(code, "40P01" | "40001") || tries > AGAIN {
+        if !again || tries > AGAIN {
             return done;
         }
     }
@@ -439,18 +426,4 @@ pub(crate) async fn own_default_privileges(session: &Session, schemas: &[String]
         names.join(", ")
     );
     target::strings(&session.client, &sql, "look at the default privileges").await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_server_says_of_a_statement_is_a_refusal() {
-        let error = |text: &str| Error::failed(text);
-        assert!(refused(&error("make x: permission denied for schema auth [42501]")));
-        assert!(!refused(&error("make x: terminating connection [57P01]")));
-        assert!(!refused(&error("make x: connection closed")));
-        assert_eq!(code(&error("x [0A000]")), Some("0A000"));
-    }
 }

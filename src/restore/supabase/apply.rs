@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 use crate::postgres::connect::session::Session;
+use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
 use crate::restore::findings::Ledger;
@@ -43,14 +44,9 @@ pub(crate) struct Applier<'a> {
     pub(crate) no_owner: bool,
 }
 
-/// An error's words without what the caller was doing.
-pub(crate) fn words(error: &Error) -> String {
-    error.message().split_once(": ").map_or(error.message(), |(_, rest)| rest).to_owned()
-}
-
 /// What a person must do about a statement that was refused with this error.
 fn step(error: &Error, statement: &str) -> String {
-    match project::code(error) {
+    match error.sqlstate().as_ref().map(SqlState::as_str) {
         // What is there already: tables and indexes, other objects, functions, schemas, a second primary key.
         Some("42P07" | "42710" | "42723" | "42P06" | "42P16") => {
             "drop or rename what is there, where the run's is wanted, and restore again".to_owned()
@@ -159,8 +155,8 @@ impl Applier<'_> {
                 Ok(false)
             }
             Ok(()) => Ok(true),
-            Err(error) if project::refused(&error) => {
-                self.ledger.lost(kind, name, &words(&error), &step(&error, told));
+            Err(error) if is_rejection(&error) => {
+                self.ledger.lost(kind, name, &error.cause(), &step(&error, told));
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -254,9 +250,9 @@ impl Applier<'_> {
         for sql in tries {
             match project::transaction(self.session, &sql, &object).await {
                 Ok(()) => return Ok(true),
-                Err(error) if project::code(&error) == Some("42501") => refusal = words(&error),
+                Err(error) if error.is_sqlstate("42501") => refusal = error.cause(),
                 // Not about the owner: told by the attempt without one.
-                Err(error) if project::refused(&error) => return Ok(false),
+                Err(error) if is_rejection(&error) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
@@ -307,7 +303,7 @@ impl Applier<'_> {
         if ours {
             match project::transaction(self.session, &(whole.join(";\n") + ";"), "give privileges").await {
                 Ok(()) => return Ok(()),
-                Err(error) if project::refused(&error) => {}
+                Err(error) if is_rejection(&error) => {}
                 Err(error) => return Err(error),
             }
         }

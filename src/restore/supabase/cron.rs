@@ -2,11 +2,12 @@
 //! functions, active or not as they were, each in one transaction so that an inactive one does not run before.
 
 use crate::error::{Error, Result};
+use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
 use crate::restore::findings::Ledger;
 use crate::restore::rows::Wanted;
-use crate::restore::supabase::apply::{may_hold_secret, words};
+use crate::restore::supabase::apply::may_hold_secret;
 use crate::restore::{Work, rows};
 use crate::sql::names::literal;
 
@@ -58,8 +59,8 @@ pub(crate) async fn jobs(work: &Work<'_>, project: &Project, ledger: &Ledger, wa
         };
         match done {
             Ok(()) => scheduled += 1,
-            Err(error) if project::refused(&error) => {
-                ledger.lost("cron job", &name, &words(&error), &format!("as a role that may: {told}"));
+            Err(error) if is_rejection(&error) => {
+                ledger.lost("cron job", &name, &error.cause(), &format!("as a role that may: {told}"));
             }
             Err(error) => return Err(error),
         }

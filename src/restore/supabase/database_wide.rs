@@ -7,8 +7,9 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::Result;
+use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
-use crate::restore::supabase::apply::{Applier, by_hand, grantee, words};
+use crate::restore::supabase::apply::{Applier, by_hand, grantee};
 use crate::restore::supabase::places::Place;
 use crate::restore::supabase::{places, platform};
 use crate::sql::names::quote;
@@ -41,12 +42,12 @@ impl Applier<'_> {
         let doing = format!("extension {}", tag(entry));
         match project::transaction(self.session, defn, &doing).await {
             Ok(()) => Ok(()),
-            Err(error) if project::refused(&error) => {
+            Err(error) if is_rejection(&error) => {
                 let step = format!(
                     "enable it (Supabase: Database, Extensions), then restore again what uses it; statement: {}",
                     defn.trim().trim_end_matches(';')
                 );
-                self.ledger.lost("extension", tag(entry), &words(&error), &step);
+                self.ledger.lost("extension", tag(entry), &error.cause(), &step);
                 Ok(())
             }
             Err(error) => Err(error),

@@ -6,11 +6,12 @@ use libpgdump::Entry;
 
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
+use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
 use crate::restore::findings::Ledger;
 use crate::restore::roles::{Script, membership};
-use crate::restore::supabase::apply::{by_hand, words};
+use crate::restore::supabase::apply::by_hand;
 use crate::restore::supabase::platform;
 use crate::sql::names::quote;
 use crate::sql::statements::name;
@@ -66,8 +67,8 @@ pub(crate) async fn make(
 async fn attempt(session: &Session, ledger: &Ledger, role: &str, sql: &str, told: &str) -> Result<()> {
     match project::transaction(session, sql, &format!("role {role}")).await {
         Ok(()) => Ok(()),
-        Err(error) if project::refused(&error) => {
-            ledger.lost("role", role, &words(&error), &by_hand(told));
+        Err(error) if is_rejection(&error) => {
+            ledger.lost("role", role, &error.cause(), &by_hand(told));
             Ok(())
         }
         Err(error) => Err(error),
@@ -109,7 +110,7 @@ pub(crate) async fn join(session: &Session, entries: &[&Entry], project: &Projec
         match project::transaction(session, &sql, "become a member of an owner").await {
             Ok(()) => joined.push(owner),
             // Told with what belongs to another role for it.
-            Err(error) if project::refused(&error) => {}
+            Err(error) if is_rejection(&error) => {}
             Err(error) => return Err(error),
         }
     }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Kind, Result};
+use crate::postgres::error::is_rejection;
 use crate::postgres::target::foreign_keys::ForeignKey;
 use crate::postgres::target::load::Loader;
 use crate::postgres::target::project::{Project, Table};
@@ -17,7 +18,6 @@ use crate::postgres::target::{foreign_keys, project};
 use crate::restore::findings::Ledger;
 use crate::restore::flow::Flow;
 use crate::restore::rows::{Into, Rows, Wanted};
-use crate::restore::supabase::apply::words;
 use crate::restore::supabase::platform;
 use crate::restore::supabase::platform::Rows as Way;
 use crate::restore::{Work, rows};
@@ -168,9 +168,9 @@ impl Managed<'_> {
     async fn one(&self, loader: Loader, wanted: &Wanted, replica: bool, done: &Mutex<Done>) -> Result<Loader> {
         let (loader, whole) = match self.in_transaction(&loader, wanted, replica).await {
             Ok(whole) => (loader, whole),
-            Err(error) if error.kind() != Kind::Damage && project::refused(&error) => {
+            Err(error) if error.kind() != Kind::Damage && is_rejection(&error) => {
                 let step = "give the role what it lacks, or load `pgstow download --table` of it by hand";
-                let why = format!("{} rows: {}", wanted.table.rows, words(&error));
+                let why = format!("{} rows: {}", wanted.table.rows, error.cause());
                 self.ledger.lost("rows of", &told(wanted), &why, step);
                 drop(loader);
                 let fresh = self.connect().await?;
@@ -345,7 +345,7 @@ impl Managed<'_> {
             let doing = format!("count rows of {}.{} that refer to nothing", key.from.0, key.from.1);
             let orphans = match project::count(&self.work.control, &key.orphans, &doing).await {
                 Ok(orphans) => orphans,
-                Err(error) if project::refused(&error) => {
+                Err(error) if is_rejection(&error) => {
                     self.ledger.note(format!("not looked at: {}", error.message()));
                     continue;
                 }

@@ -8,7 +8,6 @@
 pub(crate) mod rules;
 pub(crate) mod sweep;
 
-use crate::human;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::cli::list::{Inventory, Row};
 use crate::cli::{Prune, list, output, pin};
 use crate::error::{Error, Kind, Result};
 use crate::format::layout;
+use crate::human;
 use crate::runs::find;
 use crate::runs::retention::rules::Rules;
 use crate::runs::retention::sweep::Sweep;

@@ -47,7 +47,7 @@ impl<'a> Sweep<'a> {
         result
             .map_err(|error| {
                 tracing::warn!("{error}");
-                self.failures.push(error.message().to_owned());
+                self.failures.push(error.message());
             })
             .ok()
     }

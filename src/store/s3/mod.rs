@@ -388,7 +388,7 @@ fn name(store: &str) -> Result<(String, String)> {
     if prefix.is_empty() {
         return Ok((bucket.to_owned(), String::new()));
     }
-    check_key(prefix).map_err(|error| wrong().hint(error.message().to_owned()))?;
+    check_key(prefix).map_err(|error| wrong().hint(error.message()))?;
     Ok((bucket.to_owned(), format!("{prefix}/")))
 }
 
