@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracing::debug;
 
+use crate::cli::download::Download;
+use crate::cli::output;
 use crate::cli::run::Outcome;
 use crate::cli::show::unknown;
-use crate::cli::{Download, output};
 use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};

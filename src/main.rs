@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use clap::Parser as _;
+use pgstow::cli::Cli;
+use pgstow::cli::args::LogFormat;
 use pgstow::cli::run::{self, Outcome};
-use pgstow::cli::{Cli, LogFormat};
 use pgstow::error::{Error, Kind};
 use pgstow::shutdown::Shutdown;
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 
+use clap::Args;
+
+use crate::cli::args::{EXIT_CODES, Global, SourceArgs};
 use crate::cli::run::Outcome;
-use crate::cli::{Detect, Global};
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
@@ -149,4 +151,16 @@ fn one_line(name: &str) -> String {
         }
     }
     text
+}
+
+/// `pgstow detect`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Detect {
+    /// The database to read.
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Names of the schemas only, one a line.
+    #[arg(long)]
+    pub schemas: bool,
 }

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 
+use clap::Args;
 use serde::Serialize;
 
+use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, Omitted, Skipped, Status, Table, Totals};
+use crate::human;
 use crate::runs::find;
 use crate::store::Store;
-use crate::{cli, human};
 
 /// One of the two runs.
 #[derive(Debug, Serialize)]
@@ -89,7 +91,7 @@ struct Document {
 }
 
 /// Compares two runs.
-pub(crate) async fn run(store: &Store, arguments: &cli::Diff, json: bool) -> Result<()> {
+pub(crate) async fn run(store: &Store, arguments: &Diff, json: bool) -> Result<()> {
     let a = find::run(store, &arguments.a).await?.manifest;
     let b = find::run(store, &arguments.b).await?.manifest;
     let document = compare(&a, &b);
@@ -308,4 +310,14 @@ fn gaps(text: &mut String, document: &Document) {
             line(what, &gap.kind, &gap.name, &gap.reason);
         }
     }
+}
+
+/// `pgstow diff`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Diff {
+    /// The run to compare from.
+    pub a: String,
+    /// The run to compare with.
+    pub b: String,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::{EXIT_CODES, SourceArgs, duration};
+use crate::cli::args::{EXIT_CODES, SourceArgs, duration};
 
 /// `pgstow doctor`
 #[derive(Debug, Clone, Args)]

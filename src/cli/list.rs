@@ -4,16 +4,18 @@
 
 use std::collections::HashMap;
 
+use clap::Args;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::pin::Pin;
-use crate::cli::{output, pin};
+use crate::cli::args::EXIT_CODES;
+use crate::cli::output;
 use crate::error::Result;
 use crate::format::manifest::{Status, Totals};
 use crate::human;
 use crate::human::age;
-use crate::runs::{find, receipts};
+use crate::runs::pins::Pin;
+use crate::runs::{find, pins, receipts};
 use crate::store::Store;
 use crate::verify::HASHES;
 
@@ -106,7 +108,7 @@ pub(crate) async fn inventory(store: &Store) -> Result<Inventory> {
     let latest = find::latest(store).await?.map(|latest| latest.run);
     let names = find::names(store).await?;
     let receipts = receipts(store).await?;
-    let mut pins = pin::all(store).await?;
+    let mut pins = pins::all(store).await?;
     let mut runs: Vec<Row> = stream::iter(names)
         .map(|name| row(store, name, latest.as_deref(), &receipts))
         .buffered(READS)
@@ -243,3 +245,8 @@ fn cells(row: &Row) -> Vec<String> {
     }
     cells
 }
+
+/// `pgstow list`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct List {}

@@ -1,56 +1,16 @@
 //! `pgstow pin`, `pgstow unpin`: a run with an object `pins/<run>` is never pruned. The object says why and since when.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use clap::Args;
+use serde::Serialize;
 
+use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
-use crate::runs::find;
+use crate::human;
+use crate::runs::{find, pins};
 use crate::store::{Condition, Store};
-use crate::{cli, human};
-
-/// Why a run is kept.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Pin {
-    /// When it was pinned, RFC 3339 in UTC; empty where the object does not say.
-    #[serde(default)]
-    pub(crate) at: String,
-    /// Why, in the words of whoever did it.
-    #[serde(default)]
-    pub(crate) reason: Option<String>,
-}
-
-impl Pin {
-    /// For people: `pinned: the reason`.
-    pub(crate) fn text(&self) -> String {
-        self.reason.as_ref().map_or_else(|| "pinned".to_owned(), |reason| format!("pinned: {reason}"))
-    }
-}
-
-/// All pins by run. The key alone pins; contents that make no sense have no reason.
-///
-/// # Errors
-/// When the store fails.
-pub(crate) async fn all(store: &Store) -> Result<HashMap<String, Pin>> {
-    let mut pins = HashMap::new();
-    for object in store.list("pins/").await.context("list the pins")? {
-        let Some(run) = object.key.strip_prefix("pins/").filter(|run| layout::is_run(run)) else { continue };
-        pins.insert(run.to_owned(), of(store, run).await?.unwrap_or_default());
-    }
-    Ok(pins)
-}
-
-/// The pin of a run.
-///
-/// # Errors
-/// When the store fails.
-pub(crate) async fn of(store: &Store, run: &str) -> Result<Option<Pin>> {
-    let bytes = store.get(&layout::pin(run)).await.with_context(|| format!("read the pin of {run}"))?;
-    Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_default()))
-}
 
 #[derive(Debug, Serialize)]
 struct Document {
@@ -61,10 +21,10 @@ struct Document {
 }
 
 /// Pins a run; a run that is pinned gets the new reason.
-pub(crate) async fn pin(store: &Store, arguments: &cli::Pin, json: bool) -> Result<()> {
+pub(crate) async fn pin(store: &Store, arguments: &Pin, json: bool) -> Result<()> {
     let run = find::run(store, &arguments.run).await?.name;
     let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let pin = Pin { at, reason: arguments.reason.clone().filter(|reason| !reason.is_empty()) };
+    let pin = pins::Pin { at, reason: arguments.reason.clone().filter(|reason| !reason.is_empty()) };
     let body = serde_json::to_vec_pretty(&pin).map_err(|error| Error::failed(format!("write the pin: {error}")))?;
     store.put(&layout::pin(&run), Bytes::from(body), Condition::None).await.with_context(|| format!("pin {run}"))?;
     // A prune that was about to delete the run has read the pins before this one was there.
@@ -78,8 +38,8 @@ pub(crate) async fn pin(store: &Store, arguments: &cli::Pin, json: bool) -> Resu
 }
 
 /// Takes a pin away; a run that has none is fine.
-pub(crate) async fn unpin(store: &Store, arguments: &cli::Unpin, json: bool) -> Result<()> {
-    let pins = all(store).await?;
+pub(crate) async fn unpin(store: &Store, arguments: &Unpin, json: bool) -> Result<()> {
+    let pins = pins::all(store).await?;
     let matching: Vec<&String> = pins.keys().filter(|run| run.starts_with(&arguments.run)).collect();
     let (run, was) = match matching.as_slice() {
         // The run of a pin may be gone.
@@ -95,4 +55,24 @@ pub(crate) async fn unpin(store: &Store, arguments: &cli::Unpin, json: bool) -> 
         return output::print_json(&Document { run, pinned: false, reason: None });
     }
     output::print(&format!("run {run} {}\n", if was { "is no longer pinned" } else { "was not pinned" }))
+}
+
+/// `pgstow pin`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Pin {
+    /// The run; default `latest`.
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// Why it is kept, for those who come later.
+    #[arg(long, value_name = "TEXT", env = "PGSTOW_REASON")]
+    pub reason: Option<String>,
+}
+
+/// `pgstow unpin`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Unpin {
+    /// The run.
+    pub run: String,
 }

@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyl
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backup::drain::Counters;
-use crate::cli::{Global, Progress as When};
+use crate::cli::args::{Global, Progress as When};
 
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -24,7 +24,7 @@ pub fn draws_bars(global: &Global) -> bool {
     match global.progress {
         When::Always => true,
         When::Never => false,
-        When::Auto => io::stderr().is_terminal() && global.log_format == crate::cli::LogFormat::Text,
+        When::Auto => io::stderr().is_terminal() && global.log_format == crate::cli::args::LogFormat::Text,
     }
 }
 

@@ -1,8 +1,10 @@
 //! `pgstow promote`: moves `latest` by hand, to a run that could be restored as far as manifest and listing tell.
 
+use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{Promote, output, status};
+use crate::cli::args::EXIT_CODES;
+use crate::cli::{output, status};
 use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Latest, Status};
@@ -90,4 +92,18 @@ fn refuse(before: Option<&Latest>, pointer: &Latest) -> Result<()> {
         .hint("--backwards moves latest to an older run"));
     }
     Ok(())
+}
+
+/// `pgstow promote`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Promote {
+    /// The run that `latest` is to name.
+    pub run: String,
+    /// Also when `latest` names a newer run now, one of another database, or cannot be read.
+    #[arg(long, env = "PGSTOW_BACKWARDS")]
+    pub backwards: bool,
+    /// Also when the run is partial.
+    #[arg(long, env = "PGSTOW_ALLOW_PARTIAL_LATEST")]
+    pub allow_partial_latest: bool,
 }

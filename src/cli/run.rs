@@ -1,6 +1,7 @@
 //! Starts the engine of the command that was asked for and says how it ended.
 
-use crate::cli::{Command, Global, completions, detect, diff, list, pin, promote, schema, show, status};
+use crate::cli::args::Global;
+use crate::cli::{Command, completions, detect, diff, list, pin, promote, schema, show, status};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Store;

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::cli::{Show, output};
+use clap::Args;
+
+use crate::cli::args::EXIT_CODES;
+use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Schema, Status};
 use crate::human;
@@ -198,4 +201,16 @@ fn missing(text: &mut String, manifest: &Manifest) {
             line(text, format_args!("  {gap}"));
         }
     }
+}
+
+/// `pgstow show`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Show {
+    /// The run; default `latest`.
+    #[arg(default_value = "latest")]
+    pub run: String,
+    /// Only this schema, with what its archive needs from elsewhere.
+    #[arg(long)]
+    pub schema: Option<String>,
 }

@@ -6,17 +6,19 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use clap::Args;
 use serde::Serialize;
 
+use crate::cli::args::{EXIT_CODES, duration};
 use crate::cli::output;
 use crate::cli::run::Outcome;
 use crate::error::{Context as _, Result};
 use crate::format::layout;
-use crate::format::manifest::{Manifest, Status};
+use crate::format::manifest::{self, Manifest};
+use crate::human;
 use crate::objects::read;
 use crate::runs::find;
 use crate::store::Store;
-use crate::{cli, human};
 
 /// A run that ends further in the future than this by our clock has no age; one of the clocks is wrong.
 const SKEW: Duration = Duration::from_hours(1);
@@ -31,7 +33,7 @@ struct Document {
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
+    status: Option<manifest::Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +45,7 @@ struct Document {
 }
 
 /// Tells whether there is a recent backup.
-pub(crate) async fn run(store: &Store, arguments: &cli::Status, json: bool) -> Result<Outcome> {
+pub(crate) async fn run(store: &Store, arguments: &Status, json: bool) -> Result<Outcome> {
     let mut found =
         Document { store: store.describe(), max_age_seconds: arguments.max_age.as_secs(), ..Document::default() };
     // A store that cannot be reached is an answer too: there is no backup that could be restored now.
@@ -68,7 +70,7 @@ async fn examine(store: &Store, max_age: Duration, found: &mut Document) -> Resu
     found.finished_at = Some(manifest.finished_at.clone());
     found.objects = Some(manifest.totals.objects + 1);
     found.stored_bytes = Some(manifest.totals.stored_bytes);
-    if manifest.status != Status::Complete {
+    if manifest.status != manifest::Status::Complete {
         return Ok(Some(format!(
             "run {} is partial: {} relations were left out",
             manifest.run,
@@ -125,4 +127,13 @@ fn line(found: &Document) -> String {
         human::count(found.objects.unwrap_or_default()),
         human::size(found.stored_bytes.unwrap_or_default()),
     )
+}
+
+/// `pgstow status`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Status {
+    /// Fail when `latest` finished longer ago.
+    #[arg(long, value_name = "DURATION", env = "PGSTOW_MAX_AGE", default_value = "26h", value_parser = duration)]
+    pub max_age: Duration,
 }

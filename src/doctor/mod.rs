@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::cli::args::{Global, StoreArgs};
+use crate::cli::doctor::Doctor;
+use crate::cli::output;
 use crate::cli::run::Outcome;
-use crate::cli::{Doctor, Global, StoreArgs, output};
 use crate::doctor::findings::{Check, Level, Report};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::connect::conninfo::ConnInfo;

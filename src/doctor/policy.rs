@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::{Sse, StoreArgs};
+use crate::cli::args::{Sse, StoreArgs};
 use crate::error::{Error, Result};
 
 /// Both policies.

@@ -1,6 +1,6 @@
 //! What a probe's findings mean for backups.
 
-use crate::cli::{Checksums, StoreArgs};
+use crate::cli::args::{Checksums, StoreArgs};
 use crate::doctor::findings::Report;
 use crate::error::Error;
 use crate::human;

@@ -16,8 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::compose;
+use crate::cli::args::Global;
+use crate::cli::drill::Drill;
+use crate::cli::output;
+use crate::cli::restore::Restore;
 use crate::cli::run::Outcome;
-use crate::cli::{Drill, Global, Restore, output};
 use crate::drill::sample::Sample;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Manifest, Table, Tool};

@@ -20,12 +20,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cli::list::Inventory;
+use crate::cli::report::Report;
 use crate::cli::{list, output};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
+use crate::human;
 use crate::runs::find;
 use crate::store::Store;
-use crate::{cli, human};
 
 /// What the page is about.
 pub(crate) struct Facts {
@@ -45,7 +46,7 @@ struct Document {
 }
 
 /// Writes the page.
-pub(crate) async fn run(store: &Store, arguments: &cli::Report, json: bool) -> Result<()> {
+pub(crate) async fn run(store: &Store, arguments: &Report, json: bool) -> Result<()> {
     let stdout = arguments.out == Path::new("-");
     if stdout && json {
         return Err(Error::usage("--out - and --json both want stdout").hint("give --out a file's name"));

@@ -2,12 +2,12 @@
 
 use crate::cli::list;
 use crate::cli::list::{Receipt, Row};
-use crate::cli::pin::Pin;
 use crate::format::manifest::Status;
 use crate::human;
 use crate::report::chart::Bar;
 use crate::report::html::text;
 use crate::report::{Facts, chart, html, latest};
+use crate::runs::pins::Pin;
 
 /// Runs in the charts, the newest: more bars than that are hairlines.
 const BARS: usize = 120;

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::cli::Restore;
+use crate::cli::restore::Restore;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::postgres::connect::session::Session;

@@ -38,9 +38,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::compose;
+use crate::cli::args::{Global, IdentityArgs};
+use crate::cli::output;
 use crate::cli::progress::Loading;
+use crate::cli::restore::{Profile, Restore};
 use crate::cli::run::Outcome;
-use crate::cli::{Global, IdentityArgs, Profile, Restore, output};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Object};

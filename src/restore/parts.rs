@@ -6,7 +6,7 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::cli::Restore;
+use crate::cli::restore::Restore;
 use crate::download;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Object, TableKind};

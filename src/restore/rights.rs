@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::cli::Restore;
+use crate::cli::restore::Restore;
 use crate::error::{Error, Result};
 use crate::postgres::target::Rights;
 use crate::sql::names::in_comment;

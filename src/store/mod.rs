@@ -21,7 +21,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::task::TaskTracker;
 
-use crate::cli::StoreArgs;
+use crate::cli::args::StoreArgs;
 use crate::error::{Error, Result};
 pub use crate::store::writer::{ObjectWriter, Plan, Stored, WriteError};
 

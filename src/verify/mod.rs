@@ -13,8 +13,10 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
+use crate::cli::args::Global;
+use crate::cli::output;
 use crate::cli::run::Outcome;
-use crate::cli::{Global, Verify, output};
+use crate::cli::verify::Verify;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, TableKind, Tool};

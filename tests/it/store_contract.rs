@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step fails the test")]
 
 use bytes::Bytes;
-use pgstow::cli::StoreArgs;
+use pgstow::cli::args::StoreArgs;
 use pgstow::error::Error;
 use pgstow::store::{Condition, Plan, Put, Store, WriteError};
 use tokio::io::AsyncReadExt as _;

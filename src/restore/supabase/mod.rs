@@ -27,8 +27,9 @@ use libpgdump::{Entry, ObjectType};
 use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag};
+use crate::cli::args::Global;
 use crate::cli::progress::Loading;
-use crate::cli::{Global, Restore};
+use crate::cli::restore::Restore;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::postgres::connect::conninfo::ConnInfo;

@@ -14,13 +14,14 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cli::list::{Inventory, Row};
-use crate::cli::{Prune, list, output, pin};
+use crate::cli::prune::Prune;
+use crate::cli::{list, output};
 use crate::error::{Error, Kind, Result};
 use crate::format::layout;
 use crate::human;
-use crate::runs::find;
 use crate::runs::retention::rules::Rules;
 use crate::runs::retention::sweep::Sweep;
+use crate::runs::{find, pins};
 use crate::store::{OpenUpload, Store};
 
 /// What becomes of a run.
@@ -166,7 +167,7 @@ async fn delete(sweep: &mut Sweep<'_>, decision: &mut Decision) -> Result<()> {
     };
     if find::latest(store).await?.is_some_and(|latest| latest.run == decision.run) {
         keep(decision, "latest");
-    } else if pin::of(store, &decision.run).await?.is_some() {
+    } else if pins::of(store, &decision.run).await?.is_some() {
         keep(decision, "pinned");
     } else if let Some(why) =
         sweep.run(&decision.run, decision.status == "incomplete", &mut decision.objects, &mut decision.bytes).await

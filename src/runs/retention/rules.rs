@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::cli::Prune;
+use crate::cli::prune::Prune;
 
 /// The rules as asked for; at least one is set.
 #[derive(Debug, Clone, Default)]

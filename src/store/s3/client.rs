@@ -22,7 +22,7 @@ use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use crate::cli::{Checksums, StoreArgs};
+use crate::cli::args::{Checksums, StoreArgs};
 use crate::error::{Context as _, Error, Result};
 use crate::store::s3::attempt::{causes, client_hint};
 

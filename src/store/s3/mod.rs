@@ -26,7 +26,7 @@ use md5::{Digest as _, Md5};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 
-use crate::cli::StoreArgs;
+use crate::cli::args::StoreArgs;
 use crate::error::{Error, Result, without_secrets};
 use crate::seal::hash::hex;
 use crate::store::s3::attempt::{Failure, Progress};

@@ -13,7 +13,7 @@ use aws_sdk_s3::types::{ObjectLockMode, ServerSideEncryption, StorageClass};
 use aws_smithy_types::base64;
 use md5::{Digest as _, Md5};
 
-use crate::cli::{LockMode, Sse, StoreArgs};
+use crate::cli::args::{LockMode, Sse, StoreArgs};
 use crate::error::{Error, Result};
 use crate::format::layout;
 

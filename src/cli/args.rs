@@ -1,0 +1,238 @@
+//! The flags that several commands share, and how their values are read: durations, sizes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
+4 verification or drill found damage; 130 / 143 interrupted.";
+
+/// Settings every command shares.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Print one JSON document on stdout instead of text.
+    #[arg(long, global = true, env = "PGSTOW_JSON", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    pub json: bool,
+    /// Form of log lines on stderr.
+    #[arg(long, global = true, env = "PGSTOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// How much to log: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(long, global = true, env = "PGSTOW_LOG", default_value = "info")]
+    pub log: String,
+    /// When to draw progress bars.
+    #[arg(long, global = true, env = "PGSTOW_PROGRESS", value_enum, default_value_t = Progress::Auto)]
+    pub progress: Progress,
+    /// Where backups are kept and how to reach it.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// When to draw progress bars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never: log lines only.
+    Never,
+}
+
+/// Where backups are kept and how to reach it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Store")]
+pub struct StoreArgs {
+    /// `s3://bucket/prefix`, or a directory.
+    #[arg(long, global = true, env = "PGSTOW_STORE", default_value = "./pgstow-store")]
+    pub store: String,
+    /// Endpoint of an S3-compatible server; may have a path. Also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL.
+    #[arg(long, global = true, env = "PGSTOW_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
+    /// Address buckets as a path instead of a host name. Default: yes with an endpoint, no without.
+    #[arg(long, global = true, env = "PGSTOW_S3_PATH_STYLE", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub s3_path_style: Option<bool>,
+    /// Region. Also AWS_REGION; `us-east-1` where an endpoint is given and no region.
+    #[arg(long, global = true, env = "PGSTOW_S3_REGION")]
+    pub s3_region: Option<String>,
+    /// Most parts of one upload the provider allows (some allow 1000).
+    #[arg(long, global = true, env = "PGSTOW_S3_MAX_PARTS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub s3_max_parts: u32,
+    /// Smallest part of an upload in MiB.
+    #[arg(long, global = true, env = "PGSTOW_S3_PART_SIZE_MIB", default_value_t = 8, value_parser = clap::value_parser!(u64).range(5..=5120))]
+    pub s3_part_size_mib: u64,
+    /// Checksum headers on requests: only where S3 requires one, or always.
+    #[arg(long, global = true, env = "PGSTOW_S3_CHECKSUMS", value_enum, default_value_t = Checksums::WhenRequired)]
+    pub s3_checksums: Checksums,
+    /// PEM file with certificates to trust for the store besides the system's.
+    #[arg(long, global = true, env = "PGSTOW_S3_CA_FILE")]
+    pub s3_ca_file: Option<PathBuf>,
+    /// Encryption by the provider: AES256 (SSE-S3) or aws:kms.
+    #[arg(long, global = true, env = "PGSTOW_S3_SSE", value_enum)]
+    pub s3_sse: Option<Sse>,
+    /// Key of KMS to encrypt with, for --s3-sse aws:kms. Default: the account's own.
+    #[arg(long, global = true, env = "PGSTOW_S3_SSE_KMS_KEY_ID")]
+    pub s3_sse_kms_key_id: Option<String>,
+    /// Storage class of every object, as the provider names it: STANDARD_IA, INTELLIGENT_TIERING, ...
+    #[arg(long, global = true, env = "PGSTOW_S3_STORAGE_CLASS", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub s3_storage_class: Option<String>,
+    /// Lock the objects of each run against deletion (the bucket must have Object Lock); with --s3-object-lock-retain.
+    #[arg(long, global = true, env = "PGSTOW_S3_OBJECT_LOCK_MODE", value_enum)]
+    pub s3_object_lock_mode: Option<LockMode>,
+    /// How long they stay locked: 30d.
+    #[arg(long, global = true, env = "PGSTOW_S3_OBJECT_LOCK_RETAIN", value_parser = duration)]
+    pub s3_object_lock_retain: Option<Duration>,
+    /// Send Content-MD5 with every object and part. Always with --s3-object-lock-mode.
+    #[arg(long, global = true, env = "PGSTOW_S3_CONTENT_MD5", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    pub s3_content_md5: bool,
+    /// Attempts for each request, the first included.
+    #[arg(long, global = true, env = "PGSTOW_S3_ATTEMPTS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub s3_attempts: u32,
+    /// Give up on a request when not a byte moved for so long.
+    #[arg(long, global = true, env = "PGSTOW_S3_STALL_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub s3_stall_timeout: Duration,
+}
+
+/// When requests carry checksum headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Checksums {
+    /// Only where S3 requires one: many compatible stores refuse the SDK's default.
+    WhenRequired,
+    /// Always (CRC32).
+    WhenSupported,
+}
+
+/// Who encrypts stored objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sse {
+    /// The store, with keys of its own (SSE-S3).
+    #[value(name = "AES256", alias = "aes256")]
+    Aes256,
+    /// The store, with a key of a key management service (SSE-KMS).
+    #[value(name = "aws:kms")]
+    AwsKms,
+}
+
+/// Who may end a lock of an object before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LockMode {
+    /// Users with a permission of their own.
+    #[value(name = "GOVERNANCE", alias = "governance")]
+    Governance,
+    /// Nobody.
+    #[value(name = "COMPLIANCE", alias = "compliance")]
+    Compliance,
+}
+
+/// The database to read.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Database")]
+pub struct SourceArgs {
+    /// Connection string: a URL or `key=value` words, as libpq reads them. Also DATABASE_URL, SUPABASE_DB_URL, PGHOST...
+    #[arg(long, env = "PGSTOW_DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Folder of pg_dump, pg_dumpall and pg_restore. Default: PATH, then the usual folders.
+    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
+    pub pg_bin_dir: Option<PathBuf>,
+    /// Give up connecting after so long.
+    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
+    pub connect_timeout: Duration,
+}
+
+/// A duration as humantime reads it: `30s`, `2h 15m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s, 5m or 2h 15m"))
+}
+
+/// How the objects of a run are stored.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Objects")]
+pub struct SealArgs {
+    /// Encrypt every object but the manifest and RESTORE.md to this public key of age (`age1...`), or to those in this
+    /// file, one a line (repeatable).
+    #[arg(long, value_name = "KEY|FILE", env = "PGSTOW_ENCRYPT", hide_env_values = true)]
+    pub encrypt: Vec<String>,
+    /// Store what is larger as numbered volumes of this size (`50MB`, `2GiB`), for providers that limit it.
+    #[arg(long, value_name = "SIZE", env = "PGSTOW_MAX_OBJECT_SIZE", value_parser = object_size)]
+    pub max_object_size: Option<u64>,
+}
+
+/// The secret keys of encrypted runs.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Encrypted runs")]
+pub struct IdentityArgs {
+    /// File with the secret key of an encrypted run, as `age-keygen` writes it (repeatable).
+    #[arg(long, value_name = "FILE", env = "PGSTOW_IDENTITY", hide_env_values = true, value_delimiter = ',')]
+    pub identity: Vec<PathBuf>,
+}
+
+/// Smaller volumes would be more requests than bytes.
+const SMALLEST: u64 = 1_000_000;
+
+fn object_size(text: &str) -> Result<u64, String> {
+    let size = size(text)?;
+    if size < SMALLEST { Err("at least 1MB".to_owned()) } else { Ok(size) }
+}
+
+/// A size as people write it: `50MB` (of 1000), `50MiB` (of 1024), `1.5 GB`, `1048576`.
+///
+/// # Errors
+/// What is no size, with examples.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size; write it like 50MB, 512MiB or 1.5GB");
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "kib" => 1 << 10,
+        "m" | "mb" => 1_000_000,
+        "mib" => 1 << 20,
+        "g" | "gb" => 1_000_000_000,
+        "gib" => 1 << 30,
+        "t" | "tb" => 1_000_000_000_000,
+        "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 =
+        if whole.is_empty() && !fraction.is_empty() { 0 } else { whole.parse().map_err(|_digits| wrong())? };
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 6).ok_or_else(wrong)?;
+    let part: u64 = if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_digits| wrong())? };
+    let part = part.checked_mul(factor).ok_or_else(wrong)? / 10_u64.pow(digits);
+    whole.checked_mul(factor).and_then(|bytes| bytes.checked_add(part)).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("50MB", 50_000_000),
+            ("50 MiB", 52_428_800),
+            ("1.5GB", 1_500_000_000),
+            ("1048576", 1_048_576),
+            (".5kib", 512),
+            ("5gib", 5 << 30),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MB", "1.2.3MB", "5 apples", "-1MB", "99999999999TB", "1e6", "."] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert!(object_size("900kB").is_err());
+    }
+}
