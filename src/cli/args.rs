@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
+
+use crate::store;
+use crate::store::config::{Checksums, LockMode, Sse};
 
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
@@ -103,35 +107,78 @@ pub struct StoreArgs {
     pub s3_stall_timeout: Duration,
 }
 
-/// When requests carry checksum headers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Checksums {
-    /// Only where S3 requires one: many compatible stores refuse the SDK's default.
-    WhenRequired,
-    /// Always (CRC32).
-    WhenSupported,
+impl StoreArgs {
+    /// The store's settings, without clap.
+    #[must_use]
+    pub fn config(&self) -> store::Config {
+        store::Config {
+            location: self.store.clone(),
+            endpoint: self.s3_endpoint.clone(),
+            path_style: self.s3_path_style,
+            region: self.s3_region.clone(),
+            max_parts: self.s3_max_parts,
+            part_bytes: self.s3_part_size_mib << 20,
+            checksums: self.s3_checksums,
+            ca_file: self.s3_ca_file.clone(),
+            sse: self.s3_sse,
+            sse_kms_key_id: self.s3_sse_kms_key_id.clone(),
+            storage_class: self.s3_storage_class.clone(),
+            lock_mode: self.s3_object_lock_mode,
+            lock_retain: self.s3_object_lock_retain,
+            content_md5: self.s3_content_md5,
+            attempts: self.s3_attempts,
+            stall_timeout: self.s3_stall_timeout,
+        }
+    }
 }
 
-/// Who encrypts stored objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Sse {
-    /// The store, with keys of its own (SSE-S3).
-    #[value(name = "AES256", alias = "aes256")]
-    Aes256,
-    /// The store, with a key of a key management service (SSE-KMS).
-    #[value(name = "aws:kms")]
-    AwsKms,
+impl From<&StoreArgs> for store::Config {
+    fn from(args: &StoreArgs) -> Self {
+        args.config()
+    }
 }
 
-/// Who may end a lock of an object before its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LockMode {
-    /// Users with a permission of their own.
-    #[value(name = "GOVERNANCE", alias = "governance")]
-    Governance,
-    /// Nobody.
-    #[value(name = "COMPLIANCE", alias = "compliance")]
-    Compliance,
+// The enums belong to the store, which knows no clap: their names on the command line are given here.
+
+impl ValueEnum for Checksums {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::WhenRequired, Self::WhenSupported]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::WhenRequired => PossibleValue::new("when-required").help("Only where S3 requires one"),
+            Self::WhenSupported => PossibleValue::new("when-supported").help("Always (CRC32)"),
+        })
+    }
+}
+
+impl ValueEnum for Sse {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Aes256, Self::AwsKms]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Aes256 => PossibleValue::new("AES256").alias("aes256").help("With keys of the store's own (SSE-S3)"),
+            Self::AwsKms => PossibleValue::new("aws:kms").help("With a key of a key management service (SSE-KMS)"),
+        })
+    }
+}
+
+impl ValueEnum for LockMode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Governance, Self::Compliance]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Governance => PossibleValue::new("GOVERNANCE")
+                .alias("governance")
+                .help("Users with a permission of their own can end it"),
+            Self::Compliance => PossibleValue::new("COMPLIANCE").alias("compliance").help("Nobody can end it"),
+        })
+    }
 }
 
 /// The database to read.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::args::{Global, StoreArgs};
+use crate::cli::args::Global;
 use crate::cli::doctor::Doctor;
 use crate::cli::output;
 use crate::cli::run::Outcome;
@@ -18,8 +18,8 @@ use crate::doctor::findings::{Check, Level, Report};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::shutdown::Shutdown;
-use crate::store::Store;
 use crate::store::probe::{Litter, Probe};
+use crate::store::{Config, Store};
 
 /// How long removing what the probe made may take, a lock of three seconds included.
 const TIDY: Duration = Duration::from_secs(30);
@@ -48,12 +48,13 @@ struct Looked {
 /// Wrong usage; a signal; and, once everything is printed, that a check found an error.
 pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let mut report = Report::default();
-    let store = if arguments.skip_store { None } else { open(global, &mut report).await? };
+    let config = global.store.config();
+    let store = if arguments.skip_store { None } else { open(&config, &mut report).await? };
     let litter = Litter::default();
     let examined = tokio::select! {
         biased;
         error = shutdown.requested() => Err(error),
-        examined = Box::pin(examine(&arguments, &global.store, store.as_ref(), &litter, &mut report)) => examined,
+        examined = Box::pin(examine(&arguments, &config, store.as_ref(), &litter, &mut report)) => examined,
     };
     if let Some(store) = &store {
         tidy(store, &litter, &mut report).await;
@@ -62,7 +63,7 @@ pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown)
     let policies = store
         .as_ref()
         .and_then(|store| store.bucket())
-        .map(|(bucket, prefix)| policy::Policies::of(bucket, prefix, &global.store));
+        .map(|(bucket, prefix)| policy::Policies::of(bucket, prefix, &config));
     let verdict = report.verdict();
     if global.json {
         output::print_json(&Document { verdict, checks: &report.checks, store: looked.as_ref(), policies })?;
@@ -78,8 +79,8 @@ pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown)
 }
 
 /// Opens the store; wrong usage ends the command, anything else is a finding.
-async fn open(global: &Global, report: &mut Report) -> Result<Option<Store>> {
-    match Store::open(&global.store).await {
+async fn open(config: &Config, report: &mut Report) -> Result<Option<Store>> {
+    match Store::open(config.clone()).await {
         Ok(store) => Ok(Some(store)),
         Err(error) if error.kind() == Kind::Usage => Err(error),
         Err(error) => {
@@ -91,7 +92,7 @@ async fn open(global: &Global, report: &mut Report) -> Result<Option<Store>> {
 
 async fn examine(
     arguments: &Doctor,
-    args: &StoreArgs,
+    config: &Config,
     store: Option<&Store>,
     litter: &Litter,
     report: &mut Report,
@@ -104,7 +105,7 @@ async fn examine(
     }
     let Some(store) = store else { return Ok(None) };
     let probe = store.probe(litter).await;
-    store::judge(store, args, &probe, size, report);
+    store::judge(store, config, &probe, size, report);
     let (url, endpoint) = (store.describe(), store.endpoint().map(str::to_owned));
     Ok(Some(Looked { url, endpoint, probe }))
 }

@@ -6,8 +6,8 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::args::{Sse, StoreArgs};
 use crate::error::{Error, Result};
+use crate::store::config::{Config, Sse};
 
 /// Both policies.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -18,13 +18,13 @@ pub(crate) struct Policies {
 
 impl Policies {
     /// For a bucket and prefix (empty, or ending in `/`).
-    pub(crate) fn of(bucket: &str, prefix: &str, args: &StoreArgs) -> Self {
+    pub(crate) fn of(bucket: &str, prefix: &str, config: &Config) -> Self {
         let objects = |keys: &[&str]| -> Vec<String> {
             keys.iter().map(|key| format!("arn:aws:s3:::{bucket}/{prefix}{key}")).collect()
         };
         let list = list(bucket, prefix);
         let mut put = vec!["s3:PutObject", "s3:AbortMultipartUpload"];
-        if args.s3_object_lock_mode.is_some() {
+        if config.lock_mode.is_some() {
             put.push("s3:PutObjectRetention");
         }
         let every = objects(&["*"]);
@@ -43,8 +43,8 @@ impl Policies {
             // Small objects by which processes take turns at the pointer; they hold nothing.
             allow("Turns", &["s3:DeleteObject"], &objects(&["claims/*"])),
         ];
-        if args.s3_sse == Some(Sse::AwsKms) {
-            let key = args.s3_sse_kms_key_id.clone().unwrap_or_else(|| "*".to_owned());
+        if config.sse == Some(Sse::AwsKms) {
+            let key = config.sse_kms_key_id.clone().unwrap_or_else(|| "*".to_owned());
             let key = if key.starts_with("arn:") || key == "*" { key } else { format!("arn:aws:kms:*:*:key/{key}") };
             let kms = allow("Key", &["kms:GenerateDataKey", "kms:Decrypt"], &[key]);
             full.push(kms.clone());

@@ -1,10 +1,10 @@
 //! What a probe's findings mean for backups.
 
-use crate::cli::args::{Checksums, StoreArgs};
 use crate::doctor::findings::Report;
 use crate::error::Error;
 use crate::human;
 use crate::store::Store;
+use crate::store::config::{Checksums, Config};
 use crate::store::probe::{Ability, Probe, Seen};
 
 const AREA: &str = "store";
@@ -18,11 +18,11 @@ const REFUSED_AHEAD: i64 = 15 * 60;
 const NOTED_AHEAD: i64 = 60;
 
 /// Judges a probe. `size`: bytes of the database's tables, where they are known.
-pub(crate) fn judge(store: &Store, args: &StoreArgs, probe: &Probe, size: Option<u64>, report: &mut Report) {
+pub(crate) fn judge(store: &Store, config: &Config, probe: &Probe, size: Option<u64>, report: &mut Report) {
     transport(store, probe, report);
     clock(probe, report);
     for ability in &probe.abilities {
-        judge_ability(ability, args, report);
+        judge_ability(ability, config, report);
     }
     if let Some(disk) = probe.disk {
         let room = format!("{} free of {}", human::size(disk.free_bytes), human::size(disk.total_bytes));
@@ -71,7 +71,7 @@ fn clock(probe: &Probe, report: &mut Report) {
 }
 
 /// One ability: what a backup cannot do without is an error, what costs comfort is a warning, the rest is told.
-fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
+fn judge_ability(ability: &Ability, config: &Config, report: &mut Report) {
     let (name, detail) = (ability.name, ability.detail.clone());
     let hints = ability.error.iter().flat_map(Error::hints).cloned();
     if ability.seen != Seen::No {
@@ -90,7 +90,7 @@ fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
         "reach" | "put" | "read" | "range" | "list" | "key-characters" | "multipart" => {
             report.error(AREA, name, detail, hints);
         }
-        "object-lock" if args.s3_object_lock_mode.is_some() => {
+        "object-lock" if config.lock_mode.is_some() => {
             let cure = "make the bucket with Object Lock, or leave --s3-object-lock-mode out: it would protect nothing";
             report.error(AREA, name, detail, hints.chain([cure.to_owned()]));
         }
@@ -98,13 +98,13 @@ fn judge_ability(ability: &Ability, args: &StoreArgs, report: &mut Report) {
             let cure = "the store does not say that it encrypts: ask its provider, or leave --s3-sse out";
             report.warn(AREA, name, detail, [cure.to_owned()]);
         }
-        "checksum-headers" if args.s3_checksums == Checksums::WhenSupported => {
+        "checksum-headers" if config.checksums == Checksums::WhenSupported => {
             report.error(AREA, name, detail, ["leave --s3-checksums out".to_owned()]);
         }
-        "content-md5" if args.s3_content_md5 => {
+        "content-md5" if config.content_md5 => {
             report.error(AREA, name, detail, ["leave --s3-content-md5 out".to_owned()]);
         }
-        "max-parts" if args.s3_max_parts > 1_000 => {
+        "max-parts" if config.max_parts > 1_000 => {
             let text = format!("{detail}, one numbered 10000 is not");
             report.warn(AREA, name, text, ["set --s3-max-parts 1000, or what the provider says".to_owned()]);
         }

@@ -5,6 +5,7 @@
 //! nothing. An object appears whole or not at all; what a dropped or failed writer leaves behind is removed by a tracked
 //! task that [`Store::drain`] waits for.
 
+pub mod config;
 pub(crate) mod dir;
 pub mod probe;
 pub(crate) mod s3;
@@ -21,8 +22,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::task::TaskTracker;
 
-use crate::cli::args::StoreArgs;
 use crate::error::{Error, Result};
+pub use crate::store::config::Config;
 pub use crate::store::writer::{ObjectWriter, Plan, Stored, WriteError};
 
 /// How long [`Store::drain`] waits at most: a shutdown must not hang on a dead network.
@@ -109,19 +110,20 @@ impl Store {
     ///
     /// # Errors
     /// A name or setting that makes no sense (usage), no credentials found, an unreadable CA file.
-    pub async fn open(args: &StoreArgs) -> Result<Self> {
-        Self::open_with(args, None).await
+    pub async fn open(config: impl Into<Config>) -> Result<Self> {
+        Self::open_with(config, None).await
     }
 
     /// Like [`Store::open`] with a fixed (access key, secret key) instead of the default chain.
     #[doc(hidden)]
-    pub async fn open_with(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
+    pub async fn open_with(config: impl Into<Config>, credentials: Option<(String, String)>) -> Result<Self> {
+        let config = config.into();
         let cleaners = TaskTracker::new();
-        let make = if args.store.starts_with("s3://") {
-            Make::S3(Arc::new(Box::pin(s3::S3::open(args, credentials)).await?))
+        let make = if config.location.starts_with("s3://") {
+            Make::S3(Arc::new(Box::pin(s3::S3::open(&config, credentials)).await?))
         } else {
-            s3::Options::refuse_for_directory(args)?;
-            Make::Dir(Arc::new(dir::Dir::open(&args.store, cleaners.clone())?))
+            s3::Options::refuse_for_directory(&config)?;
+            Make::Dir(Arc::new(dir::Dir::open(&config.location, cleaners.clone())?))
         };
         Ok(Self { make, cleaners })
     }

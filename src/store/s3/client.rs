@@ -22,8 +22,8 @@ use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use crate::cli::args::{Checksums, StoreArgs};
 use crate::error::{Context as _, Error, Result};
+use crate::store::config::{Checksums, Config};
 use crate::store::s3::attempt::{causes, client_hint};
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -32,22 +32,22 @@ const ANY_REGION: &str = "us-east-1";
 
 /// A client and its endpoint, if one is set.
 pub(crate) async fn connect(
-    args: &StoreArgs,
+    config: &Config,
     credentials: Option<(String, String)>,
 ) -> Result<(Client, Option<String>)> {
-    let http = http(args.s3_ca_file.as_deref())?;
-    let mut config = aws_sdk_s3::Config::builder();
-    let named = args.s3_endpoint.clone();
+    let http = http(config.ca_file.as_deref())?;
+    let mut sdk = aws_sdk_s3::Config::builder();
+    let named = config.endpoint.clone();
     if let Some(endpoint) = &named {
         sensible(endpoint)?;
     }
     let (endpoint, region) = if let Some((key, secret)) = credentials {
-        config = config.credentials_provider(Credentials::new(key, secret, None, None, "given"));
+        sdk = sdk.credentials_provider(Credentials::new(key, secret, None, None, "given"));
         (named, None)
     } else {
         let named = named.or_else(|| variable("AWS_ENDPOINT_URL_S3")).or_else(|| variable("AWS_ENDPOINT_URL"));
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
-        if let Some(region) = &args.s3_region {
+        if let Some(region) = &config.region {
             loader = loader.region(Region::new(region.clone()));
         } else if named.is_some() {
             // Without the question to Amazon's metadata service that the usual chain ends with: elsewhere nobody answers,
@@ -63,14 +63,14 @@ pub(crate) async fn connect(
             .provide_credentials()
             .await
             .map_err(|error| Error::failed(format!("find AWS credentials: {}", causes(&error))).hint(client_hint()))?;
-        config = config.credentials_provider(provider);
+        sdk = sdk.credentials_provider(provider);
         (named.or_else(|| shared.endpoint_url().map(str::to_owned)), shared.region().cloned())
     };
     let endpoint = endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()).filter(|it| !it.is_empty());
     if let Some(endpoint) = &endpoint {
         sensible(endpoint)?;
     }
-    let region = args.s3_region.clone().map(Region::new).or(region);
+    let region = config.region.clone().map(Region::new).or(region);
     let region = match (region, &endpoint) {
         (Some(region), _) => region,
         (None, Some(_)) => Region::new(ANY_REGION),
@@ -79,24 +79,24 @@ pub(crate) async fn connect(
                 .hint("set --s3-region or AWS_REGION; another provider than Amazon needs --s3-endpoint"));
         }
     };
-    config = config
+    sdk = sdk
         .behavior_version(BehaviorVersion::latest())
         .http_client(http)
         .region(region)
-        .force_path_style(args.s3_path_style.unwrap_or(endpoint.is_some()))
+        .force_path_style(config.path_style.unwrap_or(endpoint.is_some()))
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    config = match args.s3_checksums {
-        Checksums::WhenRequired => config
+    sdk = match config.checksums {
+        Checksums::WhenRequired => sdk
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired),
-        Checksums::WhenSupported => config
+        Checksums::WhenSupported => sdk
             .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
             .response_checksum_validation(ResponseChecksumValidation::WhenSupported),
     };
-    config.set_endpoint_url(endpoint.as_deref().map(with_slash));
-    Ok((Client::from_conf(config.build()), endpoint))
+    sdk.set_endpoint_url(endpoint.as_deref().map(with_slash));
+    Ok((Client::from_conf(sdk.build()), endpoint))
 }
 
 fn sensible(endpoint: &str) -> Result<()> {

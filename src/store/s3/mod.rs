@@ -26,9 +26,9 @@ use md5::{Digest as _, Md5};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 
-use crate::cli::args::StoreArgs;
 use crate::error::{Error, Result, without_secrets};
 use crate::seal::hash::hex;
+use crate::store::config::Config;
 use crate::store::s3::attempt::{Failure, Progress};
 pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;
@@ -68,19 +68,19 @@ pub(crate) struct S3 {
 }
 
 impl S3 {
-    pub(crate) async fn open(args: &StoreArgs, credentials: Option<(String, String)>) -> Result<Self> {
-        let (bucket, prefix) = name(&args.store)?;
-        let options = Options::of(args)?;
-        let (client, endpoint) = Box::pin(client::connect(args, credentials)).await?;
+    pub(crate) async fn open(config: &Config, credentials: Option<(String, String)>) -> Result<Self> {
+        let (bucket, prefix) = name(&config.location)?;
+        let options = Options::of(config)?;
+        let (client, endpoint) = Box::pin(client::connect(config, credentials)).await?;
         Ok(Self {
             client,
             bucket,
             prefix,
             endpoint,
-            max_parts: args.s3_max_parts,
-            part_bytes: args.s3_part_size_mib << 20,
-            attempts: args.s3_attempts,
-            stall: args.s3_stall_timeout,
+            max_parts: config.max_parts,
+            part_bytes: config.part_bytes,
+            attempts: config.attempts,
+            stall: config.stall_timeout,
             bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
             requests: Semaphore::new(IN_FLIGHT),
             etags: AtomicU8::new(if options.hides_md5() { NOT_MD5 } else { UNKNOWN }),

@@ -13,9 +13,9 @@ use aws_sdk_s3::types::{ObjectLockMode, ServerSideEncryption, StorageClass};
 use aws_smithy_types::base64;
 use md5::{Digest as _, Md5};
 
-use crate::cli::args::{LockMode, Sse, StoreArgs};
 use crate::error::{Error, Result};
 use crate::format::layout;
+use crate::store::config::{Config, LockMode, Sse};
 
 /// The settings of one store, checked.
 #[derive(Debug, Clone, Default)]
@@ -30,12 +30,12 @@ pub(crate) struct Options {
 impl Options {
     /// # Errors
     /// A usage error for settings that make no sense together.
-    pub(crate) fn of(args: &StoreArgs) -> Result<Self> {
-        if args.s3_sse_kms_key_id.is_some() && args.s3_sse != Some(Sse::AwsKms) {
+    pub(crate) fn of(config: &Config) -> Result<Self> {
+        if config.sse_kms_key_id.is_some() && config.sse != Some(Sse::AwsKms) {
             return Err(Error::usage("--s3-sse-kms-key-id names a key of KMS, and --s3-sse is not aws:kms")
                 .hint("add --s3-sse aws:kms, or leave the key out"));
         }
-        let lock = match (args.s3_object_lock_mode, args.s3_object_lock_retain) {
+        let lock = match (config.lock_mode, config.lock_retain) {
             (None, None) => None,
             (Some(_), None) => {
                 return Err(Error::usage("--s3-object-lock-mode is given without --s3-object-lock-retain")
@@ -52,29 +52,29 @@ impl Options {
             (Some(mode), Some(retain)) => Some((lock_mode(mode), retain)),
         };
         Ok(Self {
-            encryption: args.s3_sse.map(|sse| match sse {
+            encryption: config.sse.map(|sse| match sse {
                 Sse::Aes256 => ServerSideEncryption::Aes256,
                 Sse::AwsKms => ServerSideEncryption::AwsKms,
             }),
-            key_id: args.s3_sse_kms_key_id.clone(),
-            storage_class: args.s3_storage_class.as_deref().map(StorageClass::from),
+            key_id: config.sse_kms_key_id.clone(),
+            storage_class: config.storage_class.as_deref().map(StorageClass::from),
             // A bucket with Object Lock refuses a PUT without a checksum that S3 knows.
-            content_md5: args.s3_content_md5 || lock.is_some(),
+            content_md5: config.content_md5 || lock.is_some(),
             lock,
         })
     }
 
     /// A directory can keep none of these promises.
-    pub(crate) fn refuse_for_directory(args: &StoreArgs) -> Result<()> {
+    pub(crate) fn refuse_for_directory(config: &Config) -> Result<()> {
         let given = [
-            (args.s3_sse.is_some(), "--s3-sse"),
-            (args.s3_object_lock_mode.is_some(), "--s3-object-lock-mode"),
-            (args.s3_object_lock_retain.is_some(), "--s3-object-lock-retain"),
-            (args.s3_storage_class.is_some(), "--s3-storage-class"),
+            (config.sse.is_some(), "--s3-sse"),
+            (config.lock_mode.is_some(), "--s3-object-lock-mode"),
+            (config.lock_retain.is_some(), "--s3-object-lock-retain"),
+            (config.storage_class.is_some(), "--s3-storage-class"),
         ];
         match given.into_iter().find(|(given, _)| *given) {
             Some((_, flag)) => {
-                Err(Error::usage(format!("{flag} is for an S3 store, and {} is a directory", args.store))
+                Err(Error::usage(format!("{flag} is for an S3 store, and {} is a directory", config.location))
                     .hint("leave it out, or give --store as s3://bucket/prefix"))
             }
             None => Ok(()),
