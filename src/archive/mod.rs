@@ -4,6 +4,7 @@
 pub(crate) mod catalogue;
 pub(crate) mod compose;
 pub(crate) mod order;
+pub(crate) mod partitions;
 pub(crate) mod reader;
 pub(crate) mod rows;
 pub(crate) mod sql_reader;

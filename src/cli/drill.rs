@@ -1,11 +1,19 @@
-//! `pgstow drill`: its flags.
+//! `pgstow drill`: its flags, its text and its JSON.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, IdentityArgs, duration};
+use crate::cli::args::{EXIT_CODES, Global, IdentityArgs, duration};
+use crate::cli::output;
+use crate::cli::run::Outcome;
+use crate::drill;
+use crate::drill::options::Options;
+use crate::drill::receipt::{Receipt, Verdict};
+use crate::error::Result;
+use crate::human;
+use crate::shutdown::Shutdown;
 
 /// `pgstow drill`
 #[derive(Debug, Clone, Args)]
@@ -39,4 +47,68 @@ pub struct Drill {
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub identity: IdentityArgs,
+}
+
+/// Proves a run and prints the account of it.
+///
+/// # Errors
+/// Anything that kept the drill from coming to a verdict.
+pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let receipt = drill::run(&options(arguments), global, shutdown).await?;
+    if global.json {
+        output::print_json(&receipt)?;
+    } else {
+        output::print(&text(&receipt))?;
+    }
+    Ok(match receipt.verdict() {
+        Verdict::Proven => Outcome::Done,
+        Verdict::ProvenInPart => Outcome::Partial,
+        Verdict::Different => Outcome::Damage,
+    })
+}
+
+fn options(arguments: Drill) -> Options {
+    Options {
+        run: arguments.run,
+        on: arguments.on,
+        scratch_name: arguments.scratch_name,
+        tables: arguments.tables,
+        roles: arguments.roles,
+        jobs: arguments.jobs,
+        pg_bin_dir: arguments.pg_bin_dir,
+        connect_timeout: arguments.connect_timeout,
+        identity: arguments.identity.identity,
+    }
+}
+
+fn text(receipt: &Receipt) -> String {
+    let verdict = match receipt.verdict() {
+        Verdict::Proven => "PROVEN",
+        Verdict::ProvenInPart => "proven but for what this server cannot hold",
+        Verdict::Different => "NOT what was saved",
+    };
+    let sampled = match &receipt.sample {
+        Some(sample) => format!(" in a sample of {} of {} tables", sample.tables.len(), sample.of),
+        None => String::new(),
+    };
+    let mut text = format!(
+        "run {} restored into PostgreSQL {}: {verdict}{sampled}; {} tables, {} rows, {:.1} s of which restore {:.1} s\n",
+        receipt.run,
+        receipt.server_version,
+        human::count(receipt.tables),
+        human::count(receipt.rows),
+        receipt.seconds,
+        receipt.restore_seconds
+    );
+    if let Some(sample) = receipt.sample.as_ref().filter(|_| receipt.ok) {
+        text.push_str(&format!("  proven: {}\n", human::plain(&sample.tables.join(", "))));
+    }
+    for (title, lines) in
+        [("difference", &receipt.differences), ("not proven", &receipt.not_proven), ("note", &receipt.notes)]
+    {
+        for line in lines {
+            text.push_str(&format!("  {title}: {}\n", human::plain(line)));
+        }
+    }
+    text
 }

@@ -1,7 +1,7 @@
 //! Starts the engine of the command that was asked for and says how it ended.
 
 use crate::cli::args::Global;
-use crate::cli::{Command, completions, detect, diff, list, pin, promote, schema, show, status};
+use crate::cli::{Command, completions, detect, diff, drill, list, pin, promote, schema, show, status};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -29,7 +29,7 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         Command::Backup(arguments) => Box::pin(crate::backup::run(arguments, &global, &shutdown)).await,
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
         Command::Doctor(arguments) => Box::pin(crate::doctor::run(arguments, &global, &shutdown)).await,
-        Command::Drill(arguments) => Box::pin(crate::drill::run(arguments, &global, &shutdown)).await,
+        Command::Drill(arguments) => Box::pin(drill::run(arguments, &global, &shutdown)).await,
         Command::Restore(arguments) => Box::pin(crate::restore::run(arguments, &global, &shutdown)).await,
         Command::Verify(arguments) => Box::pin(crate::verify::run(&arguments, &global, &shutdown)).await,
         other => tokio::select! {

@@ -1,11 +1,11 @@
-//! A drill of some tables: which ones it takes, and what of the definitions cannot be made with the rows of some tables
+//! A drill of some tables: chooses them, and leaves out the definitions that cannot be made with the rows of some tables
 //! alone.
 //!
 //! Tables are taken by units: partitions of a hash-partitioned table, whose rows may come in through the topmost one,
 //! go together, and so do the tables of one extension, whose foreign keys exist before their rows. The units stand in
 //! an order that depends on nothing but their names, and each drill of a sample takes the ones after those of the drill
-//! before it, so that all come up in turn. Where that one ended stands in its receipt; where the store has no such
-//! receipt, the day tells where to begin.
+//! before it, so that all come up in turn. The receipt of a drill holds the place where it ended; where the store has no such
+//! receipt, the number of the day decides where to begin.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -13,23 +13,23 @@ use libpgdump::{Entry, ObjectType};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::catalogue::{namespace, tag, with_dependents};
+use crate::archive::partitions::{ancestors, hash_roots, parents};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::restore::LeaveOut;
 use crate::runs::receipts;
+use crate::sql::names::TableName;
 use crate::sql::statements::name;
 use crate::store::Store;
 use crate::{download, verify};
 
-type Name = (String, String);
-
-/// Newest receipts of drills that are looked at; drills of other kinds may stand between two of a percentage.
+/// Most receipts of drills that are read, the newest first; drills of other kinds may stand between two of a percentage.
 const RECEIPTS: usize = 100;
 
-/// What a drill of some tables was about; part of its receipt.
+/// The tables of a drill that was asked for some only; part of its receipt.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Sample {
-    /// What was asked for.
+    /// The words of the request.
     pub(crate) asked: Vec<String>,
     /// Tables with rows in the run.
     pub(crate) of: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Sample {
     until: Option<String>,
 }
 
-/// What the next drill of a sample reads of a receipt.
+/// The part of a receipt that the next drill of a sample reads.
 #[derive(Deserialize)]
 struct Before {
     sample: Option<Ended>,
@@ -52,18 +52,18 @@ struct Ended {
 }
 
 /// A unit and its place in the order.
-type Unit = (u64, Vec<Name>);
+type Unit = (u64, Vec<TableName>);
 
-/// What was asked for with `--tables`.
+/// A request made with `--tables`.
 enum Asked {
     /// Hundredths of the units.
     Percent(f64),
     /// Tables by name.
-    Names(BTreeSet<Name>),
+    Names(BTreeSet<TableName>),
 }
 
-/// Chooses the tables and leaves out what the others' rows would be needed for. Returns the sample and what of the run
-/// is not proven because of it.
+/// Chooses the tables and leaves out the definitions that need the rows of others. Returns the sample, and notes on the
+/// parts of the run that such a drill does not prove.
 ///
 /// # Errors
 /// Kind `Usage` for words that are neither one percentage nor tables of the run.
@@ -87,23 +87,23 @@ pub(crate) async fn choose(
             (chosen, until)
         }
     };
-    let chosen: HashSet<Name> = chosen.into_iter().flat_map(|(_, unit)| unit).collect();
-    let left: HashSet<Name> = all.iter().filter(|one| !chosen.contains(*one)).cloned().collect();
+    let chosen: HashSet<TableName> = chosen.into_iter().flat_map(|(_, unit)| unit).collect();
+    let left: HashSet<TableName> = all.iter().filter(|one| !chosen.contains(*one)).cloned().collect();
     let unchecked = leave_out_keys(entries, &chosen, &left, out);
-    out.tables.extend(left);
+    out.tables.extend(left.into_iter().map(|name| (name.schema, name.table)));
     out.large_objects = true;
-    let mut tables: Vec<String> = chosen.iter().map(|(schema, table)| format!("{schema}.{table}")).collect();
+    let mut tables: Vec<String> = chosen.iter().map(TableName::to_string).collect();
     tables.sort();
-    let mut told = Vec::new();
+    let mut notes = Vec::new();
     if !unchecked.is_empty() {
         let names: Vec<&str> = unchecked.iter().map(String::as_str).collect();
-        told.push(format!(
+        notes.push(format!(
             "foreign keys that refer to tables outside of the sample were not made: {}",
             names.join(", ")
         ));
     }
-    told.push("large objects and the rows of materialised views are no part of a sample".to_owned());
-    Ok((Sample { asked: words.to_vec(), of: all.len(), tables, until }, told))
+    notes.push("large objects and the rows of materialized views are no part of a sample".to_owned());
+    Ok((Sample { asked: words.to_vec(), of: all.len(), tables, until }, notes))
 }
 
 fn asked(words: &[String], manifest: &Manifest) -> Result<Asked> {
@@ -120,36 +120,36 @@ fn asked(words: &[String], manifest: &Manifest) -> Result<Asked> {
         let (schema, number) = download::table(manifest, word)
             .map_err(|error| error.hint("--tables takes one percentage (10%), or tables as schema.table"))?;
         let found =
-            manifest.schemas.get(schema).and_then(|s| Some((s.name.clone(), s.tables.get(number)?.name.clone())));
+            manifest.schemas.get(schema).and_then(|s| Some(TableName::new(&s.name, &s.tables.get(number)?.name)));
         names.extend(found);
     }
     Ok(Asked::Names(names))
 }
 
 /// Tables whose rows could be restored.
-fn with_rows(manifest: &Manifest, out: &LeaveOut) -> BTreeSet<Name> {
+fn with_rows(manifest: &Manifest, out: &LeaveOut) -> BTreeSet<TableName> {
     let all = manifest.schemas.iter().flat_map(|schema| schema.tables.iter().map(move |table| (schema, table)));
     all.filter(|(schema, table)| table.rows > 0 && verify::holds_rows(manifest, &schema.name, table))
-        .map(|(schema, table)| (schema.name.clone(), table.name.clone()))
-        .filter(|one| !out.tables.contains(one))
+        .map(|(schema, table)| TableName::new(&schema.name, &table.name))
+        .filter(|one| !out.tables.contains(&(one.schema.clone(), one.table.clone())))
         .collect()
 }
 
 /// Tables that can only be taken together, each unit by itself in order; the units in an order of their own.
-fn units(manifest: &Manifest, entries: &[Entry], all: &BTreeSet<Name>) -> Vec<Unit> {
+fn units(manifest: &Manifest, entries: &[Entry], all: &BTreeSet<TableName>) -> Vec<Unit> {
     let hashed = hash_roots(entries);
-    let extensions: HashMap<Name, &str> = manifest
+    let extensions: HashMap<TableName, &str> = manifest
         .schemas
         .iter()
         .flat_map(|s| s.tables.iter().map(move |t| (s, t)))
-        .filter_map(|(s, t)| Some(((s.name.clone(), t.name.clone()), t.extension.as_deref()?)))
+        .filter_map(|(s, t)| Some((TableName::new(&s.name, &t.name), t.extension.as_deref()?)))
         .collect();
-    let mut units: BTreeMap<String, Vec<Name>> = BTreeMap::new();
+    let mut units: BTreeMap<String, Vec<TableName>> = BTreeMap::new();
     for one in all {
         let of = match (extensions.get(one), hashed.get(one)) {
             (Some(extension), _) => format!("extension {extension}"),
-            (None, Some((schema, root))) => format!("table {schema}.{root}"),
-            (None, None) => format!("table {}.{}", one.0, one.1),
+            (None, Some(root)) => format!("table {root}"),
+            (None, None) => format!("table {one}"),
         };
         units.entry(of).or_default().push(one.clone());
     }
@@ -159,49 +159,7 @@ fn units(manifest: &Manifest, entries: &[Entry], all: &BTreeSet<Name>) -> Vec<Un
     units
 }
 
-/// For each partition below a hash-partitioned table: the topmost one.
-fn hash_roots(entries: &[Entry]) -> HashMap<Name, Name> {
-    let parents = parents(entries);
-    let is_hash = |one: &Name| {
-        let mut tables = entries.iter().filter(|e| e.desc == ObjectType::Table);
-        tables.any(|e| {
-            (namespace(e), tag(e)) == (one.0.as_str(), one.1.as_str())
-                && e.defn.as_deref().is_some_and(|defn| defn.contains("\nPARTITION BY HASH"))
-        })
-    };
-    let hashed: HashSet<&Name> =
-        parents.values().collect::<HashSet<_>>().into_iter().filter(|one| is_hash(one)).collect();
-    let mut roots = HashMap::new();
-    for leaf in parents.keys() {
-        let line: Vec<&Name> = ancestors(leaf, &parents).collect();
-        if let Some(root) = line.last().filter(|_| line.iter().any(|one| hashed.contains(one))) {
-            roots.insert(leaf.clone(), (*root).clone());
-        }
-    }
-    roots
-}
-
-/// The table that each partition was attached to.
-pub(crate) fn parents(entries: &[Entry]) -> HashMap<Name, Name> {
-    let by_id: HashMap<i32, &Entry> =
-        entries.iter().filter(|e| e.desc == ObjectType::Table).map(|e| (e.dump_id, e)).collect();
-    let named = |e: &Entry| (namespace(e).to_owned(), tag(e).to_owned());
-    let attached = entries.iter().filter(|e| e.desc == ObjectType::TableAttach);
-    attached
-        .filter_map(|e| {
-            let own = named(e);
-            let tables = e.dependencies.iter().filter_map(|id| by_id.get(id));
-            let parent = tables.map(|table| named(table)).find(|table| *table != own)?;
-            Some((own, parent))
-        })
-        .collect()
-}
-
-fn ancestors<'a>(of: &'a Name, parents: &'a HashMap<Name, Name>) -> impl Iterator<Item = &'a Name> {
-    std::iter::successors(parents.get(of), |one| parents.get(*one))
-}
-
-/// Where a drill of a sample begins.
+/// The place where a drill of a sample begins.
 enum Begin {
     /// Behind the unit at this place of the order.
     After(u64),
@@ -230,7 +188,7 @@ fn turn(units: Vec<Unit>, percent: f64, begin: &Begin) -> Vec<Unit> {
     ring
 }
 
-/// Where the newest drill of a percentage ended. Receipts of pruned runs are gone, so their number says nothing.
+/// The place where the newest drill of a percentage ended. Receipts of pruned runs are gone, so their number says nothing.
 async fn before(store: &Store) -> Result<Begin> {
     for found in receipts::all(store).await?.into_iter().filter(receipts::Found::is_of_drill).take(RECEIPTS) {
         let Some(bytes) = store.get(&found.key).await? else { continue };
@@ -242,19 +200,19 @@ async fn before(store: &Store) -> Result<Begin> {
     Ok(Begin::Drills(u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0) / 86_400))
 }
 
-/// Leaves out foreign keys from tables with rows here to tables without them, materialised views' rows, and what depends
+/// Leaves out foreign keys from tables with rows here to tables without them, materialized views' rows, and what depends
 /// on them. Returns the keys' names.
 fn leave_out_keys(
     entries: &[Entry],
-    chosen: &HashSet<Name>,
-    left: &HashSet<Name>,
+    chosen: &HashSet<TableName>,
+    left: &HashSet<TableName>,
     out: &mut LeaveOut,
 ) -> BTreeSet<String> {
     let parents = parents(entries);
     // A partitioned table has the rows of its partitions.
-    let with_ancestors = |names: &HashSet<Name>| {
-        let of = |one: &Name| ancestors(one, &parents).cloned().collect::<Vec<_>>();
-        names.iter().flat_map(|one| of(one).into_iter().chain([one.clone()])).collect::<HashSet<Name>>()
+    let with_ancestors = |names: &HashSet<TableName>| {
+        let of = |one: &TableName| ancestors(one, &parents).cloned().collect::<Vec<_>>();
+        names.iter().flat_map(|one| of(one).into_iter().chain([one.clone()])).collect::<HashSet<TableName>>()
     };
     let (here, elsewhere) = (with_ancestors(chosen), with_ancestors(left));
     let mut keys = BTreeSet::new();
@@ -282,11 +240,11 @@ fn leave_out_keys(
 }
 
 /// The tables at both ends of a foreign key, from `ALTER TABLE [ONLY] a.b ADD CONSTRAINT c FOREIGN KEY ... REFERENCES d.e(...)`.
-fn ends(definition: &str) -> (Option<Name>, Option<Name>) {
+fn ends(definition: &str) -> (Option<TableName>, Option<TableName>) {
     let qualified = |text: &str| {
         let (schema, rest) = name(text)?;
         let (table, _) = name(rest.strip_prefix('.')?)?;
-        Some((schema, table))
+        Some(TableName::new(schema, table))
     };
     let own = definition.strip_prefix("ALTER TABLE ").map(|rest| rest.strip_prefix("ONLY ").unwrap_or(rest));
     let other = definition.rfind(" REFERENCES ").and_then(|at| definition.get(at + " REFERENCES ".len()..));
@@ -298,7 +256,7 @@ mod tests {
     use super::*;
 
     fn units(count: u64) -> Vec<Unit> {
-        (0..count).map(|at| (at * 1000, vec![("s".to_owned(), format!("t{at}"))])).collect()
+        (0..count).map(|at| (at * 1000, vec![TableName::new("s", format!("t{at}"))])).collect()
     }
 
     #[test]
@@ -323,7 +281,7 @@ mod tests {
         let first = turn(units(10), 20.0, &Begin::After(u64::MAX));
         let mut later = units(10);
         later.remove(1);
-        later.insert(0, (5, vec![("s".to_owned(), "new".to_owned())]));
+        later.insert(0, (5, vec![TableName::new("s", "new")]));
         let places: Vec<u64> =
             turn(later, 20.0, &Begin::After(first.last().unwrap().0)).into_iter().map(|(place, _)| place).collect();
         assert_eq!(places, [2000, 3000]);
@@ -331,7 +289,7 @@ mod tests {
 
     #[test]
     fn both_ends_of_a_foreign_key_are_found() {
-        let named = |schema: &str, table: &str| Some((schema.to_owned(), table.to_owned()));
+        let named = |schema: &str, table: &str| Some(TableName::new(schema, table));
         let defn = "ALTER TABLE ONLY a.\"b c\"\n    ADD CONSTRAINT \"x REFERENCES y\" FOREIGN KEY (id) REFERENCES \"D\".e(id) ON DELETE CASCADE;\n";
         assert_eq!(ends(defn), (named("a", "b c"), named("D", "e")));
         assert_eq!(ends("something else"), (None, None));

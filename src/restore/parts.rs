@@ -6,6 +6,7 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
+use crate::archive::partitions::parents;
 use crate::cli::restore::Restore;
 use crate::download;
 use crate::error::{Error, Result};
@@ -234,8 +235,8 @@ fn depths(entries: &[Entry]) -> HashMap<(String, String), usize> {
     let tables: HashMap<i32, &Entry> =
         entries.iter().filter(|e| e.desc == ObjectType::Table).map(|e| (e.dump_id, e)).collect();
     let mut above: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
-    for (child, parent) in crate::drill::sample::parents(entries) {
-        above.entry(child).or_default().push(parent);
+    for (child, parent) in parents(entries) {
+        above.entry((child.schema, child.table)).or_default().push((parent.schema, parent.table));
     }
     for entry in tables.values() {
         let parents = entry.dependencies.iter().filter_map(|id| tables.get(id)).map(|parent| named(parent));

@@ -1,0 +1,27 @@
+//! The request for a drill, as the engine takes it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A drill that is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The run: `latest`, its name or the beginning of it.
+    pub(crate) run: String,
+    /// Connection words of a database on the server where the scratch database is made.
+    pub(crate) on: String,
+    /// Name of the scratch database; made from the run's name where none is given.
+    pub(crate) scratch_name: Option<String>,
+    /// The tables to load and compare: one percentage, or names; empty for all.
+    pub(crate) tables: Vec<String>,
+    /// Create the roles that the server lacks.
+    pub(crate) roles: bool,
+    /// Sessions that load and compare rows at the same time.
+    pub(crate) jobs: u16,
+    /// Folder of PostgreSQL's programs.
+    pub(crate) pg_bin_dir: Option<PathBuf>,
+    /// Time limit for each connection.
+    pub(crate) connect_timeout: Duration,
+    /// Files with the secret keys of an encrypted run.
+    pub(crate) identity: Vec<PathBuf>,
+}
