@@ -294,7 +294,7 @@ fn errors_are_as_told(cluster: &Cluster, run: &Run) {
     assert!(!out.contains("not restored"), "{out}");
     cluster.drop_database(copy);
     let (out, _) = expect_code(&mut ran(&["drill", "--roles", "--on", &cluster.url("postgres")]), code);
-    assert_eq!(out.contains("needs what the run does not hold"), code == 3, "{out}");
+    assert_eq!(out.contains("depends on objects that this run does not contain"), code == 3, "{out}");
     cluster.psql("postgres", "DROP ROLE roles_partly");
     comes_back_as_told(cluster, run);
 }
