@@ -44,7 +44,7 @@ const COLUMNS: &str = "
            pg_catalog.pg_get_expr(d.adbin, d.adrelid),
            coalesce(a.attnum = ANY(k.conkey), false) AS in_key,
            CASE WHEN a.attidentity <> '' THEN pg_catalog.pg_get_serial_sequence(
-             pg_catalog.quote(n.nspname) || '.' || pg_catalog.quote(c.relname), a.attname) END AS sequence
+             pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), a.attname) END AS sequence
       FROM pg_catalog.pg_attribute a
       JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -54,7 +54,7 @@ const COLUMNS: &str = "
      ORDER BY a.attrelid, a.attnum";
 
 const CONSTRAINTS: &str = "
-    SELECT c.conrelid, pg_catalog.quote(c.conname), pg_catalog.pg_get_constraintdef(c.oid)
+    SELECT c.conrelid, pg_catalog.quote_ident(c.conname), pg_catalog.pg_get_constraintdef(c.oid)
       FROM pg_catalog.pg_constraint c
      WHERE c.conrelid = ANY($1) AND c.contype IN ('p', 'u', 'c', 'x') AND c.conislocal
      ORDER BY c.conrelid, c.contype DESC, c.conname";

@@ -42,14 +42,14 @@ pub(crate) struct ForeignKey {
 pub(crate) async fn all(session: &Session) -> Result<Vec<ForeignKey>> {
     let sql = "SELECT k.conname::pg_catalog.text, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
                       rn.nspname::pg_catalog.text, r.relname::pg_catalog.text,
-                      'SELECT count(*) FROM ' || pg_catalog.quote(n.nspname) || '.' || pg_catalog.quote(c.relname)
-                        || ' f WHERE ' || p.there || ' AND NOT EXISTS (SELECT FROM ' || pg_catalog.quote(rn.nspname) || '.'
-                        || pg_catalog.quote(r.relname) || ' t WHERE ' || p.same || ')'
+                      'SELECT count(*) FROM ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+                        || ' f WHERE ' || p.there || ' AND NOT EXISTS (SELECT FROM ' || pg_catalog.quote_ident(rn.nspname) || '.'
+                        || pg_catalog.quote_ident(r.relname) || ' t WHERE ' || p.same || ')'
                  FROM pg_catalog.pg_constraint k
                  JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                  JOIN pg_catalog.pg_class r ON r.oid = k.confrelid JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace,
-                      LATERAL (SELECT pg_catalog.string_agg('f.' || pg_catalog.quote(a.attname) || ' IS NOT NULL', ' AND '),
-                                      pg_catalog.string_agg('t.' || pg_catalog.quote(b.attname) || ' = f.' || pg_catalog.quote(a.attname), ' AND ')
+                      LATERAL (SELECT pg_catalog.string_agg('f.' || pg_catalog.quote_ident(a.attname) || ' IS NOT NULL', ' AND '),
+                                      pg_catalog.string_agg('t.' || pg_catalog.quote_ident(b.attname) || ' = f.' || pg_catalog.quote_ident(a.attname), ' AND ')
                                  FROM ROWS FROM (pg_catalog.unnest(k.conkey), pg_catalog.unnest(k.confkey)) u(one, other)
                                  JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.one
                                  JOIN pg_catalog.pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.other) p(there, same)

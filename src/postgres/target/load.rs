@@ -158,7 +158,7 @@ pub(crate) async fn analyzable(session: &Session) -> Result<Vec<Analyzable>> {
                                 pg_catalog.current_setting('autovacuum_analyze_threshold')::pg_catalog.float8
                                 + pg_catalog.current_setting('autovacuum_analyze_scale_factor')::pg_catalog.float8
                                 * greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid))
-                      THEN (SELECT pg_catalog.string_agg(pg_catalog.quote(a.attname), ', ' ORDER BY a.attnum)
+                      THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
                               FROM pg_catalog.pg_attribute a
                              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END, c.relispartition,
                       coalesce(pg_catalog.pg_relation_size(c.oid), 0) >= $1
@@ -210,7 +210,7 @@ pub(crate) struct Readable {
 
 /// Columns and root of a table, given by its names; `None` where there is no such table.
 pub(crate) async fn readable(session: &Session, schema: &str, table: &str) -> Result<Option<Readable>> {
-    let sql = "SELECT coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote(a.attname), ', ' ORDER BY a.attnum)
+    let sql = "SELECT coalesce((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
                          FROM pg_catalog.pg_attribute a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), ''),
                       coalesce(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)::pg_catalog.regclass::pg_catalog.text

@@ -233,7 +233,7 @@ pub(crate) async fn has_rows(session: &Session, table: &str) -> Result<bool> {
 
 /// Triggers of these tables (names as SQL) that fire whatever `session_replication_role` says: table and trigger, quoted.
 pub(crate) async fn always_triggers(session: &Session, tables: &[String]) -> Result<Vec<(String, String)>> {
-    let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote(t.tgname)
+    let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(t.tgname)
                  FROM pg_catalog.pg_trigger t
                 WHERE t.tgenabled = 'A' AND NOT t.tgisinternal
                   AND t.tgrelid = ANY (SELECT pg_catalog.to_regclass(name)::pg_catalog.oid FROM unnest($1::text[]) name)
@@ -279,7 +279,7 @@ pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Re
     let named = |kind: &str, names: Vec<String>| {
         names.into_iter().map(|n| format!("DROP {kind} {n} CASCADE")).collect::<Vec<_>>()
     };
-    let quoted = |sql: &str| format!("SELECT pg_catalog.quote(x.name) FROM ({sql}) x(name)");
+    let quoted = |sql: &str| format!("SELECT pg_catalog.quote_ident(x.name) FROM ({sql}) x(name)");
     let subscriptions = strings(client, &quoted("SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"), doing).await;
     // Only a superuser may look at subscriptions, and only such a one can have restored any.
     for name in subscriptions.unwrap_or_default() {
@@ -314,7 +314,7 @@ pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Re
         "FOREIGN DATA WRAPPER",
         strings(client, &own("pg_foreign_data_wrapper", "fdwname"), doing).await?,
     ));
-    let tables = "SELECT pg_catalog.quote(n.nspname) || '.' || pg_catalog.quote(c.relname)
+    let tables = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
                     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')";
@@ -350,10 +350,10 @@ async fn loose_ends(session: &Session) -> Result<()> {
     run_all(session, &strings(client, sql, doing).await?).await?;
     // A default privilege is gone when it says what it says by default.
     let words = "CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END";
-    let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote(pg_catalog.pg_get_userbyid(d.defaclrole))
+    let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(d.defaclrole))
                  || CASE WHEN d.defaclnamespace = 0 THEN '' ELSE ' IN SCHEMA ' || d.defaclnamespace::pg_catalog.regnamespace::pg_catalog.text END";
     let grantee =
-        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END";
+        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
     let sql = format!(
         "SELECT {scope} || ' REVOKE ALL ON ' || {words} || ' FROM ' || {grantee}
            FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(d.defaclacl) a

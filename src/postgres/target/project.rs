@@ -353,9 +353,9 @@ pub(crate) fn plain_privileges(word: &str, name: &str) -> Option<String> {
     Some(format!(
         "DO $pgstow_acl$ DECLARE s pg_catalog.text; BEGIN
           FOR s IN SELECT x.sql FROM pg_catalog.{catalogue} o, LATERAL (
-              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END
+              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
                 FROM pg_catalog.aclexplode(o.{acl}) a
-              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END
+              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
                 FROM pg_catalog.aclexplode(pg_catalog.acldefault('{letter}', o.{owner})) a) x(step, sql)
             WHERE {which} AND o.{acl} IS NOT NULL ORDER BY x.step, x.sql
           LOOP EXECUTE s; END LOOP; END $pgstow_acl$;"
@@ -415,10 +415,10 @@ pub(crate) async fn own_default_privileges(session: &Session, schemas: &[String]
         return Ok(Vec::new());
     }
     let sql = format!(
-        "SELECT DISTINCT 'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote(current_user) || ' IN SCHEMA '
-                || pg_catalog.quote(n.nspname) || ' REVOKE ALL ON '
+        "SELECT DISTINCT 'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(current_user) || ' IN SCHEMA '
+                || pg_catalog.quote_ident(n.nspname) || ' REVOKE ALL ON '
                 || CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' ELSE 'TYPES' END
-                || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote(pg_catalog.pg_get_userbyid(a.grantee)) END
+                || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
            FROM pg_catalog.pg_default_acl d JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace,
                 LATERAL pg_catalog.aclexplode(d.defaclacl) a
           WHERE d.defaclrole = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
