@@ -135,7 +135,7 @@ fn script(facts: &Facts<'_>) -> String {
          work=$(mktemp -d)\n\
          trap 'rm -rf \"$work\"' EXIT\n\n\
          # Roles that are missing; those that exist are left as they are.\n\
-         HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote(rolname) FROM pg_roles')\n\
+         HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(rolname) FROM pg_roles')\n\
          export HAVE\n\
          {roles} | awk '\n  \
            BEGIN {{ n = split(ENVIRON[\"HAVE\"], have, \"\\n\") }}\n  \
