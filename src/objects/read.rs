@@ -13,8 +13,9 @@ use crate::format::layout;
 use crate::format::manifest::{AGE, Manifest, Object, Volume};
 use crate::seal::compress::Compression;
 use crate::seal::decode;
-use crate::seal::decode::{Opening, Tap, Tapped};
+use crate::seal::decode::Opening;
 use crate::seal::decrypt::Identities;
+use crate::seal::hash::{Tap, Tapped};
 use crate::store::Store;
 
 /// Stored bytes of one object.

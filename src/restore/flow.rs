@@ -16,7 +16,6 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{Index, Object, Piece, Table};
 use crate::objects::read;
 use crate::objects::read::Plain;
-use crate::seal::decode;
 use crate::seal::decode::Opening;
 use crate::seal::decrypt::HEAD_BYTES;
 use crate::seal::digest::Fingerprint;
@@ -142,7 +141,7 @@ impl Source {
         let (piece, opening) = (piece.clone(), self.opening.clone());
         let end = tokio::task::spawn_blocking(move || {
             let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
-            let tap = decode::Tap::default();
+            let tap = crate::seal::hash::Tap::default();
             let read = match located {
                 None => whole_piece(&mut Plain::of_frames(tap.reader(stored), &opening), &tap, &piece, &mut out),
                 Some(located) => located
@@ -204,7 +203,7 @@ fn head(before: &[u8], copy: &str) -> Result<Before> {
     Ok(Before { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() })
 }
 
-fn whole_piece(plain: &mut Plain<'_>, tap: &decode::Tap, piece: &Piece, out: &mut Out<'_>) -> Result<()> {
+fn whole_piece(plain: &mut Plain<'_>, tap: &crate::seal::hash::Tap, piece: &Piece, out: &mut Out<'_>) -> Result<()> {
     let mut buffer = vec![0; PART_BYTES];
     loop {
         let size = plain.read(&mut buffer)?;

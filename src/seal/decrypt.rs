@@ -18,7 +18,9 @@ use tokio::io::{AsyncBufRead, AsyncRead};
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::error::{Error, Result};
-use crate::seal::decode::BUFFER;
+
+/// One request to the operating system or the network client for this many bytes.
+pub const BUFFER: usize = 256 * 1024;
 
 /// Bytes at the begin of an object that hold its header and nonce, whatever the number of keys (`encrypt::MOST`).
 pub const HEAD_BYTES: u64 = 64 << 10;

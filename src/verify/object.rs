@@ -17,8 +17,9 @@ use crate::format::manifest::{FORMAT, Index, Manifest, Object, Piece, Schema, Ta
 use crate::objects::read;
 use crate::objects::read::{Plain, Stored, Watch};
 use crate::seal::decode;
-use crate::seal::decode::{Opening, Tap, Tapped};
+use crate::seal::decode::Opening;
 use crate::seal::digest::Fingerprint;
+use crate::seal::hash::{Tap, Tapped};
 use crate::store::Store;
 use crate::verify::holds_rows;
 

@@ -8,6 +8,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::postgres::connect::environment::Environment;
+use crate::postgres::connect::passfile;
+use crate::postgres::connect::secret::Secret;
 
 /// Environment variables that may hold a whole connection string, in the order of preference.
 const URL_VARIABLES: [&str; 2] = ["DATABASE_URL", "SUPABASE_DB_URL"];
@@ -75,30 +78,6 @@ const FOREIGN: [&str; 9] = [
     "workaround",
 ];
 
-/// A secret: shows nothing of itself.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    /// The secret itself, for the one place that hands it on.
-    #[must_use]
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// Parameters of a connection, complete: host, port, user and database are always known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConnInfo {
@@ -157,7 +136,7 @@ impl ConnInfo {
             }
         }
         info.add_defaults(environment)?;
-        crate::postgres::connect::passfile::complete(&mut info, environment);
+        info.add_password(environment);
         info.check()?;
         Ok(info)
     }
@@ -506,6 +485,19 @@ impl ConnInfo {
         Ok(())
     }
 
+    /// Takes the password from the password file where none was given.
+    fn add_password(&mut self, environment: &Environment) {
+        let default = || environment.home().map(|home| home.join(".pgpass"));
+        if self.password().is_none()
+            && let Some(file) = self.get("passfile").map(PathBuf::from).or_else(default)
+        {
+            let (host, port, database, user) = (self.host(), self.port(), self.database(), self.user());
+            if let Some(password) = passfile::password(&file, passfile::Wanted { host, port, database, user }) {
+                self.set("password", &password);
+            }
+        }
+    }
+
     fn check(&self) -> Result<()> {
         for port in self.get("port").unwrap_or_default().split(',').filter(|port| !port.is_empty()) {
             if !port.parse::<u16>().is_ok_and(|port| port > 0) {
@@ -559,45 +551,6 @@ fn decode(text: &str) -> Result<String> {
         return Err(malformed("the database URL contains %00"));
     }
     Ok(decoded.into_owned())
-}
-
-/// The process's environment as it was when asked, or a made-up one.
-#[derive(Default)]
-pub(crate) struct Environment {
-    variables: BTreeMap<String, String>,
-}
-
-impl Environment {
-    fn of_process() -> Self {
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self { variables: std::env::vars_os().filter_map(text).collect() }
-    }
-
-    /// A variable's value; empty counts as unset, as in libpq.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    pub(crate) fn home(&self) -> Option<PathBuf> {
-        self.get("HOME").map(PathBuf::from)
-    }
-
-    /// The user this process runs as, by the password database, else by `USER`.
-    fn user(&self) -> Option<String> {
-        use std::os::unix::fs::MetadataExt as _;
-        let by_id = || {
-            let id = std::fs::metadata("/proc/self").ok()?.uid().to_string();
-            let users = std::fs::read_to_string("/etc/passwd").ok()?;
-            users.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                let name = fields.next()?;
-                (fields.nth(1)? == id).then(|| name.to_owned())
-            })
-        };
-        by_id().or_else(|| self.get("USER").or_else(|| self.get("LOGNAME")).map(str::to_owned))
-    }
 }
 
 #[cfg(test)]

@@ -1,40 +1,41 @@
 //! The password file (`~/.pgpass`, `PGPASSFILE`): one `host:port:database:user:password` a line.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 
-use crate::postgres::connect::conninfo::{ConnInfo, Environment};
-
-/// Gives a connection without a password the first one of the file that matches, by libpq's rules: `*` matches all,
-/// a backslash takes the next character as it is, a socket counts as `localhost`, a file that others may read is
-/// ignored with a warning.
-pub(crate) fn complete(info: &mut ConnInfo, environment: &Environment) {
-    if info.password().is_some() {
-        return;
-    }
-    let file = match info.get("passfile").map(PathBuf::from).or_else(|| Some(environment.home()?.join(".pgpass"))) {
-        Some(file) if file.is_file() => file,
-        _ => return,
-    };
-    // None of the six bits for group and others.
-    let private = std::fs::metadata(&file).is_ok_and(|meta| meta.permissions().mode().trailing_zeros() >= 6);
-    if !private {
-        tracing::warn!("{} is ignored: others may read it (chmod 600 cures that)", file.display());
-        return;
-    }
-    let Ok(text) = std::fs::read_to_string(&file) else {
-        tracing::warn!("{} cannot be read and is ignored", file.display());
-        return;
-    };
-    if let Some(password) = find(&text, info) {
-        info.set("password", &password);
-    }
+/// What a line of the file has to match.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// Host name, address or socket folder.
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    pub(crate) database: &'a str,
+    pub(crate) user: &'a str,
 }
 
-fn find(text: &str, info: &ConnInfo) -> Option<String> {
-    let host = if info.host().starts_with('/') { "localhost" } else { info.host() };
-    let port = info.port().to_string();
-    let wanted = [host, &port, info.database(), info.user()];
+/// Finds the password of the first line that matches, by libpq's rules: `*` matches all, a backslash takes the next
+/// character as it is, a socket counts as `localhost`, a file that others may read is ignored with a warning.
+pub(crate) fn password(file: &Path, wanted: Wanted<'_>) -> Option<String> {
+    if !file.is_file() {
+        return None;
+    }
+    // None of the six bits for group and others.
+    let private = std::fs::metadata(file).is_ok_and(|meta| meta.permissions().mode().trailing_zeros() >= 6);
+    if !private {
+        tracing::warn!("{} is ignored: others may read it (chmod 600 cures that)", file.display());
+        return None;
+    }
+    let Ok(text) = std::fs::read_to_string(file) else {
+        tracing::warn!("{} cannot be read and is ignored", file.display());
+        return None;
+    };
+    find(&text, wanted)
+}
+
+fn find(text: &str, wanted: Wanted<'_>) -> Option<String> {
+    let host = if wanted.host.starts_with('/') { "localhost" } else { wanted.host };
+    let port = wanted.port.to_string();
+    let wanted = [host, &port, wanted.database, wanted.user];
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
         let fields = split(line);
         let matches = wanted.iter().zip(&fields).all(|(want, (field, star))| *star || want == field);

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::{pooler, tls};
+use crate::postgres::connect::tls;
 use crate::postgres::error::{explain, failure, is_tls};
 
 /// What every session sets right after connecting, in one round trip. By `SET`, since poolers drop startup options,
@@ -68,56 +68,6 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Connects and sets the session up. `name` is added to the application name `pgstow`; `timeout` bounds each
-    /// host's attempt, the set-up included. Several hosts are tried in their order.
-    ///
-    /// # Errors
-    /// One message that names the server (never a password), with hints.
-    pub(crate) async fn connect(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
-        Self::connect_to_one(info, timeout, name, false).await
-    }
-
-    /// As [`Session::connect`], and refuses a pooler that gives each transaction another backend, before anything is
-    /// set: what a session sets there stays with the backend, and other clients would get it.
-    ///
-    /// For a moment this takes a second connection.
-    ///
-    /// # Errors
-    /// As [`Session::connect`], and the pooler, with what to connect to instead.
-    pub(crate) async fn connect_unpooled(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
-        Self::connect_to_one(info, timeout, name, true).await
-    }
-
-    async fn connect_to_one(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
-        let mut last = Error::usage("no host to connect to");
-        for host in info.each_host() {
-            match tokio::time::timeout(timeout, Self::connect_host(&host, timeout, name, unpooled)).await {
-                Ok(Ok(session)) => return Ok(session),
-                Ok(Err(error)) => last = error,
-                Err(_elapsed) => {
-                    last = Error::failed(format!(
-                        "connect to {host}: no answer within {}",
-                        humantime::format_duration(timeout)
-                    ))
-                    .hint("is the port right, and does a firewall let it through? --connect-timeout waits longer");
-                }
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect_host(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
-        if unpooled {
-            pooler::refuse_by_name(info)?;
-        }
-        let mut session = Self::open(info, timeout, name).await?;
-        if unpooled {
-            pooler::refuse(&session, timeout / 2).await?;
-        }
-        session.set_up(name).await.map_err(|error| error.context(format!("set up the session with {info}")))?;
-        Ok(session)
-    }
-
     /// Connects to the one host and sets nothing.
     pub(crate) async fn open(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
         let (tls, negotiated) = tls::connector(info)?;
@@ -172,7 +122,7 @@ impl Session {
         })
     }
 
-    async fn set_up(&mut self, name: &str) -> Result<()> {
+    pub(super) async fn set_up(&mut self, name: &str) -> Result<()> {
         let sql = format!("SET application_name = {}; {SETTINGS}", crate::sql::names::literal(&application_name(name)));
         let messages = self.client.simple_query(&sql).await.map_err(|error| failure(&error))?;
         let row = messages.iter().rev().find_map(|message| match message {

@@ -1,43 +1,23 @@
-//! The database that is restored into: what it holds, what it lacks, and the mark of an unfinished restore in it.
+//! The database that is restored into: what it holds, what it lacks and what the role may do in it.
 
 pub(crate) mod foreign_keys;
 pub(crate) mod load;
+pub(crate) mod mark;
 pub(crate) mod project;
+pub(crate) mod wipe;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
-use crate::sql::names::{literal, quote};
-
-/// Schema that marks an unfinished restore; its comment names the run.
-pub(crate) const MARK: &str = "pgstow_restore";
+pub(crate) use crate::postgres::query::{execute, strings};
+pub(crate) use crate::postgres::target::mark::{MARK, end_others, flush, lock, mark, remark, unfinished, unmark};
+pub(crate) use crate::postgres::target::wipe::wipe;
+use crate::sql::names::literal;
 
 /// What the sessions of a restore, and of the programs it starts, are called.
 pub(crate) const APPLICATION: &str = "pgstow restore";
-
-/// Number of the advisory lock: `pgstowrs` as bytes, so that it is nobody else's.
-const LOCK: u64 = 0x7067_7374_6f77_7273;
-/// How often, and after what time, sessions that were told to end are looked for again.
-const ENDINGS: u32 = 200;
-const ENDING: Duration = Duration::from_millis(50);
-
-/// Tables dropped in one statement: each needs some locks.
-const DROPPED_AT_ONCE: usize = 50;
-
-pub(crate) async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
-    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// Runs statements without results.
-pub(crate) async fn execute(session: &Session, sql: &str, doing: &str) -> Result<()> {
-    session.client.batch_execute(sql).await.map_err(|e| failure(&e).context(doing))
-}
 
 /// Some of what a person has in this database, in words; nothing when it is empty. Members of extensions, and the mark,
 /// are not counted.
@@ -67,66 +47,6 @@ pub(crate) async fn is_project(session: &Session) -> Result<bool> {
     let sql = "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles WHERE rolname = 'supabase_admin'
                 AND EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'auth')";
     Ok(!strings(&session.client, sql, "look at the server").await?.is_empty())
-}
-
-/// What the mark says, where a restore was not finished here: which one.
-pub(crate) async fn unfinished(session: &Session) -> Result<Option<String>> {
-    let sql = format!(
-        "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = {}",
-        literal(MARK)
-    );
-    Ok(strings(&session.client, &sql, "look for an unfinished restore").await?.into_iter().next())
-}
-
-/// Marks the database, which is empty, as being restored; the mark says by what.
-pub(crate) async fn mark(session: &Session, what: &str) -> Result<()> {
-    let sql = format!("BEGIN; CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {}; COMMIT", literal(what));
-    execute(session, &sql, "mark the database as being restored").await
-}
-
-/// Says something else in the mark.
-pub(crate) async fn remark(session: &Session, what: &str) -> Result<()> {
-    let sql = format!("COMMENT ON SCHEMA {MARK} IS {}", literal(what));
-    execute(session, &sql, "change the mark of the restore").await
-}
-
-/// Takes the lock that one restore at a time holds in a database, as long as the session lasts; false where another
-/// session has it.
-pub(crate) async fn lock(session: &Session) -> Result<bool> {
-    let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK})");
-    let row = session.client.query_one(&sql, &[]).await;
-    Ok(row.map_err(|e| failure(&e).context("lock the database for the restore"))?.get(0))
-}
-
-/// Ends what a killed restore left running in this database: its `pg_restore` outlives it. For the holder of [`lock`].
-pub(crate) async fn end_others(session: &Session) -> Result<()> {
-    let doing = "end what a killed restore left running";
-    let sql = format!(
-        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-          WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND application_name = {}",
-        literal(APPLICATION)
-    );
-    for _time in 0..ENDINGS {
-        let others = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
-        if others.is_empty() {
-            return Ok(());
-        }
-        tokio::time::sleep(ENDING).await;
-    }
-    Err(Error::failed("sessions of a killed restore do not end").hint("look at pg_stat_activity, then try again"))
-}
-
-/// Takes the mark away.
-pub(crate) async fn unmark(session: &Session) -> Result<()> {
-    execute(session, &format!("DROP SCHEMA {MARK}"), "take the mark away").await
-}
-
-/// Brings every commit before this one, of whatever session, to disk. A transaction that wrote nothing is not flushed,
-/// even if it has a number (PostgreSQL's `RecordTransactionCommit`): so it writes a message that nobody reads.
-pub(crate) async fn flush(session: &Session) -> Result<()> {
-    let sql = "BEGIN; SET LOCAL synchronous_commit = on;
-               SELECT pg_catalog.pg_logical_emit_message(true, 'pgstow', 'restored'); COMMIT";
-    execute(session, sql, "bring what was restored to disk").await
 }
 
 /// Names of roles, extensions that can be had, and tablespaces of the server.
@@ -268,110 +188,6 @@ pub(crate) async fn event_triggers(session: &Session) -> Result<EventTriggers> {
     let superuser = strings(&session.client, "SELECT pg_catalog.current_setting('is_superuser')", doing).await?;
     let avoidable = superuser.iter().any(|is| is == "on") && enabled.iter().all(|when| when == "O");
     Ok(if avoidable { EventTriggers::Avoidable } else { EventTriggers::Fire })
-}
-
-/// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes.
-pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()> {
-    let client = &session.client;
-    let doing = "remove an unfinished restore";
-    execute(session, "SET synchronous_commit = off; SET client_min_messages = error", doing).await?;
-    let mut drops: Vec<String> = Vec::new();
-    let named = |kind: &str, names: Vec<String>| {
-        names.into_iter().map(|n| format!("DROP {kind} {n} CASCADE")).collect::<Vec<_>>()
-    };
-    let quoted = |sql: &str| format!("SELECT pg_catalog.quote_ident(x.name) FROM ({sql}) x(name)");
-    let subscriptions = strings(client, &quoted("SELECT subname FROM pg_catalog.pg_subscription WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"), doing).await;
-    // Only a superuser may look at subscriptions, and only such a one can have restored any.
-    for name in subscriptions.unwrap_or_default() {
-        drops.extend([
-            format!("ALTER SUBSCRIPTION {name} DISABLE"),
-            format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)"),
-            format!("DROP SUBSCRIPTION {name}"),
-        ]);
-    }
-    let own = |catalogue: &str, column: &str| {
-        quoted(&format!(
-        "SELECT {column} FROM pg_catalog.{catalogue} c WHERE c.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-          WHERE d.classid = c.tableoid AND d.objid = c.oid AND d.deptype = 'e')"
-    ))
-    };
-    drops.extend(named("EVENT TRIGGER", strings(client, &own("pg_event_trigger", "evtname"), doing).await?));
-    drops.extend(named("PUBLICATION", strings(client, &own("pg_publication", "pubname"), doing).await?));
-    let present = strings(
-        client,
-        "SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'",
-        doing,
-    )
-    .await?;
-    drops.extend(
-        present
-            .iter()
-            .filter(|name| extensions.contains(*name))
-            .map(|n| format!("DROP EXTENSION IF EXISTS {} CASCADE", quote(n))),
-    );
-    run_all(session, &std::mem::take(&mut drops)).await?;
-    drops.extend(named(
-        "FOREIGN DATA WRAPPER",
-        strings(client, &own("pg_foreign_data_wrapper", "fdwname"), doing).await?,
-    ));
-    let tables = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
-                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                   WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')";
-    for some in strings(client, tables, doing).await?.chunks(DROPPED_AT_ONCE) {
-        drops.push(format!("DROP TABLE IF EXISTS {} CASCADE", some.join(", ")));
-    }
-    run_all(session, &std::mem::take(&mut drops)).await?;
-    let schemas = quoted(&format!(
-        "SELECT nspname FROM pg_catalog.pg_namespace c WHERE nspname NOT IN ('public', 'information_schema', {}) AND nspname !~ '^pg_'
-            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 2615 AND d.objid = c.oid AND d.deptype = 'e')",
-        literal(MARK)
-    ));
-    drops.extend(named("SCHEMA", strings(client, &schemas, doing).await?));
-    run_all(session, &std::mem::take(&mut drops)).await?;
-    loose_ends(session).await
-}
-
-/// What is left in `public` and outside of schemas.
-async fn loose_ends(session: &Session) -> Result<()> {
-    let client = &session.client;
-    let doing = "remove an unfinished restore";
-    let sql = "SELECT 'DROP ' || i.type || ' IF EXISTS ' || i.identity || ' CASCADE' FROM pg_catalog.pg_depend d,
-                      LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) i
-                WHERE d.refclassid = 2615 AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public')
-                  AND d.deptype = 'n' AND d.objid >= 16384 AND i.type NOT IN ('default acl', 'extension', 'index')
-                UNION ALL
-               SELECT 'DROP ' || i.type || ' IF EXISTS ' || i.identity || ' CASCADE'
-                 FROM (SELECT 2605, oid FROM pg_catalog.pg_cast UNION ALL SELECT 2612, oid FROM pg_catalog.pg_language
-                       UNION ALL SELECT 2601, oid FROM pg_catalog.pg_am) c(class, oid),
-                      LATERAL pg_catalog.pg_identify_object(c.class::pg_catalog.oid, c.oid, 0) i
-                WHERE c.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                      WHERE d.classid = c.class::pg_catalog.oid AND d.objid = c.oid AND d.deptype = 'e')";
-    run_all(session, &strings(client, sql, doing).await?).await?;
-    // A default privilege is gone when it says what it says by default.
-    let words = "CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END";
-    let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(d.defaclrole))
-                 || CASE WHEN d.defaclnamespace = 0 THEN '' ELSE ' IN SCHEMA ' || d.defaclnamespace::pg_catalog.regnamespace::pg_catalog.text END";
-    let grantee =
-        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
-    let sql = format!(
-        "SELECT {scope} || ' REVOKE ALL ON ' || {words} || ' FROM ' || {grantee}
-           FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(d.defaclacl) a
-         UNION ALL
-         SELECT {scope} || ' GRANT ' || a.privilege_type || ' ON ' || {words} || ' TO ' || {grantee}
-           FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(pg_catalog.acldefault(
-                CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)) a WHERE d.defaclnamespace = 0"
-    );
-    run_all(session, &strings(client, &sql, doing).await?).await?;
-    execute(session, "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata", doing).await?;
-    execute(session, "SET synchronous_commit = on; RESET client_min_messages", doing).await
-}
-
-async fn run_all(session: &Session, statements: &[String]) -> Result<()> {
-    for sql in statements {
-        execute(session, sql, &format!("remove an unfinished restore ({sql})")).await?;
-    }
-    Ok(())
 }
 
 /// The one database that `pg_cron` can live in on this server; `None` where it is not loaded.

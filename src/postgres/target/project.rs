@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
-use crate::postgres::target;
-use crate::postgres::target::MARK;
+use crate::postgres::query::{execute, strings};
+use crate::postgres::target::mark::MARK;
 use crate::sql::names::{literal, quote};
 
 /// A schema of the target.
@@ -163,7 +163,7 @@ async fn tables(session: &Session) -> Result<BTreeMap<(String, String), Table>> 
 }
 
 async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> {
-    let mut known = target::known(session).await?;
+    let mut known = crate::postgres::target::known(session).await?;
     let of_table = "JOIN pg_catalog.pg_class c ON c.oid = r JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
     let sql = format!(
         "SELECT kind, nspname::pg_catalog.text, relname || ' ' || name FROM (
@@ -195,13 +195,13 @@ const AGAIN: u32 = 5;
 pub(crate) async fn transaction(session: &Session, sql: &str, doing: &str) -> Result<()> {
     let mut tries = 0;
     loop {
-        let done = target::execute(session, &format!("BEGIN;\n{sql}\n;COMMIT"), doing).await;
+        let done = execute(session, &format!("BEGIN;\n{sql}\n;COMMIT"), doing).await;
         let Err(error) = &done else { return done };
         if error.sqlstate().is_none() {
             return done;
         }
         let again = error.is_sqlstate("40P01") || error.is_sqlstate("40001");
-        target::execute(session, "ROLLBACK", doing).await?;
+        execute(session, "ROLLBACK", doing).await?;
         tries += 1;
         if !again || tries > AGAIN {
             return done;
@@ -218,7 +218,7 @@ pub(crate) async fn contents(session: &Session, schema: &str) -> Result<Vec<Stri
         "SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0) {} AND d.classid <> 826 LIMIT 4",
         in_schema(schema)
     );
-    target::strings(&session.client, &sql, "look at what the schemas hold").await
+    strings(&session.client, &sql, "look at what the schemas hold").await
 }
 
 /// `FROM ... WHERE` of what is in a schema and not an extension's.
@@ -237,7 +237,7 @@ fn in_schema(schema: &str) -> String {
 /// What could not be removed.
 pub(crate) async fn wipe(session: &Session, made: &[String], kept: &[String]) -> Result<()> {
     let doing = "remove an unfinished restore";
-    target::execute(session, "SET client_min_messages = error", doing).await?;
+    execute(session, "SET client_min_messages = error", doing).await?;
     for schema in kept {
         let sql = format!(
             "SELECT 'DROP ' || pg_catalog.replace(i.type, 'statistics object', 'statistics') || ' IF EXISTS ' || i.identity || ' CASCADE'
@@ -245,15 +245,15 @@ pub(crate) async fn wipe(session: &Session, made: &[String], kept: &[String]) ->
               WHERE i.type NOT IN ('default acl', 'index')",
             in_schema(schema)
         );
-        for drop in target::strings(&session.client, &sql, doing).await? {
-            target::execute(session, &drop, &format!("{doing} ({drop})")).await?;
+        for drop in strings(&session.client, &sql, doing).await? {
+            execute(session, &drop, &format!("{doing} ({drop})")).await?;
         }
     }
     for schema in made {
         let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", quote(schema));
-        target::execute(session, &drop, &format!("{doing} ({drop})")).await?;
+        execute(session, &drop, &format!("{doing} ({drop})")).await?;
     }
-    target::execute(session, "RESET client_min_messages", doing).await
+    execute(session, "RESET client_min_messages", doing).await
 }
 
 /// Marks the project as being restored; the mark says by what, and what was there before: kind and name.
@@ -279,7 +279,7 @@ pub(crate) async fn mark(session: &Session, what: &str, things: &[(&str, String)
 /// # Errors
 /// The server's.
 pub(crate) async fn unmark(session: &Session) -> Result<()> {
-    target::execute(session, &format!("DROP SCHEMA {MARK} CASCADE"), "take the mark away").await
+    execute(session, &format!("DROP SCHEMA {MARK} CASCADE"), "take the mark away").await
 }
 
 /// What the mark says was there before.
@@ -425,5 +425,5 @@ pub(crate) async fn own_default_privileges(session: &Session, schemas: &[String]
             AND d.defaclobjtype IN ('r', 'S', 'f', 'T') AND n.nspname IN ({})",
         names.join(", ")
     );
-    target::strings(&session.client, &sql, "look at the default privileges").await
+    strings(&session.client, &sql, "look at the default privileges").await
 }

@@ -1,4 +1,5 @@
-use crate::postgres::connect::conninfo::{ConnInfo, Environment};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::environment::Environment;
 
 /// Resolves with a made-up environment and no password file.
 fn resolve(url: Option<&str>, variables: &[(&str, &str)]) -> crate::error::Result<ConnInfo> {

@@ -1,0 +1,44 @@
+//! The process's environment as connection parameters see it: empty variables count as unset, as in libpq.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The process's environment as it was when asked, or a made-up one.
+#[derive(Default)]
+pub(crate) struct Environment {
+    pub(super) variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    pub(super) fn of_process() -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self { variables: std::env::vars_os().filter_map(text).collect() }
+    }
+
+    /// A variable's value; empty counts as unset, as in libpq.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The home directory, by `HOME`.
+    pub(crate) fn home(&self) -> Option<PathBuf> {
+        self.get("HOME").map(PathBuf::from)
+    }
+
+    /// The user this process runs as, by the password database, else by `USER`.
+    pub(super) fn user(&self) -> Option<String> {
+        use std::os::unix::fs::MetadataExt as _;
+        let by_id = || {
+            let id = std::fs::metadata("/proc/self").ok()?.uid().to_string();
+            let users = std::fs::read_to_string("/etc/passwd").ok()?;
+            users.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next()?;
+                (fields.nth(1)? == id).then(|| name.to_owned())
+            })
+        };
+        by_id().or_else(|| self.get("USER").or_else(|| self.get("LOGNAME")).map(str::to_owned))
+    }
+}
