@@ -6,3 +6,4 @@ pub mod decrypt;
 pub mod digest;
 pub mod encrypt;
 pub mod hash;
+pub mod sign;
