@@ -1,6 +1,5 @@
 //! What extensions own and pg_dump leaves out: rows, sequences. Of an extension nobody has heard of, of pg_cron and
 //! pgAgent, and a database in the shape of a Supabase project.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::path::Path;
 use std::process::Command;

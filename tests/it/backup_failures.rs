@@ -1,22 +1,19 @@
 //! How runs end that cannot succeed: one clear `error:` line, the right exit code, no manifest, `latest` where it was,
 //! nothing half-written. And how they go on where they can.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use pgstow::store::Store;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
+use crate::support::bucket::Bucket;
 use crate::support::pg::{self, Cluster};
 use crate::support::process::output_with;
 use crate::support::program::{
     At, Gate, Going, Run, assert_untouched, backup, expect_code, expect_failure, files, gated, pgstow, story,
 };
-use crate::support::s3::S3Server;
 use crate::support::session::Talk;
 
 fn newest() -> u32 {
@@ -204,43 +201,11 @@ fn a_store_folder_that_cannot_be_made_is_named() {
     cluster.drop_database(name);
 }
 
-/// An S3 server over a folder, with the runtime it lives in.
-struct Bucket {
-    folder: TempDir,
-    runtime: Runtime,
-    server: S3Server,
-}
-
-impl Bucket {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = Runtime::new().unwrap();
-        let server = runtime.block_on(S3Server::start(folder.path()));
-        Self { folder, runtime, server }
-    }
-
-    fn backup(&self, cluster: &Cluster, database: &str) -> Command {
-        self.backup_into(&self.server.bucket, cluster, database)
-    }
-
-    fn backup_into(&self, bucket: &str, cluster: &Cluster, database: &str) -> Command {
-        let mut command = backup(cluster, database, Path::new(&format!("s3://{bucket}/pre")));
-        command.envs(self.server.env()).args(["--s3-part-size-mib", "5"]);
-        command
-    }
-
-    /// Keys of open multipart uploads.
-    fn open_uploads(&self) -> usize {
-        self.runtime.block_on(async {
-            let store = Store::open_with(&self.server.store_args("pre"), self.server.credentials()).await.unwrap();
-            store.uploads("").await.unwrap().len()
-        })
-    }
-
-    fn files(&self) -> Vec<String> {
-        let all = files(&self.folder.path().join(&self.server.bucket));
-        all.into_iter().filter(|file| file.starts_with("pre/")).collect()
-    }
+/// `pgstow backup` into the prefix `pre`, in parts of 5 MiB.
+fn backup_in_parts(bucket: &Bucket, cluster: &Cluster, database: &str) -> Command {
+    let mut command = bucket.backup(cluster, database, "pre");
+    command.args(["--s3-part-size-mib", "5"]);
+    command
 }
 
 #[test]
@@ -248,19 +213,22 @@ fn a_missing_bucket_and_denied_credentials_are_told_apart() {
     let name = "fail bucket";
     let cluster = small(name);
     let bucket = Bucket::start();
-    let (error, all) = expect_failure(&mut bucket.backup_into("no-such-bucket", cluster, name), 1);
+    let mut missing = backup(cluster, name, Path::new("s3://no-such-bucket/pre"));
+    let (error, all) = expect_failure(missing.envs(bucket.server.env()), 1);
     assert!(error.contains("no-such-bucket"), "{all}");
-    let (error, all) = expect_failure(bucket.backup(cluster, name).env("AWS_SECRET_ACCESS_KEY", "wrong-n33dle"), 1);
+    let (error, all) =
+        expect_failure(backup_in_parts(&bucket, cluster, name).env("AWS_SECRET_ACCESS_KEY", "wrong-n33dle"), 1);
     assert!(!all.contains("wrong-n33dle") && all.contains("hint: "), "{all}");
     assert!(
         error.to_lowercase().contains("denied") || error.contains("Signature") || error.contains("credentials"),
         "{error}"
     );
-    let (error, all) = expect_failure(bucket.backup(cluster, name).env("AWS_ACCESS_KEY_ID", "UNKNOWNKEY"), 1);
+    let (error, all) =
+        expect_failure(backup_in_parts(&bucket, cluster, name).env("AWS_ACCESS_KEY_ID", "UNKNOWNKEY"), 1);
     assert!(error.contains("backups"), "{all}");
-    assert_eq!(bucket.files(), Vec::<String>::new());
+    assert_eq!(bucket.files("pre"), Vec::<String>::new());
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut command = bucket.backup(cluster, name);
+    let mut command = backup_in_parts(&bucket, cluster, name);
     command.env("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{closed}")).args(["--s3-attempts", "2"]);
     let (error, _) = expect_failure(&mut command, 1);
     assert!(error.contains("refused"), "{error}");
@@ -273,16 +241,16 @@ fn a_database_killed_in_the_middle_leaves_no_manifest_and_no_open_upload() {
     cluster.psql("postgres", MANY_ROWS);
     let bucket = Bucket::start();
     let mut observer = Talk::open(&cluster, "postgres");
-    let mut going = Going::start(bucket.backup(&cluster, "postgres").args(["--compression", "gzip:9"]));
+    let mut going = Going::start(backup_in_parts(&bucket, &cluster, "postgres").args(["--compression", "gzip:9"]));
     observer.until(ROWS_FLOW);
-    crate::support::session::until("an open upload", || bucket.open_uploads() > 0);
+    crate::support::session::until("an open upload", || !bucket.uploads("pre").is_empty());
     assert!(going.runs(), "too quick to be killed in the middle");
     cluster.stop();
     let (_, err) = going.expect_code(1);
     assert_eq!(err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{err}");
     assert!(err.contains("lost") || err.contains("terminat") || err.contains("closed"), "{err}");
-    assert_eq!(bucket.open_uploads(), 0);
-    assert!(!bucket.files().iter().any(|file| file.ends_with(".json")), "{:?}", bucket.files());
+    assert_eq!(bucket.uploads("pre"), [""; 0]);
+    assert!(!bucket.files("pre").iter().any(|file| file.ends_with(".json")), "{:?}", bucket.files("pre"));
 }
 
 /// Readers that go away, a leader that goes away, signals: on one database, since it takes a while to make.
@@ -349,13 +317,13 @@ fn a_signal_into_a_directory(cluster: &Cluster, name: &str, kept: &Kept, signal:
 
 fn a_signal_into_a_bucket(cluster: &Cluster, name: &str, signal: &str, code: i32) {
     let bucket = Bucket::start();
-    let going = Going::start(bucket.backup(cluster, name).args(["--compression", "gzip:9"]));
-    crate::support::session::until("an open upload", || bucket.open_uploads() > 0);
+    let going = Going::start(backup_in_parts(&bucket, cluster, name).args(["--compression", "gzip:9"]));
+    crate::support::session::until("an open upload", || !bucket.uploads("pre").is_empty());
     going.signal(signal);
     let (_, err) = going.expect_code(code);
     assert_eq!(err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{err}");
-    assert_eq!(bucket.open_uploads(), 0);
-    assert!(!bucket.files().iter().any(|file| file.ends_with(".json")), "{:?}", bucket.files());
+    assert_eq!(bucket.uploads("pre"), [""; 0]);
+    assert!(!bucket.files("pre").iter().any(|file| file.ends_with(".json")), "{:?}", bucket.files("pre"));
 }
 
 #[test]
@@ -390,8 +358,8 @@ fn a_password_is_never_shown() {
         let words = gate.words();
         assert!(words.contains("--format=custom") && words.contains("backup"), "{words}");
         let mut texts = vec![("stdout", out), ("stderr", err), ("arguments", words)];
-        for file in files(bucket.folder.path()) {
-            let bytes = crate::support::program::plain_or_raw(&bucket.folder.path().join(&file));
+        for file in bucket.files("") {
+            let bytes = crate::support::program::plain_or_raw(&bucket.path("").join(&file));
             texts.push(("stored", String::from_utf8_lossy(&bytes).into_owned()));
         }
         assert!(texts.len() > 6);

@@ -1,6 +1,5 @@
 //! The awkward database against stock tools: what they restore from a run, and what they say of its archives and
 //! files, is the same as of pg_dump's own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,5 @@
 //! Parallel in fact: while rows are read, COPYs of several sessions are active, of one large table and of many small
 //! ones. Measured from outside, by what the server shows in `pg_stat_activity`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_precision_loss, reason = "a test")]
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! The policy's own checks, verbatim, after `pgstow download`; and that a real run's damage is found.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,5 @@
 //! One moment, whatever happens beside it: writers, TRUNCATE, CREATE and DROP between listing and lock, migrations
 //! that wait behind our locks. The test holds the locks that make each order of events certain.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::HashSet;
 

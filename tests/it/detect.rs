@@ -1,6 +1,5 @@
 //! What `pgstow detect` tells each role, and what `pgstow backup` does about what a role cannot read: nothing is lost
 //! quietly. Roles log in by SCRAM passwords; some know next to nothing.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

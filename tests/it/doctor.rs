@@ -1,5 +1,4 @@
 //! `pgstow doctor` and the database: each thing that could stop a backup is made, found, and its cure cures.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step fails the test")]
 
 use std::process::Command;
 

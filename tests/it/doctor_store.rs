@@ -1,5 +1,4 @@
 //! `pgstow doctor` and the store: each ability as a real server shows it, and as a broken or a poorer one would.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step fails the test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,6 +1,5 @@
 //! Encrypted runs: everything is sealed, the stock `age` opens it, the program opens it with the key and says what it
 //! did not look into without.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

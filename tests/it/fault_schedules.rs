@@ -1,9 +1,8 @@
 //! Faults at random: each schedule breaks one run of the program in one to three ways, at moments that its seed says, on
 //! both sides: the database's and the store's. The property: the run completes with the objects of a run without
-//! faults, or it fails cleanly (see `support::bed`). Never a third thing.
+//! faults, or it fails cleanly (see `support::fixture`). Never a third thing.
 //!
 //! `PGSTOW_TEST_SEED=17` runs that schedule alone and tells what happened.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::bed::{Bed, Ended, Kept, judged, kept};
+use crate::support::fixture::{Ended, Fixture, Kept, judged, kept};
 use crate::support::objects::Prints;
 use crate::support::pg::{self, Cluster};
 use crate::support::pg_proxy::{self, Event, PgProxy, Session};
@@ -330,7 +329,7 @@ fn database_fault(kind: &'static str, who: &str, fault: &str, hits: Hits, dice: 
 
 /// What all schedules share.
 struct Ground {
-    bed: Bed,
+    fixture: Fixture,
     cluster: &'static Cluster,
     calm: Prints,
     /// A directory store with one run.
@@ -345,35 +344,35 @@ impl Ground {
         let cluster = pg::shared(*pg::versions().last().unwrap());
         cluster.create_database(DATABASE);
         cluster.psql(DATABASE, DATA);
-        let bed = Bed::new(cluster, DATABASE);
-        expect_code(&mut bed.backup("calm"), 0);
-        let calm = bed.latest("calm").unwrap();
-        expect_code(bed.backup("kept").env("PGSTOW_COMPRESSION", "zstd"), 0);
+        let fixture = Fixture::new(cluster, DATABASE);
+        expect_code(&mut fixture.backup("calm"), 0);
+        let calm = fixture.latest("calm").unwrap();
+        expect_code(fixture.backup("kept").env("PGSTOW_COMPRESSION", "zstd"), 0);
         let folder = tempfile::tempdir().unwrap();
         expect_code(backup(cluster, DATABASE, folder.path()).env("PGSTOW_COMPRESSION", "none"), 0);
-        let calm_in_folder = crate::support::bed::latest(folder.path()).unwrap();
+        let calm_in_folder = crate::support::fixture::latest(folder.path()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         expect_code(&mut backup(cluster, DATABASE, folder.path()), 0);
         assert!(calm.len() > 8 && calm_in_folder.len() == calm.len(), "{calm:?}");
-        Self { bed, cluster, calm, folder, calm_in_folder }
+        Self { fixture, cluster, calm, folder, calm_in_folder }
     }
 
     /// Runs one schedule: how it ended, and the faults that hit.
-    fn run(&self, bed: &Bed, mut schedule: Schedule) -> (Result<Outcome, String>, Vec<&'static str>, Ended) {
+    fn run(&self, fixture: &Fixture, mut schedule: Schedule) -> (Result<Outcome, String>, Vec<&'static str>, Ended) {
         let mut scripts = std::mem::take(&mut schedule.pg);
-        let pg = bed.runtime.block_on(PgProxy::start(self.cluster, move |session, event| {
+        let pg = fixture.bucket.runtime.block_on(PgProxy::start(self.cluster, move |session, event| {
             // Each is asked, so that each can count.
             let faults: Vec<pg_proxy::Fault> = scripts.iter_mut().filter_map(|script| script(session, event)).collect();
             faults.first().copied()
         }));
         let mut scripts = std::mem::take(&mut schedule.s3);
-        let s3 = bed.runtime.block_on(Proxy::start(bed.server.port, move |asked| {
+        let s3 = fixture.bucket.runtime.block_on(Proxy::start(fixture.bucket.server.port, move |asked| {
             let faults: Vec<proxy::Fault> = scripts.iter_mut().filter_map(|script| script(asked)).collect();
             faults.first().copied()
         }));
         let (outcome, ended) = match schedule.disk {
             Some(free) => self.run_on_a_small_disk(free, &schedule, &pg),
-            None => self.run_into_the_bucket(bed, &schedule, &pg, &s3),
+            None => self.run_into_the_bucket(fixture, &schedule, &pg, &s3),
         };
         let hits = std::mem::take(&mut *schedule.hits.kinds.lock().unwrap());
         (outcome, hits, ended)
@@ -381,24 +380,24 @@ impl Ground {
 
     fn run_into_the_bucket(
         &self,
-        bed: &Bed,
+        fixture: &Fixture,
         schedule: &Schedule,
         pg: &PgProxy,
         s3: &Proxy,
     ) -> (Result<Outcome, String>, Ended) {
         let prefix = format!("seed{}", schedule.seed);
-        bed.adopt(&self.bed, "kept", &prefix);
-        let before: Kept = bed.kept(&prefix);
-        let mut command = bed.backup(&prefix);
+        fixture.adopt(&self.fixture, "kept", &prefix);
+        let before: Kept = fixture.kept(&prefix);
+        let mut command = fixture.backup(&prefix);
         command.env("PGSTOW_STALL_TIMEOUT", "2s").env("AWS_ENDPOINT_URL_S3", &s3.endpoint).args([
             "--s3-attempts",
             "3",
             "--s3-stall-timeout",
             "2s",
         ]);
-        let ended = watched(command.env("DATABASE_URL", pg.url(&bed.url())), schedule);
-        let outcome = bed.judge(&prefix, &before, &self.calm, &ended);
-        bed.forget(&prefix);
+        let ended = watched(command.env("DATABASE_URL", pg.url(&fixture.url())), schedule);
+        let outcome = fixture.judge(&prefix, &before, &self.calm, &ended);
+        fixture.forget(&prefix);
         (outcome, ended)
     }
 
@@ -421,7 +420,7 @@ impl Ground {
         command.arg(self.folder.path()).arg(left.path().join("store")).arg(env!("CARGO_BIN_EXE_pgstow"));
         command.args(["backup", "--pg-bin-dir"]).arg(self.cluster.bin_dir());
         command
-            .env("DATABASE_URL", pg.url(&self.bed.url()))
+            .env("DATABASE_URL", pg.url(&self.fixture.url()))
             .env("PGSTOW_COMPRESSION", "none")
             .env("PGSTOW_PROGRESS", "never")
             .env("PGSTOW_STALL_TIMEOUT", "2s");
@@ -471,12 +470,12 @@ fn whatever_breaks_a_run_completes_or_fails_cleanly() {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 // A server of its own: what is cleared away after one run is not in the way of another.
-                let bed = Bed::new(ground.cluster, DATABASE);
+                let fixture = Fixture::new(ground.cluster, DATABASE);
                 while let Some(seed) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|seed| *seed < last) {
                     let schedule = Schedule::new(seed);
                     let kinds = schedule.kinds.clone();
                     let begun = Instant::now();
-                    let (outcome, hits, ended) = ground.run(&bed, schedule);
+                    let (outcome, hits, ended) = ground.run(&fixture, schedule);
                     if only.is_some() {
                         println!(
                             "seed {seed}: {kinds:?}: {outcome:?} in {:?}, hit by {hits:?}\n{ended:?}",

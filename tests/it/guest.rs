@@ -1,18 +1,13 @@
 //! A backup as a guest of the database: who waits for it, when it leaves, how fast it reads, what it is called; and one
 //! backup of a database into a store at a time.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pgstow::store::Store;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
-
+use crate::support::bucket::Bucket;
 use crate::support::pg::{self, Cluster};
 use crate::support::program::{At, Gate, Going, Run, backup, expect_code, expect_failure, files, gated, pgstow};
-use crate::support::s3::S3Server;
 use crate::support::session::Talk;
 
 fn newest() -> u32 {
@@ -42,37 +37,18 @@ const NOBODY_LEFT: &str = "SELECT count(*) = 0 FROM pg_stat_activity WHERE datna
 
 const NO_LOCKS: &str = "SELECT count(*) = 0 FROM pg_locks WHERE relation = 'slow'::regclass";
 
-struct Bucket {
-    folder: TempDir,
-    runtime: Runtime,
-    server: S3Server,
+/// `pgstow backup` into a prefix, in parts of 5 MiB.
+fn backup_in_parts(bucket: &Bucket, cluster: &Cluster, database: &str, prefix: &str) -> std::process::Command {
+    let mut command = bucket.backup(cluster, database, prefix);
+    command.args(["--s3-part-size-mib", "5"]);
+    command
 }
 
-impl Bucket {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = Runtime::new().unwrap();
-        let server = runtime.block_on(S3Server::start(folder.path()));
-        Self { folder, runtime, server }
-    }
-
-    fn backup(&self, cluster: &Cluster, database: &str, prefix: &str) -> std::process::Command {
-        let store = format!("s3://{}/{prefix}", self.server.bucket);
-        let mut command = backup(cluster, database, Path::new(&store));
-        command.envs(self.server.env()).args(["--s3-part-size-mib", "5"]);
-        command
-    }
-
-    #[track_caller]
-    fn holds_nothing_to_trust(&self) {
-        let uploads = self.runtime.block_on(async {
-            let store = Store::open_with(&self.server.store_args("pre"), self.server.credentials()).await.unwrap();
-            store.uploads("").await.unwrap().len()
-        });
-        assert_eq!(uploads, 0);
-        let files = files(&self.folder.path().join(&self.server.bucket));
-        assert!(!files.iter().any(|file| file.ends_with(".json")), "{files:?}");
-    }
+#[track_caller]
+fn holds_nothing_to_trust(bucket: &Bucket) {
+    assert_eq!(bucket.uploads("pre"), [""; 0]);
+    let files = bucket.files("");
+    assert!(!files.iter().any(|file| file.ends_with(".json")), "{files:?}");
 }
 
 #[track_caller]
@@ -90,7 +66,7 @@ fn a_migration_that_waits_is_told_and_after_max_block_the_backup_gives_way() {
     let (mut observer, mut migration, mut reader) =
         (Talk::open(cluster, name), Talk::open(cluster, name), Talk::open(cluster, name));
     let pid = migration.pid();
-    let mut command = bucket.backup(cluster, name, "pre");
+    let mut command = backup_in_parts(&bucket, cluster, name, "pre");
     let going = Going::start(command.args(["--rate-limit", "64KiB", "--max-block", "2s"]));
     observer.until(ROWS_FLOW);
     migration.send("ALTER TABLE slow\n  ADD COLUMN new_one int");
@@ -109,7 +85,7 @@ fn a_migration_that_waits_is_told_and_after_max_block_the_backup_gives_way() {
     // The migration gets its lock, and the site goes on.
     migration.wait();
     assert_eq!(reader.wait(), "4096");
-    bucket.holds_nothing_to_trust();
+    holds_nothing_to_trust(&bucket);
     observer.until(NOBODY_LEFT);
     drop((observer, migration, reader));
     cluster.drop_database(name);
@@ -160,17 +136,17 @@ fn the_deadline_ends_the_run_and_says_how_far_it_got() {
     let cluster = slow(name);
     let bucket = Bucket::start();
     let started = Instant::now();
-    let mut command = bucket.backup(cluster, name, "pre");
+    let mut command = backup_in_parts(&bucket, cluster, name, "pre");
     let (error, all) = expect_failure(command.args(["--rate-limit", "2KiB", "--deadline", "4s"]), 1);
     assert!(started.elapsed() >= Duration::from_secs(4), "{all}");
     for word in ["deadline of 4s", "of 2 schemas", "of 3 tables", "rows", "nothing was promoted"] {
         assert!(error.contains(word), "{word:?} is not in {error}");
     }
-    bucket.holds_nothing_to_trust();
+    holds_nothing_to_trust(&bucket);
     // While it waits for a lock there is nothing to count yet.
     let mut holder = Talk::open(cluster, name);
     holder.run("BEGIN; LOCK TABLE slow IN ACCESS EXCLUSIVE MODE");
-    let mut command = bucket.backup(cluster, name, "pre");
+    let mut command = backup_in_parts(&bucket, cluster, name, "pre");
     let (error, _) = expect_failure(command.args(["--lock-timeout", "1h", "--deadline", "2s"]), 1);
     assert!(error.contains("locking tables"), "{error}");
     let mut observer = Talk::open(cluster, name);
@@ -260,12 +236,15 @@ fn one_backup_of_a_database_into_a_store_at_a_time() {
         let link = folder.path().join(format!("link to {first}"));
         std::os::unix::fs::symlink(&store, &link).unwrap();
         let before = files(&store);
-        let mut start =
-            if first == "bucket" { bucket.backup(cluster, name, "pre") } else { backup(cluster, name, &store) };
+        let mut start = if first == "bucket" {
+            backup_in_parts(&bucket, cluster, name, "pre")
+        } else {
+            backup(cluster, name, &store)
+        };
         let going = Going::start(start.args(["--rate-limit", "64KiB"]));
         observer.until(ROWS_FLOW);
         let same = |place: &str| match first {
-            "bucket" => bucket.backup(cluster, name, place),
+            "bucket" => backup_in_parts(&bucket, cluster, name, place),
             _ => backup(cluster, name, &link),
         };
         let (error, _) = expect_failure(&mut same("pre/"), 1);
@@ -275,7 +254,7 @@ fn one_backup_of_a_database_into_a_store_at_a_time() {
         assert!(error.contains("another backup") && error.contains(&observer.run(asked)), "{error}");
         if first == "bucket" {
             // Another prefix, and a bucket of the same name elsewhere, are other stores.
-            expect_code(&mut bucket.backup(cluster, name, "pre2"), 0);
+            expect_code(&mut backup_in_parts(&bucket, cluster, name, "pre2"), 0);
             expect_code(&mut other.backup(cluster, name, "pre"), 0);
         }
         going.signal("KILL");

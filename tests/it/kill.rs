@@ -1,6 +1,5 @@
 //! Runs that end at the same moment, in a store that ignores conditions. `latest` must name a whole run at all times, and
 //! never an older one than before.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::path::Path;

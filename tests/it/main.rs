@@ -1,7 +1,11 @@
 //! The integration tests: one binary, real PostgreSQL servers, real S3 servers over HTTP, stock tools as judges.
 
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
+    clippy::cast_precision_loss,
     clippy::case_sensitive_file_extension_comparisons,
     clippy::needless_for_each,
     clippy::unnecessary_wraps,

@@ -1,6 +1,5 @@
 //! A network and a server that fail between the program and PostgreSQL: what a reader loses is read again, byte for
 //! byte the same; what cannot be had again ends the run in one clear error, with nothing promoted.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pgstow::pipeline::segment::SEGMENT_BYTES;
 
-use crate::support::bed::{Bed, Ended, Kept};
+use crate::support::fixture::{Ended, Fixture, Kept};
 use crate::support::objects::Prints;
 use crate::support::pg::{self, Cluster};
 use crate::support::pg_proxy::{Event, Fault, PgProxy, Session};
@@ -28,7 +27,7 @@ type At = fn(&Session, Event<'_>) -> bool;
 
 /// A database behind a proxy, a bucket, and what a run without faults makes of them.
 struct Rig {
-    bed: Bed,
+    fixture: Fixture,
     proxy: PgProxy,
     cluster: &'static Cluster,
     database: &'static str,
@@ -50,18 +49,18 @@ impl Rig {
     }
 
     fn with(cluster: &'static Cluster, database: &'static str, compression: &'static str) -> Self {
-        let bed = Bed::new(cluster, database);
-        let proxy = bed.runtime.block_on(PgProxy::start(cluster, |_, _| None));
-        let mut rig = Self { bed, proxy, cluster, database, compression, calm: Prints::new(), runs: 0 };
+        let fixture = Fixture::new(cluster, database);
+        let proxy = fixture.bucket.runtime.block_on(PgProxy::start(cluster, |_, _| None));
+        let mut rig = Self { fixture, proxy, cluster, database, compression, calm: Prints::new(), runs: 0 };
         let ended = Going::start(&mut rig.backup("calm")).end();
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        rig.calm = rig.bed.latest("calm").unwrap();
+        rig.calm = rig.fixture.latest("calm").unwrap();
         rig
     }
 
     fn backup(&self, prefix: &str) -> Command {
-        let mut command = self.bed.backup(prefix);
-        command.env("DATABASE_URL", self.proxy.url(&self.bed.url())).env("PGSTOW_COMPRESSION", self.compression);
+        let mut command = self.fixture.backup(prefix);
+        command.env("DATABASE_URL", self.proxy.url(&self.fixture.url())).env("PGSTOW_COMPRESSION", self.compression);
         command
     }
 
@@ -75,15 +74,15 @@ impl Rig {
     ) -> (Outcome, Ended, Vec<(Session, String, Fault)>) {
         self.runs += 1;
         let prefix = format!("p{}", self.runs);
-        self.bed.copy("calm", &prefix);
-        let before: Kept = self.bed.kept(&prefix);
+        self.fixture.copy("calm", &prefix);
+        let before: Kept = self.fixture.kept(&prefix);
         let earlier = self.proxy.faults();
         self.proxy.follow(script);
         let ended = Going::start(self.backup(&prefix).args(more)).end();
         self.proxy.follow(|_, _| None);
         let log = self.proxy.log().split_off(earlier);
         tally::injected(what, log.len());
-        let outcome = self.bed.judge(&prefix, &before, &self.calm, &ended);
+        let outcome = self.fixture.judge(&prefix, &before, &self.calm, &ended);
         tally::ended(*outcome.as_ref().unwrap_or(&Outcome::Lost), what);
         let outcome = outcome.unwrap_or_else(|why| panic!("{what}: {why}\n{log:?}\n{ended:?}"));
         assert!(!log.is_empty(), "{what}: no fault hit\n{ended:?}");
@@ -335,11 +334,11 @@ impl Rig {
     fn fails_by_tools(&mut self, bin_dir: &std::path::Path) -> Ended {
         self.runs += 1;
         let prefix = format!("p{}", self.runs);
-        self.bed.copy("calm", &prefix);
-        let before = self.bed.kept(&prefix);
+        self.fixture.copy("calm", &prefix);
+        let before = self.fixture.kept(&prefix);
         let ended = Going::start(self.backup(&prefix).env("PGSTOW_PG_BIN_DIR", bin_dir)).end();
         tally::injected("pg_dump, pg_dumpall: killed", 1);
-        let outcome = self.bed.judge(&prefix, &before, &self.calm, &ended);
+        let outcome = self.fixture.judge(&prefix, &before, &self.calm, &ended);
         tally::ended(*outcome.as_ref().unwrap_or(&Outcome::Lost), "pg_dump, pg_dumpall: killed");
         assert_eq!(outcome, Ok(Outcome::Failed), "{ended:?}");
         ended

@@ -1,76 +1,22 @@
 //! Many processes at one store: pointers that are moved at the same time, backups that are killed at any moment.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
 use pgstow::seal::hash::sha256;
-use pgstow::store::Store;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
-use crate::support::pg::{self, Cluster};
+use crate::support::bucket::Bucket;
+use crate::support::pg::{self};
 use crate::support::process::output_with;
-use crate::support::program::{Run, backup, expect_code, files, json, pgstow, story};
-use crate::support::s3::S3Server;
+use crate::support::program::{Run, expect_code, files, json, story};
 use crate::support::session::Talk;
 
 /// Backups that race, each with so many promotions.
 const ROUNDS: u32 = 10;
 const PROMOTIONS: u32 = 3;
-
-/// A bucket, and the folder behind it.
-pub(super) struct Bucket {
-    runtime: Runtime,
-    folder: TempDir,
-    server: S3Server,
-}
-
-impl Bucket {
-    pub(super) fn start(conditions: bool) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let server = runtime.block_on(async {
-            if conditions {
-                S3Server::start(folder.path()).await
-            } else {
-                S3Server::start_without_conditions(folder.path()).await
-            }
-        });
-        Self { runtime, folder, server }
-    }
-
-    fn name(&self, prefix: &str) -> String {
-        format!("s3://{}/{prefix}", self.server.bucket)
-    }
-
-    pub(super) fn path(&self, prefix: &str) -> PathBuf {
-        self.folder.path().join(&self.server.bucket).join(prefix)
-    }
-
-    /// A command of the program on a prefix.
-    pub(super) fn command(&self, prefix: &str, words: &[&str]) -> Command {
-        let mut command = pgstow();
-        command.args(words).arg("--store").arg(self.name(prefix)).envs(self.server.env());
-        command
-    }
-
-    pub(super) fn backup(&self, cluster: &Cluster, database: &str, prefix: &str) -> Command {
-        let mut command = backup(cluster, database, Path::new(&self.name(prefix)));
-        command.envs(self.server.env());
-        command
-    }
-
-    pub(super) fn open_uploads(&self, prefix: &str) -> usize {
-        self.runtime.block_on(async {
-            let store = Store::open_with(&self.server.store_args(prefix), self.server.credentials()).await.unwrap();
-            store.uploads("").await.unwrap().len()
-        })
-    }
-}
 
 pub(super) fn newest() -> u32 {
     *pg::versions().last().unwrap()
@@ -110,7 +56,7 @@ fn backups_that_race_with_promotions_move_latest_forward_only() {
     let cluster = pg::shared(newest());
     cluster.create_database(name);
     cluster.psql(name, "CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
-    let bucket = Bucket::start(false);
+    let bucket = Bucket::start_without_conditions();
     expect_code(&mut bucket.backup(cluster, name, "pre"), 0);
     let store = bucket.path("pre");
     let real = Run::latest(&store);
@@ -203,7 +149,7 @@ fn a_backup_killed_at_any_of_fifty_moments_leaves_latest_whole_and_prune_leaves_
         "CREATE TABLE t (id int, t text); INSERT INTO t SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, 8000) i;
          CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 100)",
     );
-    let bucket = Bucket::start(true);
+    let bucket = Bucket::start();
     let store = bucket.path("pre");
     let command = || {
         let mut command = bucket.backup(cluster, name, "pre");
@@ -244,7 +190,7 @@ fn a_backup_killed_at_any_of_fifty_moments_leaves_latest_whole_and_prune_leaves_
             sound = latest;
         }
         if rounds % 5 == 4 {
-            uploads += bucket.open_uploads("pre");
+            uploads += bucket.uploads("pre").len();
         }
         // The server notices on its own that nobody is there any more.
         observer.until(&format!("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = '{name}'"));
@@ -264,7 +210,7 @@ fn a_backup_killed_at_any_of_fifty_moments_leaves_latest_whole_and_prune_leaves_
     let failed: Vec<&str> = told.lines().filter(|line| line.starts_with("FAILED")).collect();
     assert!(pruned.status.success(), "{failed:?}");
     assert!(told.contains("never finished"), "{told}");
-    assert_eq!((unfinished(&store), bucket.open_uploads("pre")), (0, 0), "{told}");
+    assert_eq!((unfinished(&store), bucket.uploads("pre").len()), (0, 0), "{told}");
     assert_eq!(files(&store.join("claims")), Vec::<String>::new());
     assert_eq!(assert_whole(&store), last.1);
     expect_code(&mut bucket.command("pre", &["verify"]), 0);

@@ -2,13 +2,12 @@
 //!
 //! [`damage_is_found`] takes any sound run in a directory store. Here runs are put together from a real `pg_dump`'s
 //! archives and real COPY text, by code that shares nothing with the program but the fingerprint.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 #![allow(clippy::case_sensitive_file_extension_comparisons, reason = "keys are lower case")]
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use pgstow::seal::digest::Fingerprint;
 use serde_json::{Value, json};
@@ -16,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::support::pg::{self, Cluster};
 use crate::support::process::succeed_with;
+use crate::support::program;
 
 const RUN: &str = "20261122T150405Z-1a2b3c";
 
@@ -187,12 +187,8 @@ fn write_manifest(store: &Path, run: &str, manifest: &Value) {
 }
 
 fn pgstow(store: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pgstow"))
-        .args(["--log", "error", "--store", store.to_str().unwrap()])
-        .args(arguments)
-        .current_dir("/")
-        .output()
-        .unwrap()
+    let mut command = program::pgstow();
+    command.args(["--log", "error", "--store", store.to_str().unwrap()]).args(arguments).output().unwrap()
 }
 
 /// Keys that `verify` calls damaged; its exit code must say the same.

@@ -1,5 +1,4 @@
 //! `pgstow restore`: what comes back is what was saved, whole or in parts; damage and wrong targets are refused.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,17 +7,11 @@ use std::process::{Command, Output, Stdio};
 use super::support::judge;
 use super::support::pg::{self, Cluster};
 use super::support::process::{output_with, succeed_with};
-use super::support::program::Run;
+use super::support::program::{self, Run};
 
-/// The program, with nothing of the caller's environment that could change what it does.
+/// The program on a store, with the client programs of that cluster.
 fn pgstow(cluster: &Cluster, store: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgstow"));
-    for (key, _) in std::env::vars_os() {
-        let key = key.to_string_lossy().into_owned();
-        if key.starts_with("PG") || key.starts_with("AWS_") || key == "DATABASE_URL" {
-            command.env_remove(key);
-        }
-    }
+    let mut command = program::pgstow();
     command.current_dir(store.parent().unwrap()).env("PGSTOW_STORE", store).env("PGSTOW_PG_BIN_DIR", cluster.bin_dir());
     command.args(arguments);
     command

@@ -1,6 +1,5 @@
 //! A restore that is stopped, throttled or run by a role of few rights: it ends cleanly, no table is left with some of
 //! its rows, and the same command completes it later.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::path::Path;
 use std::process::Command;

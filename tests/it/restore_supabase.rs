@@ -1,6 +1,5 @@
 //! `pgstow restore --profile supabase`: into a project whose role is no superuser and whose platform has made schemas,
 //! tables and default privileges of its own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

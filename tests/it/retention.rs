@@ -1,7 +1,6 @@
 //! Many runs: what `prune` keeps and what it never touches, pins, the pointer moved by hand, the probe, the comparison
 //! and the page. A real backup of a small database is the pattern; more runs are copies of it under other names, their
 //! manifests mended.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,10 +10,11 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use pgstow::seal::hash::sha256;
-use pgstow::store::{Plan, Store};
+use pgstow::store::Plan;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use super::support::bucket::Bucket;
 use super::support::pg;
 use super::support::program::{Going, backup, expect_code, expect_failure, files, json as read_json, pgstow};
 use super::support::proxy::{Fault, Proxy};
@@ -261,61 +261,46 @@ fn the_last_complete_run_outlives_every_rule() {
     assert_eq!(runs(folder.path()).len(), 2);
 }
 
-/// An S3 server with runs below the prefix `a`, a neighbour `a2`, and a proxy in front.
-struct Bucket {
-    folder: tempfile::TempDir,
-    runtime: Runtime,
-    server: S3Server,
+/// A bucket with runs below the prefix `a`, a neighbour `a2`, and a proxy in front.
+struct Guarded {
+    bucket: Bucket,
     proxy: Proxy,
 }
 
-impl Bucket {
+impl Guarded {
     fn new() -> Self {
-        let (folder, runtime) = (tempfile::tempdir().unwrap(), Runtime::new().unwrap());
-        let server = runtime.block_on(S3Server::start(folder.path()));
-        let proxy = runtime.block_on(Proxy::start(server.port, |_asked| None));
-        Self { folder, runtime, server, proxy }
-    }
-
-    fn prefix(&self, prefix: &str) -> PathBuf {
-        self.folder.path().join("backups").join(prefix)
+        let bucket = Bucket::start();
+        let proxy = bucket.runtime.block_on(Proxy::start(bucket.server.port, |_asked| None));
+        Self { bucket, proxy }
     }
 
     fn on(&self, words: &[&str]) -> Command {
-        let mut command = on(Path::new("s3://backups/a"), words);
-        command.envs(self.server.env()).env("AWS_ENDPOINT_URL_S3", &self.proxy.endpoint);
+        let mut command = on(Path::new(&self.bucket.address("a")), words);
+        command.envs(self.bucket.server.env()).env("AWS_ENDPOINT_URL_S3", &self.proxy.endpoint);
         command.args(["--s3-attempts", "2"]);
         command
     }
 
-    fn store(&self, prefix: &str) -> Store {
-        let arguments = self.server.store_args(prefix);
-        self.runtime.block_on(Store::open_with(&arguments, self.server.credentials())).unwrap()
-    }
-
     /// An upload that nobody goes on with.
     fn abandon(&self, prefix: &str, key: &str) {
-        let store = self.store(prefix);
-        self.runtime.block_on(async {
+        let store = self.bucket.store(prefix);
+        self.bucket.runtime.block_on(async {
             let mut writer = store.writer(key, Plan::default());
             writer.write(Bytes::from(vec![7; 11 << 20])).await.map_err(pgstow::error::Error::from).unwrap();
             // As a process that was killed: not even dropping it happens.
             std::mem::forget(writer);
         });
-        super::support::session::until("the upload is open", || self.open(prefix).iter().any(|open| open == key));
-    }
-
-    fn open(&self, prefix: &str) -> Vec<String> {
-        let store = self.store(prefix);
-        let uploads = self.runtime.block_on(store.uploads("")).unwrap();
-        uploads.into_iter().map(|upload| upload.key).collect()
+        super::support::session::until("the upload is open", || {
+            self.bucket.uploads(prefix).iter().any(|open| open == key)
+        });
     }
 }
 
 #[test]
 fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
-    let bucket = Bucket::new();
-    let (a, a2) = (bucket.prefix("a"), bucket.prefix("a2"));
+    let guarded = Guarded::new();
+    let bucket = &guarded.bucket;
+    let (a, a2) = (bucket.path("a"), bucket.path("a2"));
     let [old, older, oldest] = ["20260303T000000", "20260302T000000", "20260301T000000"].map(name);
     for run in [&name("20260304T000000"), &old, &older, &oldest] {
         copy_run(&a, run, |_| {});
@@ -324,20 +309,20 @@ fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
     let stale = name("20260101T000000");
     write(&a, &format!("runs/{stale}/x.dump.zst"), "half");
     let orphan = format!("runs/{stale}/y.dump.zst");
-    bucket.abandon("a", &orphan);
-    bucket.abandon("a", "runs/other/y.dump.zst");
-    bucket.abandon("a2", &orphan);
+    guarded.abandon("a", &orphan);
+    guarded.abandon("a", "runs/other/y.dump.zst");
+    guarded.abandon("a2", &orphan);
     let untouched = files(&a2);
 
     // A run with a young upload is still being written. One object cannot be deleted, nor one manifest.
     let (stuck, kept) = (format!("{older}/@roles.sql.zst"), format!("{oldest}/manifest.json"));
     let (first, second) = (stuck.clone(), kept.clone());
-    bucket.proxy.follow(move |asked| {
+    guarded.proxy.follow(move |asked| {
         let target = asked.target.replace("%40", "@");
         let hit = asked.method == "DELETE" && (target.contains(&first) || target.contains(&second));
         hit.then_some(Fault::Answer(403, "AccessDenied"))
     });
-    let command = &mut bucket.on(&["prune", "--keep-last", "1", "--json"]);
+    let command = &mut guarded.on(&["prune", "--keep-last", "1", "--json"]);
     let (out, err) = expect_code(command, 1);
     let pruned: Value = serde_json::from_str(&out).unwrap();
     let failures = pruned["failures"].as_array().unwrap();
@@ -351,9 +336,9 @@ fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
         files(&a2.join("runs").join(&oldest)),
         "without its manifest gone"
     );
-    assert!(runs(&a).contains(&stale) && bucket.open("a").len() == 2);
+    assert!(runs(&a).contains(&stale) && bucket.uploads("a").len() == 2);
     let mut first = BTreeMap::new();
-    for (asked, _) in bucket.proxy.log().into_iter().filter(|(asked, _)| asked.method == "DELETE") {
+    for (asked, _) in guarded.proxy.log().into_iter().filter(|(asked, _)| asked.method == "DELETE") {
         let run = asked.target.split('/').find(|part| part.contains("Z-aaaaaa")).unwrap().to_owned();
         first.entry(run).or_insert(asked.target);
     }
@@ -361,16 +346,16 @@ fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
     assert!(first.values().all(|target| target.contains("/manifest.json")), "{first:?}");
 
     // The run that lost its manifest is none any more, and the next prune takes the rest.
-    bucket.proxy.follow(|_asked| None);
-    let listed = json_of(&mut bucket.on(&["list"]), 0);
+    guarded.proxy.follow(|_asked| None);
+    let listed = json_of(&mut guarded.on(&["list"]), 0);
     let status =
         |run: &str| listed["runs"].as_array().unwrap().iter().find(|row| row["run"] == run).unwrap()["status"].clone();
     assert_eq!((status(&older), status(&oldest)), (json!("incomplete"), json!("complete")));
-    let pruned = json_of(&mut bucket.on(&["prune", "--keep-last", "1", "--incomplete-older-than", "0s"]), 0);
+    let pruned = json_of(&mut guarded.on(&["prune", "--keep-last", "1", "--incomplete-older-than", "0s"]), 0);
     assert_eq!((&pruned["deleted_runs"], &pruned["uploads"]), (&json!(3), &json!([orphan])));
     assert_eq!(runs(&a), BTreeSet::from([name("20260304T000000")]));
-    assert_eq!(bucket.open("a"), ["runs/other/y.dump.zst"]);
-    assert_eq!((files(&a2), bucket.open("a2")), (untouched, vec![orphan]));
+    assert_eq!(bucket.uploads("a"), ["runs/other/y.dump.zst"]);
+    assert_eq!((files(&a2), bucket.uploads("a2")), (untouched, vec![orphan]));
 }
 
 #[test]

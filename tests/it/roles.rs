@@ -1,6 +1,5 @@
 //! One database, backed up by roles that may do more and less, each logging in with a SCRAM password. What a role is
 //! comes from the run's manifest, not from what the test meant to make.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,5 @@
 //! No secret is ever shown: not in the arguments of the program and of all it starts, not in what it prints at any level
 //! and in any form, not in an error, not in what it stores or downloads. However the secret was given.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +11,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::encryption::Key;
-use crate::race::{Bucket, newest};
+use crate::race::newest;
+use crate::support::bucket::Bucket;
 use crate::support::pg::{self, Cluster};
 use crate::support::program::{drain, expect_failure, files, pgstow, plain_or_raw};
 use crate::support::tally;
@@ -56,7 +56,7 @@ impl Place {
              CREATE VIEW v AS SELECT * FROM t; SELECT lo_from_bytea(0, 'x')",
         );
         let (key, programs) = (Key::make(), Programs::new(cluster));
-        Self { cluster, bucket: Bucket::start(true), key, programs, folder: tempfile::tempdir().unwrap() }
+        Self { cluster, bucket: Bucket::start(), key, programs, folder: tempfile::tempdir().unwrap() }
     }
 
     /// A command at the store, with the session token of temporary credentials.
@@ -250,7 +250,7 @@ fn refused(command: &mut Command, codes: &[i32]) {
 #[test]
 fn no_secret_is_shown_by_an_error() {
     let cluster = pg::shared(newest());
-    let (bucket, key) = (Bucket::start(true), Key::make());
+    let (bucket, key) = (Bucket::start(), Key::make());
     let port = cluster.port();
     let connections = [
         (format!("postgresql://postgres:n33dle@127.0.0.1:{port}/postgres"), 1),

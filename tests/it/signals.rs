@@ -1,6 +1,5 @@
 //! SIGINT and SIGTERM at moments drawn over a command's whole time: it ends within five seconds, says so by its exit code
 //! and one line, and leaves nothing open and nothing half done.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::race::{Bucket, Moments, assert_whole, copy_of, newest};
+use crate::race::{Moments, assert_whole, copy_of, newest};
+use crate::support::bucket::Bucket;
 use crate::support::pg::{self, Cluster};
 use crate::support::process::output_with;
 use crate::support::program::{Going, Run, drain, expect_code, files, json, story};
@@ -53,7 +53,7 @@ impl Scene {
                  INSERT INTO v SELECT id FROM t; SELECT lo_from_bytea(0, 'x')"
             ),
         );
-        let bucket = Bucket::start(true);
+        let bucket = Bucket::start();
         let store = bucket.path("pre");
         let (observer, temporary) = (Talk::open(cluster, "postgres"), tempfile::tempdir().unwrap());
         let scene = Self { cluster, name, bucket, store, observer, temporary };
@@ -113,7 +113,7 @@ impl Scene {
                 interrupted += u32::from(!finished);
                 tally::injected("signal", 1);
                 tally::ended(if finished { tally::Outcome::Survived } else { tally::Outcome::Failed }, "signal");
-                assert_eq!(self.bucket.open_uploads("pre"), 0, "{what}: uploads are open\n{}", ended.err);
+                assert_eq!(self.bucket.uploads("pre"), [""; 0], "{what}: uploads are open\n{}", ended.err);
                 assert_eq!(files(self.temporary.path()), Vec::<String>::new(), "{what}\n{}", ended.err);
                 check(self, finished, &format!("{what}: {:?}\n{}", ended.status, ended.err));
             }

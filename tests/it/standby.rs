@@ -1,5 +1,4 @@
 //! Backups from a streaming standby: complete like those of the primary, and cancelled by replay with words that help.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use crate::support::pg::{self, Cluster};
 use crate::support::program::{Going, Run, assert_untouched, backup, expect_code, files, pgstow};

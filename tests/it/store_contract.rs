@@ -1,5 +1,4 @@
 //! The store's contract: one suite, every store passes it.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed step fails the test")]
 
 use bytes::Bytes;
 use pgstow::cli::args::StoreArgs;

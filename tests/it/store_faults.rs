@@ -1,6 +1,5 @@
 //! A network and a server that fail: what is tried again comes out whole, what cannot be done ends in one clear error,
 //! and neither leaves an upload open.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,4 @@
 //! Options for providers, asserted by the headers that reach the server; proxies of the environment.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};

@@ -1,6 +1,5 @@
 //! `sslmode`, `sslrootcert`, client certificates and channel binding against a real server with TLS, judged by psql:
 //! it must succeed and fail with the same connection strings, and the server's log tells what was encrypted.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,6 +1,5 @@
 //! Objects cut into volumes, in a real S3 server that takes no large ones: written, read by every command and by the
 //! stock tools, and damage in one volume named as that volume.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,20 +3,16 @@
 
 #![allow(dead_code, unreachable_pub, reason = "support is shared by test modules that each use a part of it")]
 #![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
     clippy::map_err_ignore,
     clippy::doc_markdown,
     clippy::struct_field_names,
     clippy::missing_panics_doc,
-    missing_docs,
     reason = "a test's support fails loudly, where a product must not"
 )]
 
 pub mod archive_walker;
-pub mod bed;
+pub mod bucket;
+pub mod fixture;
 pub mod judge;
 pub mod objects;
 pub mod pg;

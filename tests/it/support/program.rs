@@ -349,10 +349,10 @@ impl Going {
 
     /// Waits for its end, whatever it is.
     #[track_caller]
-    pub fn end(mut self) -> super::bed::Ended {
+    pub fn end(mut self) -> super::fixture::Ended {
         let status = self.child.wait().expect("a child can be waited for");
         let (out, err) = (self.out.join().expect("the reader ends"), self.err.join().expect("the reader ends"));
-        super::bed::Ended { code: status.code(), out, err }
+        super::fixture::Ended { code: status.code(), out, err }
     }
 
     /// Waits for its end, wants that exit code, returns stdout and stderr.

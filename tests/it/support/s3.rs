@@ -2,12 +2,6 @@
 //!
 //! Path style at `127.0.0.1`, virtual-host style at `localhost` (`bucket.localhost`). `s3s-fs` cannot list multipart
 //! uploads; this server keeps count of them itself.
-#![allow(
-    clippy::unwrap_used,
-    clippy::unnecessary_wraps,
-    dead_code,
-    reason = "a test's support: it may panic, and not every test uses all of it"
-)]
 
 use std::collections::BTreeMap;
 use std::future::Future;

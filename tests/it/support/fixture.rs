@@ -2,26 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use pgstow::store::Store;
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
-
+use super::bucket::Bucket;
 use super::objects::{self, Prints};
 use super::pg::Cluster;
-use super::program::{files, pgstow};
-use super::s3::S3Server;
+use super::program::files;
 use super::tally::Outcome;
 
-/// The bed. Each test of it has a prefix of its own.
-pub struct Bed {
-    /// Where proxies live.
-    pub runtime: Runtime,
-    /// The store.
-    pub server: S3Server,
-    folder: TempDir,
+/// A database and a bucket. Each test of it has a prefix of its own.
+pub struct Fixture {
+    /// The store, and the runtime where proxies live.
+    pub bucket: Bucket,
     cluster: &'static Cluster,
     database: String,
 }
@@ -40,27 +33,17 @@ pub struct Ended {
     pub err: String,
 }
 
-impl Bed {
+impl Fixture {
     /// Serves an empty bucket for that database.
     pub fn new(cluster: &'static Cluster, database: &str) -> Self {
-        let (folder, runtime) = (tempfile::tempdir().unwrap(), Runtime::new().unwrap());
-        let server = runtime.block_on(S3Server::start(folder.path()));
-        Self { runtime, server, folder, cluster, database: database.to_owned() }
+        Self { bucket: Bucket::start(), cluster, database: database.to_owned() }
     }
 
     /// `pgstow backup` into that prefix, uncompressed (so that objects come in several parts), to be given other
     /// addresses of database and store.
     pub fn backup(&self, prefix: &str) -> Command {
-        let mut command = pgstow();
-        command.args([
-            "backup",
-            "--s3-part-size-mib",
-            "5",
-            "--store",
-            &format!("s3://{}/{prefix}", self.server.bucket),
-        ]);
-        command.env("DATABASE_URL", self.url()).env("PGSTOW_PG_BIN_DIR", self.cluster.bin_dir());
-        command.envs(self.server.env()).env("PGSTOW_COMPRESSION", "none");
+        let mut command = self.bucket.backup(self.cluster, &self.database, prefix);
+        command.args(["--s3-part-size-mib", "5"]).env("PGSTOW_COMPRESSION", "none");
         command
     }
 
@@ -69,53 +52,40 @@ impl Bed {
         self.cluster.url(&self.database)
     }
 
-    fn prefix(&self, prefix: &str) -> PathBuf {
-        self.folder.path().join(&self.server.bucket).join(prefix)
-    }
-
     /// Copies what is below one prefix to another.
     pub fn copy(&self, from: &str, to: &str) {
         self.adopt(self, from, to);
     }
 
-    /// Copies what another bed has below a prefix.
+    /// Copies what another fixture has below a prefix.
     pub fn adopt(&self, other: &Self, from: &str, to: &str) {
-        for file in files(&other.prefix(from)) {
-            let target = self.prefix(to).join(&file);
+        for file in files(&other.bucket.path(from)) {
+            let target = self.bucket.path(to).join(&file);
             fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::copy(other.prefix(from).join(&file), target).unwrap();
+            fs::copy(other.bucket.path(from).join(&file), target).unwrap();
         }
     }
 
     /// Everything below a prefix.
     pub fn kept(&self, prefix: &str) -> Kept {
-        kept(&self.prefix(prefix))
+        kept(&self.bucket.path(prefix))
     }
 
     /// Removes what is below a prefix, to spare the disk.
     pub fn forget(&self, prefix: &str) {
         // The server may be at work still, on a request whose program has ended.
-        fs::remove_dir_all(self.prefix(prefix)).ok();
+        fs::remove_dir_all(self.bucket.path(prefix)).ok();
     }
 
     /// The objects of the run that `latest.json` of a prefix names.
     pub fn latest(&self, prefix: &str) -> Result<Prints, String> {
-        latest(&self.prefix(prefix))
-    }
-
-    /// Keys of the uploads that are open below a prefix.
-    pub fn uploads(&self, prefix: &str) -> Vec<String> {
-        let listed = async {
-            let store = Store::open_with(&self.server.store_args(prefix), self.server.credentials()).await.unwrap();
-            store.uploads("").await.unwrap().into_iter().map(|upload| upload.key).collect()
-        };
-        self.runtime.block_on(listed)
+        latest(&self.bucket.path(prefix))
     }
 
     /// What became of a run: see [`judged`]. Survivors leave no upload open; nor do failures, unless the program says so.
     pub fn judge(&self, prefix: &str, before: &Kept, calm: &Prints, ended: &Ended) -> Result<Outcome, String> {
-        let outcome = judged(&self.prefix(prefix), before, calm, ended)?;
-        let open = self.uploads(prefix);
+        let outcome = judged(&self.bucket.path(prefix), before, calm, ended)?;
+        let open = self.bucket.uploads(prefix);
         let told = ["left open", "may be left"].iter().any(|words| ended.err.contains(words));
         if open.is_empty() || (outcome == Outcome::Failed && told) {
             return Ok(outcome);
