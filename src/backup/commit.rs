@@ -5,102 +5,68 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::backup::drain::SchemaDone;
 use crate::backup::plan::Plan;
-use crate::backup::{Gathered, Run, restore_md};
+use crate::backup::restore_md;
+use crate::backup::run::{Gathered, Run};
 use crate::cli::status;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{
-    AGE, Database, Encryption, FORMAT, LargeObjects, Latest, Manifest, Omitted, Schema, Skipped, Source, Status, Table,
-    Tool, Totals,
+    AGE, Database, Encryption, FORMAT, Latest, Manifest, Object, Omitted, Skipped, Source, Status, Tool, Totals,
 };
-use crate::human;
 use crate::postgres::source::leader::Leader;
+use crate::runs::pointer;
 use crate::runs::pointer::Way;
-use crate::runs::{find, pointer};
 use crate::seal::hash::hex;
-use crate::store::{Condition, Store};
+use crate::store::Condition;
 
-/// Runs that are looked at for whose store this is, where no run is `latest`.
-const LOOKED_AT: usize = 8;
-
-/// Refuses a prefix that belongs to another database.
-pub(crate) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
-    let held = match pointer::read(store).await? {
-        Some((latest, _etag)) => latest.identity,
-        // Only partial runs, perhaps.
-        None => match newest(store).await {
-            Some(identity) => identity,
-            None => return Ok(()),
-        },
-    };
-    if held == identity {
-        return Ok(());
-    }
-    if adopt {
-        tracing::warn!("{} held backups of another database ({held}); adopted", store.describe());
-        return Ok(());
-    }
-    Err(Error::usage(format!(
-        "{} holds backups of another database ({held}; this one is {identity})",
-        store.describe(),
-    ))
-    .hint("give each database a prefix of its own, or use --adopt-prefix when this database replaced the other one"))
+/// A finished run.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) manifest: Manifest,
+    /// True when `latest` names this run now.
+    pub(crate) is_latest: bool,
 }
 
-/// The database of the newest run with a manifest, as far as this key may look.
-async fn newest(store: &Store) -> Option<String> {
-    for name in find::names(store).await.ok()?.iter().take(LOOKED_AT) {
-        if let Ok(Some(run)) = find::manifest(store, name).await {
-            return Some(run.manifest.source.identity);
-        }
-    }
-    None
-}
-
-/// Writes what is left of the run. Returns the manifest and whether `latest` names this run now.
+/// Writes what is left of the run.
 pub(crate) async fn finish(
     run: &Run,
     leader: &Leader,
     plan: &Plan,
     gathered: Gathered,
     committing: &AtomicBool,
-) -> Result<(Manifest, bool)> {
-    let skipped = skipped(leader, plan);
-    let mut omitted = leader.detection.omitted.clone();
-    if !gathered.roles.passwords && !omitted.iter().any(|o| o.kind == "role passwords") {
-        omitted.push(Omitted {
-            kind: "role passwords".to_owned(),
-            name: "*".to_owned(),
-            reason: "the role may not read pg_authid; set passwords with ALTER ROLE after a restore".to_owned(),
-        });
-    }
-    omitted.extend(plan.absent.iter().map(|name| {
-        Omitted {
-            kind: "definition of an extension's table".to_owned(),
-            name: name.clone(),
-            reason:
-                "its rows are saved; where CREATE EXTENSION does not make it, it is made again with columns, keys and \
-                 indexes only, without grants, policies and triggers"
-                    .to_owned(),
-        }
-    }));
-    let schemas = schemas(plan, &gathered.schemas);
+) -> Result<Done> {
+    let gaps = Gaps { skipped: skipped(leader, plan), omitted: omitted(leader, plan, gathered.roles.passwords) };
     let facts = restore_md::Facts {
         run,
         leader,
         plan,
-        schemas: &schemas,
+        schemas: &gathered.schemas,
         roles: &gathered.roles.object,
         passwords: gathered.roles.passwords,
         database: &gathered.database,
         large_objects: gathered.large_objects.object.as_ref(),
-        skipped: &skipped,
-        omitted: &omitted,
+        skipped: &gaps.skipped,
+        omitted: &gaps.omitted,
     };
     let restore_md = run.target.put_plain(layout::RESTORE_MD, Bytes::from(restore_md::compose(&facts))).await?;
+    let manifest = manifest(run, leader, plan, gathered, gaps, restore_md);
+    refuse_missing(run, &manifest).await?;
+    committing.store(true, Ordering::SeqCst);
+    let sha256 = put_manifest(run, &manifest).await?;
+    let is_latest = promote(run, &manifest, sha256).await?;
+    Ok(Done { manifest, is_latest })
+}
+
+/// What the run does not contain, for the manifest and RESTORE.md.
+struct Gaps {
+    skipped: Vec<Skipped>,
+    omitted: Vec<Omitted>,
+}
+
+fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: Gaps, restore_md: Object) -> Manifest {
     let partial = plan.partial || !leader.detection.unreadable.is_empty();
+    let recipients = run.target.recipients.as_ref();
     let mut manifest = Manifest {
         format: FORMAT.to_owned(),
         run: run.name.clone(),
@@ -110,54 +76,51 @@ pub(crate) async fn finish(
         tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         source: source(run, leader),
         compression: run.target.compression.to_string(),
-        encryption: run
-            .target
-            .recipients
-            .as_ref()
-            .map(|keys| Encryption { scheme: AGE.to_owned(), recipients: keys.names() }),
+        encryption: recipients.map(|keys| Encryption { scheme: AGE.to_owned(), recipients: keys.names() }),
         totals: Totals::default(),
         roles: gathered.roles,
         database: Database { object: gathered.database },
-        large_objects: LargeObjects {
-            object: gathered.large_objects.object,
-            count: gathered.large_objects.count,
-            bytes: gathered.large_objects.bytes,
-            digest: gathered.large_objects.digest,
-        },
+        large_objects: gathered.large_objects,
         restore_md: Some(restore_md),
-        schemas,
-        skipped,
+        schemas: gathered.schemas,
+        skipped: gaps.skipped,
         dependents: plan.dependents.clone(),
-        omitted,
+        omitted: gaps.omitted,
     };
     manifest.totals = totals(&manifest);
-    // Whatever took objects away meanwhile (a prune with a short grace, a lifecycle rule): no manifest, no backup.
-    match status::incomplete(&run.target.store, &manifest).await {
-        Ok(None) => {}
-        Ok(Some(problem)) => {
-            return Err(Error::failed(format!("run {}: {problem}, although it was stored", run.name)).hint(
-                "see whether a prune with a short --incomplete-older-than or a lifecycle rule of the bucket took it",
-            ));
+    manifest
+}
+
+/// Refuses to go on when something took objects of the run away meanwhile (a prune with a short grace, a lifecycle
+/// rule): no manifest, no backup.
+async fn refuse_missing(run: &Run, manifest: &Manifest) -> Result<()> {
+    match status::incomplete(&run.target.store, manifest).await {
+        Ok(None) => Ok(()),
+        Ok(Some(problem)) => Err(Error::failed(format!("run {}: {problem}, although it was stored", run.name)).hint(
+            "see whether a prune with a short --incomplete-older-than or a lifecycle rule of the bucket took it",
+        )),
+        Err(error) => {
+            tracing::warn!("the run's objects could not be listed: {error}");
+            Ok(())
         }
-        Err(error) => tracing::warn!("the run's objects could not be listed: {error}"),
     }
-    committing.store(true, Ordering::SeqCst);
-    let sha256 = put_manifest(run, &manifest).await?;
-    let latest = if partial && !run.args.allow_partial_latest {
+}
+
+/// Moves `latest` to the run, unless it is partial and may not become it. Returns true when it was moved.
+async fn promote(run: &Run, manifest: &Manifest, sha256: String) -> Result<bool> {
+    if manifest.status == Status::Partial && !run.options.partial.becomes_latest {
         tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
-        false
-    } else {
-        let pointer = Latest {
-            run: run.name.clone(),
-            manifest: layout::in_run(&run.name, layout::MANIFEST),
-            sha256,
-            finished_at: manifest.finished_at.clone(),
-            identity: manifest.source.identity.clone(),
-        };
-        let moved = pointer::advance(&run.target.store, &pointer, Way::Forward).await;
-        moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))?
+        return Ok(false);
+    }
+    let pointer = Latest {
+        run: run.name.clone(),
+        manifest: layout::in_run(&run.name, layout::MANIFEST),
+        sha256,
+        finished_at: manifest.finished_at.clone(),
+        identity: manifest.source.identity.clone(),
     };
-    Ok((manifest, latest))
+    let moved = pointer::advance(&run.target.store, &pointer, Way::Forward).await;
+    moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))
 }
 
 fn rfc3339(at: jiff::Timestamp) -> String {
@@ -167,8 +130,8 @@ fn rfc3339(at: jiff::Timestamp) -> String {
 fn source(run: &Run, leader: &Leader) -> Source {
     let server = &leader.detection.server;
     Source {
-        host: run.info.host().to_owned(),
-        port: run.info.port(),
+        host: run.options.info.host().to_owned(),
+        port: run.options.info.port(),
         database: server.database.clone(),
         identity: server.identity.clone(),
         server_version: server.version.clone(),
@@ -199,32 +162,26 @@ fn skipped(leader: &Leader, plan: &Plan) -> Vec<Skipped> {
     all
 }
 
-fn schemas(plan: &Plan, done: &[SchemaDone]) -> Vec<Schema> {
-    let both = plan.schemas.iter().zip(done);
-    both.map(|(planned, done)| Schema {
-        name: planned.name.clone(),
-        owner: planned.owner.clone(),
-        dump: done.dump.clone(),
-        tables: planned
-            .tables
-            .iter()
-            .zip(&done.tables)
-            .map(|(table, done)| Table {
-                name: table.name.clone(),
-                kind: table.kind,
-                rows: done.print.rows,
-                digest: done.print.digest(),
-                order: Some(done.print.order()),
-                raw_bytes: done.print.bytes,
-                file: done.file.clone(),
-                index: done.index.clone(),
-                extension: table.extension.clone(),
-                filter: table.filter.clone(),
-            })
-            .collect(),
-        needs: plan.needs(&planned.name),
-    })
-    .collect()
+fn omitted(leader: &Leader, plan: &Plan, passwords: bool) -> Vec<Omitted> {
+    let mut omitted = leader.detection.omitted.clone();
+    if !passwords && !omitted.iter().any(|o| o.kind == "role passwords") {
+        omitted.push(Omitted {
+            kind: "role passwords".to_owned(),
+            name: "*".to_owned(),
+            reason: "the role may not read pg_authid; set passwords with ALTER ROLE after a restore".to_owned(),
+        });
+    }
+    omitted.extend(plan.absent.iter().map(|name| {
+        Omitted {
+            kind: "definition of an extension's table".to_owned(),
+            name: name.to_string(),
+            reason:
+                "its rows are saved; where CREATE EXTENSION does not make it, it is made again with columns, keys and \
+                 indexes only, without grants, policies and triggers"
+                    .to_owned(),
+        }
+    }));
+    omitted
 }
 
 fn totals(manifest: &Manifest) -> Totals {
@@ -274,62 +231,4 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
                 .hint(format!("{key} may be stored all the same: `pgstow verify` tells whether that run is whole")))
         }
     }
-}
-
-/// Names in a line of the final summary; the manifest and RESTORE.md have all.
-const OMITTED_SHOWN: usize = 8;
-
-/// The final summary for people.
-pub(crate) fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
-    let totals = &manifest.totals;
-    let took = manifest
-        .finished_at
-        .parse::<jiff::Timestamp>()
-        .ok()
-        .zip(manifest.started_at.parse::<jiff::Timestamp>().ok())
-        .map_or(0.0, |(end, start)| end.duration_since(start).as_secs_f64());
-    let human = |bytes: u64| indicatif::HumanBytes(bytes).to_string();
-    let mut text = format!(
-        "Run {run} is {status}.\n\n  \
-           database       {database} (PostgreSQL {version}, snapshot {snapshot})\n  \
-           schemas        {schemas}\n  \
-           tables         {tables} with {rows} rows\n  \
-           large objects  {blobs}\n  \
-           text           {raw}\n  \
-           stored         {stored} in {objects} objects, {compression}{encrypted}\n  \
-           time           {took:.1} s\n  \
-           store          {store}/runs/{run}\n  \
-           latest         {latest}\n",
-        run = manifest.run,
-        status = if manifest.status == Status::Complete { "complete" } else { "PARTIAL" },
-        database = manifest.source.database,
-        version = manifest.source.server_version,
-        snapshot = manifest.source.snapshot,
-        schemas = totals.schemas,
-        tables = totals.tables,
-        rows = indicatif::HumanCount(totals.rows),
-        blobs = manifest.large_objects.count,
-        raw = human(totals.raw_bytes),
-        stored = human(totals.stored_bytes),
-        objects = totals.objects + 1,
-        compression = manifest.compression,
-        encrypted = if manifest.encryption.is_some() { ", encrypted" } else { "" },
-        latest = if latest { "this run" } else { "not moved" },
-    );
-    let skipped = manifest.skipped.iter().map(|s| (&*s.kind, format!("{}.{}", s.schema, s.name), &*s.reason));
-    let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));
-    let omitted = manifest.omitted.iter().map(|o| (&*o.kind, o.name.clone(), &*o.reason));
-    for (title, lines) in [
-        ("Skipped", human::grouped(skipped, usize::MAX)),
-        ("Held, but not to be restored whole, for want of what was skipped", human::grouped(dependents, usize::MAX)),
-        ("Outside of what a logical backup can hold", human::grouped(omitted, OMITTED_SHOWN)),
-    ] {
-        if !lines.is_empty() {
-            text.push_str(&format!("\n{title}:\n"));
-            for line in lines {
-                text.push_str(&format!("  - {line}\n"));
-            }
-        }
-    }
-    text
 }

@@ -7,13 +7,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backup::drain::Counters;
+use crate::backup::counters::Counters;
+use crate::backup::options::Limits;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::source::detect::ServerInfo;
@@ -24,15 +24,11 @@ const POLL: Duration = Duration::from_secs(1);
 /// Connections of a run besides its readers and the watcher: leader, pg_dump or pg_dumpall, large objects.
 const BESIDES: i64 = 3;
 
-/// What ends a run before its time, and how far it got until then.
+/// The limits that end a run before its time.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    started: Instant,
-    deadline: Option<Duration>,
-    max_block: Option<Duration>,
+    limits: Limits,
     counters: Arc<Counters>,
-    schemas: AtomicUsize,
-    tables: AtomicUsize,
     overstayed: watch::Sender<Option<Error>>,
 }
 
@@ -43,28 +39,9 @@ pub(crate) struct Watch {
 }
 
 impl Guest {
-    /// A guest that came at `started`.
-    pub(crate) fn new(
-        started: Instant,
-        deadline: Option<Duration>,
-        max_block: Option<Duration>,
-        counters: &Arc<Counters>,
-    ) -> Self {
-        Self {
-            started,
-            deadline,
-            max_block,
-            counters: Arc::clone(counters),
-            schemas: AtomicUsize::new(0),
-            tables: AtomicUsize::new(0),
-            overstayed: watch::channel(None).0,
-        }
-    }
-
-    /// How much there is to do, once it is known.
-    pub(crate) fn expect(&self, schemas: usize, tables: usize) {
-        self.schemas.store(schemas, Ordering::Relaxed);
-        self.tables.store(tables, Ordering::Relaxed);
+    /// A guest that keeps to these limits.
+    pub(crate) fn new(limits: Limits, counters: &Arc<Counters>) -> Self {
+        Self { limits, counters: Arc::clone(counters), overstayed: watch::channel(None).0 }
     }
 
     /// Waits for the first limit that is reached and returns the error to end with.
@@ -77,8 +54,8 @@ impl Guest {
             }
         };
         let late = async {
-            match self.deadline {
-                Some(deadline) => tokio::time::sleep_until((self.started + deadline).into()).await,
+            match self.limits.deadline {
+                Some(deadline) => tokio::time::sleep_until((self.limits.begun + deadline).into()).await,
                 None => std::future::pending().await,
             }
         };
@@ -89,28 +66,14 @@ impl Guest {
     }
 
     fn late(&self) -> Error {
-        let deadline = humantime::format_duration(self.deadline.unwrap_or_default());
-        Error::failed(format!("the deadline of {deadline} is reached: {}; nothing was promoted", self.reached())).hint(
+        let deadline = humantime::format_duration(self.limits.deadline.unwrap_or_default());
+        Error::failed(format!(
+            "the deadline of {deadline} is reached: {}; nothing was promoted",
+            self.counters.reached()
+        ))
+        .hint(
             "give it more time (--deadline), more sessions (--jobs), or run it where no time limit cuts it; \
              the run before is as it was",
-        )
-    }
-
-    /// How far the run got.
-    fn reached(&self) -> String {
-        let (schemas, tables) = (self.schemas.load(Ordering::Relaxed), self.tables.load(Ordering::Relaxed));
-        if tables == 0 && schemas == 0 {
-            return "the run was still locking tables and reading the catalogue".to_owned();
-        }
-        let done = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-        // A schema that is written again counts twice.
-        let most = |n: u64, all: usize| n.min(all as u64);
-        format!(
-            "{} of {schemas} schemas and {} of {tables} tables were read, {} rows, {} of text",
-            most(done(&self.counters.schemas), schemas),
-            most(done(&self.counters.tables), tables),
-            indicatif::HumanCount(done(&self.counters.rows)),
-            indicatif::HumanBytes(done(&self.counters.raw)),
         )
     }
 
@@ -143,13 +106,13 @@ impl Guest {
     }
 
     fn without(&self) -> &'static str {
-        if self.max_block.is_some() { "; --max-block has no effect" } else { "" }
+        if self.limits.max_block.is_some() { "; --max-block has no effect" } else { "" }
     }
 
     /// Looks again and again; ends with an error, or when somebody waited for too long.
     async fn look(&self, watcher: &Watcher) -> Result<()> {
         let mut since: HashMap<(i32, String), Instant> = HashMap::new();
-        let pause = self.max_block.map_or(POLL, |most| (most / 4).clamp(Duration::from_millis(50), POLL));
+        let pause = self.limits.max_block.map_or(POLL, |most| (most / 4).clamp(Duration::from_millis(50), POLL));
         let mut ticks = tokio::time::interval(pause);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -164,7 +127,7 @@ impl Guest {
                     now
                 });
                 let waited = now.duration_since(first);
-                if let Some(most) = self.max_block.filter(|most| waited >= *most) {
+                if let Some(most) = self.limits.max_block.filter(|most| waited >= *most) {
                     self.overstayed.send_replace(Some(blocked(waiter, waited, most)));
                     return Ok(());
                 }

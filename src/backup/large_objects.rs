@@ -7,12 +7,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::archive::compose;
 use crate::archive::compose::Framing;
-use crate::backup::Run;
-use crate::backup::drain::Output;
 use crate::backup::plan::Plan;
+use crate::backup::run::Run;
 use crate::error::{Error, Result};
 use crate::format::layout;
-use crate::format::manifest::Object;
+use crate::format::manifest::LargeObjects;
+use crate::objects::write::Output;
 use crate::pipeline::rate::Meter;
 use crate::postgres::source::large_objects::{Sink, read};
 use crate::postgres::source::leader::Leader;
@@ -22,21 +22,8 @@ const FRAME_BYTES: usize = 2 << 20;
 /// Times the whole object is written again when its connection is lost.
 const ATTEMPTS: u32 = 3;
 
-/// What was stored.
-#[derive(Debug, Default)]
-pub(crate) struct Done {
-    /// The archive; `None` where there is no large object.
-    pub(crate) object: Option<Object>,
-    /// Objects in it.
-    pub(crate) count: u64,
-    /// Bytes of their contents.
-    pub(crate) bytes: u64,
-    /// Sum of their hashes.
-    pub(crate) digest: Option<String>,
-}
-
 /// Stores the large objects.
-pub(crate) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Done> {
+pub(crate) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<LargeObjects> {
     let unreadable: HashSet<u32> = leader
         .detection
         .unreadable
@@ -49,7 +36,7 @@ pub(crate) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Don
         oids.retain(|oid| !unreadable.contains(oid));
     }
     if blocks.is_empty() {
-        return Ok(Done::default());
+        return Ok(LargeObjects { object: None, count: 0, bytes: 0, digest: None });
     }
     let mut attempt = 1;
     loop {
@@ -65,7 +52,12 @@ pub(crate) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Don
 }
 
 /// One attempt; an error says whether its connection was lost.
-async fn once(run: &Run, leader: &Leader, plan: &Plan, blocks: &[(i32, Vec<u32>)]) -> Result<Done, (Error, bool)> {
+async fn once(
+    run: &Run,
+    leader: &Leader,
+    plan: &Plan,
+    blocks: &[(i32, Vec<u32>)],
+) -> Result<LargeObjects, (Error, bool)> {
     let readers = run.readers(leader);
     let session = readers.on_snapshot().await.map_err(|error| (error, true))?;
     let mut writer = Writer {
@@ -95,7 +87,7 @@ async fn once(run: &Run, leader: &Leader, plan: &Plan, blocks: &[(i32, Vec<u32>)
     }
     session.close().await;
     let object = writer.output.finish().await.map_err(|error| (error.into(), false))?;
-    Ok(Done {
+    Ok(LargeObjects {
         object: Some(object),
         count: writer.count,
         bytes: writer.bytes,
@@ -131,8 +123,8 @@ impl Writer {
         self.flush_between().await?;
         let raw = data.len() as u64;
         let compression = self.output.compression();
-        let sealed = tokio::task::spawn_blocking(move || compression.frame(&[data])).await;
-        let frame = sealed.map_err(|error| Error::failed(format!("seal a large object: {error}")))??;
+        let compressed = tokio::task::spawn_blocking(move || compression.frame(&[data])).await;
+        let frame = compressed.map_err(|error| Error::failed(format!("compress a large object: {error}")))??;
         Ok(self.output.frame(frame, raw).await?)
     }
 

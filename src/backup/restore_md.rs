@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use libpgdump::ObjectType;
 
 use crate::archive::catalogue::{namespace, with_dependents};
-use crate::backup::Run;
 use crate::backup::plan::Plan;
+use crate::backup::run::Run;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
 use crate::human;
 use crate::objects::read;

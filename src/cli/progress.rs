@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backup::drain::Counters;
+use crate::backup::counters::Counters;
 use crate::cli::args::{Global, Progress as When};
 
 fn bars() -> &'static MultiProgress {
@@ -65,32 +65,35 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shows the counters until it is dropped. `disk` is the estimated size of all tables in bytes.
+    /// Shows the counters, from the moment the amount of work is known until it is dropped.
     #[must_use]
-    pub fn start(global: &Global, counters: &Arc<Counters>, disk: i64, schemas: usize) -> Self {
-        let disk = u64::try_from(disk).unwrap_or(0);
-        let bar = bar(global, disk, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
+    pub(crate) fn start(global: &Global, counters: &Arc<Counters>) -> Self {
+        let bar = bar(global, 0, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
         let (counters, shown, draws) = (Arc::clone(counters), bar.clone(), draws_bars(global));
         let task = tokio::spawn(async move {
-            let started = Instant::now();
+            let mut started = None;
             let mut ticks = tokio::time::interval(if draws { DRAW } else { LOG });
             ticks.tick().await;
             loop {
                 ticks.tick().await;
+                let Some(total) = counters.total() else { continue };
+                let begun = *started.get_or_insert_with(Instant::now);
                 let done = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
                 let raw = done(&counters.raw);
                 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-                let rate = raw as f64 / started.elapsed().as_secs_f64().max(0.001);
+                let rate = raw as f64 / begun.elapsed().as_secs_f64().max(0.001);
                 let text = format!(
-                    "schemas {}/{schemas}  tables {}  rows {}  {} at {}/s",
+                    "schemas {}/{}  tables {}  rows {}  {} at {}/s",
                     done(&counters.schemas),
+                    total.schemas,
                     done(&counters.tables),
                     HumanCount(done(&counters.rows)),
                     HumanBytes(raw),
                     human_rate(rate),
                 );
                 if draws {
-                    shown.set_position(done(&counters.disk).min(disk));
+                    shown.set_length(total.disk);
+                    shown.set_position(done(&counters.disk).min(total.disk));
                     shown.set_message(text);
                 } else {
                     tracing::info!("{text}");

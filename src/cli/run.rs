@@ -26,7 +26,7 @@ pub enum Outcome {
 pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result<Outcome> {
     match command {
         // Watches the signals itself: what it has open must be aborted first.
-        Command::Backup(arguments) => Box::pin(crate::backup::run(arguments, &global, &shutdown)).await,
+        Command::Backup(arguments) => Box::pin(crate::cli::backup::run(arguments, &global, &shutdown)).await,
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
         Command::Doctor(arguments) => Box::pin(crate::doctor::run(arguments, &global, &shutdown)).await,
         Command::Drill(arguments) => Box::pin(drill::run(arguments, &global, &shutdown)).await,

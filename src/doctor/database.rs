@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::backup::{check_prefix, refuse_same_project};
+use crate::backup::preflight::{check_prefix, refuse_same_project};
 use crate::cli::doctor::Doctor;
 use crate::doctor::findings::Report;
 use crate::error::Result;

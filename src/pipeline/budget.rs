@@ -1,4 +1,4 @@
-//! Memory of rows on their way: bytes that readers may hold, sealed or not, until they are drained.
+//! Memory of rows on their way: bytes that readers may hold, compressed or not, until they are drained.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Between readers and the drain: tasks handed out in order, frames sealed on all cores, delivered in order.
+//! Between readers and the drain: tasks handed out in order, frames compressed on all cores, delivered in order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::seal::digest::Fingerprint;
 /// Items a task may have on their way; bytes are bounded by the budget, this bounds the rest.
 const ITEMS: usize = 1024;
 
-/// One sealed frame of whole rows.
+/// One compressed frame of whole rows.
 #[derive(Debug)]
 pub(crate) struct Frame {
     /// The frame as it is stored.
     pub(crate) bytes: Bytes,
     /// Rows, raw bytes and sums of the rows in it.
-    pub(crate) print: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     _permit: Permit,
 }
 
@@ -39,16 +39,26 @@ pub(crate) enum Item {
 
 /// Hands out tasks in order.
 #[derive(Debug)]
-pub(crate) struct Intake<T> {
-    tasks: Mutex<(u64, VecDeque<T>, mpsc::UnboundedSender<mpsc::Receiver<Item>>)>,
+pub(crate) struct TaskQueue<T> {
+    state: Mutex<State<T>>,
     /// Those who take tasks.
     workers: u64,
-    seal: Sealer,
+    compressor: Compressor,
 }
 
-/// Seals segments.
+#[derive(Debug)]
+struct State<T> {
+    /// Number of the next task.
+    next: u64,
+    /// Tasks that nobody has taken.
+    waiting: VecDeque<T>,
+    /// The receiving ends of the tasks that were taken, in their order.
+    deliver: mpsc::UnboundedSender<mpsc::Receiver<Item>>,
+}
+
+/// Compresses segments into frames, within a budget of memory, on so many threads.
 #[derive(Debug, Clone)]
-pub(crate) struct Sealer {
+pub(crate) struct Compressor {
     compression: Compression,
     budget: Budget,
     cores: Arc<Semaphore>,
@@ -59,34 +69,35 @@ pub(crate) struct Sealer {
 pub(crate) struct Feed {
     task: u64,
     items: mpsc::Sender<Item>,
-    seal: Sealer,
+    compressor: Compressor,
 }
 
 /// Receives the tasks' items in the order of the tasks.
 pub(crate) type Delivery = mpsc::UnboundedReceiver<mpsc::Receiver<Item>>;
 
-impl Sealer {
-    /// Seals with this compression, within the budget, on at most `cores` threads at once.
+impl Compressor {
+    /// Compresses like this, within the budget, on at most `cores` threads at once.
     #[must_use]
     pub(crate) fn new(compression: Compression, budget: Budget, cores: usize) -> Self {
         Self { compression, budget, cores: Arc::new(Semaphore::new(cores)) }
     }
 
-    /// A feed outside any intake, for a chunk that is read when its turn to be drained has come.
+    /// A feed outside any queue, for a chunk that is read when its turn to be drained has come.
     #[must_use]
     pub(crate) fn direct(&self) -> (Feed, mpsc::Receiver<Item>) {
         let (items, receiver) = mpsc::channel(ITEMS);
         // Task 0 has always been reached: the reserve is open to it.
-        (Feed { task: 0, items, seal: self.clone() }, receiver)
+        (Feed { task: 0, items, compressor: self.clone() }, receiver)
     }
 }
 
-impl<T> Intake<T> {
-    /// An intake over these tasks, in this order, for so many workers, and the delivery for the drain.
+impl<T> TaskQueue<T> {
+    /// A queue of these tasks, in this order, for so many workers, and the delivery for the drain.
     #[must_use]
-    pub(crate) fn new(tasks: Vec<T>, workers: usize, seal: Sealer) -> (Self, Delivery) {
+    pub(crate) fn new(tasks: Vec<T>, workers: usize, compressor: Compressor) -> (Self, Delivery) {
         let (deliver, delivery) = mpsc::unbounded_channel();
-        (Self { tasks: Mutex::new((0, tasks.into(), deliver)), workers: workers as u64, seal }, delivery)
+        let state = Mutex::new(State { next: 0, waiting: tasks.into(), deliver });
+        (Self { state, workers: workers as u64, compressor }, delivery)
     }
 
     /// The next task and the feed to send its rows to; `None` when all are taken.
@@ -101,43 +112,43 @@ impl<T> Intake<T> {
     }
 
     async fn take(&self, depth: u64) -> Option<(T, Feed)> {
-        let mut tasks = self.tasks.lock().await;
-        let left = tasks.1.len() as u64;
-        if depth > 0 && (tasks.0 < self.workers * depth || left < self.workers) {
+        let mut state = self.state.lock().await;
+        let left = state.waiting.len() as u64;
+        if depth > 0 && (state.next < self.workers * depth || left < self.workers) {
             return None;
         }
-        let task = tasks.1.pop_front()?;
-        let number = tasks.0;
-        tasks.0 += 1;
+        let task = state.waiting.pop_front()?;
+        let number = state.next;
+        state.next += 1;
         let (items, receiver) = mpsc::channel(ITEMS);
-        tasks.2.send(receiver).ok()?;
-        Some((task, Feed { task: number, items, seal: self.seal.clone() }))
+        state.deliver.send(receiver).ok()?;
+        Some((task, Feed { task: number, items, compressor: self.compressor.clone() }))
     }
 }
 
 impl Feed {
     /// Sends the next rows of the current chunk: waits for memory, then for a core, and returns while they are being
-    /// sealed.
+    /// compressed.
     pub(crate) async fn segment(&self, segment: Segment) -> Result<()> {
-        let mut permit = self.seal.budget.acquire(self.task, segment.bytes).await?;
-        let core = Arc::clone(&self.seal.cores)
+        let mut permit = self.compressor.budget.acquire(self.task, segment.bytes).await?;
+        let core = Arc::clone(&self.compressor.cores)
             .acquire_owned()
             .await
             .map_err(|closed| Error::failed(format!("wait for a core: {closed}")))?;
-        let (done, sealed) = oneshot::channel();
-        let compression = self.seal.compression;
+        let (done, frame) = oneshot::channel();
+        let compression = self.compressor.compression;
         tokio::task::spawn_blocking(move || {
             let _core = core;
-            let sealed = seal(compression, &segment);
+            let compressed = compress(compression, &segment);
             drop(segment);
-            let result = sealed.map(|(bytes, print)| {
+            let result = compressed.map(|(bytes, fingerprint)| {
                 permit.shrink_to(bytes.len());
-                Frame { bytes, print, _permit: permit }
+                Frame { bytes, fingerprint, _permit: permit }
             });
             // When nobody waits any more, the run is ending.
             drop(done.send(result));
         });
-        self.send(Item::Frame(sealed)).await
+        self.send(Item::Frame(frame)).await
     }
 
     /// Says that all rows of the current chunk were sent.
@@ -153,9 +164,9 @@ impl Feed {
 
     /// Ends the chunk with an error, which the drain will return.
     pub(crate) async fn failed(&self, error: Error) -> Result<()> {
-        let (done, sealed) = oneshot::channel();
+        let (done, frame) = oneshot::channel();
         drop(done.send(Err(error)));
-        self.send(Item::Frame(sealed)).await
+        self.send(Item::Frame(frame)).await
     }
 
     /// True once nobody will read what is sent: the drain has ended, and why is for it to say.
@@ -169,16 +180,16 @@ impl Feed {
     }
 }
 
-fn seal(compression: Compression, segment: &Segment) -> Result<(Bytes, Fingerprint)> {
-    let mut print = Fingerprint::default();
+fn compress(compression: Compression, segment: &Segment) -> Result<(Bytes, Fingerprint)> {
+    let mut fingerprint = Fingerprint::default();
     let mut carried: Vec<u8> = Vec::new();
     for part in &segment.parts {
         // A row that came in several messages is put together; rows of one message are hashed in place.
         let left = if carried.is_empty() {
-            print.lines(part)
+            fingerprint.lines(part)
         } else {
             carried.extend_from_slice(part);
-            let left = print.lines(&carried);
+            let left = fingerprint.lines(&carried);
             carried.drain(..carried.len() - left);
             continue;
         };
@@ -187,5 +198,5 @@ fn seal(compression: Compression, segment: &Segment) -> Result<(Bytes, Fingerpri
     if !carried.is_empty() {
         return Err(Error::failed("a segment does not end with a row"));
     }
-    Ok((compression.frame(&segment.parts)?, print))
+    Ok((compression.frame(&segment.parts)?, fingerprint))
 }

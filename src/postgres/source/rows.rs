@@ -23,9 +23,9 @@ use tokio_postgres::{Client, CopyOutStream, Statement};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
-use crate::pipeline::feed::{Item, Sealer};
+use crate::pipeline::feed::{Compressor, Item};
 use crate::pipeline::rate::Rate;
-use crate::pipeline::{Feed, Intake, Segment, Segmenter};
+use crate::pipeline::{Feed, Segment, Segmenter, TaskQueue};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::connect::stall::Patience;
@@ -53,7 +53,7 @@ pub(crate) struct Chunk {
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
     /// The chunks, in the global order.
-    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) chunks: Vec<Arc<Chunk>>,
 }
 
 /// What all workers share.
@@ -106,7 +106,7 @@ impl Taken {
         Self { task, feed, done: 0, sent: Vec::new(), tries: 0, statements: Vec::new(), behind: false }
     }
 
-    fn left(&self) -> &[Chunk] {
+    fn left(&self) -> &[Arc<Chunk>] {
         self.task.chunks.get(self.done..).unwrap_or_default()
     }
 
@@ -154,13 +154,13 @@ impl Readers {
         Ok(session)
     }
 
-    /// Works until the intake is empty, or nobody wants the rows any more.
+    /// Works until no task is left, or nobody wants the rows any more.
     ///
     /// Cancel by dropping: the connection closes, the server ends the COPY at its next write.
-    pub(crate) async fn work(&self, session: Session, intake: &Intake<Task>) -> Result<()> {
+    pub(crate) async fn work(&self, session: Session, tasks: &TaskQueue<Task>) -> Result<()> {
         let mut worker = Worker { readers: self, session, queue: VecDeque::new(), follows: false };
         loop {
-            let Err(trouble) = worker.read(intake).await else { break };
+            let Err(trouble) = worker.read(tasks).await else { break };
             // A failed drain says why; that it stopped listening is only the echo of that.
             if worker.abandoned() {
                 return Ok(());
@@ -190,7 +190,7 @@ impl Readers {
         }
     }
 
-    fn begin(&self, chunks: &[Chunk], follows: bool) -> String {
+    fn begin(&self, chunks: &[Arc<Chunk>], follows: bool) -> String {
         let mut locked: Vec<&str> = chunks.iter().filter(|c| c.lockable).map(|c| c.table.as_str()).collect();
         locked.dedup();
         let mut sql = format!(
@@ -208,7 +208,13 @@ impl Readers {
 
 impl Readers {
     /// Reads one chunk in a transaction of its own, nothing else on the wire.
-    async fn alone(&self, session: &Session, chunk: &Chunk, feed: &Feed, sent: &mut Vec<u128>) -> Result<(), Trouble> {
+    async fn alone(
+        &self,
+        session: &Session,
+        chunk: &Arc<Chunk>,
+        feed: &Feed,
+        sent: &mut Vec<u128>,
+    ) -> Result<(), Trouble> {
         let (client, patience) = (&session.client, self.patience(session));
         let begin = self.begin(std::slice::from_ref(chunk), false);
         let begun = patience
@@ -228,13 +234,13 @@ impl Readers {
 
 impl Worker<'_> {
     /// Reads task after task until none is left. After trouble the queue begins with the task that has it.
-    async fn read(&mut self, intake: &Intake<Task>) -> Result<(), Trouble> {
+    async fn read(&mut self, tasks: &TaskQueue<Task>) -> Result<(), Trouble> {
         let Self { readers, session, queue, follows } = self;
         let (client, patience) = (&session.client, readers.patience(session));
         let mut flight: Option<Flight<'_>> = None;
         loop {
             if queue.is_empty() {
-                let Some(next) = intake.next().await else { return Ok(()) };
+                let Some(next) = tasks.next().await else { return Ok(()) };
                 queue.push_back(Taken::new(next));
             }
             let mut copies = if let Some(flight) = flight.take() {
@@ -246,7 +252,7 @@ impl Worker<'_> {
                 }
                 flight.copies
             } else {
-                let begun = begin_cold(readers, client, queue, follows, intake);
+                let begun = begin_cold(readers, client, queue, follows, tasks);
                 patience.wait(begun).await.map_err(|e| stalled(e, BEGIN))??
             };
             if let Some(next) = queue.get_mut(1).filter(|next| !next.behind) {
@@ -254,7 +260,7 @@ impl Worker<'_> {
                 let begin = readers.begin(next.left(), true);
                 let prepared = std::mem::take(&mut next.statements);
                 if queue.len() < 3
-                    && let Some(further) = intake.ahead(2).await
+                    && let Some(further) = tasks.ahead(2).await
                 {
                     queue.push_back(Taken::new(further));
                 }
@@ -356,10 +362,10 @@ async fn begin_cold<'c>(
     client: &'c Client,
     queue: &mut VecDeque<Taken>,
     follows: &mut bool,
-    intake: &Intake<Task>,
+    tasks: &TaskQueue<Task>,
 ) -> Result<Sent<'c, CopyOutStream>, Trouble> {
     if queue.len() < 2
-        && let Some(next) = intake.ahead(1).await
+        && let Some(next) = tasks.ahead(1).await
     {
         queue.push_back(Taken::new(next));
     }
@@ -389,7 +395,7 @@ async fn sent<'c, T: Send + 'c>(mut request: Answer<'c, T>) -> Answer<'c, T> {
     }
 }
 
-async fn prepare<'c>(client: &'c Client, chunks: &[Chunk]) -> Sent<'c, Statement> {
+async fn prepare<'c>(client: &'c Client, chunks: &[Arc<Chunk>]) -> Sent<'c, Statement> {
     let mut all = VecDeque::with_capacity(chunks.len());
     for chunk in chunks {
         let copy = chunk.copy.clone();
@@ -513,26 +519,23 @@ fn trouble(error: &tokio_postgres::Error, operation: &str) -> Trouble {
 #[derive(Debug, Clone)]
 pub(crate) struct LeaderReads {
     leader: Arc<Mutex<Arc<Session>>>,
-    sealer: Sealer,
-    chunks: Arc<Vec<Chunk>>,
+    compressor: Compressor,
     rate: Rate,
 }
 
 impl LeaderReads {
-    /// Reads with the leader's session, which holds the snapshot and all locks; `chunks` in the global order.
+    /// Reads with the leader's session, which holds the snapshot and all locks.
     #[must_use]
-    pub(crate) fn new(leader: Arc<Session>, sealer: Sealer, chunks: Arc<Vec<Chunk>>, rate: Rate) -> Self {
-        Self { leader: Arc::new(Mutex::new(leader)), sealer, chunks, rate }
+    pub(crate) fn new(leader: Arc<Session>, compressor: Compressor, rate: Rate) -> Self {
+        Self { leader: Arc::new(Mutex::new(leader)), compressor, rate }
     }
-}
 
-impl crate::backup::drain::Fallback for LeaderReads {
-    fn read(&self, chunk: usize, mut sent: Vec<u128>) -> mpsc::Receiver<Item> {
-        let (feed, receiver) = self.sealer.direct();
+    /// Starts reading a chunk, behind the segments with the hashes `sent`.
+    pub(crate) fn read(&self, chunk: Arc<Chunk>, mut sent: Vec<u128>) -> mpsc::Receiver<Item> {
+        let (feed, receiver) = self.compressor.direct();
         let this = self.clone();
         tokio::spawn(async move {
             let leader = this.leader.lock().await;
-            let Some(chunk) = this.chunks.get(chunk) else { return };
             let read = async {
                 let stream = leader.client.copy_out(chunk.copy.as_str()).await;
                 let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;

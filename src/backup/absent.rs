@@ -1,0 +1,137 @@
+//! What pg_dump leaves out of extensions: compared with its table of contents, and added as entries of our own.
+
+use std::collections::{HashMap, HashSet};
+
+use libpgdump::{Entry, ObjectType, OffsetState, Section};
+
+use crate::archive::catalogue::{Belongs, Catalogue, PG_CLASS, namespace, oid, tag};
+use crate::error::{Error, Result};
+use crate::format::manifest::Omitted;
+use crate::postgres::source::absent::{AbsentSequence, AbsentTable};
+use crate::postgres::source::detect::{Detection, Relation};
+
+/// Relations of extensions that pg_dump leaves out: tables, then sequences.
+#[must_use]
+pub(crate) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'a Relation>, Vec<&'a Relation>) {
+    let with_rows = oids_of(entries, &[ObjectType::TableData]);
+    // These carry no oid, but schema and name of their sequence.
+    let values = entries.iter().filter(|e| e.desc == ObjectType::SequenceSet);
+    let with_value: HashSet<(&str, &str)> = values.map(|e| (namespace(e), tag(e))).collect();
+    let owned = |r: &&Relation| r.extension.is_some() && r.unreadable.is_none() && r.persistence != 'u';
+    let tables = detection.relations.iter().filter(owned).filter(|r| r.relkind == 'r' && !with_rows.contains(&r.oid));
+    let sequences = detection
+        .relations
+        .iter()
+        .filter(owned)
+        .filter(|r| r.relkind == 'S' && !with_value.contains(&(r.schema.as_str(), r.name.as_str())));
+    (tables.collect(), sequences.collect())
+}
+
+/// `pg_dump` 16 and newer writes `run_as_owner = true` for subscriptions of older servers: that is how those work, but no
+/// option that they know, so the statement would fail on them. Takes it away; returns what is to be told of that.
+pub(crate) fn without_run_as_owner(entries: &mut [Entry], server_version_num: u32) -> Vec<Omitted> {
+    const WORDS: &str = ", run_as_owner = true";
+    if server_version_num >= 160_000 {
+        return Vec::new();
+    }
+    let mut told = Vec::new();
+    for entry in entries.iter_mut().filter(|e| e.desc == ObjectType::Subscription) {
+        // The options stand last, behind every text of the user's.
+        let Some(defn) = entry.defn.as_mut() else { continue };
+        let Some(options) = defn.rfind(" WITH (connect = false") else { continue };
+        let Some(at) = defn.get(options..).and_then(|options| options.find(WORDS)) else { continue };
+        defn.replace_range(options + at..options + at + WORDS.len(), "");
+        told.push(Omitted {
+            kind: "subscription option".to_owned(),
+            name: tag(entry).to_owned(),
+            reason:
+                "run_as_owner is no option of this server; after a restore into PostgreSQL 16 or newer, set it to true \
+                     where changes shall be applied as the subscription's owner, as they are here"
+                    .to_owned(),
+        });
+    }
+    told
+}
+
+pub(crate) fn oids_of(entries: &[Entry], descs: &[ObjectType]) -> HashSet<u32> {
+    entries.iter().filter(|e| descs.contains(&e.desc)).map(oid).collect()
+}
+
+/// Sequences of an extension's tables are the extension's too: pg_dump leaves them out with their tables although
+/// they may not be members themselves.
+pub(crate) fn adopt_sequences(detection: &mut Detection, belongs: &Belongs) {
+    let owners: HashMap<u32, String> =
+        detection.relations.iter().filter_map(|r| r.extension.clone().map(|extension| (r.oid, extension))).collect();
+    for sequence in detection.relations.iter_mut().filter(|r| r.relkind == 'S' && r.extension.is_none()) {
+        let table = belongs.get(&(PG_CLASS, sequence.oid));
+        sequence.extension = table.and_then(|table| owners.get(table)).cloned();
+    }
+}
+
+/// Adds entries of our own for what pg_dump left out of extensions.
+pub(crate) fn add_absent(
+    catalogue: &mut Catalogue,
+    detection: &Detection,
+    tables: &[AbsentTable],
+    sequences: &[AbsentSequence],
+) -> Result<()> {
+    let by_oid: HashMap<u32, &Relation> = detection.relations.iter().map(|r| (r.oid, r)).collect();
+    let extension_ids: HashMap<String, i32> = catalogue
+        .meta
+        .entries
+        .iter()
+        .filter(|e| e.desc == ObjectType::Extension)
+        .map(|e| (e.tag.clone().unwrap_or_default(), e.dump_id))
+        .collect();
+    let mut next = catalogue.last_dump_id();
+    let mut entry = |relation: &Relation, desc: ObjectType, section: Section| {
+        next += 1;
+        let extension = relation.extension.as_ref().and_then(|name| extension_ids.get(name));
+        Entry {
+            dump_id: next,
+            had_dumper: false,
+            table_oid: "0".to_owned(),
+            oid: relation.oid.to_string(),
+            tag: Some(relation.name.clone()),
+            desc,
+            section,
+            defn: None,
+            drop_stmt: None,
+            copy_stmt: None,
+            namespace: Some(relation.schema.clone()),
+            tablespace: None,
+            tableam: None,
+            relkind: None,
+            // No owner: the statements of these entries say it where it matters.
+            owner: Some(String::new()),
+            with_oids: false,
+            dependencies: extension.copied().into_iter().collect(),
+            data_state: OffsetState::NoData,
+            offset: 0,
+            filename: None,
+        }
+    };
+    let relation = |oid: u32| by_oid.get(&oid).copied().ok_or_else(|| Error::failed(format!("relation {oid} is gone")));
+    for table in tables {
+        let of = relation(table.oid)?;
+        let mut make = entry(of, ObjectType::Table, Section::PreData);
+        make.defn = Some(table.create.clone());
+        let mut rows = entry(of, ObjectType::TableData, Section::Data);
+        rows.had_dumper = true;
+        rows.data_state = OffsetState::NotSet;
+        rows.copy_stmt = Some(table.load.clone());
+        rows.dependencies.push(make.dump_id);
+        catalogue.add(make, Some(table.oid));
+        catalogue.add(rows, Some(table.oid));
+    }
+    for sequence in sequences {
+        let of = relation(sequence.oid)?;
+        let mut make = entry(of, ObjectType::Sequence, Section::PreData);
+        make.defn = Some(sequence.create.clone());
+        catalogue.add(make, None);
+        let mut set = entry(of, ObjectType::SequenceSet, Section::Data);
+        set.defn = Some(sequence.set.clone());
+        catalogue.add(set, None);
+    }
+    Ok(())
+}

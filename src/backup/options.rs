@@ -1,0 +1,64 @@
+//! The request for a run, checked: made by the command line, read by the engine.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::pipeline::rate::BytesPerSecond;
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::seal::compress::Compression;
+use crate::seal::encrypt::Recipients;
+
+/// Everything that a run can be asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// The database to read.
+    pub(crate) info: ConnInfo,
+    pub(crate) connect_timeout: Duration,
+    /// The only folder to look for PostgreSQL's programs in; `None`: the usual ones.
+    pub(crate) pg_bin_dir: Option<PathBuf>,
+    pub(crate) form: Form,
+    pub(crate) limits: Limits,
+    pub(crate) partial: Partial,
+    /// Takes a prefix over that holds runs of another database.
+    pub(crate) adopt_prefix: bool,
+    /// Allows the Storage of the very project that is saved.
+    pub(crate) allow_same_project: bool,
+}
+
+/// The form of the stored objects.
+#[derive(Debug, Clone)]
+pub(crate) struct Form {
+    pub(crate) compression: Compression,
+    /// Public keys to encrypt to; `None`: not encrypted.
+    pub(crate) recipients: Option<Recipients>,
+    /// Objects above so many stored bytes are cut into volumes.
+    pub(crate) max_object_bytes: Option<u64>,
+    /// Most parts of one upload that the store allows.
+    pub(crate) max_parts: u32,
+}
+
+/// The limits that a run keeps to.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// The moment from which the deadline counts.
+    pub(crate) begun: Instant,
+    pub(crate) deadline: Option<Duration>,
+    /// Sessions that read rows at the same time.
+    pub(crate) jobs: u16,
+    /// Longest wait for a lock.
+    pub(crate) lock_timeout: Duration,
+    /// Longest time that another session may be blocked by the run's locks.
+    pub(crate) max_block: Option<Duration>,
+    pub(crate) rate: Option<BytesPerSecond>,
+    /// Silence of the server after which its state is asked for on another connection.
+    pub(crate) stall_timeout: Duration,
+}
+
+/// How a run treats what the role cannot read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Partial {
+    /// Leaves it out; refused otherwise.
+    pub(crate) allowed: bool,
+    /// Lets a partial run become `latest`.
+    pub(crate) becomes_latest: bool,
+}

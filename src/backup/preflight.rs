@@ -1,0 +1,119 @@
+//! Checks before the first byte: what the role cannot read, and whether the store is the right one. `doctor` asks the
+//! same questions.
+
+use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::source::detect::{Detection, Unreadable};
+use crate::runs::{find, pointer};
+use crate::sql::names::quote;
+use crate::store::Store;
+
+/// Runs that are looked at for whose store this is, where no run is `latest`.
+const LOOKED_AT: usize = 8;
+
+/// A Supabase project's own Storage keeps its index in the database being saved: lost together with it.
+pub(crate) fn refuse_same_project(allow: bool, info: &ConnInfo, store: &Store) -> Result<()> {
+    let project = |text: &str| {
+        text.split(['.', '/', ':'])
+            .find(|w| w.len() == 20 && w.bytes().all(|b| b.is_ascii_lowercase()))
+            .map(str::to_owned)
+    };
+    let database = project(info.host()).or_else(|| project(info.user()));
+    let storage = store.endpoint().filter(|e| e.contains("supabase.")).and_then(project);
+    match (database, storage) {
+        (Some(database), Some(storage)) if database == storage && !allow => Err(Error::usage(format!(
+            "the store is the Storage of project {storage}, which is the one being backed up: they would be lost together"
+        ))
+        .hint("use a bucket elsewhere, or --allow-same-project")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a prefix that belongs to another database.
+pub(crate) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
+    let held = match pointer::read(store).await? {
+        Some((latest, _etag)) => latest.identity,
+        // Only partial runs, perhaps.
+        None => match newest(store).await {
+            Some(identity) => identity,
+            None => return Ok(()),
+        },
+    };
+    if held == identity {
+        return Ok(());
+    }
+    if adopt {
+        tracing::warn!("{} held backups of another database ({held}); adopted", store.describe());
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{} holds backups of another database ({held}; this one is {identity})",
+        store.describe(),
+    ))
+    .hint("give each database a prefix of its own, or use --adopt-prefix when this database replaced the other one"))
+}
+
+/// The database of the newest run with a manifest, as far as this key may look.
+async fn newest(store: &Store) -> Option<String> {
+    for name in find::names(store).await.ok()?.iter().take(LOOKED_AT) {
+        if let Ok(Some(run)) = find::manifest(store, name).await {
+            return Some(run.manifest.source.identity);
+        }
+    }
+    None
+}
+
+/// Stops before the first byte when something cannot be read, with the statements that cure it.
+pub(crate) fn preflight(detection: &Detection, allow: bool) -> Result<()> {
+    let server = &detection.server;
+    let relations =
+        i64::try_from(detection.relations.iter().filter(|r| matches!(r.relkind, 'r' | 'p')).count()).unwrap_or(0);
+    let room = server.max_locks_per_transaction * (server.max_connections + 1);
+    if relations * 2 > room {
+        tracing::warn!(
+            "{relations} tables need about {} locks, the server has room for about {room}; raise max_locks_per_transaction if it runs out",
+            relations * 2
+        );
+    }
+    if detection.unreadable.is_empty() {
+        return Ok(());
+    }
+    let told = detection.unreadable.iter().take(20).map(|u| format!("{} {}: {}", u.kind, named(u), u.reason));
+    let told: Vec<String> = told.collect();
+    let more = detection.unreadable.len().saturating_sub(told.len());
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let what = format!("role {} cannot read everything: {}{more}", server.role, told.join("; "));
+    if allow {
+        tracing::warn!("{what}; left out (--allow-unreadable)");
+        return Ok(());
+    }
+    let mut error = Error::failed(what);
+    let mut cures: Vec<&str> = detection.unreadable.iter().map(|u| u.cure.as_str()).filter(|c| !c.is_empty()).collect();
+    cures.dedup();
+    for cure in cures.into_iter().take(20) {
+        error = error.hint(cure);
+    }
+    Err(error.hint("or make a partial run without it: --allow-unreadable"))
+}
+
+fn named(unreadable: &Unreadable) -> String {
+    if unreadable.schema.is_empty() {
+        unreadable.name.clone()
+    } else {
+        format!("{}.{}", unreadable.schema, unreadable.name)
+    }
+}
+
+/// What pg_dump must leave out, as arguments. A sequence keeps its DDL: leaving it out must not cost its table.
+pub(crate) fn leave_out(detection: &Detection) -> Vec<String> {
+    let arguments = detection.unreadable.iter().filter_map(|u| {
+        let name = format!("{}.{}", quote(&u.schema), quote(&u.name));
+        match u.kind.as_str() {
+            "schema" => Some(format!("--exclude-schema={}", quote(&u.name))),
+            "sequence" => Some(format!("--exclude-table-data={name}")),
+            "table" => Some(format!("--exclude-table={name}")),
+            _ => None,
+        }
+    });
+    arguments.collect()
+}

@@ -1,0 +1,152 @@
+//! Reading all rows: one pass of readers and drain over the schemas, and another from the schema on whose objects
+//! needed larger parts. What is started here is waited for here; the first error ends all of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::archive::compose::Framing;
+use crate::backup::chunks;
+use crate::backup::drain::{Drain, Stopped};
+use crate::backup::plan::{Plan, PlannedSchema};
+use crate::backup::run::Run;
+use crate::backup::texts::Texts;
+use crate::error::{Error, Result};
+use crate::format::manifest::Schema;
+use crate::pipeline::TaskQueue;
+use crate::pipeline::budget::Budget;
+use crate::pipeline::feed::Compressor;
+use crate::postgres::source::leader::Leader;
+use crate::postgres::source::rows::{LeaderReads, Readers, Task};
+
+/// Compressed and raw rows that readers may hold ahead of the drain. With parts in flight (32 MiB), compressors and the
+/// rest this keeps 4 jobs under 256 MiB resident.
+const AHEAD_BYTES: usize = 24 << 20;
+/// Rows of the task being drained that need not wait for others.
+const RESERVE_BYTES: usize = 8 << 20;
+
+/// Reads all rows into both forms; starts again at a schema whose object came near the limit of parts.
+pub(crate) async fn rows(run: &Run, leader: &Leader, plan: &Plan) -> Result<Vec<Schema>> {
+    let mut schemas = plan.schemas.clone();
+    let mut done = Vec::with_capacity(schemas.len());
+    loop {
+        match pass(run, leader, plan, &schemas, &mut done).await {
+            Ok(()) => return Ok(done),
+            Err(Stopped::Failed(error)) => return Err(error),
+            Err(Stopped::PartsExhausted { schema, key, part_bytes }) => {
+                tracing::warn!("{key} needs larger parts than planned; writing its schema again");
+                let again = schemas.get_mut(schema).ok_or_else(|| Error::failed("a schema was not planned"))?;
+                let expected = larger(part_bytes, run.options.form.max_parts);
+                for table in again.tables.iter_mut().filter(|table| key.contains(&table.sql)) {
+                    table.expected = expected;
+                }
+                if key.contains(&again.dump) {
+                    again.expected = expected;
+                }
+            }
+        }
+    }
+}
+
+/// An expected size that is enough for parts at least four times as large, whatever size was planned from.
+pub(crate) fn larger(part_bytes: u64, max_parts: u32) -> u64 {
+    part_bytes.saturating_mul(u64::from(max_parts)).saturating_mul(4)
+}
+
+/// One pass over the schemas that are not done.
+async fn pass(
+    run: &Run,
+    leader: &Leader,
+    plan: &Plan,
+    schemas: &[PlannedSchema],
+    done: &mut Vec<Schema>,
+) -> Result<(), Stopped> {
+    let first = done.len();
+    let tables = schemas.iter().skip(first).flat_map(|s| &s.tables);
+    let with_rows = tables.filter_map(|t| Some((t.rows.as_ref()?.chunks.as_slice(), t.expected)));
+    let tasks = chunks::tasks(with_rows);
+    let sizes = tasks.iter().map(|task| task.chunks.len()).collect();
+    let (head, watching) = watch::channel(0);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let budget = Budget::new(AHEAD_BYTES, RESERVE_BYTES, watching);
+    let compressor = Compressor::new(run.target.compression, budget, cores + 1);
+    let fallback = LeaderReads::new(Arc::clone(&leader.session), compressor.clone(), run.rate.clone());
+    let wanted = usize::from(run.options.limits.jobs).min(tasks.len());
+    let (tasks, delivery) = TaskQueue::new(tasks, wanted, compressor);
+    let (tasks, readers) = (Arc::new(tasks), Arc::new(run.readers(leader)));
+    let texts = Texts::new(plan);
+    let drain = Drain {
+        target: run.target.clone(),
+        framing: Framing::new(&plan.catalogue.meta),
+        texts: &texts,
+        fallback: &fallback,
+        counters: Arc::clone(&run.counters),
+        head,
+    };
+    let mut workers = start(&readers, &tasks, wanted).await?;
+    let drained = drain.run(schemas, first, delivery, sizes, done);
+    let result = race(&mut workers, drained).await;
+    workers.shutdown().await;
+    result
+}
+
+/// Starts the readers: as many as there are connections for, at least one, and says so when there are fewer.
+async fn start(readers: &Arc<Readers>, tasks: &Arc<TaskQueue<Task>>, wanted: usize) -> Result<JoinSet<Result<()>>> {
+    let mut workers = JoinSet::new();
+    let sessions = futures::future::join_all((0..wanted).map(|_| readers.session())).await;
+    let mut refused: Option<Error> = None;
+    for session in sessions {
+        match session {
+            Ok(session) => {
+                let (readers, tasks): (Arc<Readers>, Arc<TaskQueue<Task>>) = (Arc::clone(readers), Arc::clone(tasks));
+                workers.spawn(async move { readers.work(session, &tasks).await });
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) if workers.is_empty() => Err(error.context("connect for reading")),
+        Some(error) => {
+            tracing::warn!("reading with {} of {wanted} sessions: {error}", workers.len());
+            Ok(workers)
+        }
+        None => Ok(workers),
+    }
+}
+
+/// Waits for the drain and all readers; a reader's error is the cause when both fail.
+async fn race(
+    workers: &mut JoinSet<Result<()>>,
+    drained: impl Future<Output = Result<(), Stopped>>,
+) -> Result<(), Stopped> {
+    let mut drained = std::pin::pin!(drained);
+    let mut result = None;
+    loop {
+        tokio::select! {
+            biased;
+            Some(ended) = workers.join_next() => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Stopped::Failed(error)),
+                Err(error) => return Err(Stopped::Failed(Error::failed(format!("a reader broke: {error}")))),
+            },
+            outcome = &mut drained, if result.is_none() => {
+                if let Err(stopped) = outcome {
+                    // The readers may know better why, if one of them is just about to say so.
+                    if let Stopped::Failed(_) = &stopped
+                        && let Ok(Some(Ok(Err(cause)))) = tokio::time::timeout(Duration::from_millis(50), workers.join_next()).await
+                    {
+                        return Err(Stopped::Failed(cause));
+                    }
+                    return Err(stopped);
+                }
+                result = Some(());
+            }
+            else => return Ok(()),
+        }
+        if result.is_some() && workers.is_empty() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! One run while it is made: its name, what it was asked for, and what every step of it needs.
+
+use std::sync::Arc;
+
+use crate::backup::counters::Counters;
+use crate::backup::options::Options;
+use crate::format::manifest::{LargeObjects, Object, Roles, Schema};
+use crate::objects::write::Target;
+use crate::pipeline::rate::Rate;
+use crate::postgres::programs::tools::PgTools;
+use crate::postgres::source::leader::Leader;
+use crate::postgres::source::rows::Readers;
+
+/// Everything a run is made with.
+pub(crate) struct Run {
+    pub(crate) name: String,
+    pub(crate) started: jiff::Timestamp,
+    pub(crate) options: Options,
+    pub(crate) tools: PgTools,
+    /// Where its objects go.
+    pub(crate) target: Target,
+    pub(crate) counters: Arc<Counters>,
+    /// The limit on how fast rows are read, which all its sessions share.
+    pub(crate) rate: Rate,
+}
+
+/// The stored objects from which the manifest is written.
+pub(crate) struct Gathered {
+    pub(crate) schemas: Vec<Schema>,
+    pub(crate) roles: Roles,
+    pub(crate) database: Object,
+    pub(crate) large_objects: LargeObjects,
+}
+
+/// `20261122T150405Z-1a2b3c`: sorts by start, and two runs of one second differ.
+pub(crate) fn run_name(started: jiff::Timestamp) -> String {
+    format!("{}-{:06x}", started.strftime("%Y%m%dT%H%M%SZ"), rand::random::<u32>() & 0x00FF_FFFF)
+}
+
+impl Run {
+    /// What the readers of this run share.
+    pub(crate) fn readers(&self, leader: &Leader) -> Readers {
+        Readers {
+            info: self.options.info.clone(),
+            connect_timeout: self.options.connect_timeout,
+            snapshot: leader.snapshot.clone(),
+            lock_timeout: self.options.limits.lock_timeout,
+            stall_timeout: self.options.limits.stall_timeout,
+            rate: self.rate.clone(),
+            run: self.name.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::layout;
+
+    #[test]
+    fn run_names_have_the_form_of_the_layout() {
+        let name = run_name(jiff::Timestamp::UNIX_EPOCH);
+        assert!(layout::is_run(&name), "{name}");
+    }
+}

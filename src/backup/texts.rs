@@ -1,0 +1,63 @@
+//! The texts of a run's objects, made when they are needed: a catalogue's worth of text never is in memory at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use libpgdump::{Entry, ObjectType};
+
+use crate::archive::catalogue::{Catalogue, ExtensionReach};
+use crate::archive::table_sql::{TableSql, Title};
+use crate::archive::{compose, table_sql};
+use crate::backup::plan::{Plan, PlannedSchema, PlannedTable};
+use crate::error::Result;
+
+/// Makes the texts of the run's objects from the catalogue.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    catalogue: Arc<Catalogue>,
+    reach: Arc<Vec<ExtensionReach>>,
+    /// Numbers of the entries of each table.
+    by_table: HashMap<u32, Vec<usize>>,
+}
+
+/// The text around the rows of a table, and its `COPY` statement where it has rows.
+#[derive(Debug)]
+pub(crate) struct TableText {
+    pub(crate) sql: TableSql,
+    pub(crate) copy: Option<String>,
+}
+
+impl Texts {
+    /// The texts of a planned run.
+    #[must_use]
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            catalogue: Arc::clone(&plan.catalogue),
+            reach: Arc::clone(&plan.reach),
+            by_table: plan.catalogue.numbers_by_table().into_iter().collect(),
+        }
+    }
+
+    /// The head of a schema's archive.
+    pub(crate) fn head(&self, schema: &PlannedSchema) -> Result<Vec<u8>> {
+        compose::head(&self.catalogue.meta, self.catalogue.schema(&schema.name, &self.reach))
+    }
+
+    /// What a schema's archive needs from elsewhere when it is restored on its own.
+    pub(crate) fn needs(&self, schema: &PlannedSchema) -> Vec<String> {
+        self.catalogue.needs(&schema.name, &self.reach)
+    }
+
+    /// The text around the rows of a table.
+    pub(crate) fn table(&self, table: &PlannedTable) -> TableText {
+        let numbers = self.by_table.get(&table.oid).map_or(&[][..], Vec::as_slice);
+        let entries: Vec<&Entry> = numbers.iter().filter_map(|at| self.catalogue.meta.entries.get(*at)).collect();
+        let note = match &table.extension {
+            Some(extension) => format!("{} of extension {extension}", table.kind.as_str()),
+            None => table.kind.as_str().to_owned(),
+        };
+        let title = Title { schema: &table.name.schema, table: &table.name.table, note: &note };
+        let copy = entries.iter().find(|e| e.desc == ObjectType::TableData).and_then(|e| e.copy_stmt.clone());
+        TableText { sql: table_sql::compose(&self.catalogue.meta, title, &entries), copy }
+    }
+}
