@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub mod download;
 pub mod drill;
 pub(crate) mod list;
+pub mod outcome;
 pub(crate) mod output;
 pub(crate) mod pin;
 pub mod progress;

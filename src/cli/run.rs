@@ -1,23 +1,11 @@
 //! Starts the engine of the command that was asked for and says how it ended.
 
 use crate::cli::args::Global;
+pub use crate::cli::outcome::Outcome;
 use crate::cli::{Command, completions, detect, diff, drill, list, pin, promote, schema, show, status};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
-
-/// How a command that did not fail ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Done. Exit 0.
-    Done,
-    /// What was asked about is not as it should be, and stdout said so. Exit 1.
-    Failed,
-    /// Done, but partial. Exit 3.
-    Partial,
-    /// Damage or a difference was found and reported. Exit 4.
-    Damage,
-}
 
 /// Runs a command.
 ///
