@@ -8,6 +8,7 @@
 //! dependency.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
 
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, OffsetState, Section};
@@ -37,6 +38,52 @@ pub(crate) struct Catalogue {
     pub(crate) meta: ArchiveMetadata,
     /// For each entry, in order: the oid of the relation whose SQL file it belongs to.
     table_of: Vec<Option<u32>>,
+    /// The positions by which schemas are put together; made when first asked for, and anew after a change.
+    places: OnceLock<Places>,
+}
+
+/// Positions of entries by what a schema's archive asks for, so that the archives of all schemas together cost one pass
+/// over the entries: with a schema for each tenant, a search for each would be quadratic.
+#[derive(Debug, Default)]
+struct Places {
+    prelude: Vec<usize>,
+    by_id: HashMap<i32, usize>,
+    /// By namespace: what is in a schema.
+    inside: HashMap<String, Vec<usize>>,
+    /// The `SCHEMA` entries by tag.
+    schemas: HashMap<String, usize>,
+    /// The `EXTENSION` entries by oid.
+    extensions: HashMap<u32, usize>,
+    /// ACLs, comments and labels outside of schemas, by what they are attached to.
+    attached: HashMap<i32, Vec<usize>>,
+    /// The same by tag.
+    tagged: HashMap<String, Vec<usize>>,
+}
+
+impl Places {
+    fn of(entries: &[Entry]) -> Self {
+        let mut places = Self::default();
+        for (at, entry) in entries.iter().enumerate() {
+            places.by_id.insert(entry.dump_id, at);
+            if is_prelude(&entry.desc) {
+                places.prelude.push(at);
+            } else if entry.desc == ObjectType::Extension {
+                places.extensions.insert(oid(entry), at);
+            } else if !namespace(entry).is_empty() {
+                if !is_database_wide(&entry.desc) {
+                    places.inside.entry(namespace(entry).to_owned()).or_default().push(at);
+                }
+            } else if entry.desc == ObjectType::Schema {
+                places.schemas.entry(tag(entry).to_owned()).or_insert(at);
+            } else if is_attachment(&entry.desc) {
+                if let Some(first) = entry.dependencies.first() {
+                    places.attached.entry(*first).or_default().push(at);
+                }
+                places.tagged.entry(tag(entry).to_owned()).or_default().push(at);
+            }
+        }
+        places
+    }
 }
 
 /// A number of an entry as pg_dump writes it, 0 where it is none.
@@ -123,7 +170,7 @@ impl Catalogue {
                 }
             }
         }
-        Self { meta, table_of }
+        Self { meta, table_of, places: OnceLock::new() }
     }
 
     /// Numbers of all entries by the relation they belong to, each list in order.
@@ -157,6 +204,7 @@ impl Catalogue {
         .unwrap_or(self.meta.entries.len());
         self.meta.entries.insert(at, entry);
         self.table_of.insert(at, table);
+        self.places.take();
     }
 
     /// Puts the rows of extensions' tables before all other rows: values of other tables may need them (a `pcpoint` is
@@ -165,6 +213,7 @@ impl Catalogue {
     /// `refers` are (oid of the table that refers, oid of the other). pg_dump orders its own by foreign keys (`pg_dump.c`,
     /// `processExtensionTables`), but writes no such dependency, does not know ours, and puts tables in order of name.
     pub(crate) fn order_rows(&mut self, of_extensions: &HashSet<u32>, refers: &[(u32, u32)]) {
+        self.places.take();
         let entries = self.meta.entries.iter().enumerate();
         let places: Vec<usize> = entries.filter(|(_, e)| e.desc == ObjectType::TableData).map(|(at, _)| at).collect();
         let taken = places
@@ -172,10 +221,14 @@ impl Catalogue {
             .filter_map(|at| Some((self.meta.entries.get(*at)?.clone(), self.table_of.get(*at).copied().flatten())));
         let (first, others): (Vec<_>, Vec<_>) = taken.partition(|(entry, _)| of_extensions.contains(&oid(entry)));
         let first = referred_first(first, |(entry, _)| oid(entry), refers);
+        let mut needed: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (from, to) in refers {
+            needed.entry(*from).or_default().push(*to);
+        }
         let mut before: HashMap<u32, i32> = HashMap::new();
         for (at, (mut entry, table)) in places.into_iter().zip(first.into_iter().chain(others)) {
             let own = oid(&entry);
-            let referred = refers.iter().filter(|(from, _)| *from == own).filter_map(|(_, to)| before.get(to));
+            let referred = needed.get(&own).into_iter().flatten().filter_map(|to| before.get(to));
             entry.dependencies.extend(referred);
             before.insert(own, entry.dump_id);
             if let (Some(slot), Some(of)) = (self.meta.entries.get_mut(at), self.table_of.get_mut(at)) {
@@ -229,50 +282,48 @@ impl Catalogue {
     /// by their tag (`SCHEMA name`), since `public` has no `SCHEMA` entry.
     #[must_use]
     pub(crate) fn schema(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<Entry> {
-        let reaching: HashSet<u32> = extensions.iter().filter(|e| e.schemas.contains(schema)).map(|e| e.oid).collect();
-        let own: HashSet<i32> = self
-            .meta
-            .entries
-            .iter()
-            .filter(|e| e.desc == ObjectType::Extension && reaching.contains(&oid(e)))
-            .map(|e| e.dump_id)
-            .collect();
-        let schema_entry = self.meta.entries.iter().find(|e| e.desc == ObjectType::Schema && tag(e) == schema);
-        let schema_id: HashSet<i32> = schema_entry.map(|e| e.dump_id).into_iter().collect();
-        let plain_tag = format!("SCHEMA {schema}");
-        let quoted_tag = format!("SCHEMA {}", crate::sql::names::quote(schema));
-        self.select(|entry| {
-            if is_prelude(&entry.desc) || own.contains(&entry.dump_id) {
-                return true;
-            }
-            if !namespace(entry).is_empty() {
-                return namespace(entry) == schema && !is_database_wide(&entry.desc);
-            }
-            match entry.desc {
-                ObjectType::Schema => tag(entry) == schema,
-                ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel => {
-                    hangs_on(entry, &schema_id)
-                        || hangs_on(entry, &own)
-                        || (schema_id.is_empty() && (tag(entry) == plain_tag || tag(entry) == quoted_tag))
-                }
-                _ => false,
-            }
-        })
+        let entries = self.positions(schema, extensions).into_iter().filter_map(|at| self.meta.entries.get(at));
+        entries.cloned().map(without_offset).collect()
+    }
+
+    fn places(&self) -> &Places {
+        self.places.get_or_init(|| Places::of(&self.meta.entries))
+    }
+
+    /// Positions of the entries of a schema's archive, in order.
+    fn positions(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<usize> {
+        let places = self.places();
+        let reaching = extensions.iter().filter(|e| e.schemas.contains(schema));
+        let mut heads: Vec<usize> = reaching.filter_map(|e| places.extensions.get(&e.oid).copied()).collect();
+        let own = places.schemas.get(schema).copied();
+        heads.extend(own);
+        let ids = heads.iter().filter_map(|at| self.meta.entries.get(*at)).map(|entry| entry.dump_id);
+        let mut found: Vec<usize> = ids.filter_map(|id| places.attached.get(&id)).flatten().copied().collect();
+        if own.is_none() {
+            let tags = [format!("SCHEMA {schema}"), format!("SCHEMA {}", crate::sql::names::quote(schema))];
+            found.extend(tags.iter().filter_map(|tag| places.tagged.get(tag)).flatten());
+        }
+        found.extend(heads);
+        found.extend(&places.prelude);
+        found.extend(places.inside.get(schema).into_iter().flatten());
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// What a schema's archive refers to and does not hold: `schema "x"`, `extension "y"`, `role "z"`, sorted.
     #[must_use]
     pub(crate) fn needs(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<String> {
-        let own = self.schema(schema, extensions);
+        let own = self.positions(schema, extensions);
+        let own: Vec<&Entry> = own.into_iter().filter_map(|at| self.meta.entries.get(at)).collect();
         let held: HashSet<i32> = own.iter().map(|e| e.dump_id).collect();
-        let by_id: HashMap<i32, &Entry> = self.meta.entries.iter().map(|e| (e.dump_id, e)).collect();
+        let by_id = |id: &i32| self.places().by_id.get(id).and_then(|at| self.meta.entries.get(*at));
         let mut needs = std::collections::BTreeSet::new();
         for entry in &own {
             if let Some(owner) = entry.owner.as_deref().filter(|owner| !owner.is_empty()) {
                 needs.insert(format!("role \"{owner}\""));
             }
-            let outside = entry.dependencies.iter().filter(|id| !held.contains(id)).filter_map(|id| by_id.get(id));
-            for other in outside {
+            for other in entry.dependencies.iter().filter(|id| !held.contains(id)).filter_map(by_id) {
                 if other.desc == ObjectType::Extension {
                     needs.insert(format!("extension \"{}\"", tag(other)));
                 } else if !namespace(other).is_empty() && namespace(other) != schema {
