@@ -12,6 +12,7 @@ pub(crate) mod doctor;
 pub mod download;
 pub mod drill;
 pub(crate) mod list;
+pub(crate) mod manual;
 pub mod outcome;
 pub(crate) mod output;
 pub(crate) mod pin;
@@ -38,6 +39,7 @@ use crate::cli::doctor::Doctor;
 use crate::cli::download::Download;
 use crate::cli::drill::Drill;
 use crate::cli::list::List;
+use crate::cli::manual::Manual;
 use crate::cli::pin::{Pin, Unpin};
 use crate::cli::promote::Promote;
 use crate::cli::prune::Prune;
@@ -94,6 +96,8 @@ pub enum Command {
     Unpin(Unpin),
     /// Let `latest` name a run.
     Promote(Promote),
+    /// Print a page of the manual.
+    Manual(Manual),
     /// Print the JSON Schema of the manifest.
     Schema(SchemaCommand),
     /// Print shell completions.

@@ -2,7 +2,7 @@
 
 use crate::cli::args::Global;
 pub use crate::cli::outcome::Outcome;
-use crate::cli::{Command, completions, detect, diff, drill, list, pin, promote, schema, show, status};
+use crate::cli::{Command, completions, detect, diff, drill, list, manual, pin, promote, schema, show, status};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -49,6 +49,7 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Promote(arguments) => {
             promote::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
         }
+        Command::Manual(arguments) => manual::run(&arguments, json).map(done),
         Command::Schema(_) => schema::run().map(done),
         Command::Completions(arguments) => completions::run(&arguments).map(done),
         Command::Backup(_)

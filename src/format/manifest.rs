@@ -12,11 +12,14 @@ pub const FORMAT: &str = "pgstow/1";
 /// The value of `encryption.scheme` that this program writes and reads.
 pub const AGE: &str = "age";
 
-/// Whether everything the policy asks for was saved.
+/// The completeness of a run.
+///
+/// A run covers every schema of the database except PostgreSQL's own (`pg_*`, `information_schema`), with every
+/// object in it, and the roles of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Everything was saved.
+    /// Everything that a run covers was saved.
     Complete,
     /// Some relations could not be read and were left out on request; `skipped` names each.
     Partial,
@@ -57,13 +60,13 @@ pub struct Manifest {
     pub restore_md: Option<Object>,
     /// One entry a schema, in the order of their names.
     pub schemas: Vec<Schema>,
-    /// What the policy covers but this run does not hold, each with its reason.
+    /// Objects of the database that are missing from this run because they could not be read, each with its reason.
     pub skipped: Vec<Skipped>,
-    /// What this run holds but cannot bring back whole, for it depends on something in `skipped`: each with the error
-    /// its restore will give.
+    /// Objects that this run contains but that cannot be restored, since they depend on something in `skipped`: each
+    /// with the error that its restore gives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependents: Vec<Skipped>,
-    /// What PostgreSQL keeps from this role by design, or what lives outside the database.
+    /// Things that no logical backup by this role can contain: kept from the role by design, or outside the database.
     pub omitted: Vec<Omitted>,
 }
 
@@ -273,7 +276,7 @@ pub struct Table {
     pub filter: Option<String>,
 }
 
-/// Something the policy covers that a run does not hold.
+/// An object that is missing from a run, or that cannot be restored from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Skipped {
     /// Its schema; empty for what is in none.
@@ -290,7 +293,7 @@ pub struct Skipped {
     pub entries: Vec<i32>,
 }
 
-/// Something no logical backup by this role can hold.
+/// Something that no logical backup by this role can contain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Omitted {
     /// `subscription`, `user mapping`, `role passwords`, `vault root key`, `storage files`, ...

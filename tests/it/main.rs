@@ -27,6 +27,7 @@ mod encryption;
 mod fault_schedules;
 mod guest;
 mod kill;
+mod manual;
 mod pg_faults;
 mod race;
 mod reading;
