@@ -8,9 +8,9 @@ use clap::Args;
 use crate::cli::args::{EXIT_CODES, Global, IdentityArgs, duration};
 use crate::cli::output;
 use crate::cli::run::Outcome;
-use crate::drill;
 use crate::drill::options::Options;
 use crate::drill::receipt::{Receipt, Verdict};
+use crate::drill::{self, Drilled};
 use crate::error::Result;
 use crate::human;
 use crate::shutdown::Shutdown;
@@ -54,11 +54,14 @@ pub struct Drill {
 /// # Errors
 /// Anything that kept the drill from coming to a verdict.
 pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
-    let receipt = drill::run(&options(arguments), global, shutdown).await?;
+    let Drilled { receipt, left_behind } = drill::run(&options(arguments), global, shutdown).await?;
     if global.json {
         output::print_json(&receipt)?;
     } else {
         output::print(&text(&receipt))?;
+    }
+    if let Some(error) = left_behind {
+        return Err(error);
     }
     Ok(match receipt.verdict() {
         Verdict::Proven => Outcome::Done,

@@ -25,7 +25,7 @@ pub(crate) async fn compare(
     tools: PgTools,
     loaded: &Loaded,
     leave_out: &LeaveOut,
-    scratch: &Scratch<'_>,
+    scratch: &Scratch,
 ) -> Result<Observations> {
     let mut found = Observations::default();
     let server = scratch.server_version_num();
@@ -69,7 +69,7 @@ pub(crate) async fn compare(
 }
 
 /// The definitions as the database prints them after `pg_restore` alone has made them.
-async fn by_pg_restore(tools: PgTools, archive: &PrivateFile, scratch: &Scratch<'_>) -> Result<String> {
+async fn by_pg_restore(tools: PgTools, archive: &PrivateFile, scratch: &Scratch) -> Result<String> {
     let info = scratch.info().clone();
     let stock = PgRestore { tools, info, server_version_num: scratch.server_version_num(), no_event_triggers: false };
     for section in ["--section=pre-data", "--section=post-data"] {

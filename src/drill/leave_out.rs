@@ -1,5 +1,6 @@
 //! The parts of a run that a drill leaves out: subscriptions, which would connect elsewhere, and extensions that the
-//! scratch database cannot have, each with everything that depends on it.
+//! scratch database cannot have, each with everything that depends on it; the properties of the saved database that
+//! would stand in the way of the scratch database.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -13,6 +14,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::restore::{LeaveOut, Loaded, gaps};
 use crate::sql::names::TableName;
+use crate::sql::statements::{name, statements};
 
 /// Chooses what is left out of the scratch database of this name, and says what is therefore not proven.
 pub(crate) async fn choose(loaded: &Loaded, session: &Session, scratch: &str) -> Result<(LeaveOut, Observations)> {
@@ -77,4 +79,39 @@ fn in_schemas_of<'a>(
         .map(|s| s.name.as_str())
         .collect();
     entries.iter().filter(move |e| theirs.contains(namespace(e))).map(|e| e.dump_id)
+}
+
+/// Takes from the entries the database's comment, which is the drill's mark, and the properties that keep a database from
+/// being connected to or dropped. `pg_dump` compares neither.
+pub(crate) fn properties(entries: &mut Vec<Entry>) {
+    let about = |e: &Entry| namespace(e).is_empty() && tag(e).starts_with("DATABASE ");
+    entries.retain(|e| e.desc != ObjectType::Comment || !about(e));
+    for entry in entries.iter_mut().filter(|e| e.desc == ObjectType::DatabaseProperties) {
+        let Some(text) = &entry.defn else { continue };
+        let kept = statements(text).into_iter().filter(|statement| !stands_in_the_way(statement));
+        entry.defn = Some(kept.map(|statement| format!("{statement};\n")).collect());
+    }
+}
+
+fn stands_in_the_way(statement: &str) -> bool {
+    let of_database = statement.strip_prefix("ALTER DATABASE ").and_then(name);
+    let words = [" IS_TEMPLATE", " CONNECTION LIMIT", " ALLOW_CONNECTIONS"];
+    of_database.is_some_and(|(_, rest)| words.iter().any(|word| rest.starts_with(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_stay_and_limits_go() {
+        for (statement, goes) in [
+            ("ALTER DATABASE \"a IS_TEMPLATE\" SET x TO ' IS_TEMPLATE = true'", false),
+            ("ALTER DATABASE a IS_TEMPLATE = true", true),
+            ("ALTER DATABASE \"b c\" CONNECTION LIMIT = 0", true),
+            ("ALTER ROLE r IN DATABASE a SET x TO 1", false),
+        ] {
+            assert_eq!(stands_in_the_way(statement), goes, "{statement}");
+        }
+    }
 }

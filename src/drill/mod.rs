@@ -7,8 +7,10 @@
 
 pub(crate) mod definitions;
 pub(crate) mod leave_out;
+pub(crate) mod leftovers;
 pub(crate) mod options;
 pub(crate) mod receipt;
+pub(crate) mod roles;
 pub(crate) mod rows;
 pub(crate) mod sample;
 pub(crate) mod scratch;
@@ -26,53 +28,87 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
+use crate::postgres::target::scratch::Mark;
 use crate::restore::{COMMITS, Loaded, restore_loaded};
 use crate::runs::receipts;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
+/// A drill that came to a verdict.
+pub(crate) struct Drilled {
+    /// The account of it, which is in the store too.
+    pub(crate) receipt: Receipt,
+    /// The reason why something of the drill is still on the server.
+    pub(crate) left_behind: Option<Error>,
+}
+
 /// Proves a run, and leaves a receipt in the store.
 ///
 /// # Errors
 /// Anything that kept the drill from coming to a verdict. Damage of the store is a verdict.
-pub(crate) async fn run(options: &Options, global: &Global, shutdown: &Shutdown) -> Result<Receipt> {
-    let Begun { store, on, maintenance, loaded, scratch } = tokio::select! {
+pub(crate) async fn run(options: &Options, global: &Global, shutdown: &Shutdown) -> Result<Drilled> {
+    let Begun { store, maintenance, loaded, scratch, mark, notes } = tokio::select! {
         begun = Box::pin(begin(options, global)) => begun?,
         // Nothing is to be undone yet.
         error = shutdown.requested() => return Err(error),
     };
     let commits = TaskTracker::new();
-    let database = Scratch::new(&scratch, &maintenance, options.connect_timeout, commits.clone());
     let result = tokio::select! {
         biased;
         error = shutdown.requested() => Err(error),
-        result = Box::pin(drill(options, global, &loaded, &maintenance, &database, commits.clone())) => result,
+        // With it goes the lock that tells other drills that this one is running.
+        error = maintenance.closed() => Err(error),
+        result = Box::pin(drill(options, global, &loaded, &maintenance, &scratch, &mark, commits.clone())) => result,
     };
     commits.close();
     if tokio::time::timeout(COMMITS, commits.wait()).await.is_err() {
         tracing::debug!("a commit into the scratch database was cut");
     }
-    scratch::drop(&on, options.connect_timeout, &scratch).await?;
-    let receipt = match result {
+    let left_behind = tidy(&maintenance, options, &scratch, &mark).await.err();
+    let mut receipt = match result {
         Ok(receipt) => receipt,
         Err(error) if error.kind() == Kind::Damage => {
             let mut receipt = Receipt::new(&loaded.manifest, maintenance.server_version_num());
             receipt.differences.push(error.message());
             receipt
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            if let Some(left) = left_behind {
+                tracing::warn!("{left}");
+            }
+            return Err(error);
+        }
     };
+    receipt.notes.extend(notes);
     receipts::leave(&store, &receipt.run, receipt.kind, &receipt).await;
-    Ok(receipt)
+    Ok(Drilled { receipt, left_behind })
+}
+
+/// Drops the scratch database, then the roles that were made for it.
+async fn tidy(maintenance: &Session, options: &Options, scratch: &Scratch, mark: &Mark) -> Result<()> {
+    scratch.drop().await?;
+    if options.roles {
+        // What was sent to make them is over when the session answers again.
+        let answers = target::execute(maintenance, "", "wait for the roles of the drill");
+        if !matches!(tokio::time::timeout(COMMITS, answers).await, Ok(Ok(()))) {
+            tracing::debug!("the session that makes roles does not answer");
+        }
+        let session = Session::connect(maintenance.info(), options.connect_timeout, "drill").await?;
+        target::scratch::drop_roles(&session, mark).await?;
+        session.close().await;
+    }
+    Ok(())
 }
 
 /// Everything a drill stands on.
 struct Begun {
     store: Store,
-    on: ConnInfo,
     maintenance: Session,
     loaded: Loaded,
-    scratch: String,
+    scratch: Scratch,
+    mark: Mark,
+    /// Leftovers of earlier drills.
+    notes: Vec<String>,
 }
 
 /// Everything before the scratch database is made.
@@ -80,17 +116,34 @@ async fn begin(options: &Options, global: &Global) -> Result<Begun> {
     let store = Store::open(&global.store).await?;
     let on = ConnInfo::resolve(Some(&options.on))?;
     let maintenance = Session::connect_unpooled(&on, options.connect_timeout, "drill").await?;
+    if let Some(name) = &options.scratch_name {
+        refuse_name(&maintenance, name).await?;
+    }
     let identity = IdentityArgs { identity: options.identity.clone() };
-    let loaded = Loaded::read(store.clone(), &options.run, &identity).await?;
-    let scratch = options.scratch_name.clone().unwrap_or_else(|| {
+    let mut loaded = Loaded::read(store.clone(), &options.run, &identity).await?;
+    leave_out::properties(&mut loaded.meta.entries);
+    let notes = leftovers::clear(&maintenance).await?;
+    let name = options.scratch_name.clone().unwrap_or_else(|| {
         format!("pgstow_drill_{}_{:06x}", loaded.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)
     });
-    let server = target::server(&maintenance).await?;
-    if server.databases.contains(&scratch) {
-        return Err(Error::usage(format!("database {scratch:?} exists; a drill drops its scratch database"))
-            .hint("drop it, or choose another name with --scratch-name"));
+    // Refused again by the server where it is made meanwhile.
+    if target::server(&maintenance).await?.databases.contains(&name) {
+        return Err(scratch::exists(&name));
     }
-    Ok(Begun { store, on, maintenance, loaded, scratch })
+    let mark = Mark::new(&loaded.manifest.run);
+    target::scratch::hold(&maintenance, &mark).await?;
+    let scratch = Scratch::new(&name, &maintenance, options.connect_timeout, mark.clone());
+    Ok(Begun { store, maintenance, loaded, scratch, mark, notes })
+}
+
+/// Refuses a name that the server would cut: what it then makes, and what is dropped, has another name.
+async fn refuse_name(session: &Session, name: &str) -> Result<()> {
+    let longest = target::scratch::longest_name(session).await?;
+    if name.len() <= longest {
+        return Ok(());
+    }
+    Err(Error::usage(format!("--scratch-name has {} bytes, and the server cuts names to {longest}", name.len()))
+        .hint("choose a shorter name"))
 }
 
 async fn drill(
@@ -98,7 +151,8 @@ async fn drill(
     global: &Global,
     loaded: &Loaded,
     maintenance: &Session,
-    scratch: &Scratch<'_>,
+    scratch: &Scratch,
+    mark: &Mark,
     commits: TaskTracker,
 ) -> Result<Receipt> {
     let started = Instant::now();
@@ -113,6 +167,11 @@ async fn drill(
         receipt.sample = Some(sample);
         receipt.notes.extend(notes);
     }
+    scratch.claim(&loaded.meta.entries).await?;
+    if options.roles {
+        receipt.add(roles::make(maintenance, &loaded.script, mark).await?);
+    }
+    scratch.give_away(&loaded.meta.entries, maintenance).await?;
     let restore = restore_options(options, &manifest.run);
     Box::pin(restore_loaded(&restore, global, loaded, scratch.info().clone(), &leave_out, commits)).await?;
     receipt.restore_seconds = started.elapsed().as_secs_f64();
@@ -132,8 +191,8 @@ fn restore_options(options: &Options, run: &str) -> Restore {
         run: run.to_owned(),
         to: String::new(),
         profile: None,
-        create: true,
-        roles: options.roles,
+        create: false,
+        roles: false,
         role_passwords: false,
         schema: Vec::new(),
         table: Vec::new(),

@@ -23,6 +23,7 @@ mod backup_snapshot;
 mod detect;
 mod doctor;
 mod doctor_store;
+mod drill;
 mod encryption;
 mod fault_schedules;
 mod guest;

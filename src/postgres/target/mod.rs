@@ -4,6 +4,7 @@ pub(crate) mod foreign_keys;
 pub(crate) mod load;
 pub(crate) mod mark;
 pub(crate) mod project;
+pub(crate) mod scratch;
 pub(crate) mod wipe;
 
 use std::collections::BTreeSet;
