@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
-use crate::postgres::target::{execute, strings};
+use crate::postgres::query::{execute, strings};
 use crate::sql::names::{literal, quote};
 
 /// The words that a mark begins with.
