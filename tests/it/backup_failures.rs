@@ -98,7 +98,7 @@ fn a_database_that_cannot_be_reached_is_named_and_the_store_stays() {
 }
 
 #[test]
-fn a_prefix_that_belongs_to_another_database_is_refused() {
+pub(crate) fn a_prefix_that_belongs_to_another_database_is_refused() {
     let (name, other) = ("fail prefix", "fail prefix other");
     let cluster = small(name);
     small(other);
@@ -343,7 +343,7 @@ fn a_signal_while_the_leader_waits_for_a_lock_ends_at_once() {
 }
 
 #[test]
-fn a_password_is_never_shown() {
+pub(crate) fn a_password_is_never_shown() {
     let name = "fail secrets";
     let cluster = small(name);
     let needle = "n33dle/of a:Secret%";

@@ -22,7 +22,7 @@ fn pattern(schema: &str, table: &str) -> String {
 }
 
 #[test]
-fn the_script_of_restore_md_makes_the_same_database_again() {
+pub(crate) fn the_script_of_restore_md_makes_the_same_database_again() {
     for version in pg::servers() {
         let source = awkward(version);
         let target = Cluster::start(version);
@@ -91,7 +91,7 @@ fn entries(cluster: &Cluster, archive: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn a_schema_s_archive_has_the_entries_of_pg_dump_n() {
+pub(crate) fn a_schema_s_archive_has_the_entries_of_pg_dump_n() {
     for version in pg::servers() {
         let Awkward { cluster, run, .. } = awkward(version);
         assert!(run.schemas().len() > 19);
@@ -117,7 +117,7 @@ fn a_schema_s_archive_has_the_entries_of_pg_dump_n() {
 }
 
 #[test]
-fn a_table_s_file_is_pg_dump_t_statement_for_statement() {
+pub(crate) fn a_table_s_file_is_pg_dump_t_statement_for_statement() {
     for (at, version) in pg::servers().into_iter().enumerate() {
         let Awkward { cluster, run, .. } = awkward(version);
         let mut compared = 0;

@@ -20,7 +20,7 @@ find backups/latest -name "*.sql" -o -name "*.dump"
 "#;
 
 #[test]
-fn the_checks_of_the_policy_hold_verbatim_after_a_download() {
+pub(crate) fn the_checks_of_the_policy_hold_verbatim_after_a_download() {
     for version in pg::versions() {
         let source = awkward(version);
         let folder = tempfile::tempdir().unwrap();
@@ -126,7 +126,7 @@ fn list_and_show_tell_of_the_runs() {
 }
 
 #[test]
-fn whatever_is_damaged_in_a_real_run_is_found() {
+pub(crate) fn whatever_is_damaged_in_a_real_run_is_found() {
     let cluster = pg::shared(pg::versions()[0]);
     let name = "policy damage";
     cluster.create_database(name);
@@ -218,7 +218,7 @@ fn there_and_back(source: &Source, environment: &[(&str, String)], store: &str, 
 }
 
 #[test]
-fn a_run_into_a_real_s3_server_and_out_of_it_path_style_and_virtual_host() {
+pub(crate) fn a_run_into_a_real_s3_server_and_out_of_it_path_style_and_virtual_host() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = runtime.block_on(crate::support::s3::S3Server::start(folder.path()));
@@ -241,7 +241,7 @@ fn a_run_into_a_real_s3_server_and_out_of_it_path_style_and_virtual_host() {
 
 #[test]
 #[ignore = "needs PGSTOW_TEST_S3_ENDPOINT, PGSTOW_TEST_S3_BUCKET and AWS credentials of a real server"]
-fn a_run_into_the_s3_server_of_the_environment_and_out_of_it() {
+pub(crate) fn a_run_into_the_s3_server_of_the_environment_and_out_of_it() {
     let bucket = std::env::var("PGSTOW_TEST_S3_BUCKET").expect("PGSTOW_TEST_S3_BUCKET names a bucket");
     let mut environment: Vec<(&str, String)> = vec![(
         "AWS_ENDPOINT_URL_S3",

@@ -48,7 +48,7 @@ fn backup_with(name: &str, tables: &str, meanwhile: &str) -> (TempDir, Run) {
 }
 
 #[test]
-fn a_truncate_between_listing_and_lock_is_seen_whole() {
+pub(crate) fn a_truncate_between_listing_and_lock_is_seen_whole() {
     let (_store, run) = backup_with(
         "snap truncate",
         "CREATE TABLE a_locked (id int); INSERT INTO a_locked SELECT generate_series(1, 1000)",
@@ -59,7 +59,7 @@ fn a_truncate_between_listing_and_lock_is_seen_whole() {
 }
 
 #[test]
-fn a_rewriting_alter_between_listing_and_lock_is_seen_whole() {
+pub(crate) fn a_rewriting_alter_between_listing_and_lock_is_seen_whole() {
     let (_store, run) = backup_with(
         "snap alter",
         "CREATE TABLE a_locked (id int); INSERT INTO a_locked SELECT generate_series(1, 3)",
@@ -235,7 +235,7 @@ END
 $$";
 
 #[test]
-fn what_busy_writers_leave_is_of_one_moment() {
+pub(crate) fn what_busy_writers_leave_is_of_one_moment() {
     let name = "snap busy";
     let cluster = database(name, BUSY);
     let store = tempfile::tempdir().unwrap();

@@ -67,7 +67,7 @@ fn unreadable(detection: &Value) -> Vec<String> {
 }
 
 #[test]
-fn a_superuser_sees_everything_and_misses_nothing() {
+pub(crate) fn a_superuser_sees_everything_and_misses_nothing() {
     for version in pg::versions() {
         let source = awkward(version);
         let url = source.cluster.url("app");
@@ -140,7 +140,7 @@ fn detect_schemas_of_the_policy_prints_the_schemas() {
 }
 
 #[test]
-fn a_role_that_reads_little_is_told_what_and_the_cure_cures() {
+pub(crate) fn a_role_that_reads_little_is_told_what_and_the_cure_cures() {
     for version in pg::versions() {
         let (cluster, name, role) = (pg::shared(version), "detect little", "reads_little");
         private(cluster, name, role);
@@ -237,7 +237,7 @@ fn partial(cluster: &Cluster, url: &str, name: &str) {
 }
 
 #[test]
-fn an_owner_and_pg_read_all_data_need_no_superuser() {
+pub(crate) fn an_owner_and_pg_read_all_data_need_no_superuser() {
     for version in pg::versions() {
         let (cluster, name) = (pg::shared(version), "detect owner");
         cluster.psql("postgres", "CREATE ROLE owns_it LOGIN PASSWORD 'pw'; CREATE ROLE reads_all LOGIN BYPASSRLS PASSWORD 'pw' IN ROLE pg_read_all_data");
@@ -274,7 +274,7 @@ fn an_owner_and_pg_read_all_data_need_no_superuser() {
 }
 
 #[test]
-fn latin1_and_sql_ascii_come_back_byte_for_byte() {
+pub(crate) fn latin1_and_sql_ascii_come_back_byte_for_byte() {
     for version in pg::versions() {
         let source = pg::shared(version);
         for (name, options) in

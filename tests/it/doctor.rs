@@ -180,7 +180,7 @@ fn a_server_with_little_room_is_told_what_to_set() {
 }
 
 #[test]
-fn a_transaction_pooler_is_refused_before_anything_is_set_and_a_session_pooler_serves() {
+pub(crate) fn a_transaction_pooler_is_refused_before_anything_is_set_and_a_session_pooler_serves() {
     let (cluster, name) = (pg::shared(pg::versions()[0]), "doctor pooled");
     cluster.create_database(name);
     cluster.psql(name, "CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
@@ -277,7 +277,7 @@ fn what_is_encrypted_and_what_is_not_is_told() {
 }
 
 #[test]
-fn a_standby_is_told_what_ends_long_reads() {
+pub(crate) fn a_standby_is_told_what_ends_long_reads() {
     let cluster = Cluster::start_standby(pg::versions()[0]);
     let document = examined(&mut doctor(&cluster, &cluster.url("postgres"), &[]), 0);
     let (level, text, cure) = finding(&document, "primary");
@@ -286,7 +286,7 @@ fn a_standby_is_told_what_ends_long_reads() {
 }
 
 #[test]
-fn another_backup_that_runs_and_a_prefix_of_another_database_are_seen() {
+pub(crate) fn another_backup_that_runs_and_a_prefix_of_another_database_are_seen() {
     let (cluster, name) = (pg::shared(pg::versions()[0]), "doctor running");
     for database in [name, "doctor other"] {
         cluster.create_database(database);

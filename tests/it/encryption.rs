@@ -69,7 +69,7 @@ fn restore(cluster: &Cluster, database: &str, store: &Path, key: &Key) -> Comman
 }
 
 #[test]
-fn everything_is_sealed_and_stock_tools_restore_it_as_told() {
+pub(crate) fn everything_is_sealed_and_stock_tools_restore_it_as_told() {
     let source = awkward(pg::versions()[0]);
     let (ours, other, stranger) = (Key::make(), Key::make(), Key::make());
     let folder = tempfile::tempdir().unwrap();
@@ -229,7 +229,7 @@ fn mended(run: &Run, name: &str, stored: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn damage_inside_a_large_encrypted_table_is_named_and_its_pieces_are_read_side_by_side() {
+pub(crate) fn damage_inside_a_large_encrypted_table_is_named_and_its_pieces_are_read_side_by_side() {
     let cluster = pg::shared(15);
     let (name, copy) = ("encrypted_large", "encrypted_large_copy");
     cluster.create_database(name);

@@ -458,7 +458,7 @@ fn watched(command: &mut Command, schedule: &Schedule) -> Ended {
 }
 
 #[test]
-fn whatever_breaks_a_run_completes_or_fails_cleanly() {
+pub(crate) fn whatever_breaks_a_run_completes_or_fails_cleanly() {
     let ground = Ground::new();
     let only: Option<u32> = std::env::var("PGSTOW_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let (first, last) = only.map_or((0, SCHEDULES), |seed| (seed, seed + 1));

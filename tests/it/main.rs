@@ -30,6 +30,7 @@ mod guest;
 mod kill;
 mod manual;
 mod pg_faults;
+mod promises;
 mod race;
 mod reading;
 mod restore;

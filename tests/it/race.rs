@@ -139,7 +139,7 @@ fn pointed(store: &Path) -> (String, String) {
 }
 
 #[test]
-fn a_backup_killed_at_any_of_fifty_moments_leaves_latest_whole_and_prune_leaves_no_orphan() {
+pub(crate) fn a_backup_killed_at_any_of_fifty_moments_leaves_latest_whole_and_prune_leaves_no_orphan() {
     let name = "race killed";
     let cluster = pg::shared(newest());
     cluster.create_database(name);

@@ -430,7 +430,7 @@ fn two_tables_swapped(patient: &mut Patient<'_>) {
 }
 
 #[test]
-fn whatever_is_damaged_verify_names_it() {
+pub(crate) fn whatever_is_damaged_verify_names_it() {
     let server = Server::start();
     server.sql(DATABASE);
     for compression in ["zstd", "gzip", "none"] {

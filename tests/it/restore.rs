@@ -67,7 +67,7 @@ fn same(cluster: &Cluster, one: &str, other: &str) {
 }
 
 #[test]
-fn the_awkward_database_comes_back_in_every_version() {
+pub(crate) fn the_awkward_database_comes_back_in_every_version() {
     for version in pg::servers() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
@@ -148,7 +148,7 @@ fn object(store: &Path, key: &str) -> PathBuf {
 }
 
 #[test]
-fn damage_fails_a_restore_with_its_key_and_the_same_command_completes_it_later() {
+pub(crate) fn damage_fails_a_restore_with_its_key_and_the_same_command_completes_it_later() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let cluster = awkward(15);
@@ -235,7 +235,7 @@ fn extensions_and_missing_roles_come_back_on_another_server() {
 }
 
 #[test]
-fn a_large_table_is_loaded_by_several_sessions_and_a_damaged_piece_leaves_nothing() {
+pub(crate) fn a_large_table_is_loaded_by_several_sessions_and_a_damaged_piece_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let cluster = pg::shared(15);

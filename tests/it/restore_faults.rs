@@ -34,7 +34,7 @@ const WAITING: &str = "FROM pg_locks l JOIN pg_database d ON d.oid = l.database
     WHERE d.datname = 'stopped_copy' AND l.locktype = 'advisory' AND NOT l.granted";
 
 #[test]
-fn a_restore_that_is_stopped_leaves_no_half_table_and_the_same_command_completes_it() {
+pub(crate) fn a_restore_that_is_stopped_leaves_no_half_table_and_the_same_command_completes_it() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let cluster = Cluster::start(15);
@@ -383,7 +383,7 @@ fn a_drill_tells_other_words_of_a_definition_from_another_definition() {
 }
 
 #[test]
-fn what_would_change_rows_as_they_are_loaded_is_refused_before_anything_is() {
+pub(crate) fn what_would_change_rows_as_they_are_loaded_is_refused_before_anything_is() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let cluster = pg::shared(15);

@@ -56,7 +56,7 @@ fn what_a_server_lacks_is_told_before_anything_is_changed() {
 }
 
 #[test]
-fn settings_an_older_server_does_not_know_are_left_out_and_told() {
+pub(crate) fn settings_an_older_server_does_not_know_are_left_out_and_told() {
     let servers = pg::servers();
     let (oldest, newest) = (servers[0], servers[servers.len() - 1]);
     assert!(newest >= 17 && oldest < 16, "servers that know these options and servers that do not, not {servers:?}");

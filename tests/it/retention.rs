@@ -169,7 +169,7 @@ const RULES: [&str; 8] =
     ["--keep-last", "2", "--keep-daily", "3", "--keep-weekly", "2", "--incomplete-older-than", "24h"];
 
 #[test]
-fn prune_keeps_what_the_rules_say_and_touches_nothing_foreign() {
+pub(crate) fn prune_keeps_what_the_rules_say_and_touches_nothing_foreign() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("a");
     menagerie(&store);
@@ -243,7 +243,7 @@ fn prune_keeps_what_the_rules_say_and_touches_nothing_foreign() {
 }
 
 #[test]
-fn the_last_complete_run_outlives_every_rule() {
+pub(crate) fn the_last_complete_run_outlives_every_rule() {
     let folder = tempfile::tempdir().unwrap();
     copy_run(folder.path(), &name("20260301T000000"), |_| {});
     for day in 2..=5 {
@@ -297,7 +297,7 @@ impl Guarded {
 }
 
 #[test]
-fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
+pub(crate) fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
     let guarded = Guarded::new();
     let bucket = &guarded.bucket;
     let (a, a2) = (bucket.path("a"), bucket.path("a2"));
@@ -359,7 +359,7 @@ fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
 }
 
 #[test]
-fn a_pinned_run_says_so_and_is_let_go_again() {
+pub(crate) fn a_pinned_run_says_so_and_is_let_go_again() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path();
     let [old, new] = ["20260301T000000", "20260302T000000"].map(name);
@@ -386,7 +386,7 @@ fn a_pinned_run_says_so_and_is_let_go_again() {
 }
 
 #[test]
-fn latest_is_promoted_only_to_what_could_be_restored() {
+pub(crate) fn latest_is_promoted_only_to_what_could_be_restored() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path();
     let [old, mid, new, bad] = ["20260301T000000", "20260302T000000", "20260303T000000", "20260304T000000"].map(name);
@@ -431,7 +431,7 @@ fn latest_is_promoted_only_to_what_could_be_restored() {
 }
 
 #[test]
-fn the_probe_answers_by_its_exit_code() {
+pub(crate) fn the_probe_answers_by_its_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path();
     let probe = |words: &[&str], code: i32| {
@@ -473,7 +473,7 @@ fn the_probe_answers_by_its_exit_code() {
 }
 
 #[test]
-fn two_runs_are_compared_by_their_manifests() {
+pub(crate) fn two_runs_are_compared_by_their_manifests() {
     let Pattern { store, first, second } = pattern();
     let found = json_of(&mut on(store, &["diff", first, second]), 0);
     assert_eq!(found["schemas"], json!({"added": ["analytics"], "removed": []}));
@@ -501,7 +501,7 @@ fn two_runs_are_compared_by_their_manifests() {
 }
 
 #[test]
-fn the_page_needs_nothing_else_and_escapes_everything() {
+pub(crate) fn the_page_needs_nothing_else_and_escapes_everything() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let empty = folder.path().join("empty.html");
@@ -546,7 +546,7 @@ const RACES: u32 = 100;
 const LANES: u32 = 4;
 
 #[test]
-fn two_processes_racing_for_latest_never_move_it_backwards() {
+pub(crate) fn two_processes_racing_for_latest_never_move_it_backwards() {
     let (folder, runtime) = (tempfile::tempdir().unwrap(), Runtime::new().unwrap());
     let server = runtime.block_on(S3Server::start_without_conditions(folder.path()));
     pattern();

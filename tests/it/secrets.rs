@@ -187,7 +187,7 @@ fn assert_files_silent(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn no_secret_is_shown_by_any_command_however_it_was_given() {
+pub(crate) fn no_secret_is_shown_by_any_command_however_it_was_given() {
     let place = Place::new();
     assert!(place.key.secret().starts_with("AGE-SECRET-KEY"));
     let target_of = place.cluster;
@@ -248,7 +248,7 @@ fn refused(command: &mut Command, codes: &[i32]) {
 }
 
 #[test]
-fn no_secret_is_shown_by_an_error() {
+pub(crate) fn no_secret_is_shown_by_an_error() {
     let cluster = pg::shared(newest());
     let (bucket, key) = (Bucket::start(), Key::make());
     let port = cluster.port();

@@ -193,7 +193,7 @@ fn finished(store: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_backup_that_is_told_to_stop_aborts_its_uploads_and_promotes_nothing() {
+pub(crate) fn a_backup_that_is_told_to_stop_aborts_its_uploads_and_promotes_nothing() {
     let mut scene = Scene::new("signals backup", 8000);
     let (mut sound, mut runs) = (latest(&scene.store), finished(&scene.store));
     scene.try_signals(
@@ -216,7 +216,7 @@ fn a_backup_that_is_told_to_stop_aborts_its_uploads_and_promotes_nothing() {
 }
 
 #[test]
-fn a_verification_that_is_told_to_stop_has_no_verdict_and_changes_nothing() {
+pub(crate) fn a_verification_that_is_told_to_stop_has_no_verdict_and_changes_nothing() {
     let mut scene = Scene::new("signals verify", 8000);
     let (store, before) = (scene.store.clone(), files(&scene.store.join("runs")));
     let mut receipts = scene.receipts();
@@ -235,7 +235,7 @@ fn a_verification_that_is_told_to_stop_has_no_verdict_and_changes_nothing() {
 }
 
 #[test]
-fn a_restore_that_is_told_to_stop_lets_go_of_the_target_which_takes_the_next() {
+pub(crate) fn a_restore_that_is_told_to_stop_lets_go_of_the_target_which_takes_the_next() {
     let mut scene = Scene::new("signals restore", 4000);
     let target = "signals target";
     let url = scene.cluster.url(target);
@@ -267,7 +267,7 @@ fn a_restore_that_is_told_to_stop_lets_go_of_the_target_which_takes_the_next() {
 }
 
 #[test]
-fn a_drill_that_is_told_to_stop_leaves_no_database_and_no_receipt() {
+pub(crate) fn a_drill_that_is_told_to_stop_leaves_no_database_and_no_receipt() {
     let mut scene = Scene::new("signals drill", 4000);
     let scratch = "signals scratch";
     let url = scene.cluster.url("postgres");
@@ -305,7 +305,7 @@ fn a_drill_that_is_told_to_stop_leaves_no_database_and_no_receipt() {
 }
 
 #[test]
-fn a_prune_that_is_told_to_stop_leaves_every_listed_run_whole() {
+pub(crate) fn a_prune_that_is_told_to_stop_leaves_every_listed_run_whole() {
     let mut scene = Scene::new("signals prune", 100);
     let (real, store) = (Run::latest(&scene.store), scene.store.clone());
     let mut partly = 0;

@@ -155,14 +155,14 @@ async fn failure(args: &StoreArgs, credentials: Option<(String, String)>) -> Err
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_keeps_the_contract() {
+pub(crate) async fn a_directory_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&store_args(dir.path().join("new").to_str().unwrap())).await.unwrap();
     contract(&store, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_s3_server_keeps_the_contract() {
+pub(crate) async fn an_s3_server_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let server = S3Server::start(dir.path()).await;
     let store = Store::open_with(&server.store_args("some/prefix"), server.credentials()).await.unwrap();
@@ -170,7 +170,7 @@ async fn an_s3_server_keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_s3_server_is_reached_by_virtual_host() {
+pub(crate) async fn an_s3_server_is_reached_by_virtual_host() {
     let dir = tempfile::tempdir().unwrap();
     let server = S3Server::start(dir.path()).await;
     let mut args = server.store_args("p");
@@ -225,7 +225,7 @@ async fn what_is_wrong_with_a_store_is_said_with_a_hint() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PGSTOW_TEST_S3_ENDPOINT"]
-async fn the_s3_server_of_the_environment_keeps_the_contract() {
+pub(crate) async fn the_s3_server_of_the_environment_keeps_the_contract() {
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_unset| panic!("{name} is not set"));
     let mut args =
         store_args(&format!("s3://{}/contract-{:016x}", variable("PGSTOW_TEST_S3_BUCKET"), rand::random::<u64>()));

@@ -355,7 +355,7 @@ impl Behind {
 }
 
 #[test]
-fn a_backup_over_a_bad_network_is_whole() {
+pub(crate) fn a_backup_over_a_bad_network_is_whole() {
     let behind = Behind::new("faults third");
     behind.proxy.follow(|asked| {
         let faults = [Fault::Reset(1000), Fault::Answer(503, "SlowDown"), Fault::Stall(1000)];
@@ -376,7 +376,7 @@ fn a_backup_over_a_bad_network_is_whole() {
 }
 
 #[test]
-fn a_backup_whose_server_goes_away_for_good_promotes_nothing() {
+pub(crate) fn a_backup_whose_server_goes_away_for_good_promotes_nothing() {
     let behind = Behind::new("faults gone");
     expect_code(&mut behind.backup(), 0);
     let promoted = |behind: &Behind| (behind.ending("latest.json"), behind.ending("manifest.json"));

@@ -112,7 +112,7 @@ fn start(folder: &Path) -> Cluster {
 }
 
 #[test]
-fn tls_is_what_libpq_makes_of_the_same_words() {
+pub(crate) fn tls_is_what_libpq_makes_of_the_same_words() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     certificates(dir);

@@ -103,7 +103,7 @@ fn volumes(run: &Run, object: &Value, limit: u64) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_store_with_a_limit_is_told_of_and_takes_volumes_that_every_command_reads() {
+pub(crate) fn a_store_with_a_limit_is_told_of_and_takes_volumes_that_every_command_reads() {
     let (name, copy) = ("volumes", "volumes_copy");
     let s3 = Limited::new(name);
     s3.cluster.create_database(copy);
@@ -175,7 +175,7 @@ fn key_pair(folder: &Path) -> (String, String) {
 }
 
 #[test]
-fn volumes_of_compressed_and_encrypted_objects_restore_with_stock_tools_as_told() {
+pub(crate) fn volumes_of_compressed_and_encrypted_objects_restore_with_stock_tools_as_told() {
     let (name, copy) = ("volumes_sealed", "volumes_sealed_copy");
     let s3 = Limited::new(name);
     let folder = tempfile::tempdir().unwrap();

@@ -506,12 +506,12 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-#[cfg(test)]
-mod tests {
+/// The servers themselves.
+pub mod tests {
     use super::*;
 
     #[test]
-    fn every_promised_version_starts_and_takes_passwords_only() {
+    pub(crate) fn every_promised_version_starts_and_takes_passwords_only() {
         for version in servers() {
             let cluster = shared(version);
             let name = format!("start \"{version}\"");

@@ -1,0 +1,253 @@
+//! What is promised, and the tests that try it: the table at the end of `infra/test`. Tests stand here as paths, so that
+//! one which is renamed or removed no longer compiles. `infra/test` has the table written to a file, joins it with what
+//! the run's tests answered, and fails where a promise was not tried, or tried and not kept.
+//!
+//! Nothing is tried here. A new promise is one entry; its place is its place in the printed table.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::support::pg::tests as servers;
+use crate::{
+    backup_failures, backup_oracle, backup_policy, backup_snapshot, detect, doctor, encryption, fault_schedules, race,
+    reading, restore, restore_faults, restore_versions, retention, secrets, signals, store_contract, store_faults, tls,
+    volumes,
+};
+
+/// One line of the table, or several.
+enum Promise {
+    /// A heading.
+    Heading(&'static str),
+    /// Kept when all of these tests passed.
+    Tests(&'static str, Tests),
+    /// The same, one line for each PostgreSQL server.
+    EachServer(Tests),
+    /// The same, for the S3 server that the environment names, where it names one.
+    EnvironmentStore(Tests),
+    /// Kept when `infra/stores` printed this line.
+    Store(&'static str, &'static str),
+    /// Kept when the tests counted at least one of each: a kind, and which of that kind.
+    Counted(&'static str, &'static [&'static str]),
+    /// Kept when all faults together were survived or failed cleanly, at least once each, and none was lost.
+    Faults(&'static str),
+    /// Kept when the tests counted more than so many of a kind.
+    MoreThan(&'static str, &'static str, usize),
+}
+
+type Tests = &'static [(&'static str, fn())];
+
+/// The names of tests, as the test program prints them, with the functions themselves.
+macro_rules! tests {
+    ($($test:path),+ $(,)?) => {
+        &[$((stringify!($test), $test as fn())),+]
+    };
+}
+
+use Promise::{Counted, EachServer, EnvironmentStore, Faults, Heading, MoreThan, Store, Tests as Tried};
+
+#[rustfmt::skip]
+const PROMISES: &[Promise] = &[
+    Heading("Servers"),
+    EachServer(tests![
+        servers::every_promised_version_starts_and_takes_passwords_only,
+        backup_oracle::the_script_of_restore_md_makes_the_same_database_again,
+        detect::a_superuser_sees_everything_and_misses_nothing,
+    ]),
+    Tried("directory store", tests![
+        store_contract::a_directory_keeps_the_contract,
+        backup_policy::the_checks_of_the_policy_hold_verbatim_after_a_download,
+    ]),
+    Tried("S3: s3s in process, path style", tests![
+        store_contract::an_s3_server_keeps_the_contract,
+        backup_policy::a_run_into_a_real_s3_server_and_out_of_it_path_style_and_virtual_host,
+    ]),
+    Tried("S3: s3s in process, virtual host", tests![store_contract::an_s3_server_is_reached_by_virtual_host]),
+    Store("S3: rclone serve s3", "stores: tried: rclone"),
+    Store("S3: moto", "stores: tried: moto"),
+    Store("S3: Object Lock (moto)", "stores: tried with Object Lock: moto"),
+    Tried("PgBouncer: session served, others refused", tests![
+        doctor::a_transaction_pooler_is_refused_before_anything_is_set_and_a_session_pooler_serves,
+    ]),
+    Tried("TLS: sslmode, certificates, channel binding", tests![tls::tls_is_what_libpq_makes_of_the_same_words]),
+    Tried("a standby", tests![doctor::a_standby_is_told_what_ends_long_reads]),
+    EnvironmentStore(tests![
+        store_contract::the_s3_server_of_the_environment_keeps_the_contract,
+        backup_policy::a_run_into_the_s3_server_of_the_environment_and_out_of_it,
+    ]),
+    Heading("Roles"),
+    Tried("detect: superuser, owner, little", tests![
+        detect::a_superuser_sees_everything_and_misses_nothing,
+        detect::an_owner_and_pg_read_all_data_need_no_superuser,
+        detect::a_role_that_reads_little_is_told_what_and_the_cure_cures,
+    ]),
+    Counted("role", &[
+        "superuser",
+        "owner without superuser",
+        "hosted postgres: BYPASSRLS, no superuser, no pg_authid",
+        "pg_read_all_data",
+        "almost nothing, cured by what it is told",
+    ]),
+    Heading("Unreadable, and what depends on it"),
+    Counted("unreadable", &["table", "sequence", "schema", "large object", "row-level security"]),
+    Heading("Encryption and size of objects"),
+    Tried("age: sealed, read by pgstow and stock age", tests![
+        encryption::everything_is_sealed_and_stock_tools_restore_it_as_told,
+        encryption::damage_inside_a_large_encrypted_table_is_named_and_its_pieces_are_read_side_by_side,
+    ]),
+    Tried("volumes in a store that limits objects", tests![
+        volumes::a_store_with_a_limit_is_told_of_and_takes_volumes_that_every_command_reads,
+        volumes::volumes_of_compressed_and_encrypted_objects_restore_with_stock_tools_as_told,
+    ]),
+    Heading("Encodings"),
+    Tried("LATIN1, SQL_ASCII", tests![detect::latin1_and_sql_ascii_come_back_byte_for_byte]),
+    Heading("Many runs"),
+    Tried("prune: rules, pins, nothing foreign", tests![
+        retention::prune_keeps_what_the_rules_say_and_touches_nothing_foreign,
+        retention::the_last_complete_run_outlives_every_rule,
+        retention::a_pinned_run_says_so_and_is_let_go_again,
+    ]),
+    Tried("prune in S3: refusals, half deleted runs, orphans", tests![
+        retention::prune_of_a_bucket_survives_refusals_and_clears_orphans,
+    ]),
+    Tried("100 races for latest without conditions", tests![
+        retention::two_processes_racing_for_latest_never_move_it_backwards,
+    ]),
+    Tried("promote, status, diff, report", tests![
+        retention::latest_is_promoted_only_to_what_could_be_restored,
+        retention::the_probe_answers_by_its_exit_code,
+        retention::two_runs_are_compared_by_their_manifests,
+        retention::the_page_needs_nothing_else_and_escapes_everything,
+    ]),
+    Heading("Faults: injected, how often"),
+    Counted("fault", &[
+        "store: reset",
+        "store: 503 SlowDown",
+        "store: 500 InternalError",
+        "store: 429 throttled",
+        "store: stall within a request",
+        "store: stall before the answer",
+        "store: answer lost",
+        "store: answer cut",
+        "store: 200 with an error inside",
+        "store: wrong ETag",
+        "store: credentials expire",
+        "store: clock skew",
+        "store: gone for good",
+        "reader: reset",
+        "reader: closed",
+        "reader: cut within a message",
+        "reader: cannot connect",
+        "reader: stalled",
+        "reader: cut in each segment",
+        "reader: cut within a filtered table",
+        "reader: cut within large objects",
+        "leader: lost",
+        "pg_dump, pg_dumpall: lost",
+        "pg_dump, pg_dumpall: killed",
+        "server: restarted",
+        "latency",
+        "signal",
+        "disk full",
+    ]),
+    Faults("all"),
+    Tried("SIGINT, SIGTERM: backup, verify, prune", tests![
+        signals::a_backup_that_is_told_to_stop_aborts_its_uploads_and_promotes_nothing,
+        signals::a_verification_that_is_told_to_stop_has_no_verdict_and_changes_nothing,
+        signals::a_prune_that_is_told_to_stop_leaves_every_listed_run_whole,
+    ]),
+    Tried("SIGINT, SIGTERM: restore, drill", tests![
+        signals::a_restore_that_is_told_to_stop_lets_go_of_the_target_which_takes_the_next,
+        signals::a_drill_that_is_told_to_stop_leaves_no_database_and_no_receipt,
+    ]),
+    Tried("secrets: argv, logs, errors, objects", tests![
+        backup_failures::a_password_is_never_shown,
+        secrets::no_secret_is_shown_by_any_command_however_it_was_given,
+        secrets::no_secret_is_shown_by_an_error,
+    ]),
+    Heading("What held, and holds"),
+    Tried("restores interrupted at many moments", tests![
+        restore_faults::a_restore_that_is_stopped_leaves_no_half_table_and_the_same_command_completes_it,
+        signals::a_restore_that_is_told_to_stop_lets_go_of_the_target_which_takes_the_next,
+        restore::damage_fails_a_restore_with_its_key_and_the_same_command_completes_it_later,
+    ]),
+    Tried("backups killed at fifty moments", tests![
+        race::a_backup_killed_at_any_of_fifty_moments_leaves_latest_whole_and_prune_leaves_no_orphan,
+    ]),
+    Tried("damage in every kind of object", tests![
+        reading::whatever_is_damaged_verify_names_it,
+        backup_policy::whatever_is_damaged_in_a_real_run_is_found,
+        restore::a_large_table_is_loaded_by_several_sessions_and_a_damaged_piece_leaves_nothing,
+    ]),
+    Tried("backups under load: one moment, kept sums", tests![
+        backup_snapshot::what_busy_writers_leave_is_of_one_moment,
+        backup_snapshot::a_truncate_between_listing_and_lock_is_seen_whole,
+        backup_snapshot::a_rewriting_alter_between_listing_and_lock_is_seen_whole,
+    ]),
+    Tried("odd names, types and dependencies", tests![
+        restore::the_awkward_database_comes_back_in_every_version,
+        backup_oracle::a_table_s_file_is_pg_dump_t_statement_for_statement,
+        backup_oracle::a_schema_s_archive_has_the_entries_of_pg_dump_n,
+    ]),
+    Tried("settings of server, database and role", tests![
+        restore_versions::settings_an_older_server_does_not_know_are_left_out_and_told,
+        restore_faults::what_would_change_rows_as_they_are_loaded_is_refused_before_anything_is,
+    ]),
+    Tried("prefixes: of another database, of a neighbour", tests![
+        backup_failures::a_prefix_that_belongs_to_another_database_is_refused,
+        doctor::another_backup_that_runs_and_a_prefix_of_another_database_are_seen,
+        retention::prune_of_a_bucket_survives_refusals_and_clears_orphans,
+    ]),
+    Tried("networks and stores that break at random", tests![
+        fault_schedules::whatever_breaks_a_run_completes_or_fails_cleanly,
+        store_faults::a_backup_over_a_bad_network_is_whole,
+        store_faults::a_backup_whose_server_goes_away_for_good_promotes_nothing,
+    ]),
+    Heading("Bad inputs"),
+    MoreThan("refused or found", "bad input", 20),
+];
+
+/// The name that the test program prints for a path of this file.
+fn printed(path: &str) -> String {
+    let path = path.replace(' ', "");
+    match path.strip_prefix("servers::") {
+        Some(name) => format!("support::pg::tests::{name}"),
+        None => path,
+    }
+}
+
+fn names(tests: Tests) -> String {
+    tests.iter().map(|(path, _)| printed(path)).collect::<Vec<_>>().join(" ")
+}
+
+/// The table for `infra/test`: a kind, a label and what the kind needs, between tabs.
+fn table() -> String {
+    let mut lines = String::new();
+    for promise in PROMISES {
+        let _ = match promise {
+            Heading(label) => writeln!(lines, "heading\t{label}\t"),
+            Tried(label, tests) => writeln!(lines, "tests\t{label}\t{}", names(tests)),
+            EachServer(tests) => writeln!(lines, "server\t-\t{}", names(tests)),
+            EnvironmentStore(tests) => writeln!(lines, "environment\t-\t{}", names(tests)),
+            Store(label, line) => writeln!(lines, "store\t{label}\t{line}"),
+            Counted(kind, which) => which.iter().try_for_each(|which| writeln!(lines, "counted\t{which}\t{kind}")),
+            Faults(label) => writeln!(lines, "faults\t{label}\t"),
+            MoreThan(label, kind, number) => writeln!(lines, "more than {number}\t{label}\t{kind}"),
+        };
+    }
+    lines
+}
+
+/// Writes the table to the file that `PGSTOW_TEST_PROMISES` names.
+#[test]
+fn the_promises_are_written_down() {
+    let table = table();
+    let mut labels = BTreeSet::new();
+    for line in table.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        assert!(fields.len() == 3 && !fields[1].is_empty(), "{line}");
+        assert!(labels.insert((fields[0], fields[1], fields[2])), "promised twice: {line}");
+    }
+    if let Some(path) = std::env::var_os("PGSTOW_TEST_PROMISES") {
+        std::fs::write(path, table).expect("the file of PGSTOW_TEST_PROMISES can be written");
+    }
+}
