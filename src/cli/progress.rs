@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::backup::counters::Counters;
 use crate::cli::args::{Global, Progress as When};
+use crate::restore::progress::Progress as Loaded;
 
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -117,22 +118,26 @@ pub struct Loading {
 }
 
 impl Loading {
-    /// Shows how many bytes were `taken` until it is dropped.
+    /// Shows these counters until it is dropped, as soon as there is something to load.
     #[must_use]
-    pub fn start(global: &Global, taken: &Arc<std::sync::atomic::AtomicU64>, total: u64) -> Self {
-        let bar = bar(global, total, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
-        let (taken, shown, draws) = (Arc::clone(taken), bar.clone(), draws_bars(global));
+    pub(crate) fn start(global: &Global, counters: &Arc<Loaded>) -> Self {
+        let bar = bar(global, 0, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
+        let (counters, shown, draws) = (Arc::clone(counters), bar.clone(), draws_bars(global));
         let task = tokio::spawn(async move {
-            let started = Instant::now();
             let mut ticks = tokio::time::interval(if draws { DRAW } else { LOG });
-            ticks.tick().await;
+            let mut started = None;
             loop {
                 ticks.tick().await;
-                let done = taken.load(Ordering::Relaxed);
+                let (done, total) = (counters.taken.load(Ordering::Relaxed), counters.total.load(Ordering::Relaxed));
+                if total == 0 {
+                    continue;
+                }
+                let started = *started.get_or_insert_with(Instant::now);
                 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
                 let rate = done as f64 / started.elapsed().as_secs_f64().max(0.001);
                 let text = format!("rows: {} of {} at {}/s", HumanBytes(done), HumanBytes(total), human_rate(rate));
                 if draws {
+                    shown.set_length(total);
                     shown.set_position(done.min(total));
                     shown.set_message(text);
                 } else {

@@ -1,11 +1,25 @@
-//! `pgstow restore`: its flags.
+//! `pgstow restore`: its flags, its call of the engine, its text and its JSON.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::args::{EXIT_CODES, IdentityArgs, duration};
+use crate::cli::args::{EXIT_CODES, Global, IdentityArgs, duration};
+use crate::cli::outcome::Outcome;
+use crate::cli::output;
+use crate::cli::progress::Loading;
+use crate::error::{Error, Result};
+use crate::human;
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::restore;
+use crate::restore::options::{Content, Destination, Options, Owners, Roles, Statistics};
+use crate::restore::progress::Progress;
+use crate::restore::work::Report;
+use crate::seal::decrypt::Identities;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
 
 /// `pgstow restore`
 #[allow(clippy::struct_excessive_bools, reason = "flags a person may combine, not states")]
@@ -80,4 +94,78 @@ pub struct Restore {
 pub enum Profile {
     /// A Supabase project: the role is no superuser, and the platform's schemas are there.
     Supabase,
+}
+
+impl Restore {
+    /// The request that these flags make.
+    fn options(&self) -> Result<Options> {
+        let target = ConnInfo::resolve(Some(&self.to))?;
+        if self.truncate && !self.data_only && self.profile.is_none() {
+            return Err(Error::usage("--truncate needs --data-only, or --profile supabase"));
+        }
+        Ok(Options {
+            profile: match self.profile {
+                Some(Profile::Supabase) => restore::options::Profile::Supabase { replace: self.truncate },
+                None => restore::options::Profile::Plain,
+            },
+            destination: match (self.create, self.into_existing) {
+                (_, true) => Destination::Existing,
+                (true, false) => Destination::Create,
+                (false, false) => Destination::Empty,
+            },
+            content: match (self.data_only, self.schema_only) {
+                (true, _) => Content::Rows { replace: self.truncate },
+                (false, true) => Content::Definitions,
+                (false, false) => Content::Everything,
+            },
+            schemas: self.schema.clone(),
+            tables: self.table.clone(),
+            roles: if self.roles { Roles::Create { passwords: self.role_passwords } } else { Roles::Present },
+            owners: if self.no_owner { Owners::Restoring } else { Owners::Saved },
+            statistics: match (self.no_analyze, self.full_analyze) {
+                (true, _) => Statistics::None,
+                (false, true) => Statistics::Full,
+                (false, false) => Statistics::Rough,
+            },
+            allow_source: self.allow_source,
+            jobs: self.jobs,
+            pg_bin_dir: self.pg_bin_dir.clone(),
+            ..Options::whole(target, self.connect_timeout)
+        })
+    }
+}
+
+/// Restores, and prints the report.
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let options = arguments.options()?;
+    let store = Store::open(&global.store).await?;
+    let identities = Identities::read(&arguments.identity.identity)?;
+    let counters = Arc::new(Progress::default());
+    let shown = Loading::start(global, &counters);
+    let result = Box::pin(restore::run(store, &arguments.run, &identities, &options, &counters, shutdown)).await;
+    shown.end();
+    let report = result?;
+    if global.json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&text(&report))?;
+    }
+    Ok(if report.findings.not_restored.is_empty() { Outcome::Done } else { Outcome::Partial })
+}
+
+fn text(report: &Report) -> String {
+    format!(
+        "run {} is restored into {}: {} tables with {} rows ({}), {} large objects, {:.1} s\n{}",
+        report.run,
+        report.into,
+        human::count(report.tables),
+        human::count(report.rows),
+        human::size(report.raw_bytes),
+        human::count(report.large_objects),
+        report.seconds,
+        report.findings.text()
+    )
 }

@@ -2,7 +2,9 @@
 
 use crate::cli::args::Global;
 pub use crate::cli::outcome::Outcome;
-use crate::cli::{Command, completions, detect, diff, drill, list, manual, pin, promote, schema, show, status};
+use crate::cli::{
+    Command, completions, detect, diff, drill, list, manual, pin, promote, restore, schema, show, status,
+};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -18,7 +20,7 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
         Command::Doctor(arguments) => Box::pin(crate::doctor::run(arguments, &global, &shutdown)).await,
         Command::Drill(arguments) => Box::pin(drill::run(arguments, &global, &shutdown)).await,
-        Command::Restore(arguments) => Box::pin(crate::restore::run(arguments, &global, &shutdown)).await,
+        Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
         Command::Verify(arguments) => Box::pin(crate::verify::run(&arguments, &global, &shutdown)).await,
         other => tokio::select! {
             result = Box::pin(dispatch(other, global)) => result,

@@ -15,7 +15,8 @@ use crate::error::Result;
 use crate::postgres::programs::pg_restore;
 use crate::postgres::programs::pg_restore::PgRestore;
 use crate::postgres::programs::tools::PgTools;
-use crate::restore::{LeaveOut, Loaded, PrivateFile, major};
+use crate::restore::private_file::PrivateFile;
+use crate::restore::source::{LeaveOut, Loaded, major};
 
 /// Most lines of a difference that are reported.
 const LINES: usize = 20;

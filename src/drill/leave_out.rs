@@ -12,7 +12,8 @@ use crate::error::Result;
 use crate::format::manifest::{Manifest, Table};
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
-use crate::restore::{LeaveOut, Loaded, gaps};
+use crate::restore::findings;
+use crate::restore::source::{LeaveOut, Loaded, gaps};
 use crate::sql::names::TableName;
 use crate::sql::statements::{name, statements};
 
@@ -23,8 +24,11 @@ pub(crate) async fn choose(loaded: &Loaded, session: &Session, scratch: &str) ->
     let cron = target::cron_database(session).await?;
     let mut out = LeaveOut { quiet: true, ..LeaveOut::of_gaps(loaded) };
     let lost = gaps(entries, &out).into_iter();
-    let mut not_proven: Vec<String> =
-        lost.map(|lost| format!("{lost}: depends on objects that this run does not contain")).collect();
+    let mut not_proven: Vec<String> = lost
+        .map(|e| {
+            format!("{} {}: depends on objects that this run does not contain", findings::kind(e), findings::name(e))
+        })
+        .collect();
     let mut extensions: BTreeSet<&str> = BTreeSet::new();
     for entry in entries {
         let is_subscription = matches!(entry.desc, ObjectType::Subscription | ObjectType::SubscriptionTable)

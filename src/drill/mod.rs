@@ -15,12 +15,12 @@ pub(crate) mod rows;
 pub(crate) mod sample;
 pub(crate) mod scratch;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::task::TaskTracker;
 
-use crate::cli::args::{Global, IdentityArgs};
-use crate::cli::restore::Restore;
+use crate::cli::args::Global;
 use crate::drill::options::Options;
 use crate::drill::receipt::Receipt;
 use crate::drill::scratch::Scratch;
@@ -29,8 +29,12 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::scratch::Mark;
-use crate::restore::{COMMITS, Loaded, restore_loaded};
+use crate::restore::options::{Destination, Statistics};
+use crate::restore::progress::Progress;
+use crate::restore::source::Loaded;
+use crate::restore::{self, COMMITS, plain};
 use crate::runs::receipts;
+use crate::seal::decrypt::Identities;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -58,7 +62,7 @@ pub(crate) async fn run(options: &Options, global: &Global, shutdown: &Shutdown)
         error = shutdown.requested() => Err(error),
         // With it goes the lock that tells other drills that this one is running.
         error = maintenance.closed() => Err(error),
-        result = Box::pin(drill(options, global, &loaded, &maintenance, &scratch, &mark, commits.clone())) => result,
+        result = Box::pin(drill(options, &loaded, &maintenance, &scratch, &mark, commits.clone())) => result,
     };
     commits.close();
     if tokio::time::timeout(COMMITS, commits.wait()).await.is_err() {
@@ -119,8 +123,8 @@ async fn begin(options: &Options, global: &Global) -> Result<Begun> {
     if let Some(name) = &options.scratch_name {
         refuse_name(&maintenance, name).await?;
     }
-    let identity = IdentityArgs { identity: options.identity.clone() };
-    let mut loaded = Loaded::read(store.clone(), &options.run, &identity).await?;
+    let identities = Identities::read(&options.identity)?;
+    let mut loaded = Loaded::read(store.clone(), &options.run, &identities).await?;
     leave_out::properties(&mut loaded.meta.entries);
     let notes = leftovers::clear(&maintenance).await?;
     let name = options.scratch_name.clone().unwrap_or_else(|| {
@@ -148,7 +152,6 @@ async fn refuse_name(session: &Session, name: &str) -> Result<()> {
 
 async fn drill(
     options: &Options,
-    global: &Global,
     loaded: &Loaded,
     maintenance: &Session,
     scratch: &Scratch,
@@ -172,8 +175,8 @@ async fn drill(
         receipt.add(roles::make(maintenance, &loaded.script, mark).await?);
     }
     scratch.give_away(&loaded.meta.entries, maintenance).await?;
-    let restore = restore_options(options, &manifest.run);
-    Box::pin(restore_loaded(&restore, global, loaded, scratch.info().clone(), &leave_out, commits)).await?;
+    let restore = restore_options(options, scratch.info().clone());
+    Box::pin(plain::restore(&restore, loaded, &leave_out, &Arc::new(Progress::default()), commits)).await?;
     receipt.restore_seconds = started.elapsed().as_secs_f64();
     let compared = rows::compare(options, loaded, &leave_out, scratch.info()).await?;
     (receipt.tables, receipt.rows) = (compared.tables, compared.rows);
@@ -186,27 +189,12 @@ async fn drill(
 }
 
 /// The restore that a drill makes.
-fn restore_options(options: &Options, run: &str) -> Restore {
-    Restore {
-        run: run.to_owned(),
-        to: String::new(),
-        profile: None,
-        create: false,
-        roles: false,
-        role_passwords: false,
-        schema: Vec::new(),
-        table: Vec::new(),
-        data_only: false,
-        schema_only: false,
-        into_existing: false,
-        truncate: false,
-        allow_source: false,
-        no_owner: false,
-        no_analyze: true,
-        full_analyze: false,
+fn restore_options(options: &Options, target: ConnInfo) -> restore::options::Options {
+    restore::options::Options {
+        destination: Destination::Empty,
+        statistics: Statistics::None,
         jobs: options.jobs,
         pg_bin_dir: options.pg_bin_dir.clone(),
-        connect_timeout: options.connect_timeout,
-        identity: IdentityArgs { identity: options.identity.clone() },
+        ..restore::options::Options::whole(target, options.connect_timeout)
     }
 }

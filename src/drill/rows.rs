@@ -13,7 +13,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::target::load;
 use crate::postgres::target::load::{Loader, Readable};
 use crate::restore::flow::Source;
-use crate::restore::{LeaveOut, Loaded};
+use crate::restore::source::{LeaveOut, Loaded};
 use crate::seal::digest::Fingerprint;
 use crate::sql::names::TableName;
 use crate::sql::statements::{copy_columns, names};

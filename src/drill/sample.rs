@@ -16,7 +16,7 @@ use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::partitions::{ancestors, hash_roots, parents};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
-use crate::restore::LeaveOut;
+use crate::restore::source::LeaveOut;
 use crate::runs::receipts;
 use crate::sql::names::TableName;
 use crate::sql::statements::name;

@@ -1,21 +1,21 @@
-//! What is looked at before anything is changed: is this the right database, and does it have what the run needs.
+//! Checks before anything is changed: the database is the right one, and has what the run needs.
 
 use std::collections::{BTreeSet, HashMap};
 
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::cli::restore::Restore;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::Server;
+use crate::restore::options::{Destination, Options};
 use crate::restore::roles::{Script, mentions};
 use crate::sql::names::in_comment;
 
 /// Refuses the database that was saved.
-pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, arguments: &Restore) -> Result<()> {
+pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, options: &Options) -> Result<()> {
     let server = crate::postgres::source::detect::server(&session.client).await?;
     if server.in_recovery {
         return Err(Error::usage(format!("{} is a standby: it cannot be written to", session.info())));
@@ -24,7 +24,7 @@ pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, argume
         return Ok(());
     }
     let message = format!("{} is the very database that run {} was made of", session.info(), manifest.run);
-    if arguments.allow_source {
+    if options.allow_source {
         tracing::warn!("{message}; going on (--allow-source)");
         return Ok(());
     }
@@ -35,10 +35,10 @@ pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, argume
 
 /// What the mark of this restore says, which is the same for the same command only: the run, and whether rows come.
 /// `None` where no mark is made: a part of a run, or a database that may hold something else, is never wiped.
-pub(crate) fn mark(run: &str, arguments: &Restore) -> Option<String> {
-    let whole = arguments.schema.is_empty() && arguments.table.is_empty();
-    let alone = whole && !arguments.into_existing && !arguments.data_only;
-    alone.then(|| if arguments.schema_only { format!("{run} --schema-only") } else { run.to_owned() })
+pub(crate) fn mark(run: &str, options: &Options) -> Option<String> {
+    let whole = options.is_whole();
+    let alone = whole && options.destination != Destination::Existing && options.has_definitions();
+    alone.then(|| if options.has_rows() { run.to_owned() } else { format!("{run} --schema-only") })
 }
 
 /// What a database holds that may be restored into.
@@ -58,8 +58,8 @@ pub(crate) fn restored(mark: &str) -> String {
 }
 
 /// Refuses a database that is not empty, and one that is being restored at this moment.
-pub(crate) async fn refuse_full(session: &Session, run: &str, arguments: &Restore) -> Result<Found> {
-    let ours = mark(run, arguments);
+pub(crate) async fn refuse_full(session: &Session, run: &str, options: &Options) -> Result<Found> {
+    let ours = mark(run, options);
     if ours.is_some() && !target::lock(session).await? {
         return Err(Error::usage(format!("another restore into {} is running", session.info()))
             .hint("wait for it, or stop it; nothing was changed"));
@@ -75,7 +75,7 @@ pub(crate) async fn refuse_full(session: &Session, run: &str, arguments: &Restor
         None => {}
     }
     let contents = target::contents(session).await?;
-    if contents.is_empty() || arguments.into_existing || arguments.data_only {
+    if contents.is_empty() || options.destination == Destination::Existing || !options.has_definitions() {
         return Ok(Found::Nothing);
     }
     let told: Vec<String> = contents.iter().take(3).map(|thing| in_comment(thing)).collect();
@@ -92,7 +92,7 @@ pub(crate) async fn refuse_full(session: &Session, run: &str, arguments: &Restor
 }
 
 /// Names what the entries need and the server does not have.
-pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, arguments: &Restore) -> Result<()> {
+pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, options: &Options) -> Result<()> {
     let mut lacking: Vec<String> = Vec::new();
     let extensions: BTreeSet<&str> =
         entries.iter().filter(|e| e.desc == ObjectType::Extension).map(|e| tag(e)).collect();
@@ -105,7 +105,7 @@ pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, argu
         tablespaces.iter().filter(|name| !server.tablespaces.contains(**name)).map(|name| format!("tablespace {name}")),
     );
     let mut roles = missing_roles(entries, script, server);
-    if arguments.roles {
+    if options.creates_roles() {
         let made = script.roles();
         roles.retain(|role| !made.contains(role));
     }
@@ -116,7 +116,7 @@ pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, argu
     }
     let told: Vec<String> = lacking.iter().map(|thing| in_comment(thing)).collect();
     let mut error = Error::failed(format!("the server lacks what the run needs: {}", told.join(", ")));
-    if by_role && !arguments.roles {
+    if by_role && !options.creates_roles() {
         error = error.hint("--roles creates the missing roles, without passwords");
     }
     if told.iter().any(|thing| thing.starts_with("extension ")) {

@@ -6,10 +6,27 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use libpgdump::{Entry, ObjectType};
 use serde::Serialize;
 
+use crate::archive::catalogue::{namespace, tag};
 use crate::human;
 use crate::sql::names::in_comment;
+
+/// The qualified name of an entry, for people.
+pub(crate) fn name(entry: &Entry) -> String {
+    let dot = if namespace(entry).is_empty() { "" } else { "." };
+    format!("{}{dot}{}", namespace(entry), tag(entry))
+}
+
+/// The kind of an entry, for people.
+pub(crate) fn kind(entry: &Entry) -> String {
+    match entry.desc {
+        ObjectType::Acl => "privileges".to_owned(),
+        ObjectType::RowSecurity => "row security".to_owned(),
+        _ => entry.desc.as_str().to_lowercase(),
+    }
+}
 
 /// Something that was not restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -7,7 +7,6 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::archive::partitions::parents;
-use crate::cli::restore::Restore;
 use crate::download;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Object, TableKind};
@@ -16,7 +15,9 @@ use crate::objects::read::Plain;
 use crate::postgres::connect::session::Session;
 use crate::restore::checks;
 use crate::restore::flow::Source;
-use crate::restore::rows::Wanted;
+use crate::restore::options::Options;
+use crate::restore::wanted::Wanted;
+use crate::sql::names::TableName;
 
 /// A part of a run.
 #[derive(Debug, Default)]
@@ -45,14 +46,14 @@ impl Part {
     ///
     /// # Errors
     /// Kind `Usage` for a schema or table the run does not have.
-    pub(crate) fn choose(manifest: &Manifest, arguments: &Restore) -> Result<Self> {
-        let mut part = Self { whole: arguments.schema.is_empty() && arguments.table.is_empty(), ..Self::default() };
+    pub(crate) fn choose(manifest: &Manifest, options: &Options) -> Result<Self> {
+        let mut part = Self { whole: options.is_whole(), ..Self::default() };
         let names: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
-        for wanted in &arguments.schema {
+        for wanted in &options.schemas {
             let at = names.iter().position(|name| name == wanted);
             part.schemas.push(at.ok_or_else(|| crate::cli::show::unknown("schema", wanted, &names))?);
         }
-        for wanted in &arguments.table {
+        for wanted in &options.tables {
             let found = download::table(manifest, wanted)?;
             if !part.schemas.contains(&found.0) && !part.tables.contains(&found) {
                 part.tables.push(found);
@@ -178,6 +179,13 @@ impl Part {
         tables.collect()
     }
 
+    /// The single tables that are partitioned: they have no rows of their own.
+    pub(crate) fn partitioned(&self, manifest: &Manifest) -> Vec<TableName> {
+        let mut tables = self.single_tables(manifest);
+        tables.retain(|wanted| wanted.table.kind == TableKind::PartitionedTable);
+        tables.iter().map(Wanted::table_name).collect()
+    }
+
     /// The single tables, a parent before its partitions and children.
     pub(crate) fn single_tables_in_order(&self, manifest: &Manifest, entries: &[Entry]) -> Vec<Wanted> {
         let mut tables = self.single_tables(manifest);
@@ -187,12 +195,12 @@ impl Part {
     }
 
     /// Names what this part needs and the database does not have.
-    pub(crate) async fn check(&self, session: &Session, meta: &ArchiveMetadata, arguments: &Restore) -> Result<()> {
-        if self.whole || arguments.data_only {
+    pub(crate) async fn check(&self, session: &Session, meta: &ArchiveMetadata, options: &Options) -> Result<()> {
+        if self.whole || !options.has_definitions() {
             return Ok(());
         }
         let mut entries = self.entries(meta);
-        for wanted in &arguments.table {
+        for wanted in &options.tables {
             entries.extend(self.of_table(wanted, meta));
         }
         checks::prerequisites(session, &entries, &meta.entries).await

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::cli::restore::Restore;
 use crate::error::{Error, Result};
 use crate::postgres::target::Rights;
+use crate::restore::options::Options;
 use crate::sql::names::in_comment;
 use crate::sql::statements::{name, statements};
 
@@ -19,13 +19,13 @@ const NAMED: usize = 12;
 ///
 /// # Errors
 /// Kind `Failed`, with what it cannot make and how it could.
-pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, arguments: &Restore) -> Result<()> {
+pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, options: &Options) -> Result<()> {
     // Rows go into tables that exist: what the role may do there is another question, answered table by table.
-    if rights.superuser || arguments.data_only {
+    if rights.superuser || !options.has_definitions() {
         return Ok(());
     }
     let things: BTreeSet<String> = entries.iter().filter(|e| is_forbidden(e, rights)).map(|e| told(e)).collect();
-    let owners = if arguments.no_owner { BTreeSet::new() } else { owners(entries, rights) };
+    let owners = if options.ignores_owners() { BTreeSet::new() } else { owners(entries, rights) };
     if things.is_empty() && owners.is_empty() {
         return Ok(());
     }

@@ -7,60 +7,37 @@
 //! commits fails the table, which was empty, is emptied again.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use crate::archive::order;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Index, Table};
+use crate::format::manifest::Index;
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::target::foreign_keys::ForeignKey;
 use crate::postgres::target::load::Loader;
 use crate::postgres::target::{foreign_keys, load};
 use crate::restore::flow::{Flow, Head, Source};
+use crate::restore::progress::Progress;
+use crate::restore::wanted::{Wanted, referred_first};
 use crate::seal::digest::Fingerprint;
-use crate::sql::names::quote;
 use crate::sql::statements;
 
 /// Times a further session is asked for, a quarter of a second apart, before the restore fails.
 const CONNECTS: u32 = 8;
 
-/// A table whose rows are to be loaded.
-#[derive(Debug, Clone)]
-pub(crate) struct Wanted {
-    /// Its schema.
-    pub(crate) schema: String,
-    /// What the manifest says of it.
-    pub(crate) table: Table,
-}
-
-impl Wanted {
-    /// The name as SQL.
-    pub(crate) fn name(&self) -> String {
-        format!("{}.{}", quote(&self.schema), quote(&self.table.name))
-    }
-}
-
-/// Tables in the order of these foreign keys: those that are referred to first.
-pub(crate) fn referred_first(tables: Vec<Wanted>, keys: &[ForeignKey]) -> Vec<Wanted> {
-    let refers: Vec<_> = keys.iter().map(|key| (key.from.clone(), key.to.clone())).collect();
-    order::referred_first(tables, |wanted| (wanted.schema.clone(), wanted.table.name.clone()), &refers)
-}
-
-/// How rows come into their tables.
+/// The tables that rows are loaded into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Into {
-    /// Tables that this restore made, so they are empty and nothing refers to them yet.
-    Fresh,
+pub(crate) enum Tables {
+    /// New ones: this restore made them, so they are empty and nothing refers to them yet.
+    New,
     /// Tables that were there; all rows of a table in one transaction.
     Existing {
         /// Remove what is in all of them first. Not table by table: the rows of one partition may go through the root
         /// into another one.
-        truncate: bool,
+        replace: bool,
     },
 }
 
@@ -75,14 +52,14 @@ pub(crate) struct Rows {
     /// Sessions at once.
     pub(crate) jobs: usize,
     /// How they come into their tables.
-    pub(crate) into: Into,
+    pub(crate) tables: Tables,
     /// Tables that are made here belong to the role of the session.
     pub(crate) no_owner: bool,
     /// Large tables may be loaded by several sessions. Between their commits a table holds some of its rows, and a
     /// program that is killed right there leaves it so: only where the database is marked, and the restore starts over.
     pub(crate) in_pieces: bool,
-    /// Bytes of COPY text taken so far.
-    pub(crate) taken: Arc<AtomicU64>,
+    /// Counts the bytes of COPY text taken so far.
+    pub(crate) progress: Arc<Progress>,
     /// Commits that must not be cut in the middle.
     pub(crate) commits: TaskTracker,
 }
@@ -98,12 +75,12 @@ struct Unit {
 struct Large {
     index: Index,
     head: Head,
-    state: Mutex<Progress>,
+    state: Mutex<Pieces>,
 }
 
 #[derive(Default)]
-struct Progress {
-    prints: Vec<Option<Fingerprint>>,
+struct Pieces {
+    fingerprints: Vec<Option<Fingerprint>>,
     /// Sessions with an open transaction that still load.
     active: usize,
     /// Sessions with an open transaction that wait for the commit.
@@ -126,7 +103,7 @@ impl Rows {
     /// # Errors
     /// The first that came up; every transaction that was open is rolled back.
     pub(crate) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
-        if self.into == (Into::Existing { truncate: true }) {
+        if self.tables == (Tables::Existing { replace: true }) {
             self.refuse_scattered(&tables).await?;
             self.empty(&tables).await?;
         }
@@ -140,7 +117,7 @@ impl Rows {
             }
             loader.close().await;
         }
-        let replica = self.into != Into::Fresh;
+        let replica = self.tables != Tables::New;
         if replica && !self.session().await?.replica_role().await {
             tracing::warn!(
                 "the role may not set session_replication_role: triggers fire and foreign keys are checked; loading one table after the other"
@@ -174,7 +151,7 @@ impl Rows {
         let share = total / self.jobs.max(1) as u64;
         for (at, wanted) in tables.iter().enumerate() {
             let index = match &wanted.table.index {
-                Some(object) if self.in_pieces && self.into == Into::Fresh && wanted.table.raw_bytes > share => {
+                Some(object) if self.in_pieces && self.tables == Tables::New && wanted.table.raw_bytes > share => {
                     let found = self.source.index(&wanted.schema, &wanted.table, object).await?;
                     // Rows that go through another table (a partition's root) are loaded by one session: that table
                     // cannot be emptied for one of its partitions.
@@ -189,14 +166,14 @@ impl Rows {
                 None => queue.push_back(Unit { table: at, piece: None }),
             }
             large.push(index.map(|(index, head)| {
-                let prints = vec![None; index.pieces.len()];
-                Large { index, head, state: Mutex::new(Progress { prints, ..Progress::default() }) }
+                let fingerprints = vec![None; index.pieces.len()];
+                Large { index, head, state: Mutex::new(Pieces { fingerprints, ..Pieces::default() }) }
             }));
         }
         Ok(Plan { tables, large, queue: Mutex::new(queue) })
     }
 
-    async fn session(&self) -> Result<Loader> {
+    pub(crate) async fn session(&self) -> Result<Loader> {
         let mut tries = 0;
         loop {
             match Loader::connect(&self.info, self.connect_timeout).await {
@@ -234,9 +211,9 @@ impl Rows {
                         session.execute("BEGIN", "begin to load").await?;
                         open = Some(unit.table);
                     }
-                    let print = self.piece(&session, wanted, large, piece).await?;
-                    if let Some(slot) = locked(&large.state).prints.get_mut(piece) {
-                        *slot = Some(print);
+                    let fingerprint = self.piece(&session, wanted, large, piece).await?;
+                    if let Some(slot) = locked(&large.state).fingerprints.get_mut(piece) {
+                        *slot = Some(fingerprint);
                     }
                 }
                 _ => self.whole(&session, wanted).await?,
@@ -251,7 +228,7 @@ impl Rows {
 
     async fn fresh_session(&self) -> Result<Loader> {
         let loader = self.session().await?;
-        if self.into != Into::Fresh {
+        if self.tables != Tables::New {
             loader.replica_role().await;
         }
         Ok(loader)
@@ -340,11 +317,11 @@ impl Rows {
         if !preamble.is_empty() {
             loader.execute(preamble, &doing).await?;
         }
-        let (print, counted) = self.copy(loader, frozen.as_ref().unwrap_or(&head.copy), flow, &doing).await?;
-        compare(wanted, &print)?;
+        let (fingerprint, counted) = self.copy(loader, frozen.as_ref().unwrap_or(&head.copy), flow, &doing).await?;
+        compare(wanted, &fingerprint)?;
         // Triggers of an extension's own tables may change what is kept.
-        if counted != print.rows && wanted.table.extension.is_none() {
-            return Err(load::miscounted(&doing, print.rows, counted));
+        if counted != fingerprint.rows && wanted.table.extension.is_none() {
+            return Err(load::miscounted(&doing, fingerprint.rows, counted));
         }
         loader.execute("COMMIT", &doing).await
     }
@@ -352,7 +329,7 @@ impl Rows {
     /// Begins a transaction in which the rows of a new table can be written frozen, which asks for its being emptied
     /// there; returns the statement that does. `None`, without a transaction, where that cannot be.
     async fn begin_frozen(&self, loader: &Loader, wanted: &Wanted, copy: &str) -> Option<String> {
-        if self.into != Into::Fresh || wanted.table.extension.is_some() || !into_itself(copy, wanted) {
+        if self.tables != Tables::New || wanted.table.extension.is_some() || !into_itself(copy, wanted) {
             return None;
         }
         let statement = format!("{}FROM stdin WITH (FREEZE);", copy.trim_end().strip_suffix("FROM stdin;")?);
@@ -371,8 +348,12 @@ impl Rows {
         let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
         let piece = large.index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
         let flow = self.source.piece(&wanted.table.file, piece, &large.head, number)?;
-        let (print, counted) = self.copy(loader, &large.index.copy, flow, &doing).await?;
-        if counted == print.rows { Ok(print) } else { Err(load::miscounted(&doing, print.rows, counted)) }
+        let (fingerprint, counted) = self.copy(loader, &large.index.copy, flow, &doing).await?;
+        if counted == fingerprint.rows {
+            Ok(fingerprint)
+        } else {
+            Err(load::miscounted(&doing, fingerprint.rows, counted))
+        }
     }
 
     /// Takes rows by a COPY statement; returns what was read and how many rows the server counted.
@@ -386,9 +367,9 @@ impl Rows {
         let counted = loader.copy(copy, &mut flow.rows, doing).await;
         let read = flow.finish().await;
         match (counted, read) {
-            (Ok(counted), Ok((print, _after))) => {
-                self.taken.fetch_add(print.bytes, Ordering::Relaxed);
-                Ok((print, counted))
+            (Ok(counted), Ok((fingerprint, _after))) => {
+                self.progress.taken.fetch_add(fingerprint.bytes, Ordering::Relaxed);
+                Ok((fingerprint, counted))
             }
             // Damage is the cause of a COPY that failed with it; otherwise the reader only saw the session end.
             (_, Err(damage)) if damage.kind() == crate::error::Kind::Damage => Err(damage),
@@ -399,23 +380,23 @@ impl Rows {
     /// Keeps a session's transaction open until all pieces of its table are verified; the last one commits all.
     async fn park(&self, plan: &Plan, table: usize, loader: Loader) -> Result<()> {
         let (Some(wanted), Some(Some(large))) = (plan.tables.get(table), plan.large.get(table)) else { return Ok(()) };
-        let (parked, print) = {
+        let (parked, fingerprint) = {
             let mut state = locked(&large.state);
             state.active -= 1;
             state.parked.push(loader);
-            let all: Option<Vec<Fingerprint>> = state.prints.iter().copied().collect();
+            let all: Option<Vec<Fingerprint>> = state.fingerprints.iter().copied().collect();
             match all {
-                Some(prints) if state.active == 0 => {
+                Some(fingerprints) if state.active == 0 => {
                     let mut whole = Fingerprint::default();
-                    for print in &prints {
-                        whole.append(print);
+                    for fingerprint in &fingerprints {
+                        whole.append(fingerprint);
                     }
                     (std::mem::take(&mut state.parked), whole)
                 }
                 _ => return Ok(()),
             }
         };
-        compare(wanted, &print)?;
+        compare(wanted, &fingerprint)?;
         let (info, timeout, name) = (self.info.clone(), self.connect_timeout, wanted.name());
         // Not to be cut between two commits: what is running is waited for even when the restore is told to stop.
         let committing = self.commits.spawn(async move {
@@ -452,94 +433,13 @@ fn into_itself(copy: &str, wanted: &Wanted) -> bool {
 }
 
 /// All rows of a table must be those of the manifest.
-pub(crate) fn compare(wanted: &Wanted, print: &Fingerprint) -> Result<()> {
+pub(crate) fn compare(wanted: &Wanted, fingerprint: &Fingerprint) -> Result<()> {
     let table = &wanted.table;
-    if print.rows == table.rows && print.digest() == table.digest && print.bytes == table.raw_bytes {
+    if fingerprint.rows == table.rows && fingerprint.digest() == table.digest && fingerprint.bytes == table.raw_bytes {
         return Ok(());
     }
     Err(Error::damage(format!(
         "{}: its rows are not those of the manifest ({} rows, the manifest says {})",
-        table.file.key, print.rows, table.rows
+        table.file.key, fingerprint.rows, table.rows
     )))
-}
-
-impl Rows {
-    /// Makes a table from its SQL file and loads its rows, in one transaction; returns the statements that make its
-    /// indexes, constraints and the like.
-    pub(crate) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
-        let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
-        let taken = |text: &str| -> Vec<String> {
-            let all =
-                if self.no_owner { crate::restore::rights::without_owner(text) } else { statements::statements(text) };
-            all.into_iter().map(str::to_owned).collect()
-        };
-        let loader = self.session().await?;
-        if wanted.table.kind != crate::format::manifest::TableKind::Table {
-            let text = self.source.read(&wanted.table.file).await?;
-            let text = String::from_utf8(text)
-                .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
-            let text = attach_late(taken(&text)).join(";\n");
-            loader.execute(&format!("BEGIN;\n{text};\nCOMMIT"), &doing).await?;
-            loader.close().await;
-            return Ok(String::new());
-        }
-        let (head, mut flow) = self.source.file(&wanted.table.file);
-        let Ok(head) = head.await else {
-            flow.finish().await?;
-            return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
-        };
-        let mut before = taken(&head.before);
-        // Rows that go through the topmost table need their partition there.
-        let is_late =
-            |statement: &str| attached(statement).is_some_and(|own| head.copy.starts_with(&format!("COPY {own} ")));
-        let late: Vec<String> = before.extract_if(.., |statement| is_late(statement)).collect();
-        loader.execute(&format!("BEGIN;\n{}", before.join(";\n")), &doing).await?;
-        let after = if with_rows {
-            let counted = loader.copy(&head.copy, &mut flow.rows, &doing).await;
-            let (print, after) = flow.finish().await?;
-            let counted = counted?;
-            compare(wanted, &print)?;
-            if counted != print.rows && wanted.table.extension.is_none() {
-                return Err(load::miscounted(&doing, print.rows, counted));
-            }
-            after
-        } else {
-            while flow.rows.recv().await.is_some() {}
-            flow.finish().await?.1
-        };
-        loader.execute("COMMIT", &doing).await?;
-        loader.close().await;
-        Ok(attach_late(late.into_iter().chain(taken(&after)).collect()).join(";\n"))
-    }
-}
-
-/// The partition of `ALTER TABLE ONLY parent ATTACH PARTITION own FOR VALUES ...`, as it is written.
-fn attached(statement: &str) -> Option<&str> {
-    let (_, rest) = statements::name(statement.strip_prefix("ALTER TABLE ONLY ")?)?;
-    let (_, rest) = statements::name(rest.strip_prefix('.')?)?;
-    let own = rest.strip_prefix(" ATTACH PARTITION ")?;
-    let (_, rest) = statements::name(own)?;
-    let (_, rest) = statements::name(rest.strip_prefix('.')?)?;
-    own.get(..own.len() - rest.len())
-}
-
-/// Puts what attaches a partition behind what makes its indexes: PostgreSQL takes those for its parent's. Attached
-/// first, as pg_dump writes it, a partition gets them from a parent that has them already, and then again.
-fn attach_late(mut statements: Vec<String>) -> Vec<String> {
-    let Some(at) = statements.iter().position(|statement| attached(statement).is_some()) else { return statements };
-    let is_index = |s: &String| {
-        s.starts_with("CREATE INDEX ")
-            || s.starts_with("CREATE UNIQUE INDEX ")
-            || (s.starts_with("ALTER TABLE ")
-                && s.split_once(" ADD CONSTRAINT ").is_some_and(|(_, what)| {
-                    [" PRIMARY KEY ", " UNIQUE ", " EXCLUDE "].iter().any(|word| what.contains(word))
-                }))
-    };
-    if let Some(last) = statements.iter().rposition(is_index)
-        && last > at
-        && let Some(part) = statements.get_mut(at..=last)
-    {
-        part.rotate_left(1);
-    }
-    statements
 }

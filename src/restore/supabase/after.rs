@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
-use crate::restore::Work;
 use crate::restore::supabase::apply::{Applier, SETTINGS};
 use crate::restore::supabase::places::Map;
+use crate::restore::work::Work;
 
 /// One entry that waits for its turn.
 struct Item<'a> {
@@ -112,7 +112,7 @@ impl<'a> Board<'a> {
 pub(crate) async fn all(work: &Work<'_>, like: &Applier<'_>, entries: &[&Entry]) -> Result<()> {
     let board = Board::new(entries, like.map);
     let worker = || async {
-        let session = Session::connect(&work.info, work.arguments.connect_timeout, "restore").await?;
+        let session = Session::connect(&work.info, work.options.connect_timeout, "restore").await?;
         target::execute(&session, SETTINGS, "set up a session").await?;
         let applier = Applier { session: &session, ..*like };
         loop {
@@ -132,6 +132,6 @@ pub(crate) async fn all(work: &Work<'_>, like: &Applier<'_>, entries: &[&Entry])
         session.close().await;
         Ok::<(), Error>(())
     };
-    let workers = usize::from(work.arguments.jobs).min(entries.len());
+    let workers = usize::from(work.options.jobs).min(entries.len());
     futures::future::try_join_all((0..workers).map(|_| worker())).await.map(drop)
 }

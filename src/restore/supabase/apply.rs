@@ -12,6 +12,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
+use crate::restore::findings;
 use crate::restore::findings::Ledger;
 use crate::restore::supabase::places::Map;
 use crate::restore::supabase::{places, platform};
@@ -131,9 +132,9 @@ impl Applier<'_> {
         let Some(on) = self.blocked(entry) else { return false };
         self.fail(entry);
         if !matches!(entry.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel) {
-            let why = format!("needs {} {}, which is not there", places::kind(on), places::told(on));
+            let why = format!("needs {} {}, which is not there", findings::kind(on), findings::name(on));
             let defn = entry.defn.as_deref().unwrap_or_default();
-            self.ledger.lost(&places::kind(entry), &places::told(entry), &why, &when_there(defn));
+            self.ledger.lost(&findings::kind(entry), &findings::name(entry), &why, &when_there(defn));
         }
         true
     }
@@ -205,7 +206,7 @@ impl Applier<'_> {
         if let (Some(owner), Some(what)) = (self.owner(entry), owned(entry)) {
             made = self.with_owner(entry, &sql, owner, &what).await?;
         }
-        if !made && !self.attempt_as(&places::kind(entry), &places::told(entry), &sql, defn).await? {
+        if !made && !self.attempt_as(&findings::kind(entry), &findings::name(entry), &sql, defn).await? {
             self.fail(entry);
         }
         Ok(())
@@ -224,14 +225,14 @@ impl Applier<'_> {
         if let (Some(owner), Some(what)) = (self.owner(entry), owned(entry))
             && !self.with_owner(entry, "", owner, &what).await?
         {
-            tracing::debug!("{} stays with its owner", places::told(entry));
+            tracing::debug!("{} stays with its owner", findings::name(entry));
         }
         Ok(())
     }
 
     /// Makes an object and gives it to its owner; false where that cannot be, noted if it can be made without.
     async fn with_owner(&self, entry: &Entry, sql: &str, owner: &str, what: &str) -> Result<bool> {
-        let object = format!("{} {}", places::kind(entry), places::told(entry));
+        let object = format!("{} {}", findings::kind(entry), findings::name(entry));
         if !self.project.is(owner) {
             let why = format!("role {} is not a member of it", self.project.role);
             self.ledger.unowned(owner, &why, object);
@@ -291,7 +292,7 @@ impl Applier<'_> {
                     self.ledger.no_grantee(&role);
                 } else {
                     let why = format!("role {role} does not exist");
-                    self.ledger.lost("privileges", &places::told(entry), &why, &by_hand(statement));
+                    self.ledger.lost("privileges", &findings::name(entry), &why, &by_hand(statement));
                 }
                 continue;
             }
@@ -308,7 +309,7 @@ impl Applier<'_> {
             }
         }
         for statement in whole {
-            self.attempt("privileges", &places::told(entry), &statement).await?;
+            self.attempt("privileges", &findings::name(entry), &statement).await?;
         }
         Ok(())
     }
@@ -322,7 +323,7 @@ impl Applier<'_> {
             Some(role) if role != self.project.role => {
                 self.ledger.note(format!(
                     "{}: granted by {role} in the run, by {} here: {statement}",
-                    places::told(entry),
+                    findings::name(entry),
                     self.project.role
                 ));
                 statement.to_owned()

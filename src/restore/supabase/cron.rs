@@ -6,9 +6,10 @@ use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
 use crate::restore::findings::Ledger;
-use crate::restore::rows::Wanted;
+use crate::restore::rows;
 use crate::restore::supabase::apply::may_hold_secret;
-use crate::restore::{Work, rows};
+use crate::restore::wanted::Wanted;
+use crate::restore::work::Work;
 use crate::sql::names::literal;
 
 /// A job as the run has it.
@@ -106,8 +107,8 @@ async fn read(work: &Work<'_>, wanted: &Wanted) -> Result<Vec<Job>> {
     while let Some(part) = flow.rows.recv().await {
         text.extend_from_slice(&part?);
     }
-    let (print, _) = flow.finish().await?;
-    rows::compare(wanted, &print)?;
+    let (fingerprint, _) = flow.finish().await?;
+    rows::compare(wanted, &fingerprint)?;
     let text = String::from_utf8(text)
         .map_err(|error| Error::damage(format!("{}: is not UTF-8: {error}", wanted.table.file.key)))?;
     let columns = crate::restore::supabase::rows::copied(&head.copy);

@@ -9,6 +9,7 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::error::Result;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
+use crate::restore::findings;
 use crate::restore::supabase::apply::{Applier, by_hand, grantee};
 use crate::restore::supabase::places::Place;
 use crate::restore::supabase::{places, platform};
@@ -121,20 +122,21 @@ impl Applier<'_> {
             }
             ObjectType::Table if !is_platforms(entry) && !platform::passes_by(namespace(entry), tag(entry)) => {
                 let why = "it is in a schema of the platform, which does not have it";
-                let step = format!("make it in a schema of your own: pgstow download --table {}", places::told(entry));
-                self.ledger.lost("table", &places::told(entry), why, &step);
+                let step =
+                    format!("make it in a schema of your own: pgstow download --table {}", findings::name(entry));
+                self.ledger.lost("table", &findings::name(entry), why, &step);
                 Ok(())
             }
             // Its rows are told with the others.
             ObjectType::Table | ObjectType::Schema => {
                 self.ledger.absent(
                     if namespace(entry).is_empty() { tag(entry) } else { namespace(entry) },
-                    format!("{} {}", places::kind(entry), tag(entry)),
+                    format!("{} {}", findings::kind(entry), tag(entry)),
                 );
                 Ok(())
             }
             _ if is_platforms(entry) || of_table(entry) => {
-                self.ledger.absent(namespace(entry), format!("{} {}", places::kind(entry), tag(entry)));
+                self.ledger.absent(namespace(entry), format!("{} {}", findings::kind(entry), tag(entry)));
                 Ok(())
             }
             _ => {
@@ -147,7 +149,7 @@ impl Applier<'_> {
                     self.project.role
                 );
                 let step = format!("make it in a schema of your own; {}", by_hand(defn));
-                self.ledger.lost(&places::kind(entry), &places::told(entry), &why, &step);
+                self.ledger.lost(&findings::kind(entry), &findings::name(entry), &why, &step);
                 Ok(())
             }
         }
@@ -180,7 +182,7 @@ impl Applier<'_> {
             let of_user = statement.starts_with("GRANT ")
                 && grantee(statement).is_some_and(|role| role != "PUBLIC" && !platform::reserves_role(&role));
             if there && of_user {
-                self.attempt("privileges", &places::told(entry), &format!("{statement};")).await?;
+                self.attempt("privileges", &findings::name(entry), &format!("{statement};")).await?;
             }
         }
         Ok(())
@@ -219,7 +221,8 @@ impl Applier<'_> {
             self.attempt("default privileges", &self.project.role, &(own.join(";\n") + ";")).await?;
         }
         for entry in rest {
-            self.attempt("default privileges", &places::told(entry), entry.defn.as_deref().unwrap_or_default()).await?;
+            self.attempt("default privileges", &findings::name(entry), entry.defn.as_deref().unwrap_or_default())
+                .await?;
         }
         if !others.is_empty() {
             let told: Vec<String> = others.into_iter().collect();
@@ -265,7 +268,7 @@ impl Applier<'_> {
         let (schema, sequence) = (namespace(entry), tag(entry));
         if self.map.application.contains(schema) {
             if !self.has_failed_sequence(entry) {
-                self.attempt("value of sequence", &places::told(entry), defn).await?;
+                self.attempt("value of sequence", &findings::name(entry), defn).await?;
             }
             return Ok(());
         }
@@ -284,7 +287,7 @@ impl Applier<'_> {
             quote(schema),
             quote(sequence)
         );
-        self.attempt("value of sequence", &places::told(entry), &sql).await.map(drop)
+        self.attempt("value of sequence", &findings::name(entry), &sql).await.map(drop)
     }
 
     fn has_failed_sequence(&self, entry: &Entry) -> bool {

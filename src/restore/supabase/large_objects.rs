@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 use crate::objects::read;
 use crate::objects::read::Plain;
 use crate::postgres::target::project;
-use crate::restore::Work;
 use crate::restore::supabase::apply::Applier;
+use crate::restore::work::Work;
 use crate::sql::names::quote;
 
 /// What the mark of an unfinished restore calls them.
@@ -30,7 +30,7 @@ impl LargeObjects {
     /// Damage of the store.
     pub(crate) async fn read(work: &Work<'_>) -> Result<Self> {
         let object = work.manifest.large_objects.object.as_ref();
-        let Some(object) = object.filter(|_| work.part.is_whole() && !work.arguments.schema_only) else {
+        let Some(object) = object.filter(|_| work.part.is_whole() && work.options.has_rows()) else {
             return Ok(Self::default());
         };
         let stored = read::open(&work.source.store, &work.source.run, object);

@@ -19,7 +19,7 @@ pub(crate) mod roles;
 pub(crate) mod rows;
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -27,42 +27,27 @@ use libpgdump::{Entry, ObjectType};
 use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::cli::args::Global;
-use crate::cli::progress::Loading;
-use crate::cli::restore::Restore;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
-use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_restore::PgRestore;
 use crate::postgres::target;
 use crate::postgres::target::project::Project;
 use crate::postgres::target::{load, project};
+use crate::restore::findings;
 use crate::restore::findings::Ledger;
+use crate::restore::options::{Destination, Options, Roles, Statistics};
 use crate::restore::parts::Part;
-use crate::restore::rows::{Into, Wanted};
+use crate::restore::private_file::PrivateFile;
+use crate::restore::progress::Progress;
+use crate::restore::rows::Tables;
+use crate::restore::source::{LeaveOut, Loaded};
 use crate::restore::supabase::apply::{Applier, Failed, SETTINGS};
 use crate::restore::supabase::places::{Map, Place};
-use crate::restore::{LeaveOut, Loaded, PrivateFile, Report, Work, checks, compare_sizes, database};
+use crate::restore::wanted::Wanted;
+use crate::restore::work::{Report, Work};
+use crate::restore::{checks, database, prepare};
 use crate::sql::names::{in_comment, quote};
-
-/// Refuses what makes no sense in a project.
-///
-/// # Errors
-/// Kind `Usage`.
-pub(crate) fn check(arguments: &Restore) -> Result<()> {
-    let odd = [
-        (arguments.create, "--create", "the project's database is there"),
-        (arguments.data_only, "--data-only", "leave it out: --schema auth loads the rows of auth"),
-        (!arguments.table.is_empty(), "--table", "use --schema, or restore the table without the profile"),
-    ];
-    match odd.iter().find(|(given, _, _)| *given) {
-        Some((_, flag, hint)) => {
-            Err(Error::usage(format!("{flag} cannot be combined with --profile supabase")).hint(*hint))
-        }
-        None => Ok(()),
-    }
-}
 
 /// Restores a run, or some schemas of it, into a project.
 ///
@@ -70,36 +55,36 @@ pub(crate) fn check(arguments: &Restore) -> Result<()> {
 /// What stopped it: damage of the store, a lost connection, a project that does not have what the run needs. What the
 /// platform refused is in the report.
 pub(crate) async fn restore(
-    arguments: &Restore,
-    global: &Global,
+    options: &Options,
+    replace: bool,
     loaded: &Loaded,
-    info: ConnInfo,
+    progress: &Arc<Progress>,
     commits: TaskTracker,
 ) -> Result<Report> {
     let started = Instant::now();
     let Loaded { source, manifest, meta, script, .. } = loaded;
-    let part = Part::choose(manifest, arguments)?;
-    compare_sizes(source, manifest, &part).await?;
+    let part = Part::choose(manifest, options)?;
+    prepare::compare_sizes(source, manifest, &part).await?;
     let part = part.with_contents(source, manifest).await?;
     let entries = part.entries(meta);
-    let control = Session::connect(&info, arguments.connect_timeout, "restore").await?;
-    checks::refuse_source(&control, manifest, arguments).await?;
+    let control = Session::connect(&options.target, options.connect_timeout, "restore").await?;
+    checks::refuse_source(&control, manifest, options).await?;
     let before = project::project(&control).await?;
-    if mark(arguments, manifest).is_some() && !target::lock(&control).await? {
+    if mark(options, manifest).is_some() && !target::lock(&control).await? {
         return Err(Error::usage(format!("another restore into {} is running", control.info()))
             .hint("wait for it, or stop it; nothing was changed"));
     }
-    let resumed = unfinished(&control, arguments, manifest).await?;
+    let resumed = unfinished(&control, options, manifest).await?;
     let kept = if resumed { Some(project::remembered(&control).await?) } else { None };
     let was = |name: &str| kept.as_ref().is_none_or(|kept| kept.contains(&("schema".to_owned(), name.to_owned())));
     let map = Map::new(&meta.entries, names(&entries, &part, manifest), &before, was);
     if !resumed {
-        refuse(&control, arguments, manifest, &map, &before).await?;
+        refuse(&control, options, manifest, &map, &before).await?;
     }
     let server = target::server(&control).await?;
     let mut lacking = checks::missing_roles(&entries, script, &server);
     let made = script.roles();
-    lacking.retain(|role| !(platform::reserves_role(role) || arguments.roles && made.contains(role)));
+    lacking.retain(|role| !(platform::reserves_role(role) || options.creates_roles() && made.contains(role)));
     if !lacking.is_empty() {
         let told: Vec<String> = lacking.iter().map(|role| format!("role {}", in_comment(role))).collect();
         return Err(Error::failed(format!("the project lacks what the run needs: {}", told.join(", ")))
@@ -108,8 +93,8 @@ pub(crate) async fn restore(
     }
     let leave_out = LeaveOut::default();
     let work = Work {
-        arguments,
-        global,
+        options,
+        progress,
         manifest,
         source,
         meta,
@@ -117,38 +102,40 @@ pub(crate) async fn restore(
         part,
         archive: PrivateFile::new(&[])?,
         pg_restore: PgRestore {
-            tools: loaded.tools(arguments)?,
-            info: info.clone(),
+            tools: loaded.tools(options)?,
+            info: options.target.clone(),
             server_version_num: control.server_version_num(),
             no_event_triggers: false,
         },
-        info,
+        info: options.target.clone(),
         control,
         commits,
+        ledger: Ledger::default(),
         report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
     };
     tracing::info!(run = %manifest.run, into = %work.info, "restore into a project started");
-    let ledger = Ledger::default();
+    let ledger = &work.ledger;
     let failed = Failed::default();
     let mut restoring = Restoring {
         work: &work,
         map: &map,
         entries: &entries,
-        ledger: &ledger,
+        replace,
+        ledger,
         failed: &failed,
         before,
         project: None,
     };
-    if arguments.roles {
-        roles::make(&work.control, script, &restoring.before, arguments.role_passwords, &ledger).await?;
+    if let Roles::Create { passwords } = options.roles {
+        roles::make(&work.control, script, &restoring.before, passwords, ledger).await?;
     }
     Box::pin(restoring.all(kept)).await?;
-    tell_gaps(manifest, &work.part, &ledger);
+    tell_gaps(manifest, &work.part, ledger);
     let role = restoring.before.role.clone();
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
     report.into = work.info.to_string();
-    report.findings = Some(ledger.finish(&role));
+    report.findings = work.ledger.finish(&role);
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -176,16 +163,16 @@ fn names(entries: &[&Entry], part: &Part, manifest: &Manifest) -> BTreeSet<Strin
 }
 
 /// What the mark of this very command says; `None` where no mark is made.
-fn mark(arguments: &Restore, manifest: &Manifest) -> Option<String> {
-    let whole = arguments.schema.is_empty() && !arguments.into_existing;
-    let only = if arguments.schema_only { " --schema-only" } else { "" };
+fn mark(options: &Options, manifest: &Manifest) -> Option<String> {
+    let whole = options.schemas.is_empty() && options.destination != Destination::Existing;
+    let only = if !options.has_rows() { " --schema-only" } else { "" };
     whole.then(|| format!("{} --profile supabase{only}", manifest.run))
 }
 
 /// Whether the project holds an unfinished restore by this very command; one by another is refused.
-async fn unfinished(control: &Session, arguments: &Restore, manifest: &Manifest) -> Result<bool> {
+async fn unfinished(control: &Session, options: &Options, manifest: &Manifest) -> Result<bool> {
     match target::unfinished(control).await? {
-        Some(other) if mark(arguments, manifest).as_ref() == Some(&other) => Ok(true),
+        Some(other) if mark(options, manifest).as_ref() == Some(&other) => Ok(true),
         Some(other) => Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", control.info()))
             .hint("finish that one first, by the same command")
             .hint(format!("or give it up: DROP SCHEMA {} CASCADE; nothing was changed", target::MARK))),
@@ -196,13 +183,13 @@ async fn unfinished(control: &Session, arguments: &Restore, manifest: &Manifest)
 /// Refuses a project that cannot take the application's schemas, or that holds something in them.
 async fn refuse(
     control: &Session,
-    arguments: &Restore,
+    options: &Options,
     manifest: &Manifest,
     map: &Map<'_>,
     project: &Project,
 ) -> Result<()> {
     let made = map.application.iter().filter(|name| !project.schemas.contains_key(*name)).count();
-    if (made > 0 || mark(arguments, manifest).is_some()) && !project.creates_schemas {
+    if (made > 0 || mark(options, manifest).is_some()) && !project.creates_schemas {
         return Err(Error::failed(format!("role {} may not make schemas in {}", project.role, control.info()))
             .hint(format!("GRANT CREATE ON DATABASE {} TO {}", quote(control.info().database()), quote(&project.role)))
             .hint("nothing was changed"));
@@ -217,7 +204,7 @@ async fn refuse(
         }
         full.extend(project::contents(control, name).await?);
     }
-    if full.is_empty() || arguments.into_existing {
+    if full.is_empty() || options.destination == Destination::Existing {
         return Ok(());
     }
     let told: Vec<String> = full.iter().take(3).map(|thing| in_comment(thing)).collect();
@@ -238,6 +225,8 @@ struct Restoring<'a> {
     entries: &'a [&'a Entry],
     ledger: &'a Ledger,
     failed: &'a Failed,
+    /// Empty the platform's tables first.
+    replace: bool,
     /// The project before anything was changed.
     before: Project,
     /// The project with roles, extensions and definitions made.
@@ -256,7 +245,7 @@ impl Restoring<'_> {
             map: self.map,
             ledger: self.ledger,
             failed: self.failed,
-            no_owner: self.work.arguments.no_owner,
+            no_owner: self.work.options.ignores_owners(),
         }
     }
 
@@ -266,8 +255,8 @@ impl Restoring<'_> {
     }
 
     async fn all(&mut self, kept: Option<BTreeSet<(String, String)>>) -> Result<()> {
-        let (work, arguments) = (self.work, self.work.arguments);
-        let mark = mark(arguments, work.manifest);
+        let (work, options) = (self.work, self.work.options);
+        let mark = mark(options, work.manifest);
         let blobs = large_objects::LargeObjects::read(work).await?;
         if let Some(kept) = kept {
             tracing::info!("an unfinished restore of this run is removed first");
@@ -283,12 +272,14 @@ impl Restoring<'_> {
         }
         target::execute(&work.control, SETTINGS, "set up the session").await?;
         self.look().await?;
-        if !arguments.no_owner && roles::join(&work.control, &self.application(), self.project(), self.ledger).await? {
+        if !options.ignores_owners()
+            && roles::join(&work.control, &self.application(), self.project(), self.ledger).await?
+        {
             self.look().await?;
         }
         work.step("definitions", self.definitions()).await?;
         self.look().await?;
-        if !arguments.schema_only {
+        if options.has_rows() {
             work.step("rows", Box::pin(self.rows(&blobs))).await?;
             work.step("sequences", self.sequences()).await?;
         }
@@ -300,7 +291,7 @@ impl Restoring<'_> {
             target::flush(&work.control).await?;
             project::unmark(&work.control).await?;
         }
-        if !arguments.no_analyze && !arguments.schema_only {
+        if options.statistics != Statistics::None && options.has_rows() {
             let tables = self.analyzable(load::analyzable(&work.control).await?);
             work.step("statistics", work.analyze_these(tables)).await?;
         }
@@ -359,7 +350,7 @@ impl Restoring<'_> {
         if let Some(tablespace) = entry.tablespace.as_deref().filter(|name| !name.is_empty()) {
             self.ledger.note(format!(
                 "{}: was in tablespace {tablespace}, is in the database's own here",
-                places::told(entry)
+                findings::name(entry)
             ));
         }
     }
@@ -378,14 +369,13 @@ impl Restoring<'_> {
         };
         let (fresh, others): (Vec<Wanted>, Vec<Wanted>) = wanted.into_iter().partition(fresh);
         let total = fresh.iter().chain(&others).map(|wanted| wanted.table.raw_bytes).sum();
-        let taken = Arc::new(AtomicU64::new(0));
-        let progress = Loading::start(work.global, &taken, total);
+        work.progress.total.store(total, Ordering::Relaxed);
         let managed = rows::Managed {
             work,
             project: self.project(),
             ledger: self.ledger,
-            rows: Arc::new(work.rows(&taken, Into::Existing { truncate: false })),
-            truncate: work.arguments.truncate,
+            rows: Arc::new(work.rows(Tables::Existing { replace: false })),
+            replace: self.replace,
         };
         let done = async {
             let jobs = managed.load(others).await?;
@@ -395,15 +385,13 @@ impl Restoring<'_> {
                 report.raw_bytes += fresh.iter().map(|wanted| wanted.table.raw_bytes).sum::<u64>();
             });
             let applier = self.applier();
-            tokio::try_join!(Arc::new(work.rows(&taken, Into::Fresh)).load(fresh), blobs.restore(work, &applier))?;
+            tokio::try_join!(Arc::new(work.rows(Tables::New)).load(fresh), blobs.restore(work, &applier))?;
             for wanted in &jobs {
                 cron::jobs(work, self.project(), self.ledger, wanted).await?;
             }
             Ok::<(), Error>(())
         };
-        let done = done.await;
-        progress.end();
-        done
+        done.await
     }
 
     async fn sequences(&self) -> Result<()> {
@@ -455,7 +443,7 @@ impl Restoring<'_> {
     /// Materialised views, and what is the database's: default privileges, publications, event triggers, settings.
     async fn rest(&self) -> Result<()> {
         let applier = self.applier();
-        if !self.work.arguments.schema_only {
+        if self.work.options.has_rows() {
             for entry in self.entries.iter().filter(|e| e.desc == ObjectType::MaterializedViewData) {
                 applier.make(entry).await?;
             }

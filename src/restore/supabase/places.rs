@@ -140,21 +140,6 @@ pub(crate) const fn comes_first(entry: &Entry) -> bool {
     )
 }
 
-/// A name for people: kind and qualified name.
-pub(crate) fn told(entry: &Entry) -> String {
-    let dot = if namespace(entry).is_empty() { "" } else { "." };
-    format!("{}{dot}{}", namespace(entry), tag(entry))
-}
-
-/// The kind of an entry for people.
-pub(crate) fn kind(entry: &Entry) -> String {
-    match entry.desc {
-        ObjectType::Acl => "privileges".to_owned(),
-        ObjectType::RowSecurity => "row security".to_owned(),
-        _ => entry.desc.as_str().to_lowercase(),
-    }
-}
-
 /// Whether there is in the project what this entry makes; true for what is part of something else.
 pub(crate) fn there(entry: &Entry, project: &Project) -> bool {
     let (schema, name) = (namespace(entry), tag(entry));

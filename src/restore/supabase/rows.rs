@@ -17,10 +17,12 @@ use crate::postgres::target::project::{Project, Table};
 use crate::postgres::target::{foreign_keys, project};
 use crate::restore::findings::Ledger;
 use crate::restore::flow::Flow;
-use crate::restore::rows::{Into, Rows, Wanted};
+use crate::restore::rows;
+use crate::restore::rows::{Rows, Tables};
 use crate::restore::supabase::platform;
 use crate::restore::supabase::platform::Rows as Way;
-use crate::restore::{Work, rows};
+use crate::restore::wanted::{Wanted, referred_first};
+use crate::restore::work::Work;
 use crate::sql::names::quote;
 use crate::sql::statements::name;
 
@@ -39,8 +41,8 @@ pub(crate) struct Managed<'a> {
     pub(crate) ledger: &'a Ledger,
     /// Reads and compares rows.
     pub(crate) rows: Arc<Rows>,
-    /// Whether what is in the tables goes first.
-    pub(crate) truncate: bool,
+    /// Empty the tables first.
+    pub(crate) replace: bool,
 }
 
 /// What became of the tables.
@@ -88,10 +90,10 @@ impl Managed<'_> {
         }
         let loader = self.connect().await?;
         let replica = loader.replica_role().await;
-        if self.truncate {
+        if self.replace {
             let may = |wanted: &&Wanted| self.project.tables.get(&key(wanted)).is_some_and(|table| table.emptyable);
             let emptied: Vec<Wanted> = wanted.iter().filter(may).cloned().collect();
-            self.work.rows(&self.rows.taken, Into::Existing { truncate: true }).empty(&emptied).await?;
+            self.work.rows(Tables::Existing { replace: true }).empty(&emptied).await?;
         }
         let keys = foreign_keys::all(loader.session()).await?;
         let done = Mutex::new(Done::default());
@@ -106,7 +108,7 @@ impl Managed<'_> {
                     .to_owned(),
             );
             let mut loader = loader;
-            for table in rows::referred_first(wanted, &keys) {
+            for table in referred_first(wanted, &keys) {
                 loader = self.one(loader, &table, false, &done).await?;
             }
             loader.close().await;
@@ -116,7 +118,7 @@ impl Managed<'_> {
     }
 
     async fn connect(&self) -> Result<Loader> {
-        Loader::connect(&self.work.info, self.work.arguments.connect_timeout).await
+        Loader::connect(&self.work.info, self.work.options.connect_timeout).await
     }
 
     fn missing(&self, wanted: &Wanted) {
@@ -148,7 +150,7 @@ impl Managed<'_> {
     }
 
     async fn at_once(&self, wanted: Vec<Wanted>, done: &Mutex<Done>) -> Result<()> {
-        let workers = wanted.len().min(usize::from(self.work.arguments.jobs));
+        let workers = wanted.len().min(usize::from(self.work.options.jobs));
         let queue = Mutex::new(wanted);
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let worker = || async {
@@ -205,20 +207,22 @@ impl Managed<'_> {
             return Ok(whole);
         }
         let copy = format!("COPY {}{} FROM stdin", wanted.name(), columns.listed());
-        let (print, counted) = self.rows.copy(loader, &copy, flow, &doing).await?;
-        rows::compare(wanted, &print)?;
-        let mut whole = counted == print.rows;
+        let (fingerprint, counted) = self.rows.copy(loader, &copy, flow, &doing).await?;
+        rows::compare(wanted, &fingerprint)?;
+        let mut whole = counted == fingerprint.rows;
         if whole && !replica {
             let back = format!("COPY {}{} TO STDOUT", wanted.name(), columns.listed());
             whole = loader.fingerprint(&back, &doing).await?.digest() == wanted.table.digest;
         }
         loader.execute("COMMIT", &doing).await?;
         if !whole {
-            let why =
-                format!("{} rows were sent, {counted} taken, some changed by triggers of the platform", print.rows);
+            let why = format!(
+                "{} rows were sent, {counted} taken, some changed by triggers of the platform",
+                fingerprint.rows
+            );
             self.ledger.lost("rows of", &told(wanted), &why, "compare with `pgstow download --table` of it");
         }
-        self.count(wanted, counted, print.bytes);
+        self.count(wanted, counted, fingerprint.bytes);
         Ok(whole)
     }
 
@@ -270,8 +274,8 @@ impl Managed<'_> {
         );
         loader.execute(&stage, doing).await?;
         let copy = format!("COPY {STAGE}{} FROM stdin", columns.listed());
-        let (print, _) = self.rows.copy(loader, &copy, flow, doing).await?;
-        rows::compare(wanted, &print)?;
+        let (fingerprint, _) = self.rows.copy(loader, &copy, flow, doing).await?;
+        rows::compare(wanted, &fingerprint)?;
         for missing in &columns.missing {
             let sql = format!("SELECT count(*) FROM {STAGE} WHERE {} IS NOT NULL", quote(missing));
             self.tell_missing(wanted, missing, project::count(session, &sql, doing).await?, columns);
@@ -291,7 +295,7 @@ impl Managed<'_> {
             added = project::run(session, &insert, doing).await?;
         }
         let mut whole = true;
-        if added != print.rows || !replica {
+        if added != fingerprint.rows || !replica {
             let row = format!("ROW({common})::pg_catalog.text");
             let sql =
                 format!("SELECT count(*) FROM (SELECT {row} FROM {STAGE} EXCEPT ALL SELECT {row} FROM {table}) x");
@@ -301,12 +305,18 @@ impl Managed<'_> {
                 let why = if had == 0 {
                     format!(
                         "{lacking} of {} rows were changed by triggers of the platform as they were loaded",
-                        print.rows
+                        fingerprint.rows
                     )
                 } else if keyed {
-                    format!("{lacking} of {} rows: other rows with the same keys are there, and were kept", print.rows)
+                    format!(
+                        "{lacking} of {} rows: other rows with the same keys are there, and were kept",
+                        fingerprint.rows
+                    )
                 } else {
-                    format!("{lacking} of {} rows: the table is not empty and has no key to tell them by", print.rows)
+                    format!(
+                        "{lacking} of {} rows: the table is not empty and has no key to tell them by",
+                        fingerprint.rows
+                    )
                 };
                 self.ledger.lost("rows of", &told(wanted), &why, "--truncate replaces what is there");
             }
@@ -315,10 +325,10 @@ impl Managed<'_> {
             self.ledger.note(format!(
                 "{}: {had} rows were there; {added} of the run's {} were added",
                 told(wanted),
-                print.rows
+                fingerprint.rows
             ));
         }
-        self.count(wanted, added, print.bytes);
+        self.count(wanted, added, fingerprint.bytes);
         Ok(whole)
     }
 

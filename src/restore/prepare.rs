@@ -1,0 +1,148 @@
+//! The steps before anything is restored: objects are compared with the store's listing, the target is connected to
+//! (created first, if asked for), and everything that can be known to be missing is refused.
+
+use std::collections::HashMap;
+
+use libpgdump::Entry;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Context as _, Error, Result};
+use crate::format::layout;
+use crate::format::manifest::Manifest;
+use crate::objects::read;
+use crate::postgres::connect::session::Session;
+use crate::postgres::target;
+use crate::postgres::target::Server;
+use crate::restore::checks::Found;
+use crate::restore::flow::Source;
+use crate::restore::options::{Destination, Options, Roles};
+use crate::restore::parts::Part;
+use crate::restore::roles::Script;
+use crate::restore::source::Loaded;
+use crate::restore::wanted::Wanted;
+use crate::restore::work::Work;
+use crate::restore::{checks, database, rights, roles, settings};
+
+/// Objects that are missing or of another size fail the restore before it begins.
+pub(crate) async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Result<()> {
+    let prefix = layout::run_prefix(&source.run);
+    let listing = source.store.list(&prefix).await.context("list the run's objects")?;
+    let sizes: HashMap<&str, u64> =
+        listing.iter().filter_map(|o| Some((o.key.strip_prefix(&prefix)?, o.bytes))).collect();
+    let mut problems = Vec::new();
+    for volume in part.objects(manifest).into_iter().flat_map(read::volumes) {
+        match sizes.get(volume.key.as_str()) {
+            None => problems.push(format!("{}: missing", volume.key)),
+            Some(bytes) if *bytes != volume.bytes => {
+                problems.push(format!("{}: is {bytes} bytes, the manifest says {}", volume.key, volume.bytes));
+            }
+            Some(_) => {}
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::damage(problems.join("; ")).hint("nothing was changed")) }
+}
+
+/// Connects to the target, made first if so asked, after looking whether it can hold the run. Says what it holds.
+pub(crate) async fn connect(
+    options: &Options,
+    loaded: &Loaded,
+    entries: &[&Entry],
+    commits: &TaskTracker,
+) -> Result<(Session, Found)> {
+    let Loaded { manifest, meta, script, .. } = loaded;
+    let info = &options.target;
+    let timeout = options.connect_timeout;
+    if options.destination != Destination::Create {
+        let control = Session::connect_unpooled(info, timeout, "restore").await?;
+        checks::refuse_source(&control, manifest, options).await?;
+        let found = checks::refuse_full(&control, &manifest.run, options).await?;
+        let server = target::server(&control).await?;
+        checks::missing(entries, script, &server, options)?;
+        rights::refuse(entries, &target::rights(&control).await?, options)?;
+        make_roles(&control, options, script, &server).await?;
+        return Ok((control, found));
+    }
+    let maintenance = match Session::connect(&info.with_database("postgres"), timeout, "restore").await {
+        Ok(session) => session,
+        Err(_no_such) => Session::connect(&info.with_database("template1"), timeout, "restore").await?,
+    };
+    let server = target::server(&maintenance).await?;
+    checks::missing(entries, script, &server, options)?;
+    rights::refuse(entries, &target::rights(&maintenance).await?, options)?;
+    make_roles(&maintenance, options, script, &server).await?;
+    let mut statements = Vec::new();
+    if !server.databases.contains(info.database()) {
+        let sql = database::create(&meta.entries, info.database(), maintenance.server_version_num());
+        statements.push((sql, "create the database"));
+        if let Some(owner) = database::owner(&meta.entries).filter(|_| !options.ignores_owners()) {
+            let quoted = crate::sql::names::quote;
+            let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
+            statements.push((sql, "give the database to its owner"));
+        }
+    }
+    // Not to be cut: the server would go on without us, and a drill would drop its database before it is there.
+    let creating = commits.spawn(async move {
+        for (sql, doing) in statements {
+            target::execute(&maintenance, &sql, doing).await?;
+        }
+        maintenance.close().await;
+        Ok::<_, Error>(())
+    });
+    creating.await.map_err(|error| Error::failed(format!("create the database: {error}")))??;
+    let control = Session::connect_unpooled(info, timeout, "restore").await?;
+    checks::refuse_source(&control, manifest, options).await?;
+    let found = checks::refuse_full(&control, &manifest.run, options).await?;
+    Ok((control, found))
+}
+
+async fn make_roles(session: &Session, options: &Options, script: &Script, server: &Server) -> Result<()> {
+    let Roles::Create { passwords } = options.roles else { return Ok(()) };
+    let mut statements = settings::taken(session, script.missing(&server.roles, passwords)).await?;
+    if statements.is_empty() {
+        return Ok(());
+    }
+    if session.server_version_num() < 160_000 {
+        statements = statements.into_iter().map(roles::before_16).collect();
+    }
+    let sql = format!("BEGIN; {}; COMMIT", statements.join(";\n"));
+    target::execute(session, &sql, "create the missing roles").await
+}
+
+impl Work<'_> {
+    pub(crate) async fn refuse_rows(&self, tables: &[Wanted]) -> Result<()> {
+        for wanted in tables {
+            if target::has_rows(&self.control, &wanted.name()).await? {
+                return Err(Error::usage(format!("{}.{} is not empty", wanted.schema, wanted.table.name))
+                    .hint("--truncate replaces its rows, --into-existing adds to them; nothing was changed"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Triggers that are `ENABLE ALWAYS` fire in a session that loads as a replica does, and would change what is loaded.
+    pub(crate) async fn refuse_triggers(&self, tables: &[Wanted]) -> Result<()> {
+        let names: Vec<String> = tables.iter().map(Wanted::name).collect();
+        let found = target::always_triggers(&self.control, &names).await?;
+        let Some((table, trigger)) = found.first() else { return Ok(()) };
+        let more = if found.len() > 1 { format!(", and {} more", found.len() - 1) } else { String::new() };
+        Err(Error::usage(format!(
+            "trigger {trigger} of {table} is ENABLE ALWAYS: it would fire for each row that is loaded{more}"
+        ))
+        .hint(format!(
+            "ALTER TABLE {table} DISABLE TRIGGER {trigger}, restore, then ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}; nothing was changed"
+        )))
+    }
+
+    /// Large objects keep their numbers, so those that are there would collide, after the tables were replaced.
+    pub(crate) async fn refuse_large_objects(&self) -> Result<()> {
+        if !self.part.is_whole() || self.leave_out.large_objects || self.manifest.large_objects.count == 0 {
+            return Ok(());
+        }
+        if target::has_rows(&self.control, "pg_catalog.pg_largeobject_metadata").await? {
+            return Err(Error::usage("the run holds large objects, and the target has some already").hint(
+                "remove them first: SELECT lo_unlink(oid) FROM pg_largeobject_metadata; or name schemas with --schema: nothing was changed",
+            ));
+        }
+        Ok(())
+    }
+}

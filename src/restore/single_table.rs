@@ -1,0 +1,89 @@
+//! One table made from its own SQL file: definition and rows in one transaction, indexes and constraints later.
+
+use crate::error::{Error, Result};
+use crate::format::manifest::TableKind;
+use crate::postgres::target::load;
+use crate::restore::rights;
+use crate::restore::rows::{Rows, compare};
+use crate::restore::wanted::Wanted;
+use crate::sql::statements;
+
+impl Rows {
+    /// Makes a table from its SQL file and loads its rows, in one transaction; returns the statements that make its
+    /// indexes, constraints and the like.
+    pub(crate) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
+        let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
+        let taken = |text: &str| -> Vec<String> {
+            let all = if self.no_owner { rights::without_owner(text) } else { statements::statements(text) };
+            all.into_iter().map(str::to_owned).collect()
+        };
+        let loader = self.session().await?;
+        if wanted.table.kind != TableKind::Table {
+            let text = self.source.read(&wanted.table.file).await?;
+            let text = String::from_utf8(text)
+                .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
+            let text = attach_late(taken(&text)).join(";\n");
+            loader.execute(&format!("BEGIN;\n{text};\nCOMMIT"), &doing).await?;
+            loader.close().await;
+            return Ok(String::new());
+        }
+        let (head, mut flow) = self.source.file(&wanted.table.file);
+        let Ok(head) = head.await else {
+            flow.finish().await?;
+            return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
+        };
+        let mut before = taken(&head.before);
+        // Rows that go through the topmost table need their partition there.
+        let is_late =
+            |statement: &str| attached(statement).is_some_and(|own| head.copy.starts_with(&format!("COPY {own} ")));
+        let late: Vec<String> = before.extract_if(.., |statement| is_late(statement)).collect();
+        loader.execute(&format!("BEGIN;\n{}", before.join(";\n")), &doing).await?;
+        let after = if with_rows {
+            let counted = loader.copy(&head.copy, &mut flow.rows, &doing).await;
+            let (fingerprint, after) = flow.finish().await?;
+            let counted = counted?;
+            compare(wanted, &fingerprint)?;
+            if counted != fingerprint.rows && wanted.table.extension.is_none() {
+                return Err(load::miscounted(&doing, fingerprint.rows, counted));
+            }
+            after
+        } else {
+            while flow.rows.recv().await.is_some() {}
+            flow.finish().await?.1
+        };
+        loader.execute("COMMIT", &doing).await?;
+        loader.close().await;
+        Ok(attach_late(late.into_iter().chain(taken(&after)).collect()).join(";\n"))
+    }
+}
+
+/// The partition of `ALTER TABLE ONLY parent ATTACH PARTITION own FOR VALUES ...`, as it is written.
+fn attached(statement: &str) -> Option<&str> {
+    let (_, rest) = statements::name(statement.strip_prefix("ALTER TABLE ONLY ")?)?;
+    let (_, rest) = statements::name(rest.strip_prefix('.')?)?;
+    let own = rest.strip_prefix(" ATTACH PARTITION ")?;
+    let (_, rest) = statements::name(own)?;
+    let (_, rest) = statements::name(rest.strip_prefix('.')?)?;
+    own.get(..own.len() - rest.len())
+}
+
+/// Puts what attaches a partition behind what makes its indexes: PostgreSQL takes those for its parent's. Attached
+/// first, as pg_dump writes it, a partition gets them from a parent that has them already, and then again.
+fn attach_late(mut statements: Vec<String>) -> Vec<String> {
+    let Some(at) = statements.iter().position(|statement| attached(statement).is_some()) else { return statements };
+    let is_index = |s: &String| {
+        s.starts_with("CREATE INDEX ")
+            || s.starts_with("CREATE UNIQUE INDEX ")
+            || (s.starts_with("ALTER TABLE ")
+                && s.split_once(" ADD CONSTRAINT ").is_some_and(|(_, what)| {
+                    [" PRIMARY KEY ", " UNIQUE ", " EXCLUDE "].iter().any(|word| what.contains(word))
+                }))
+    };
+    if let Some(last) = statements.iter().rposition(is_index)
+        && last > at
+        && let Some(part) = statements.get_mut(at..=last)
+    {
+        part.rotate_left(1);
+    }
+    statements
+}

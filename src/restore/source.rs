@@ -1,0 +1,85 @@
+//! A run that is going to be restored: its manifest, definitions and roles in memory, and what of it is left out.
+
+use std::collections::HashSet;
+
+use libpgdump::format::ArchiveMetadata;
+use libpgdump::{Entry, ObjectType};
+
+use crate::archive::catalogue::{namespace, tag, with_dependents};
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::objects::read;
+use crate::postgres::programs::tools::PgTools;
+use crate::restore::flow::Source;
+use crate::restore::options::Options;
+use crate::restore::roles::Script;
+use crate::runs::find;
+use crate::seal::decrypt::Identities;
+use crate::store::Store;
+
+/// A run with what of it is small: its manifest, definitions and roles.
+pub(crate) struct Loaded {
+    pub(crate) source: Source,
+    pub(crate) manifest: Manifest,
+    /// The archive of the definitions.
+    pub(crate) database: Vec<u8>,
+    pub(crate) meta: ArchiveMetadata,
+    pub(crate) script: Script,
+}
+
+impl Loaded {
+    pub(crate) async fn read(store: Store, wanted: &str, identities: &Identities) -> Result<Self> {
+        let found = find::run(&store, wanted).await?;
+        let manifest = found.manifest;
+        let opening = read::opening(&manifest, identities)?;
+        let source = Source { store, run: found.name, opening };
+        let database = source.read(&manifest.database.object).await?;
+        let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())
+            .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
+        let script = source.read(&manifest.roles.object).await?;
+        let script = Script::new(script, &manifest.roles.object.key)?;
+        Ok(Self { source, manifest, database, meta, script })
+    }
+
+    /// The programs that read the run's archives.
+    pub(crate) fn tools(&self, options: &Options) -> Result<PgTools> {
+        PgTools::find(options.pg_bin_dir.as_deref(), major(&self.manifest.source.pg_dump_version) * 10_000)
+    }
+}
+
+/// What a drill leaves out of a whole run.
+#[derive(Debug, Default)]
+pub(crate) struct LeaveOut {
+    /// Dump ids of entries.
+    pub(crate) entries: HashSet<i32>,
+    /// Tables whose rows are not loaded.
+    pub(crate) tables: HashSet<(String, String)>,
+    /// The large objects.
+    pub(crate) large_objects: bool,
+    /// Keep what is restored from acting: cron jobs come back inactive.
+    pub(crate) quiet: bool,
+}
+
+impl LeaveOut {
+    /// What a partial run holds but cannot bring back, since it depends on what the run does not hold.
+    pub(crate) fn of_gaps(loaded: &Loaded) -> Self {
+        let mut entries: HashSet<i32> =
+            loaded.manifest.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();
+        with_dependents(&loaded.meta.entries, &mut entries);
+        let tables = loaded.meta.entries.iter().filter(|e| e.desc == ObjectType::Table && entries.contains(&e.dump_id));
+        let tables = tables.map(|e| (namespace(e).to_owned(), tag(e).to_owned())).collect();
+        Self { entries, tables, ..Self::default() }
+    }
+}
+
+/// Those of these entries that are left out; rows go without saying.
+pub(crate) fn gaps<'a>(entries: impl IntoIterator<Item = &'a Entry>, out: &LeaveOut) -> Vec<&'a Entry> {
+    entries.into_iter().filter(|e| out.entries.contains(&e.dump_id) && e.desc != ObjectType::TableData).collect()
+}
+
+/// `15` of `15.20`.
+pub(crate) fn major(version: &str) -> u32 {
+    let digits =
+        version.find(|c: char| !c.is_ascii_digit()).map_or(version, |end| version.get(..end).unwrap_or(version));
+    digits.parse().unwrap_or(0)
+}

@@ -1,0 +1,106 @@
+//! A restore under way: everything its steps share, and the report that grows with them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use libpgdump::format::ArchiveMetadata;
+use serde::Serialize;
+use tokio_util::task::TaskTracker;
+
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::session::Session;
+use crate::postgres::programs::pg_restore::PgRestore;
+use crate::restore::checks;
+use crate::restore::findings::{Findings, Ledger};
+use crate::restore::flow::Source;
+use crate::restore::options::Options;
+use crate::restore::parts::Part;
+use crate::restore::private_file::PrivateFile;
+use crate::restore::progress::Progress;
+use crate::restore::rows::{Rows, Tables};
+use crate::restore::source::LeaveOut;
+
+/// The result of a restore.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    pub(crate) run: String,
+    pub(crate) into: String,
+    pub(crate) tables: u64,
+    pub(crate) rows: u64,
+    pub(crate) raw_bytes: u64,
+    pub(crate) large_objects: u64,
+    pub(crate) seconds: f64,
+    pub(crate) phases: Vec<Phase>,
+    /// What could not be restored, what was left alone, and notes.
+    pub(crate) findings: Findings,
+}
+
+/// The time that one step took.
+#[derive(Debug, Serialize)]
+pub(crate) struct Phase {
+    name: &'static str,
+    seconds: f64,
+}
+
+/// Everything a restore is made with.
+pub(crate) struct Work<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) progress: &'a Arc<Progress>,
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) source: &'a Source,
+    pub(crate) meta: &'a ArchiveMetadata,
+    pub(crate) leave_out: &'a LeaveOut,
+    pub(crate) info: ConnInfo,
+    pub(crate) part: Part,
+    /// The archive of the definitions of this part.
+    pub(crate) archive: PrivateFile,
+    pub(crate) pg_restore: PgRestore,
+    pub(crate) control: Session,
+    pub(crate) commits: TaskTracker,
+    /// Takes what could not be restored.
+    pub(crate) ledger: Ledger,
+    pub(crate) report: Mutex<Report>,
+}
+
+impl Work<'_> {
+    /// Runs one step, timed; ends with an error when the control session is lost meanwhile.
+    pub(crate) async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let started = Instant::now();
+        let done = tokio::select! {
+            biased;
+            done = doing => done?,
+            gone = self.control.closed() => return Err(gone.context("restore")),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        tracing::info!("{name}: {seconds:.1} s");
+        self.note(|report| report.phases.push(Phase { name, seconds }));
+        Ok(done)
+    }
+
+    /// Arguments of `pg_restore`, with its option for owners.
+    pub(crate) fn owned<'a>(&self, arguments: &[&'a str]) -> Vec<&'a str> {
+        arguments.iter().copied().chain(self.options.ignores_owners().then_some("--no-owner")).collect()
+    }
+
+    /// Changes the report.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Report)) {
+        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A loader of rows into such tables.
+    pub(crate) fn rows(&self, tables: Tables) -> Rows {
+        Rows {
+            source: self.source.clone(),
+            info: self.info.clone(),
+            connect_timeout: self.options.connect_timeout,
+            jobs: usize::from(self.options.jobs),
+            tables,
+            no_owner: self.options.ignores_owners(),
+            in_pieces: checks::mark(&self.manifest.run, self.options).is_some(),
+            progress: Arc::clone(self.progress),
+            commits: self.commits.clone(),
+        }
+    }
+}
