@@ -76,7 +76,7 @@ async fn once(
         writer.output.text(head).await?;
         for (dump_id, oids) in blocks {
             writer.framing.begin_blobs(&mut writer.between, *dump_id);
-            read(readers.patience(&session), oids, &mut writer).await?;
+            read(readers.stall_detector(&session), oids, &mut writer).await?;
             writer.framing.end(&mut writer.between);
         }
         writer.output.text(std::mem::take(&mut writer.between)).await?;

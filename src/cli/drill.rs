@@ -12,8 +12,8 @@ use crate::drill::options::Options;
 use crate::drill::receipt::{Receipt, Verdict};
 use crate::drill::{self, Drilled};
 use crate::error::Result;
-use crate::human;
 use crate::shutdown::Shutdown;
+use crate::{drill, human};
 
 /// `pgstow drill`
 #[derive(Debug, Clone, Args)]

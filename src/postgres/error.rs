@@ -6,8 +6,13 @@ use std::error::Error as _;
 use crate::error::{Error, SqlState};
 use crate::postgres::connect::conninfo::ConnInfo;
 
+/// True when a TLS handshake failed: rustls refused it, or the other side ended the connection in the middle of it.
 pub(crate) fn is_tls(error: &tokio_postgres::Error) -> bool {
-    error.to_string().contains("TLS")
+    let io = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| {
+        io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+            || [std::io::ErrorKind::UnexpectedEof, std::io::ErrorKind::InvalidInput].contains(&io.kind())
+    })
 }
 
 /// A connection error with the server's name and hints that depend on it.

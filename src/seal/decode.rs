@@ -102,8 +102,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
-    use crate::seal::hash::Tap;
-    use crate::seal::hash::sha256;
+    use crate::seal::hash::{Tap, sha256};
 
     const PARTS: [&[u8]; 4] = [b"first", b"", b"x", b"the last part\n"];
 

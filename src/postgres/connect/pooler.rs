@@ -26,19 +26,20 @@ pub(crate) fn refuse_by_name(info: &ConnInfo) -> Result<()> {
     if supabase && info.port() == 6543 { Err(refusal(info, "port 6543 is the transaction pooler")) } else { Ok(()) }
 }
 
-/// Refuses a session whose backend is shared between transactions. `patience` bounds the second session.
+/// Refuses a session whose backend is shared between transactions. `timeout` bounds the second session.
 ///
 /// # Errors
 /// The pooler, with what to connect to instead; a connection that failed meanwhile.
-pub(crate) async fn refuse(session: &Session, patience: Duration) -> Result<()> {
+pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<()> {
     let info = session.info();
     let first = backend(session, "").await?;
     if backend(session, "").await? != first {
         return Err(refusal(info, "each transaction runs in another backend"));
     }
-    let other = match tokio::time::timeout(patience, second(info, patience)).await {
+    let other = match tokio::time::timeout(timeout, second(info, timeout)).await {
         Ok(Ok(other)) => other,
-        Ok(Err(error)) if error.message().contains("statement pooling") => {
+        // PgBouncer reports every refusal as a violation of the protocol: one of a transaction only is statement mode.
+        Ok(Err(error)) if error.is_sqlstate("08P01") && takes_statements(info, timeout).await => {
             return Err(refusal(info, "it is in statement mode"));
         }
         // No place for a second session (a limit, a full pool): what needs one will say so.
@@ -62,10 +63,21 @@ pub(crate) async fn refuse(session: &Session, patience: Duration) -> Result<()> 
 }
 
 /// A second session and its backend, kept by an open transaction.
-async fn second(info: &ConnInfo, patience: Duration) -> Result<(Session, i32)> {
-    let session = Session::open(info, patience, "").await?;
+async fn second(info: &ConnInfo, timeout: Duration) -> Result<(Session, i32)> {
+    let session = Session::open(info, timeout, "").await?;
     let pid = backend(&session, "BEGIN; ").await?;
     Ok((session, pid))
+}
+
+/// True when a new session runs a statement outside of a transaction.
+async fn takes_statements(info: &ConnInfo, timeout: Duration) -> bool {
+    let probe = async {
+        let session = Session::open(info, timeout, "").await?;
+        let found = backend(&session, "").await;
+        session.close().await;
+        found
+    };
+    matches!(tokio::time::timeout(timeout, probe).await, Ok(Ok(_)))
 }
 
 async fn backend(session: &Session, before: &str) -> Result<i32> {

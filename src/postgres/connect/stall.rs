@@ -17,7 +17,7 @@ const LOOK: &str = "
 
 /// How to wait for the answers of one session.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience<'r> {
+pub(crate) struct StallDetector<'r> {
     /// How to connect for a look.
     pub(crate) info: &'r ConnInfo,
     /// Longest time to connect.
@@ -28,7 +28,7 @@ pub(crate) struct Patience<'r> {
     pub(crate) session: &'r Session,
 }
 
-impl Patience<'_> {
+impl StallDetector<'_> {
     /// Waits for an answer as long as the server is at work on it.
     ///
     /// # Errors

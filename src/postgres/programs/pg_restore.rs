@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
@@ -13,11 +14,14 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_dump::drain_stderr;
 use crate::postgres::programs::tools::PgTools;
 
 /// The line an older server does not know; it stands in the first lines of a script.
 const UNKNOWN: &[u8] = b"SET transaction_timeout = 0;\n";
+/// Longest time to find out why a program was refused.
+const PROBE: Duration = Duration::from_secs(15);
 /// Where that line is looked for.
 const HEAD: usize = 16 << 10;
 
@@ -80,12 +84,17 @@ impl PgRestore {
     /// `pg_restore`'s own words, when it fails.
     pub(crate) async fn file(&self, what: &str, arguments: &[&str], archive: &Path) -> Result<()> {
         match self.run(what, arguments, Input::File(archive), true).await {
-            // PgBouncer refuses startup options it does not know.
-            Err(error) if error.message().contains("unsupported startup parameter") => {
-                self.run(what, arguments, Input::File(archive), false).await
-            }
+            // PgBouncer refuses startup options it does not know, before anything was done.
+            Err(_) if self.refuses_options().await => self.run(what, arguments, Input::File(archive), false).await,
             other => other,
         }
+    }
+
+    /// True when a session with the startup options of [`Self::environment`] is refused and one without them is not.
+    async fn refuses_options(&self) -> bool {
+        let mut with = self.info.clone();
+        with.set("options", &self.options());
+        Session::open(&with, PROBE, "").await.is_err() && Session::open(&self.info, PROBE, "").await.is_ok()
     }
 
     /// Restores from an archive that is read once.
@@ -181,11 +190,15 @@ impl PgRestore {
         self.info.apply(command);
         command.env("LC_MESSAGES", "C").env("PGAPPNAME", crate::postgres::target::APPLICATION);
         if options {
-            // The restore is not done before a later, synchronous commit has flushed all of this.
-            let own = self.info.get("options").map(|o| format!("{o} ")).unwrap_or_default();
-            let replica = if self.no_event_triggers { " -c session_replication_role=replica" } else { "" };
-            command.env("PGOPTIONS", format!("{own}-c synchronous_commit=off{replica}"));
+            command.env("PGOPTIONS", self.options());
         }
+    }
+
+    fn options(&self) -> String {
+        // The restore is not done before a later, synchronous commit has flushed all of this.
+        let own = self.info.get("options").map(|o| format!("{o} ")).unwrap_or_default();
+        let replica = if self.no_event_triggers { " -c session_replication_role=replica" } else { "" };
+        format!("{own}-c synchronous_commit=off{replica}")
     }
 }
 

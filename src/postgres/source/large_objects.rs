@@ -4,7 +4,7 @@
 use futures::StreamExt as _;
 
 use crate::error::{Error, Result};
-use crate::postgres::connect::stall::Patience;
+use crate::postgres::connect::stall::StallDetector;
 use crate::postgres::error::failure;
 
 /// An object up to this size comes in the round trip of its batch.
@@ -25,12 +25,12 @@ pub(crate) trait Sink: Send {
 }
 
 /// Reads these objects in this order, in the session's transaction. Memory: a window.
-pub(crate) async fn read(patience: Patience<'_>, oids: &[u32], sink: &mut impl Sink) -> Result<()> {
+pub(crate) async fn read(stall_detector: StallDetector<'_>, oids: &[u32], sink: &mut impl Sink) -> Result<()> {
     let mut at = 0;
     let mut batch = BATCH;
     while at < oids.len() {
         let some = oids.get(at..oids.len().min(at + batch)).unwrap_or_default();
-        let (taken, long) = read_batch(patience, some, sink).await?;
+        let (taken, long) = read_batch(stall_detector, some, sink).await?;
         at += taken;
         // A long object ends its batch early and the rest of the answer is thrown away: ask for less after one.
         batch = if long { (batch / 4).max(1) } else { (batch * 2).min(BATCH) };
@@ -39,15 +39,15 @@ pub(crate) async fn read(patience: Patience<'_>, oids: &[u32], sink: &mut impl S
 }
 
 /// Reads up to and including the first long object; returns how many were read and whether one was long.
-async fn read_batch(patience: Patience<'_>, oids: &[u32], sink: &mut impl Sink) -> Result<(usize, bool)> {
-    let client = &patience.session.client;
+async fn read_batch(stall_detector: StallDetector<'_>, oids: &[u32], sink: &mut impl Sink) -> Result<(usize, bool)> {
+    let client = &stall_detector.session.client;
     let fail = |e: &tokio_postgres::Error| failure(e).context("read large objects");
     let sql = "SELECT o, pg_catalog.lo_get(o, 0, $2) FROM pg_catalog.unnest($1::pg_catalog.oid[]) WITH ORDINALITY AS u(o, n) ORDER BY n";
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&oids, &SMALL];
-    let rows = patience.wait(client.query_raw(sql, parameters)).await?.map_err(|e| fail(&e))?;
+    let rows = stall_detector.wait(client.query_raw(sql, parameters)).await?.map_err(|e| fail(&e))?;
     let mut rows = std::pin::pin!(rows);
     let mut taken = 0;
-    while let Some(row) = patience.wait(rows.next()).await? {
+    while let Some(row) = stall_detector.wait(rows.next()).await? {
         let row = row.map_err(|e| fail(&e))?;
         let oid: u32 = row.get(0);
         let data: &[u8] = row.get(1);
@@ -59,10 +59,10 @@ async fn read_batch(patience: Patience<'_>, oids: &[u32], sink: &mut impl Sink) 
         if data.len() == usize::try_from(SMALL).unwrap_or(usize::MAX) {
             drop(row);
             // Give up the rest of this answer before asking on the same connection.
-            while let Some(skipped) = patience.wait(rows.next()).await? {
+            while let Some(skipped) = stall_detector.wait(rows.next()).await? {
                 skipped.map_err(|e| fail(&e))?;
             }
-            read_windows(patience, oid, sink).await?;
+            read_windows(stall_detector, oid, sink).await?;
             sink.end().await?;
             return Ok((taken, true));
         }
@@ -71,12 +71,12 @@ async fn read_batch(patience: Patience<'_>, oids: &[u32], sink: &mut impl Sink) 
     if taken == oids.len() { Ok((taken, false)) } else { Err(Error::failed("read large objects: the answer is short")) }
 }
 
-async fn read_windows(patience: Patience<'_>, oid: u32, sink: &mut impl Sink) -> Result<()> {
-    let client = &patience.session.client;
+async fn read_windows(stall_detector: StallDetector<'_>, oid: u32, sink: &mut impl Sink) -> Result<()> {
+    let client = &stall_detector.session.client;
     let mut offset = i64::from(SMALL);
     loop {
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&oid, &offset, &WINDOW];
-        let row = patience.wait(client.query_one("SELECT pg_catalog.lo_get($1, $2, $3)", &parameters)).await?;
+        let row = stall_detector.wait(client.query_one("SELECT pg_catalog.lo_get($1, $2, $3)", &parameters)).await?;
         let row = row.map_err(|e| failure(&e).context(format!("read large object {oid}")))?;
         let data: &[u8] = row.get(0);
         if data.is_empty() {

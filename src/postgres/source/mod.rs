@@ -9,3 +9,4 @@ pub(crate) mod large_objects;
 pub(crate) mod leader;
 pub(crate) mod rows;
 pub(crate) mod waiters;
+pub(crate) mod worker;

@@ -1,7 +1,12 @@
 //! What no dump by this role can hold, or what lives outside of the database: each found by a query on it.
 
+use tokio_postgres::Client;
+
+use crate::error::Result;
+use crate::format::manifest::Omitted;
+use crate::postgres::error::failure;
+use crate::postgres::source::detect::detection::Detection;
 use crate::postgres::source::detect::queries::at;
-use crate::postgres::source::detect::{Client, Detection, Omitted, Result, failure};
 
 /// What the catalogue tells, one row an entry: kind, name.
 const FOUND: &str = "

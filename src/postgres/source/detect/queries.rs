@@ -1,11 +1,12 @@
 //! The queries of the detection. Each is one round trip, whatever the size of the catalogue.
 
-use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
-use crate::error::Error;
-use crate::postgres::source::detect::{
-    Client, Detection, Privileges, Relation, Result, SchemaInfo, ServerInfo, SqlState, Unreadable, failure, quote,
-};
+use crate::error::{Error, Result};
+use crate::postgres::error::failure;
+use crate::postgres::source::detect::detection::{Detection, Privileges, Relation, SchemaInfo, ServerInfo, Unreadable};
+use crate::sql::names::quote;
 
 /// What is covered: every schema but PostgreSQL's own. The names of temporary schemas end in a number.
 const COVERED: &str = r"n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')

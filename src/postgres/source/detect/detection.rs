@@ -1,0 +1,192 @@
+//! The answer of a detection: the server, every schema and relation, and what the role cannot read of them.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::format::manifest::Omitted;
+use crate::sql::names::quote;
+
+/// Everything the policy covers in one database.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Detection {
+    /// Every covered schema, by name.
+    pub(crate) schemas: Vec<SchemaInfo>,
+    /// Every table, partitioned table, foreign table, materialised view and sequence of them, by schema and name.
+    pub(crate) relations: Vec<Relation>,
+    /// How many large objects there are.
+    pub(crate) large_objects: i64,
+    /// What this role cannot read, with the cure.
+    pub(crate) unreadable: Vec<Unreadable>,
+    /// What no dump by this role can hold, or what lives outside of the database.
+    pub(crate) omitted: Vec<Omitted>,
+    /// The server and the role.
+    pub(crate) server: ServerInfo,
+}
+
+/// The server, the database and the role.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts about a server, not states")]
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ServerInfo {
+    /// `server_version_num`.
+    pub(crate) version_num: u32,
+    /// `server_version`.
+    pub(crate) version: String,
+    /// Name of the database.
+    pub(crate) database: String,
+    /// Its oid.
+    pub(crate) database_oid: u32,
+    /// Its encoding.
+    pub(crate) encoding: String,
+    /// The role of the session.
+    pub(crate) role: String,
+    /// Whether it is a superuser.
+    pub(crate) superuser: bool,
+    /// Whether row-level security does not apply to it.
+    pub(crate) bypass_rls: bool,
+    /// Whether the server is a standby.
+    pub(crate) in_recovery: bool,
+    /// `<system identifier>/<database oid>`; where the role may not read that, `hash/<md5>` of the server's address,
+    /// port and database name as the server sees them.
+    pub(crate) identity: String,
+    /// Setting of the server.
+    pub(crate) max_locks_per_transaction: i64,
+    /// Setting of the server.
+    pub(crate) max_connections: i64,
+    /// Setting of the server.
+    pub(crate) max_prepared_transactions: i64,
+    /// Connections kept for superusers.
+    pub(crate) reserved_connections: i64,
+    /// Most connections of this role at once, -1 without a limit.
+    pub(crate) role_connection_limit: i64,
+    /// Client connections open now, of all roles; what the role may see of them.
+    pub(crate) connections: i64,
+    /// Bytes of a block.
+    pub(crate) block_size: i64,
+    /// Whether `pg_authid`, and so the roles' password hashes, can be read.
+    pub(crate) reads_passwords: bool,
+}
+
+/// One covered schema.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SchemaInfo {
+    /// Its oid.
+    pub(crate) oid: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its owner.
+    pub(crate) owner: String,
+    /// The extension it is a member of.
+    pub(crate) extension: Option<String>,
+    /// Whether the policy's query shows it to this role.
+    pub(crate) by_policy_query: bool,
+    /// Whether the role has USAGE on it.
+    pub(crate) usable: bool,
+    /// Why the policy's query does not show it.
+    pub(crate) note: Option<String>,
+}
+
+/// One relation of a covered schema.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Relation {
+    /// Its oid.
+    pub(crate) oid: u32,
+    /// Its schema.
+    pub(crate) schema: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// `r` table, `p` partitioned table, `f` foreign table, `m` materialised view, `S` sequence.
+    pub(crate) relkind: char,
+    /// `p` permanent, `u` unlogged, `t` temporary.
+    pub(crate) persistence: char,
+    /// Its access method, `heap` for most tables.
+    pub(crate) access_method: Option<String>,
+    /// Its owner.
+    pub(crate) owner: String,
+    /// The extension it is a member of.
+    pub(crate) extension: Option<String>,
+    /// Whether that extension registered it as configuration (`pg_extension_config_dump`).
+    pub(crate) extension_config: bool,
+    /// The filter of that registration (`WHERE ...`), if there is one.
+    pub(crate) filter: Option<String>,
+    /// Rows by the planner's statistics; 0 where there are none.
+    pub(crate) estimated_rows: i64,
+    /// Bytes on disk with TOAST, without indexes. Of the last VACUUM or ANALYZE while another session holds or awaits
+    /// an exclusive lock, since asking for the size would wait for it.
+    pub(crate) bytes: i64,
+    /// Blocks of the main fork; the same caution.
+    pub(crate) heap_blocks: i64,
+    /// Whether it is a partition.
+    pub(crate) partition: bool,
+    /// Why the role cannot read it.
+    pub(crate) unreadable: Option<String>,
+}
+
+/// Something this role cannot read.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Unreadable {
+    /// Its schema; empty for a large object.
+    pub(crate) schema: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// `table`, `sequence`, `schema`, `large object`.
+    pub(crate) kind: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// The SQL that would cure it; what to do instead, where no SQL would.
+    pub(crate) cure: String,
+}
+
+/// What the role may do with one relation; in the order of the relations.
+pub(crate) struct Privileges {
+    pub(super) usage: bool,
+    pub(super) select: bool,
+    pub(super) row_security: bool,
+}
+
+impl Detection {
+    pub(super) fn note_unreadable(&mut self, privileges: &[Privileges]) {
+        let role = quote(&self.server.role);
+        let mut closed = BTreeSet::new();
+        let mut list = Vec::new();
+        for (relation, may) in self.relations.iter_mut().zip(privileges) {
+            // The DDL of foreign tables and materialised views is readable by all, and their rows are not saved.
+            if !['r', 'p', 'S'].contains(&relation.relkind) {
+                continue;
+            }
+            let sequence = relation.relkind == 'S';
+            let kind = if sequence { "sequence" } else { "table" };
+            let name = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
+            let (reason, cure) = if !may.select {
+                let word = if sequence { "SEQUENCE" } else { "TABLE" };
+                (format!("no SELECT on the {kind}"), format!("GRANT SELECT ON {word} {name} TO {role};"))
+            } else if relation.relkind == 'r' && may.row_security {
+                let reason = "row-level security would hide rows from this role".to_owned();
+                (reason, format!("ALTER ROLE {role} BYPASSRLS;"))
+            } else if !may.usage {
+                closed.insert(relation.schema.clone());
+                relation.unreadable = Some("no USAGE on the schema".to_owned());
+                continue;
+            } else {
+                continue;
+            };
+            if !may.usage {
+                closed.insert(relation.schema.clone());
+            }
+            relation.unreadable = Some(reason.clone());
+            let (schema, name) = (relation.schema.clone(), relation.name.clone());
+            list.push(Unreadable { schema, name, kind: kind.to_owned(), reason, cure });
+        }
+        self.unreadable = closed
+            .into_iter()
+            .map(|schema| Unreadable {
+                cure: format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(&schema)),
+                name: schema.clone(),
+                schema,
+                kind: "schema".to_owned(),
+                reason: "no USAGE on the schema".to_owned(),
+            })
+            .chain(list)
+            .collect();
+    }
+}
