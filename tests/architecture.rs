@@ -30,8 +30,6 @@ const EXCEPTIONS: &[&str] = &[
     "download imports cli::output, up",
     "download imports cli::show, up",
     "drill imports cli::args, up",
-    "postgres::source::detect and postgres::source::detect::omitted import each other",
-    "postgres::source::detect and postgres::source::detect::queries import each other",
     "report and report::page import each other",
     "report imports cli::list, up",
     "report imports cli::output, up",

@@ -7,11 +7,13 @@ use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::query::{execute, strings};
-use crate::postgres::target::APPLICATION;
 use crate::sql::names::literal;
 
 /// Schema that marks an unfinished restore; its comment names the run.
 pub(crate) const MARK: &str = "pgstow_restore";
+
+/// What the sessions of a restore, and of the programs it starts, are called.
+pub(crate) const APPLICATION: &str = "pgstow restore";
 
 /// Number of the advisory lock: `pgstowrs` as bytes, so that it is nobody else's.
 pub(crate) const LOCK: u64 = 0x7067_7374_6f77_7273;

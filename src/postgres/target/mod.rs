@@ -13,12 +13,11 @@ use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 pub(crate) use crate::postgres::query::{execute, strings};
-pub(crate) use crate::postgres::target::mark::{MARK, end_others, flush, lock, mark, remark, unfinished, unmark};
+pub(crate) use crate::postgres::target::mark::{
+    APPLICATION, MARK, end_others, flush, lock, mark, remark, unfinished, unmark,
+};
 pub(crate) use crate::postgres::target::wipe::wipe;
 use crate::sql::names::literal;
-
-/// What the sessions of a restore, and of the programs it starts, are called.
-pub(crate) const APPLICATION: &str = "pgstow restore";
 
 /// Some of what a person has in this database, in words; nothing when it is empty. Members of extensions, and the mark,
 /// are not counted.
