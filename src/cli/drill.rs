@@ -13,7 +13,7 @@ use crate::drill::receipt::{Receipt, Verdict};
 use crate::drill::{self, Drilled};
 use crate::error::Result;
 use crate::shutdown::Shutdown;
-use crate::{drill, human};
+use crate::human;
 
 /// `pgstow drill`
 #[derive(Debug, Clone, Args)]
