@@ -1,4 +1,4 @@
-//! `pgstow download`: fetches a run, or parts of it, into a folder, verified before a file gets its final name.
+//! Fetches a run, or parts of it, into a folder, verified before a file gets its final name.
 //!
 //! Re-running continues: finished files are kept when their content still is what was written. The folder holds one
 //! run only, and says which in its state file. Memory: the buffers of one stream a job.
@@ -14,17 +14,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracing::debug;
 
-use crate::cli::download::Download;
-use crate::cli::output;
-use crate::cli::run::Outcome;
-use crate::cli::show::unknown;
 use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};
-use crate::human;
 use crate::objects::read;
 use crate::objects::read::Plain;
-use crate::runs::find;
+pub(crate) use crate::runs::select::table;
+use crate::runs::{find, select};
 use crate::seal::compress::Compression;
 use crate::seal::decode::Opening;
 use crate::seal::decrypt::Identities;
@@ -62,35 +58,56 @@ struct Target {
     opening: Opening,
 }
 
-/// How a command's work ended, for `--json`.
+/// What a download did.
 #[derive(Debug, Serialize)]
-struct Summary {
-    run: String,
-    to: PathBuf,
-    files: u64,
-    bytes: u64,
-    kept: u64,
-    seconds: f64,
+pub(crate) struct Summary {
+    pub(crate) run: String,
+    pub(crate) to: PathBuf,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// Files that were there already.
+    pub(crate) kept: u64,
+    pub(crate) seconds: f64,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// `latest`, a run's name or the beginning of one.
+    pub(crate) run: String,
+    /// The folder.
+    pub(crate) to: PathBuf,
+    /// Schemas and tables as they were typed; everything where both are empty.
+    pub(crate) schemas: Vec<String>,
+    pub(crate) tables: Vec<String>,
+    /// Keep the objects as they are stored.
+    pub(crate) raw: bool,
+    /// Objects fetched at the same time.
+    pub(crate) jobs: usize,
+    /// The secret keys of an encrypted run.
+    pub(crate) identities: Identities,
 }
 
 /// Downloads a run.
-pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Result<Outcome> {
+///
+/// # Errors
+/// A run that is unknown, a folder that cannot be used, a store that fails; kind `Damage` where objects are damaged.
+pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary> {
     let started = Instant::now();
-    refuse_inside_store(store, &arguments.to)?;
-    let found = find::run(store, &arguments.run).await?;
-    let identities = Identities::read(&arguments.identity.identity)?;
-    let targets = targets(&found.manifest, arguments, &identities)?;
-    let mut state = open_folder(&arguments.to, &found.name)?;
-    let stale = stale(&mut state, &found.name, &arguments.to, &targets)?;
-    write_state(&arguments.to, &state)?;
+    refuse_inside_store(store, &options.to)?;
+    let found = find::run(store, &options.run).await?;
+    let targets = targets(&found.manifest, options)?;
+    let mut state = open_folder(&options.to, &found.name)?;
+    let stale = stale(&mut state, &found.name, &options.to, &targets)?;
+    write_state(&options.to, &state)?;
     let mut summary =
-        Summary { run: found.name.clone(), to: arguments.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
+        Summary { run: found.name.clone(), to: options.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
     let jobs = targets.into_iter().map(|target| {
         let done = state.files.get(&target.path).cloned();
-        fetch(store.clone(), found.name.clone(), arguments.to.clone(), target, done)
+        fetch(store.clone(), found.name.clone(), options.to.clone(), target, done)
     });
     let jobs: Vec<_> = jobs.collect();
-    let mut results = stream::iter(jobs).buffer_unordered(usize::from(arguments.jobs));
+    let mut results = stream::iter(jobs).buffer_unordered(options.jobs);
     let mut failures = Vec::new();
     while let Some((path, result)) = results.next().await {
         match result {
@@ -102,7 +119,7 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
                 state.files.insert(path, finished);
                 // What is lost of it by a crash is fetched again; the file grows with the run.
                 if !kept && summary.files.is_multiple_of(STATE_EVERY) {
-                    write_state(&arguments.to, &state)?;
+                    write_state(&options.to, &state)?;
                 }
             }
             // Damage of one object must not keep a person from the others; anything else would repeat itself.
@@ -110,19 +127,19 @@ pub(crate) async fn run(store: &Store, arguments: &Download, json: bool) -> Resu
             Err(error) => return Err(error),
         }
     }
-    write_state(&arguments.to, &state)?;
+    write_state(&options.to, &state)?;
     if let Some(error) = together(&failures) {
         return Err(error);
     }
     for path in stale {
-        remove(&arguments.to.join(&path))?;
+        remove(&options.to.join(&path))?;
         state.files.remove(&path);
     }
-    write_state(&arguments.to, &state)?;
+    write_state(&options.to, &state)?;
     // Last, so that a folder with a manifest is a finished download.
-    write_whole(&arguments.to.join(layout::MANIFEST), &found.bytes)?;
+    write_whole(&options.to.join(layout::MANIFEST), &found.bytes)?;
     summary.seconds = started.elapsed().as_secs_f64();
-    report(&summary, json)
+    Ok(summary)
 }
 
 fn together(failures: &[Error]) -> Option<Error> {
@@ -133,61 +150,40 @@ fn together(failures: &[Error]) -> Option<Error> {
     })
 }
 
-fn report(summary: &Summary, json: bool) -> Result<Outcome> {
-    if json {
-        output::print_json(summary)?;
-    } else {
-        let kept = if summary.kept > 0 { format!(" ({} were already there)", summary.kept) } else { String::new() };
-        output::print(&format!(
-            "run {} is in {}: {} files{kept}, {}, {:.1}s\n",
-            summary.run,
-            summary.to.display(),
-            human::count(summary.files + 1),
-            human::size(summary.bytes),
-            summary.seconds
-        ))?;
-    }
-    Ok(Outcome::Done)
-}
-
 /// What was asked for, as files.
-fn targets(manifest: &Manifest, arguments: &Download, identities: &Identities) -> Result<Vec<Target>> {
-    let opening = if arguments.raw {
+fn targets(manifest: &Manifest, options: &Options) -> Result<Vec<Target>> {
+    let opening = if options.raw {
         Opening::AS_STORED
     } else {
-        read::opening(manifest, identities)
+        read::opening(manifest, &options.identities)
             .map_err(|error| error.hint("or take the objects as they are stored, encrypted: --raw"))?
     };
-    let everything = arguments.schema.is_empty() && arguments.table.is_empty();
+    let everything = options.schemas.is_empty() && options.tables.is_empty();
     let mut chosen: Vec<&Object> = Vec::new();
     if everything {
         chosen.extend([&manifest.roles.object, &manifest.database.object]);
         chosen.extend(&manifest.large_objects.object);
     }
-    let names: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
-    if let Some(wanted) = arguments.schema.iter().find(|wanted| !names.contains(&wanted.as_str())) {
-        return Err(unknown("schema", wanted, &names));
+    for wanted in &options.schemas {
+        select::schema(manifest, wanted)?;
     }
-    let mut tables = Vec::new();
-    for wanted in &arguments.table {
-        tables.push(table(manifest, wanted)?);
-    }
+    let tables: Vec<_> = options.tables.iter().map(|wanted| select::table(manifest, wanted)).collect::<Result<_>>()?;
     for (at, schema) in manifest.schemas.iter().enumerate() {
-        let whole = everything || arguments.schema.contains(&schema.name);
+        let whole = everything || options.schemas.contains(&schema.name);
         if whole {
             chosen.push(&schema.dump);
         }
         for (number, table) in schema.tables.iter().enumerate() {
             if whole || tables.contains(&(at, number)) {
                 chosen.push(&table.file);
-                chosen.extend(table.index.as_ref().filter(|_| arguments.raw));
+                chosen.extend(table.index.as_ref().filter(|_| options.raw));
             }
         }
     }
     let mut targets: Vec<Target> = Vec::new();
     for object in chosen {
-        if arguments.raw {
-            targets.extend(read::volumes(object).into_iter().map(|Volume { key, bytes, sha256 }| {
+        if options.raw {
+            targets.extend(object.volumes().into_iter().map(|Volume { key, bytes, sha256 }| {
                 let object = Object { key: key.clone(), bytes, sha256, raw_bytes: bytes, volumes: Vec::new() };
                 Target { path: key, object, opening: Opening::AS_STORED }
             }));
@@ -215,60 +211,10 @@ fn targets(manifest: &Manifest, arguments: &Download, identities: &Identities) -
 
 /// The key of an object without what compression, encryption and volumes added to it.
 fn stem<'a>(object: &'a Object, manifest: &Manifest) -> &'a str {
-    let key = read::whole_key(object);
+    let key = object.whole_key();
     let key = if manifest.encryption.is_some() { key.strip_suffix(".age").unwrap_or(key) } else { key };
     let suffix = manifest.compression.parse::<Compression>().map_or("", Compression::suffix);
     key.strip_suffix(suffix).unwrap_or(key)
-}
-
-/// Finds `schema.table`: either name may be in double quotes, and an unquoted dot may stand anywhere.
-pub(crate) fn table(manifest: &Manifest, wanted: &str) -> Result<(usize, usize)> {
-    let mut matching = Vec::new();
-    for (at, schema) in manifest.schemas.iter().enumerate() {
-        for (number, table) in schema.tables.iter().enumerate() {
-            if spellings(wanted).any(|(s, t)| s == schema.name && t == table.name) {
-                matching.push((at, number, format!("{}.{}", quoted(&schema.name), quoted(&table.name))));
-            }
-        }
-    }
-    match matching.as_slice() {
-        [(at, number, _)] => Ok((*at, *number)),
-        [] => {
-            let known: Vec<String> = manifest
-                .schemas
-                .iter()
-                .flat_map(|schema| schema.tables.iter().map(move |table| format!("{}.{}", schema.name, table.name)))
-                .collect();
-            let known: Vec<&str> = known.iter().map(String::as_str).collect();
-            Err(unknown("table", wanted, &known))
-        }
-        several => {
-            let names: Vec<&str> = several.iter().map(|(_, _, name)| name.as_str()).collect();
-            Err(Error::usage(format!("{wanted:?} can be several tables")).hint(format!("write {}", names.join(" or "))))
-        }
-    }
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Every way to read `wanted` as schema and table.
-fn spellings(wanted: &str) -> impl Iterator<Item = (String, String)> {
-    wanted.match_indices('.').filter_map(|(at, _)| {
-        let (schema, table) = wanted.split_at(at);
-        Some((unquoted(schema)?, unquoted(table.strip_prefix('.')?)?))
-    })
-}
-
-/// A name with its quotes taken off; `None` where quotes stand so that it is no name.
-fn unquoted(name: &str) -> Option<String> {
-    let Some(rest) = name.strip_prefix('"') else {
-        return (!name.is_empty() && !name.contains('"')).then(|| name.to_owned());
-    };
-    let inner = rest.strip_suffix('"')?;
-    let plain = inner.replace("\"\"", "\0");
-    (!plain.is_empty() && !plain.contains('"')).then(|| plain.replace('\0', "\""))
 }
 
 /// Refuses a folder inside a directory store: its files would look like the store's own.
@@ -450,21 +396,5 @@ fn at(path: &Path, error: &io::Error, operation: &str) -> Error {
             Error::failed(message).hint("choose a folder you may write to with --to")
         }
         _ => Error::failed(message),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_found_however_its_name_is_quoted() {
-        let all = |text: &str| spellings(text).collect::<Vec<_>>();
-        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(all("a.b"), [pair("a", "b")]);
-        assert_eq!(all("a.b.c"), [pair("a", "b.c"), pair("a.b", "c")]);
-        assert_eq!(all("\"a.b\".c"), [pair("a.b", "c")]);
-        assert_eq!(all("a.\"b.\"\"c\"\"\""), [pair("a", "b.\"c\"")]);
-        assert_eq!(all("nothing"), []);
     }
 }

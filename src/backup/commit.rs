@@ -8,15 +8,14 @@ use sha2::{Digest as _, Sha256};
 use crate::backup::plan::Plan;
 use crate::backup::restore_md;
 use crate::backup::run::{Gathered, Run};
-use crate::cli::status;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{
     AGE, Database, Encryption, FORMAT, Latest, Manifest, Object, Omitted, Skipped, Source, Status, Tool, Totals,
 };
 use crate::postgres::source::leader::Leader;
-use crate::runs::pointer;
 use crate::runs::pointer::Way;
+use crate::runs::{listing, pointer};
 use crate::seal::hash::hex;
 use crate::store::Condition;
 
@@ -94,7 +93,7 @@ fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: G
 /// Refuses to go on when something took objects of the run away meanwhile (a prune with a short grace, a lifecycle
 /// rule): no manifest, no backup.
 async fn refuse_missing(run: &Run, manifest: &Manifest) -> Result<()> {
-    match status::incomplete(&run.target.store, manifest).await {
+    match listing::incomplete(&run.target.store, manifest).await {
         Ok(None) => Ok(()),
         Ok(Some(problem)) => Err(Error::failed(format!("run {}: {problem}, although it was stored", run.name)).hint(
             "see whether a prune with a short --incomplete-older-than or a lifecycle rule of the bucket took it",

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write as _};
 use clap::Args;
 
 use crate::cli::args::{EXIT_CODES, Global, SourceArgs};
-use crate::cli::run::Outcome;
+use crate::cli::outcome::Outcome;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;

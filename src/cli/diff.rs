@@ -1,94 +1,15 @@
-//! `pgstow diff`: what changed between two runs, by their manifests alone.
-//!
-//! A table is the same when rows and digest are: the digest is over the content, whatever the order of rows.
-
-use std::collections::BTreeMap;
+//! `pgstow diff`: its flags, and the difference of two runs as text.
 
 use clap::Args;
-use serde::Serialize;
 
 use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::Result;
-use crate::format::manifest::{Manifest, Omitted, Skipped, Status, Table, Totals};
+use crate::format::manifest::Status;
 use crate::human;
+use crate::runs::diff::{Change, Difference, Side, TableChange, compare};
 use crate::runs::find;
 use crate::store::Store;
-
-/// One of the two runs.
-#[derive(Debug, Serialize)]
-struct Side {
-    run: String,
-    status: Status,
-    finished_at: String,
-    database: String,
-    identity: String,
-    server_version: String,
-    pg_dump_version: String,
-    tool_version: String,
-    compression: String,
-    large_objects: u64,
-    totals: Totals,
-}
-
-/// What happened to a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Change {
-    Added,
-    Removed,
-    Changed,
-}
-
-/// Sizes of a table in one run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Measure {
-    kind: &'static str,
-    rows: u64,
-    raw_bytes: u64,
-    stored_bytes: u64,
-    digest: String,
-}
-
-/// A table that is not the same in both.
-#[derive(Debug, Serialize)]
-struct TableChange {
-    schema: String,
-    table: String,
-    change: Change,
-    rows: i128,
-    raw_bytes: i128,
-    stored_bytes: i128,
-    /// `equal` or `changed`, where both runs have the table.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    a: Option<Measure>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    b: Option<Measure>,
-}
-
-/// What only one of two lists has.
-#[derive(Debug, Serialize)]
-struct Lists<T> {
-    added: Vec<T>,
-    removed: Vec<T>,
-}
-
-#[derive(Debug, Serialize)]
-struct Document {
-    a: Side,
-    b: Side,
-    same_database: bool,
-    schemas: Lists<String>,
-    tables: Vec<TableChange>,
-    /// Tables with the same rows and digest.
-    equal_tables: u64,
-    /// `equal` or `changed`.
-    large_objects: &'static str,
-    skipped: Lists<Skipped>,
-    omitted: Lists<Omitted>,
-}
 
 /// Compares two runs.
 pub(crate) async fn run(store: &Store, arguments: &Diff, json: bool) -> Result<()> {
@@ -98,101 +19,7 @@ pub(crate) async fn run(store: &Store, arguments: &Diff, json: bool) -> Result<(
     if json { output::print_json(&document) } else { output::print(&text(&document)) }
 }
 
-fn compare(a: &Manifest, b: &Manifest) -> Document {
-    let schemas =
-        |manifest: &Manifest| -> Vec<String> { manifest.schemas.iter().map(|schema| schema.name.clone()).collect() };
-    let (tables, equal_tables) = tables(a, b);
-    let large = |manifest: &Manifest| {
-        let large = &manifest.large_objects;
-        (large.count, large.bytes, large.digest.clone())
-    };
-    Document {
-        a: side(a),
-        b: side(b),
-        same_database: a.source.identity == b.source.identity,
-        schemas: lists(&schemas(a), &schemas(b)),
-        tables,
-        equal_tables,
-        large_objects: if large(a) == large(b) { "equal" } else { "changed" },
-        skipped: lists(&a.skipped, &b.skipped),
-        omitted: lists(&a.omitted, &b.omitted),
-    }
-}
-
-fn side(manifest: &Manifest) -> Side {
-    let source = &manifest.source;
-    Side {
-        run: manifest.run.clone(),
-        status: manifest.status,
-        finished_at: manifest.finished_at.clone(),
-        database: source.database.clone(),
-        identity: source.identity.clone(),
-        server_version: source.server_version.clone(),
-        pg_dump_version: source.pg_dump_version.clone(),
-        tool_version: manifest.tool.version.clone(),
-        compression: manifest.compression.clone(),
-        large_objects: manifest.large_objects.count,
-        totals: manifest.totals.clone(),
-    }
-}
-
-fn lists<T: Clone + PartialEq>(a: &[T], b: &[T]) -> Lists<T> {
-    let only = |these: &[T], others: &[T]| these.iter().filter(|one| !others.contains(one)).cloned().collect();
-    Lists { added: only(b, a), removed: only(a, b) }
-}
-
-/// Tables that are not the same, by name, and how many are.
-fn tables(a: &Manifest, b: &Manifest) -> (Vec<TableChange>, u64) {
-    let measures = |manifest: &Manifest| -> BTreeMap<(String, String), Measure> {
-        let tables = manifest.schemas.iter().flat_map(|schema| schema.tables.iter().map(move |table| (schema, table)));
-        tables.map(|(schema, table)| ((schema.name.clone(), table.name.clone()), measure(table))).collect()
-    };
-    let (mut a, mut b) = (measures(a), measures(b));
-    let mut names: Vec<(String, String)> = a.keys().chain(b.keys()).cloned().collect();
-    names.sort_unstable();
-    names.dedup();
-    let (mut changes, mut equal) = (Vec::new(), 0);
-    for name in names {
-        let (before, after) = (a.remove(&name), b.remove(&name));
-        let change = match (&before, &after) {
-            (None, _) => Change::Added,
-            (_, None) => Change::Removed,
-            (Some(a), Some(b)) if (a.kind, a.rows, &a.digest) == (b.kind, b.rows, &b.digest) => {
-                equal += 1;
-                continue;
-            }
-            _ => Change::Changed,
-        };
-        let delta = |value: fn(&Measure) -> u64| {
-            after.as_ref().map_or(0, |b| i128::from(value(b))) - before.as_ref().map_or(0, |a| i128::from(value(a)))
-        };
-        let digest = before.as_ref().zip(after.as_ref());
-        changes.push(TableChange {
-            schema: name.0,
-            table: name.1,
-            change,
-            rows: delta(|table| table.rows),
-            raw_bytes: delta(|table| table.raw_bytes),
-            stored_bytes: delta(|table| table.stored_bytes),
-            digest: digest.map(|(a, b)| if a.digest == b.digest { "equal" } else { "changed" }),
-            a: before,
-            b: after,
-        });
-    }
-    (changes, equal)
-}
-
-fn measure(table: &Table) -> Measure {
-    Measure {
-        kind: table.kind.as_str(),
-        rows: table.rows,
-        raw_bytes: table.raw_bytes,
-        stored_bytes: table.file.bytes,
-        digest: table.digest.clone(),
-    }
-}
-
-fn sides(document: &Document) -> String {
+fn sides(document: &Difference) -> String {
     let row = |mark: &str, side: &Side| {
         vec![
             mark.to_owned(),
@@ -211,7 +38,7 @@ fn sides(document: &Document) -> String {
     output::table(&head, &[5, 6, 7, 8, 9], &[row("A", &document.a), row("B", &document.b)])
 }
 
-fn text(document: &Document) -> String {
+fn text(document: &Difference) -> String {
     let (a, b) = (&document.a, &document.b);
     let mut text = sides(document);
     text.push('\n');
@@ -292,7 +119,7 @@ fn signed(number: i128, write: fn(u64) -> String) -> String {
     }
 }
 
-fn gaps(text: &mut String, document: &Document) {
+fn gaps(text: &mut String, document: &Difference) {
     let mut line = |what: &str, kind: &str, name: &str, reason: &str| {
         let (name, reason) = (human::plain(name), human::plain(reason));
         text.push_str(&format!("{what}: {kind} {name}: {reason}\n"));

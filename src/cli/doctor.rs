@@ -1,10 +1,73 @@
-//! What a person may type for `pgstow doctor`.
+//! `pgstow doctor`: its flags and what it prints.
 
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
-use crate::cli::args::{EXIT_CODES, SourceArgs, duration};
+use crate::cli::args::{EXIT_CODES, Global, SourceArgs, duration};
+use crate::cli::outcome::Outcome;
+use crate::cli::output;
+use crate::doctor::findings::{Check, Level, Report};
+use crate::doctor::options::{Database, Options};
+use crate::doctor::policy::Policies;
+use crate::doctor::{Looked, examine};
+use crate::error::{Error, Result};
+use crate::shutdown::Shutdown;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    verdict: Level,
+    checks: &'a [Check],
+    store: Option<&'a Looked>,
+    policies: Option<&'a Policies>,
+}
+
+/// Checks and prints.
+///
+/// # Errors
+/// Wrong usage; a signal; and, once everything is printed, that a check found an error.
+pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let database = (!arguments.skip_database).then_some(Database {
+        source: arguments.source.database_url,
+        pg_bin_dir: arguments.source.pg_bin_dir,
+        connect_timeout: arguments.source.connect_timeout,
+        jobs: arguments.jobs,
+        lock_timeout: arguments.lock_timeout,
+    });
+    let store = (!arguments.skip_store).then(|| global.store.config());
+    let found = examine(&Options { database, store }, shutdown).await?;
+    let verdict = found.report.verdict();
+    let policies = found.policies.as_ref();
+    if global.json {
+        output::print_json(&Document { verdict, checks: &found.report.checks, store: found.store.as_ref(), policies })?;
+    } else {
+        output::print(&text(&found.report, policies)?)?;
+    }
+    if verdict == Level::Error {
+        let count = found.report.count(Level::Error);
+        let what = if count == 1 { "one check found".to_owned() } else { format!("{count} checks found") };
+        return Err(Error::failed(format!("{what} what would stop a backup")));
+    }
+    Ok(Outcome::Done)
+}
+
+fn text(report: &Report, policies: Option<&Policies>) -> Result<String> {
+    let mut text = report.text();
+    if let Some(policies) = policies {
+        text.push_str("\nThe smallest IAM policy that backup, verify, restore and prune need:\n\n");
+        text.push_str(&policies.text()?);
+        text.push_str(
+            "\nA machine that only backs up needs no s3:DeleteObject and no s3:ListBucketMultipartUploads, and s3:GetObject on\n\
+             latest.json and runs/*/manifest.json only: `pgstow doctor --json` prints that policy as policies.write_only.\n",
+        );
+    }
+    let (errors, warnings) = (report.count(Level::Error), report.count(Level::Warning));
+    let s = |count: usize| if count == 1 { "" } else { "s" };
+    text.push_str(&format!("\n{errors} error{}, {warnings} warning{}\n", s(errors), s(warnings)));
+    Ok(text)
+}
 
 /// `pgstow doctor`
 #[derive(Debug, Clone, Args)]

@@ -1,10 +1,42 @@
-//! `pgstow download`: its flags.
+//! `pgstow download`: its flags and what it prints.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::cli::args::{EXIT_CODES, IdentityArgs};
+use crate::cli::output;
+use crate::download::{Options, download};
+use crate::error::Result;
+use crate::human;
+use crate::seal::decrypt::Identities;
+use crate::store::Store;
+
+/// Downloads a run.
+pub(crate) async fn run(store: &Store, arguments: Download, json: bool) -> Result<()> {
+    let options = Options {
+        identities: Identities::read(&arguments.identity.identity)?,
+        run: arguments.run,
+        to: arguments.to,
+        schemas: arguments.schema,
+        tables: arguments.table,
+        raw: arguments.raw,
+        jobs: usize::from(arguments.jobs),
+    };
+    let summary = download(store, &options).await?;
+    if json {
+        return output::print_json(&summary);
+    }
+    let kept = if summary.kept > 0 { format!(" ({} were already there)", summary.kept) } else { String::new() };
+    output::print(&format!(
+        "run {} is in {}: {} files{kept}, {}, {:.1}s\n",
+        summary.run,
+        summary.to.display(),
+        human::count(summary.files + 1),
+        human::size(summary.bytes),
+        summary.seconds
+    ))
+}
 
 /// `pgstow download`
 #[derive(Debug, Clone, Args)]

@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::args::{EXIT_CODES, Global, IdentityArgs, duration};
+use crate::cli::outcome::Outcome;
 use crate::cli::output;
-use crate::cli::run::Outcome;
 use crate::drill::options::Options;
 use crate::drill::receipt::{Receipt, Verdict};
 use crate::drill::{self, Drilled};
 use crate::error::Result;
-use crate::shutdown::Shutdown;
 use crate::human;
+use crate::shutdown::Shutdown;
 
 /// `pgstow drill`
 #[derive(Debug, Clone, Args)]

@@ -1,16 +1,14 @@
-//! `pgstow pin`, `pgstow unpin`: a run with an object `pins/<run>` is never pruned. The object says why and since when.
+//! `pgstow pin`, `pgstow unpin`: their flags and what they print.
 
-use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 
 use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
-use crate::error::{Context as _, Error, Result};
-use crate::format::layout;
+use crate::error::Result;
 use crate::human;
-use crate::runs::{find, pins};
-use crate::store::{Condition, Store};
+use crate::runs::pins;
+use crate::store::Store;
 
 #[derive(Debug, Serialize)]
 struct Document {
@@ -20,37 +18,18 @@ struct Document {
     reason: Option<String>,
 }
 
-/// Pins a run; a run that is pinned gets the new reason.
+/// Pins a run.
 pub(crate) async fn pin(store: &Store, arguments: &Pin, json: bool) -> Result<()> {
-    let run = find::run(store, &arguments.run).await?.name;
-    let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let pin = pins::Pin { at, reason: arguments.reason.clone().filter(|reason| !reason.is_empty()) };
-    let body = serde_json::to_vec_pretty(&pin).map_err(|error| Error::failed(format!("write the pin: {error}")))?;
-    store.put(&layout::pin(&run), Bytes::from(body), Condition::None).await.with_context(|| format!("pin {run}"))?;
-    // A prune that was about to delete the run has read the pins before this one was there.
-    if find::manifest(store, &run).await?.is_none() {
-        return Err(Error::failed(format!("run {run} was deleted while it was being pinned")));
-    }
+    let (run, pin) = pins::pin(store, &arguments.run, arguments.reason.clone()).await?;
     if json {
         return output::print_json(&Document { run, pinned: true, reason: pin.reason });
     }
     output::print(&format!("run {run} is {}\n", human::plain(&pin.text())))
 }
 
-/// Takes a pin away; a run that has none is fine.
+/// Takes a pin away.
 pub(crate) async fn unpin(store: &Store, arguments: &Unpin, json: bool) -> Result<()> {
-    let pins = pins::all(store).await?;
-    let matching: Vec<&String> = pins.keys().filter(|run| run.starts_with(&arguments.run)).collect();
-    let (run, was) = match matching.as_slice() {
-        // The run of a pin may be gone.
-        [one] if !arguments.run.is_empty() => ((*one).clone(), true),
-        _ => {
-            let run = find::run(store, &arguments.run).await?.name;
-            let was = pins.contains_key(&run);
-            (run, was)
-        }
-    };
-    store.delete(&layout::pin(&run)).await.with_context(|| format!("unpin {run}"))?;
+    let (run, was) = pins::unpin(store, &arguments.run).await?;
     if json {
         return output::print_json(&Document { run, pinned: false, reason: None });
     }

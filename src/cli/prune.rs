@@ -1,10 +1,102 @@
-//! `pgstow prune`: its flags.
+//! `pgstow prune`: its flags and what it prints.
 
 use std::time::Duration;
 
 use clap::Args;
 
 use crate::cli::args::{EXIT_CODES, duration};
+use crate::cli::output;
+use crate::error::{Error, Result};
+use crate::human;
+use crate::runs::retention::rules::Rules;
+use crate::runs::retention::{Action, Options, Pruned, prune};
+use crate::store::Store;
+
+/// Prunes a store.
+///
+/// # Errors
+/// Kind `Usage` without a rule; a store that cannot be read; at the end, when something could not be deleted.
+pub(crate) async fn run(store: &Store, arguments: &Prune, json: bool) -> Result<()> {
+    let rules = Rules {
+        last: arguments.keep_last.unwrap_or_default(),
+        within: arguments.keep_within,
+        daily: arguments.keep_daily.unwrap_or_default(),
+        weekly: arguments.keep_weekly.unwrap_or_default(),
+        monthly: arguments.keep_monthly.unwrap_or_default(),
+    };
+    if !rules.is_any() {
+        return Err(Error::usage("prune needs a rule that says what to keep").hint(
+            "give one or more of --keep-last, --keep-within, --keep-daily, --keep-weekly, --keep-monthly; --dry-run \
+             shows what they would delete",
+        ));
+    }
+    let options = Options { rules, grace: arguments.incomplete_older_than, dry_run: arguments.dry_run };
+    let pruned = prune(store, &options).await?;
+    if json {
+        output::print_json(&pruned)?;
+    } else {
+        output::print(&text(&pruned))?;
+    }
+    let what = match pruned.failures.len() {
+        0 => return Ok(()),
+        1 => "one thing".to_owned(),
+        count => format!("{count} things"),
+    };
+    Err(Error::failed(format!("{what} could not be deleted")).hint("run prune again: it goes on where it stopped"))
+}
+
+fn text(document: &Pruned) -> String {
+    let rows: Vec<Vec<String>> = document
+        .runs
+        .iter()
+        .map(|decision| {
+            let mark = if decision.latest { "*" } else { "" };
+            let action = match decision.action {
+                Action::Keep => "keep",
+                Action::Delete if document.dry_run => "would delete",
+                Action::Delete => "deleted",
+            };
+            vec![
+                format!("{}{mark}", decision.run),
+                decision.status.as_str().to_owned(),
+                decision.finished_at.as_deref().map_or_else(|| "-".to_owned(), human::age),
+                human::size(decision.bytes),
+                action.to_owned(),
+                human::plain(&decision.reasons.join(", ")),
+            ]
+        })
+        .collect();
+    let mut text = String::new();
+    if rows.is_empty() {
+        text.push_str(&format!("no runs in {}\n", document.store));
+    } else {
+        text.push_str(&output::table(&["RUN", "STATUS", "AGE", "STORED", "", "WHY"], &[3], &rows));
+    }
+    let did = if document.dry_run { "would delete" } else { "deleted" };
+    let runs = if document.deleted_runs == 1 { "run" } else { "runs" };
+    text.push_str(&format!(
+        "{did} {} {runs}: {} objects, {}\n",
+        document.deleted_runs,
+        human::count(document.deleted_objects),
+        human::size(document.deleted_bytes)
+    ));
+    for key in &document.uploads {
+        text.push_str(&format!("{did} unfinished upload: {}\n", human::plain(key)));
+    }
+    for key in &document.leftovers {
+        text.push_str(&format!("{did} leftover: {}\n", human::plain(key)));
+    }
+    for note in &document.notes {
+        text.push_str(&format!("note: {}\n", human::plain(note)));
+    }
+    for failure in &document.failures {
+        text.push_str(&format!("FAILED: {}\n", human::plain(failure)));
+    }
+    if document.dry_run {
+        text.push_str("nothing was deleted (--dry-run)\n");
+    }
+    text
+}
 
 /// `pgstow prune`
 #[derive(Debug, Clone, Args)]

@@ -3,7 +3,8 @@
 use crate::cli::args::Global;
 pub use crate::cli::outcome::Outcome;
 use crate::cli::{
-    Command, completions, detect, diff, drill, list, manual, pin, promote, restore, schema, show, status,
+    Command, completions, detect, diff, doctor, download, drill, list, manual, pin, promote, prune, report, restore,
+    schema, show, status, verify,
 };
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -18,10 +19,10 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         // Watches the signals itself: what it has open must be aborted first.
         Command::Backup(arguments) => Box::pin(crate::cli::backup::run(arguments, &global, &shutdown)).await,
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
-        Command::Doctor(arguments) => Box::pin(crate::doctor::run(arguments, &global, &shutdown)).await,
+        Command::Doctor(arguments) => Box::pin(doctor::run(arguments, &global, &shutdown)).await,
         Command::Drill(arguments) => Box::pin(drill::run(arguments, &global, &shutdown)).await,
         Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
-        Command::Verify(arguments) => Box::pin(crate::verify::run(&arguments, &global, &shutdown)).await,
+        Command::Verify(arguments) => Box::pin(verify::run(&arguments, &global, &shutdown)).await,
         other => tokio::select! {
             result = Box::pin(dispatch(other, global)) => result,
             error = shutdown.requested() => Err(error),
@@ -36,16 +37,12 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::List(_) => list::run(&Store::open(&global.store).await?, json).await.map(done),
         Command::Show(arguments) => show::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Download(arguments) => {
-            crate::download::run(&Store::open(&global.store).await?, &arguments, json).await
+            download::run(&Store::open(&global.store).await?, arguments, json).await.map(done)
         }
         Command::Diff(arguments) => diff::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Status(arguments) => status::run(&Store::open(&global.store).await?, &arguments, json).await,
-        Command::Report(arguments) => {
-            crate::report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
-        }
-        Command::Prune(arguments) => {
-            crate::runs::retention::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
-        }
+        Command::Report(arguments) => report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Prune(arguments) => prune::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Pin(arguments) => pin::pin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Unpin(arguments) => pin::unpin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Promote(arguments) => {

@@ -6,22 +6,22 @@ use clap::Args;
 
 use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::manifest::{Manifest, Schema, Status};
 use crate::human;
-use crate::runs::find;
+use crate::runs::{find, select};
 use crate::store::Store;
+
+#[allow(unused_imports, reason = "the restore's own place for it moves")]
+pub(crate) use crate::runs::select::unknown;
 
 /// Shows a run.
 pub(crate) async fn run(store: &Store, arguments: &Show, json: bool) -> Result<()> {
     let found = find::run(store, &arguments.run).await?;
     let mut manifest = found.manifest;
     if let Some(wanted) = &arguments.schema {
-        let known: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
-        if !known.contains(&wanted.as_str()) {
-            return Err(unknown("schema", wanted, &known));
-        }
-        manifest.schemas.retain(|schema| &schema.name == wanted);
+        let at = select::schema(&manifest, wanted)?;
+        manifest.schemas = manifest.schemas.drain(..).skip(at).take(1).collect();
     }
     if json {
         if arguments.schema.is_some() {
@@ -35,37 +35,6 @@ pub(crate) async fn run(store: &Store, arguments: &Show, json: bool) -> Result<(
         _ => whole(&manifest),
     };
     output::print(&text)
-}
-
-/// An error for a name the run does not have, with the names that look like it.
-pub(crate) fn unknown(what: &str, wanted: &str, known: &[&str]) -> Error {
-    let mut near: Vec<(usize, &str)> = known.iter().map(|name| (distance(wanted, name), *name)).collect();
-    near.sort_unstable();
-    let near: Vec<String> =
-        near.iter().take_while(|(far, _)| *far <= 3).take(3).map(|(_, name)| format!("{name:?}")).collect();
-    let error = Error::usage(format!("no {what} {wanted:?} in this run"));
-    if near.is_empty() {
-        error.hint("`pgstow show` prints what the run holds")
-    } else {
-        error.hint(format!("did you mean {}?", near.join(" or ")))
-    }
-}
-
-/// Edit distance (Levenshtein), upper and lower case alike.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for (row, from) in a.to_lowercase().chars().enumerate() {
-        let mut left = row + 1;
-        let mut next = vec![left];
-        for (to, above) in b.iter().zip(last.windows(2)) {
-            let &[diagonal, above] = above else { continue };
-            left = (diagonal + usize::from(from != *to)).min(above + 1).min(left + 1);
-            next.push(left);
-        }
-        last = next;
-    }
-    last.last().copied().unwrap_or_default()
 }
 
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {

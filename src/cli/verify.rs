@@ -1,8 +1,88 @@
-//! `pgstow verify`: its flags.
+//! `pgstow verify`: its flags and what it prints.
+
+use std::time::Duration;
 
 use clap::Args;
+use tracing::warn;
 
-use crate::cli::args::{EXIT_CODES, IdentityArgs};
+use crate::cli::args::{EXIT_CODES, Global, IdentityArgs};
+use crate::cli::outcome::Outcome;
+use crate::cli::output;
+use crate::error::{Error, Result};
+use crate::human;
+use crate::runs::receipts::{self, HASHES};
+use crate::seal::decrypt::Identities;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+use crate::verify::{Options, Receipt, verify};
+
+const UNOPENED: &str = "CONTENTS WERE NOT LOOKED INTO: the run is encrypted and no --identity was given\n";
+
+/// How long a signal waits for a receipt that is being written.
+const RECEIPT: Duration = Duration::from_secs(4);
+
+/// Verifies a run. A signal that comes when the verdict is there does not take it back.
+pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let examined = async {
+        let store = Store::open(&global.store).await?;
+        let identities = Identities::read(&arguments.identity.identity)?;
+        let options = Options { run: arguments.run.clone(), jobs: usize::from(arguments.jobs), identities };
+        let receipt = Box::pin(verify(&store, &options)).await?;
+        Ok::<_, Error>((store, receipt))
+    };
+    let (store, receipt) = tokio::select! {
+        examined = Box::pin(examined) => examined?,
+        error = shutdown.requested() => return Err(error),
+    };
+    let late = async {
+        let error = shutdown.requested().await;
+        tokio::time::sleep(RECEIPT).await;
+        error
+    };
+    tokio::select! {
+        reported = report(&store, &receipt, global.json) => reported,
+        error = late => Err(error),
+    }
+}
+
+async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome> {
+    receipts::leave(store, &receipt.run, receipt.kind, receipt).await;
+    for warning in &receipt.warnings {
+        warn!("{warning}");
+    }
+    if json {
+        output::print_json(receipt)?;
+    } else {
+        output::print(&text(receipt))?;
+    }
+    Ok(if receipt.ok { Outcome::Done } else { Outcome::Damage })
+}
+
+fn text(receipt: &Receipt) -> String {
+    let rows = if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", human::count(receipt.rows)) };
+    let (objects, size) = (human::count(receipt.objects), human::size(receipt.bytes));
+    let read = format!("{objects} objects, {size}, {rows}{:.1}s", receipt.seconds);
+    if receipt.ok && receipt.checked == HASHES {
+        return format!(
+            "run {} is stored as it was written (sizes and SHA-256): {read}\n\
+             {UNOPENED}",
+            receipt.run
+        );
+    }
+    if receipt.ok {
+        return format!("run {} is sound: {read}\n", receipt.run);
+    }
+    let mut text = format!("run {} is DAMAGED: {} of {read}\n", receipt.run, receipt.damaged.len());
+    for damaged in &receipt.damaged {
+        for problem in &damaged.problems {
+            text.extend(["  ", damaged.key.as_str(), ": ", &human::plain(problem), "\n"]);
+        }
+    }
+    if receipt.checked == HASHES {
+        text.push_str(UNOPENED);
+    }
+    text
+}
 
 /// `pgstow verify`
 #[derive(Debug, Clone, Args)]

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::backup::preflight::{check_prefix, refuse_same_project};
-use crate::cli::doctor::Doctor;
 use crate::doctor::findings::Report;
+use crate::doctor::options::Database;
 use crate::error::Result;
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
@@ -14,7 +14,7 @@ use crate::postgres::programs::tools::PgTools;
 use crate::postgres::source::detect::{Detection, Unreadable, detect};
 use crate::postgres::source::health::{Blocking, Facts};
 use crate::postgres::source::{health, leader};
-use crate::runs::find;
+use crate::runs::pointer;
 use crate::sql::names::quote;
 use crate::store::Store;
 
@@ -32,7 +32,7 @@ const MANY: usize = 5;
 
 /// Checks the database; returns the bytes of its tables where it was reached.
 pub(crate) async fn examine(
-    arguments: &Doctor,
+    asked: &Database,
     info: &ConnInfo,
     store: Option<&Store>,
     report: &mut Report,
@@ -41,7 +41,7 @@ pub(crate) async fn examine(
         return None;
     }
     let begun = Instant::now();
-    let session = match Session::connect_unpooled(info, arguments.source.connect_timeout, "doctor").await {
+    let session = match Session::connect_unpooled(info, asked.connect_timeout, "doctor").await {
         Ok(session) => session,
         Err(error) => {
             let pooler = error.message().contains("pooler in transaction mode");
@@ -50,7 +50,7 @@ pub(crate) async fn examine(
         }
     };
     report.ok(AREA, "connection", format!("{info}, {} ms", begun.elapsed().as_millis()));
-    match look(&session, arguments, store, report).await {
+    match look(&session, asked, store, report).await {
         Ok(size) => Some(size),
         Err(error) => {
             report.failed(AREA, "server", &error);
@@ -105,19 +105,19 @@ fn ipv4(info: &ConnInfo) -> String {
     }
 }
 
-async fn look(session: &Session, arguments: &Doctor, store: Option<&Store>, report: &mut Report) -> Result<u64> {
+async fn look(session: &Session, asked: &Database, store: Option<&Store>, report: &mut Report) -> Result<u64> {
     let client = &session.client;
     let detection = detect(client).await?;
     let facts = health::facts(client).await?;
     encryption(session, &facts, report);
     report.ok(AREA, "pooler", "none that shares sessions: a session keeps its backend");
     server(&detection, &facts, report);
-    programs(&detection, arguments, report);
+    programs(&detection, asked, report);
     timeouts(&facts, report);
     privileges(&detection, report);
-    locks(&health::blocking(client, &detection).await?, arguments.lock_timeout, report);
+    locks(&health::blocking(client, &detection).await?, asked.lock_timeout, report);
     lock_table(&detection, report);
-    connections(&detection, &facts, i64::from(arguments.jobs), report);
+    connections(&detection, &facts, i64::from(asked.jobs), report);
     standby(&facts, report);
     if let Some(store) = store {
         together(session, &detection, store, report).await?;
@@ -178,9 +178,9 @@ fn server(detection: &Detection, facts: &Facts, report: &mut Report) {
     }
 }
 
-fn programs(detection: &Detection, arguments: &Doctor, report: &mut Report) {
+fn programs(detection: &Detection, asked: &Database, report: &mut Report) {
     let server = detection.server.version_num;
-    match PgTools::find(arguments.source.pg_bin_dir.as_deref(), server) {
+    match PgTools::find(asked.pg_bin_dir.as_deref(), server) {
         Err(error) => report.failed(AREA, "pg_dump", &error),
         Ok(tools) => {
             let text = format!("{} in {}", tools.version, tools.pg_dump().display());
@@ -346,11 +346,9 @@ async fn together(session: &Session, detection: &Detection, store: &Store, repor
     {
         report.failed(AREA, "prefix", &error);
     }
-    if let Err(error) = find::latest(store).await
+    if let Err(error) = pointer::latest(store).await
         && error.kind() == crate::error::Kind::Damage
     {
-        let error =
-            error.hint("no backup can end while it is so: `pgstow promote --backwards RUN` makes it name a run again");
         report.failed(AREA, "latest", &error);
     }
     Ok(())

@@ -70,6 +70,45 @@ pub struct Manifest {
     pub omitted: Vec<Omitted>,
 }
 
+impl Manifest {
+    /// Every object that the manifest names, the manifest itself not counted.
+    pub(crate) fn objects(&self) -> Vec<&Object> {
+        let mut objects = vec![&self.roles.object, &self.database.object];
+        objects.extend(&self.large_objects.object);
+        objects.extend(&self.restore_md);
+        for schema in &self.schemas {
+            objects.push(&schema.dump);
+            for table in &schema.tables {
+                objects.push(&table.file);
+                objects.extend(&table.index);
+            }
+        }
+        objects
+    }
+
+    /// True where a table's objects must contain a block of rows.
+    pub(crate) fn has_rows_of(&self, schema: &str, table: &Table) -> bool {
+        let is_skipped = |gap: &Skipped| gap.schema == schema && gap.name == table.name;
+        table.kind == TableKind::Table && !self.skipped.iter().any(is_skipped)
+    }
+}
+
+impl Object {
+    /// Its volumes; an object that was not split is one volume.
+    pub(crate) fn volumes(&self) -> Vec<Volume> {
+        if self.volumes.is_empty() {
+            return vec![Volume { key: self.key.clone(), bytes: self.bytes, sha256: self.sha256.clone() }];
+        }
+        self.volumes.clone()
+    }
+
+    /// Its key without the number of its first volume.
+    pub(crate) fn whole_key(&self) -> &str {
+        let key = self.key.as_str();
+        if self.volumes.is_empty() { key } else { key.rsplit_once('.').map_or(key, |(whole, _number)| whole) }
+    }
+}
+
 /// The program that made a run.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Tool {

@@ -51,28 +51,14 @@ pub(crate) fn opening(manifest: &Manifest, identities: &Identities) -> Result<Op
     )))
 }
 
-/// An object's volumes; an object that was not split is one volume.
+/// The volumes of an object.
 pub(crate) fn volumes(object: &Object) -> Vec<Volume> {
-    if object.volumes.is_empty() {
-        let Object { key, bytes, sha256, .. } = object.clone();
-        return vec![Volume { key, bytes, sha256 }];
-    }
-    object.volumes.clone()
+    object.volumes()
 }
 
-/// Every object the manifest names, the manifest itself not counted.
+/// Every object that the manifest names.
 pub(crate) fn all(manifest: &Manifest) -> Vec<&Object> {
-    let mut objects = vec![&manifest.roles.object, &manifest.database.object];
-    objects.extend(&manifest.large_objects.object);
-    objects.extend(&manifest.restore_md);
-    for schema in &manifest.schemas {
-        objects.push(&schema.dump);
-        for table in &schema.tables {
-            objects.push(&table.file);
-            objects.extend(&table.index);
-        }
-    }
-    objects
+    manifest.objects()
 }
 
 /// Whether a key can be a file below a folder and nowhere else.
@@ -84,8 +70,7 @@ pub(crate) fn safe(key: &str) -> bool {
 
 /// The key of an object without the number of its first volume.
 pub(crate) fn whole_key(object: &Object) -> &str {
-    let key = object.key.as_str();
-    if object.volumes.is_empty() { key } else { key.rsplit_once('.').map_or(key, |(whole, _number)| whole) }
+    object.whole_key()
 }
 
 /// The stored bytes of an object, as many as the manifest says; each volume is requested when its turn comes.

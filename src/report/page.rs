@@ -1,13 +1,13 @@
 //! The page: verdict, numbers, trend, the table of runs; the latest run is in `latest`.
 
-use crate::cli::list;
-use crate::cli::list::{Receipt, Row};
 use crate::format::manifest::Status;
 use crate::human;
 use crate::report::chart::Bar;
 use crate::report::html::text;
 use crate::report::{Facts, chart, html, latest};
+use crate::runs::inventory::{Details, Row, State};
 use crate::runs::pins::Pin;
+use crate::runs::receipts::Receipt;
 
 /// Runs in the charts, the newest: more bars than that are hairlines.
 const BARS: usize = 120;
@@ -103,7 +103,7 @@ fn checked(what: &str, receipt: Option<&Receipt>) -> String {
 
 fn cards(facts: &Facts) -> String {
     let runs = &facts.inventory.runs;
-    let count = |status: &str| runs.iter().filter(|row| row.status == status).count();
+    let count = |state: State| runs.iter().filter(|row| row.state == state).count();
     let mut cards = Vec::new();
     if let Ok(manifest) = &facts.latest {
         let totals = &manifest.totals;
@@ -115,10 +115,10 @@ fn cards(facts: &Facts) -> String {
         let tables = format!("in {} tables, {} schemas", human::count(totals.tables), human::count(totals.schemas));
         cards.push(("Rows", human::count(totals.rows), tables));
     }
-    let others: Vec<String> = ["partial", "incomplete", "unreadable"]
+    let others: Vec<String> = [State::Partial, State::Incomplete, State::Unreadable]
         .into_iter()
-        .filter(|status| count(status) > 0)
-        .map(|status| format!("{} {status}", count(status)))
+        .filter(|state| count(*state) > 0)
+        .map(|state| format!("{} {}", count(state), state.as_str()))
         .collect();
     let others = if others.is_empty() { "all complete".to_owned() } else { others.join(", ") };
     cards.push(("Runs", runs.len().to_string(), others));
@@ -163,12 +163,12 @@ fn trend(runs: &[Row]) -> String {
     if rows.len() < 2 {
         return String::new();
     }
-    let bars = |value: fn(&list::Details) -> f64, write: fn(f64) -> String| -> Vec<Bar> {
-        let bar = |(row, details): &(&Row, &list::Details)| Bar {
+    let bars = |value: fn(&Details) -> f64, write: fn(f64) -> String| -> Vec<Bar> {
+        let bar = |(row, details): &(&Row, &Details)| Bar {
             value: value(details),
             when: details.started_at.get(..10).unwrap_or(&details.started_at).to_owned(),
-            label: format!("{}: {}, {}", row.run, row.status, write(value(details))),
-            partial: row.status == "partial",
+            label: format!("{}: {}, {}", row.run, row.state.as_str(), write(value(details))),
+            partial: row.state == State::Partial,
         };
         rows.iter().rev().map(bar).collect()
     };
@@ -203,11 +203,11 @@ fn runs(runs: &[Row]) -> String {
 }
 
 fn run(row: &Row) -> String {
-    let (class, status) = match row.status {
-        "complete" => ("good", "complete"),
-        "partial" => ("warn", "partial"),
-        "incomplete" => ("warn", "not finished"),
-        other => ("bad", other),
+    let (class, status) = match row.state {
+        State::Complete => ("good", "complete"),
+        State::Partial => ("warn", "partial"),
+        State::Incomplete => ("warn", "not finished"),
+        State::Unreadable => ("bad", "unreadable"),
     };
     let mark = if row.latest { " <span class=\"badge latest\">latest</span>" } else { "" };
     let mut notes: Vec<String> = row.pin.iter().map(Pin::text).collect();

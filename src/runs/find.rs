@@ -5,7 +5,9 @@ use serde::Deserialize;
 
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
-use crate::format::manifest::{FORMAT, Latest, Manifest};
+use crate::format::manifest::{FORMAT, Manifest};
+use crate::runs::pointer;
+use crate::runs::receipts::Verdicts;
 use crate::seal::hash;
 use crate::store::Store;
 
@@ -26,11 +28,11 @@ pub(crate) struct Run {
 /// Kind `Usage` where no run or several match; `Damage` where `latest.json` and its manifest disagree.
 pub(crate) async fn run(store: &Store, wanted: &str) -> Result<Run> {
     if wanted == "latest" {
-        let Some(latest) = latest(store).await? else {
+        let Some(latest) = pointer::latest(store).await? else {
             return Err(no_latest(store).await?);
         };
         let Some(run) = manifest(store, &latest.run).await? else {
-            return Err(Error::damage(format!("latest.json names run {}, whose manifest is gone", latest.run)).hint(
+            return Err(Error::damage(format!("latest.json points to run {}, whose manifest is gone", latest.run)).hint(
                 "`pgstow list` shows the runs of this store; `pgstow promote --backwards RUN` makes another one latest",
             ));
         };
@@ -39,8 +41,12 @@ pub(crate) async fn run(store: &Store, wanted: &str) -> Result<Run> {
             return Err(Error::damage(format!(
                 "manifest of {}: SHA-256 is {sha256}, latest.json says {}",
                 latest.run, latest.sha256
-            )));
+            ))
+            .hint(
+                "the manifest was changed after the run; `pgstow promote --backwards RUN` makes another run latest",
+            ));
         }
+        warn_of_damage(store, &run.name, &sha256).await;
         return Ok(run);
     }
     if layout::is_run(wanted) {
@@ -60,18 +66,13 @@ pub(crate) async fn run(store: &Store, wanted: &str) -> Result<Run> {
     }
 }
 
-/// `latest.json`, where there is one.
-///
-/// # Errors
-/// Kind `Damage` when it makes no sense.
-pub(crate) async fn latest(store: &Store) -> Result<Option<Latest>> {
-    let Some(bytes) = store.get(layout::LATEST).await.context("read latest.json")? else { return Ok(None) };
-    let latest: Latest = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::damage(format!("{} in {}: {error}", layout::LATEST, store.describe())))?;
-    if !layout::is_run(&latest.run) {
-        return Err(Error::damage(format!("{} names {:?}, which is no run", layout::LATEST, latest.run)));
+/// Says that the latest run was found damaged, so that nobody takes it by default without a word. A store whose receipts
+/// this key may not read has nothing to say.
+async fn warn_of_damage(store: &Store, run: &str, sha256: &str) {
+    let damage = Verdicts::of(store, run, sha256).await.ok().and_then(|verdicts| verdicts.damage());
+    if let Some(damage) = damage {
+        tracing::warn!("run {run}, which is latest: {damage}; `pgstow list` shows the other runs");
     }
-    Ok(Some(latest))
 }
 
 /// Names of all runs in the store, newest first, complete or not.

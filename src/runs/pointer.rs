@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::layout;
 use crate::format::manifest::Latest;
+use crate::runs::is_future;
 use crate::store::{Condition, ObjectInfo, Put, Store};
 
 /// Times the pointer is tried when somebody else moves it at the same moment.
@@ -41,12 +42,34 @@ pub(crate) enum Way {
 /// When the store fails, or the pointer makes no sense.
 pub(crate) async fn read(store: &Store) -> Result<Option<(Latest, Option<String>)>> {
     let Some((body, etag)) = raw(store).await? else { return Ok(None) };
-    let latest = serde_json::from_slice(&body).map_err(std::io::Error::from);
-    let latest = latest.with_context(|| format!("read {} of {}", layout::LATEST, store.describe()));
-    let latest = latest.map_err(|error: Error| {
-        error.hint("`pgstow promote --backwards RUN` makes it name a run of `pgstow list` again")
-    })?;
-    Ok(Some((latest, etag)))
+    Ok(Some((parse(store, &body).map_err(|error| error.with_kind(Kind::Failed))?, etag)))
+}
+
+/// The pointer; `None` where there is none.
+///
+/// # Errors
+/// When the store fails; kind `Damage` when the pointer makes no sense.
+pub(crate) async fn latest(store: &Store) -> Result<Option<Latest>> {
+    store.get(layout::LATEST).await?.map(|body| parse(store, &body)).transpose()
+}
+
+fn parse(store: &Store, body: &[u8]) -> Result<Latest> {
+    let wrong = |problem: String| {
+        Error::damage(format!("{} of {}: {problem}", layout::LATEST, store.describe()))
+            .hint("`pgstow promote RUN` replaces it; `pgstow list` shows the runs")
+    };
+    let latest: Latest = serde_json::from_slice(body).map_err(|error| wrong(error.to_string()))?;
+    if !layout::is_run(&latest.run) {
+        return Err(wrong(format!("points to {:?}, which is not a valid run name", latest.run)));
+    }
+    if moment(&latest).is_none() {
+        return Err(wrong(format!("finished_at {:?} is not a timestamp", latest.finished_at)));
+    }
+    Ok(latest)
+}
+
+fn moment(latest: &Latest) -> Option<jiff::Timestamp> {
+    latest.finished_at.parse().ok()
 }
 
 async fn raw(store: &Store) -> Result<Option<(Bytes, Option<String>)>> {
@@ -55,71 +78,89 @@ async fn raw(store: &Store) -> Result<Option<(Bytes, Option<String>)>> {
     Ok(store.get(layout::LATEST).await?.map(|body| (body, etag)))
 }
 
-/// Moves `latest.json`. Returns whether it names this run now; `false` where a newer one was there or won meanwhile.
+/// Moves `latest.json`. True when it points to this run now; false where a newer one was there or won meanwhile.
 ///
 /// # Errors
 /// When the store fails; a hint says where the pointer may have moved all the same.
 pub(crate) async fn advance(store: &Store, pointer: &Latest, way: Way) -> Result<bool> {
     let mut turn = Turn::announce(store).await;
-    let taken = turn.take().await;
-    let moved = match taken {
-        Ok(()) => compare_and_put(store, pointer, way, &turn).await,
-        Err(error) => Err(error),
-    };
+    let moved = try_to_move(store, pointer, way, &mut turn).await;
     turn.end().await;
     moved
 }
 
-async fn compare_and_put(store: &Store, pointer: &Latest, way: Way, turn: &Turn<'_>) -> Result<bool> {
+async fn try_to_move(store: &Store, pointer: &Latest, way: Way, turn: &mut Turn<'_>) -> Result<bool> {
     let json = serde_json::to_vec_pretty(pointer).map_err(std::io::Error::from).context("write the pointer")?;
     let body = Bytes::from([json, b"\n".to_vec()].concat());
+    turn.take().await?;
     for _attempt in 0..ATTEMPTS {
-        let before = match way {
-            Way::Forward => {
-                let before = read(store).await?;
-                if let Some((there, _)) = &before
-                    && there.identity == pointer.identity
-                    && is_newer(there, pointer)
-                {
-                    tracing::warn!("{} names the newer run {}; left as it is", layout::LATEST, there.run);
-                    return Ok(false);
-                }
-                before.map(|(_, etag)| etag)
-            }
-            Way::Any => raw(store).await?.map(|(_, etag)| etag),
-        };
-        let condition = match before {
-            None => Condition::Absent,
-            Some(None) => Condition::None,
-            Some(Some(etag)) => Condition::Matches(etag),
-        };
-        let put = turn.within(store.put(layout::LATEST, body.clone(), condition)).await;
-        if let Ok(Put::Refused) = put {
-            continue;
-        }
-        match (put, read(store).await) {
-            (_, Ok(Some((there, _)))) if there == *pointer => return Ok(true),
-            (put, Ok(Some((there, _)))) if is_newer(&there, pointer) && (put.is_ok() || way == Way::Forward) => {
-                return Ok(false);
-            }
-            (Ok(_), Ok(_)) => {}
-            (Err(error), Ok(_)) => return Err(error),
-            // The store has said that it moved.
-            (Ok(_), Err(error)) => {
-                tracing::warn!("{} was stored, but could not be read back: {error}", layout::LATEST);
-                return Ok(true);
-            }
-            (Err(error), Err(_unreachable)) => {
-                return Err(error.hint(format!("{} may name this run already", layout::LATEST)));
+        match compare_and_put(store, pointer, &body, way, turn).await? {
+            Tried::Moved => return Ok(true),
+            Tried::Newer => return Ok(false),
+            Tried::Again => {}
+            Tried::RefusedUnchanged => {
+                tracing::debug!("{} refuses a condition that is met: taking turns instead", store.describe());
+                turn.distrust_conditions();
+                turn.take().await?;
             }
         }
     }
-    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe())))
+    Err(Error::failed(format!("move {} of {}: it changes each time", layout::LATEST, store.describe()))
+        .hint("other processes move it all the time; try again when they are done"))
 }
 
-/// Whether `a` stands for a newer run than `b`.
+/// How one attempt to move the pointer ended.
+enum Tried {
+    /// It points to this run.
+    Moved,
+    /// It points to a newer run.
+    Newer,
+    /// Somebody moved it in between.
+    Again,
+    /// The store refused a condition though nothing had changed (Ceph RGW 16.2 does with every etag).
+    RefusedUnchanged,
+}
+
+async fn compare_and_put(store: &Store, pointer: &Latest, body: &Bytes, way: Way, turn: &Turn<'_>) -> Result<Tried> {
+    let before = raw(store).await?;
+    if let (Way::Forward, Some((there, _))) = (way, &before) {
+        let there = parse(store, there).map_err(|error| error.with_kind(Kind::Failed))?;
+        if there.identity == pointer.identity && is_newer(&there, pointer) {
+            tracing::warn!("{} points to the newer run {}; left as it is", layout::LATEST, there.run);
+            return Ok(Tried::Newer);
+        }
+    }
+    let condition = match &before {
+        _ if !turn.sends_conditions => Condition::None,
+        None => Condition::Absent,
+        Some((_, None)) => Condition::None,
+        Some((_, Some(etag))) => Condition::Matches(etag.clone()),
+    };
+    let put = turn.within(store.put(layout::LATEST, body.clone(), condition)).await;
+    if let Ok(Put::Refused) = put {
+        return Ok(if raw(store).await? == before { Tried::RefusedUnchanged } else { Tried::Again });
+    }
+    match (put, read(store).await) {
+        (_, Ok(Some((there, _)))) if there == *pointer => Ok(Tried::Moved),
+        (put, Ok(Some((there, _)))) if is_newer(&there, pointer) && (put.is_ok() || way == Way::Forward) => {
+            Ok(Tried::Newer)
+        }
+        (Ok(_), Ok(_)) => Ok(Tried::Again),
+        (Err(error), Ok(_)) => Err(error),
+        // The store has said that it moved.
+        (Ok(_), Err(error)) => {
+            tracing::warn!("{} was stored, but could not be read back: {error}", layout::LATEST);
+            Ok(Tried::Moved)
+        }
+        (Err(error), Err(_unreachable)) => Err(error.hint(format!("{} may point to this run already", layout::LATEST))),
+    }
+}
+
+/// True when `a` stands for a newer run than `b`. A pointer from the future is newer than nothing: it would hold back
+/// every run until then.
 pub(crate) fn is_newer(a: &Latest, b: &Latest) -> bool {
-    (&a.finished_at, &a.run) > (&b.finished_at, &b.run)
+    let (at, than) = (moment(a), moment(b));
+    !at.is_some_and(is_future) && (at, &a.run) > (than, &b.run)
 }
 
 /// A turn at the pointer of a store; see the head of this file.
@@ -128,17 +169,19 @@ struct Turn<'a> {
     key: String,
     /// When the claim in the store was last written; `None` where there is none.
     since: Option<Instant>,
-    /// Whether the store was seen to refuse conditional PUTs: then no turn is needed.
+    /// True when the store was seen to refuse a PUT whose condition is not met: then no turn is needed.
     conditions: bool,
+    /// False when the store was seen to refuse a condition that is met.
+    sends_conditions: bool,
 }
 
 impl<'a> Turn<'a> {
-    /// Writes a claim and tries on it whether the store refuses a PUT whose condition is not met.
+    /// Writes a claim and tries on it that the store refuses a PUT whose condition is not met, and takes one whose is.
     ///
     /// A store that does not let us write claims (a narrow policy) leaves what conditions alone can do.
     async fn announce(store: &'a Store) -> Self {
         let key = format!("{}{:016x}", layout::CLAIMS, rand::random::<u64>());
-        let mut turn = Self { store, key, since: None, conditions: false };
+        let mut turn = Self { store, key, since: None, conditions: false, sends_conditions: true };
         match turn.probe().await {
             Ok(conditions) => turn.conditions = conditions,
             Err(error) => {
@@ -159,7 +202,20 @@ impl<'a> Turn<'a> {
                 return Ok(false);
             }
         }
-        Ok(true)
+        // Ceph RGW refuses the right etag too: a condition could never be met there.
+        let etag = self.store.head(&self.key).await?.and_then(|info| info.etag);
+        if let Some(etag) = etag {
+            let put = self.store.put(&self.key, Bytes::from_static(b"right"), Condition::Matches(etag)).await?;
+            if put == Put::Refused {
+                self.distrust_conditions();
+            }
+        }
+        Ok(self.sends_conditions)
+    }
+
+    /// Goes on without conditions, by turns.
+    fn distrust_conditions(&mut self) {
+        (self.conditions, self.sends_conditions) = (false, false);
     }
 
     async fn claim(&mut self, body: &'static [u8]) -> Result<()> {

@@ -1,17 +1,27 @@
-//! Receipts that `verify` and `drill` leave in the store: `receipts/<run>/<utc>-<kind>.json`.
+//! Receipts that `verify` and `drill` leave in the store: `receipts/<run>/<utc>-<kind>.json`, and what they say of a run.
 //!
 //! The moment in the name is that of writing, in milliseconds, so that the newest is found by name alone and none
-//! replaces another.
+//! replaces another. A receipt speaks of one manifest; one that names another manifest's SHA-256 is not counted.
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
+use crate::human;
 use crate::store::{Condition, Store};
 
+/// `checked` where every object was opened and what is in it recomputed.
+pub(crate) const CONTENTS: &str = "contents";
+/// `checked` of an encrypted run without its key: stored sizes and SHA-256 only.
+pub(crate) const HASHES: &str = "hashes only";
+
+/// Newest receipts of a run that are read: more say nothing new, and each is a request.
+const READ: usize = 16;
+
 /// A receipt in the store.
+#[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) run: String,
     pub(crate) key: String,
@@ -22,13 +32,119 @@ impl Found {
         self.key.rsplit('/').next().unwrap_or_default()
     }
 
-    /// Whether a drill left it.
+    /// True when a drill left it.
     pub(crate) fn is_of_drill(&self) -> bool {
         self.file().ends_with("-drill.json")
     }
 }
 
-/// Leaves a receipt. Reading must work with read-only credentials, so a refusal is told, no more.
+/// The part of a receipt that speaks of the run as a whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Receipt {
+    #[serde(skip_serializing)]
+    kind: String,
+    /// When, RFC 3339 in UTC.
+    pub(crate) at: String,
+    /// True when no damage and no difference was found.
+    pub(crate) ok: bool,
+    /// SHA-256 of the manifest that it speaks of; older receipts do not say.
+    #[serde(default, skip_serializing)]
+    manifest_sha256: Option<String>,
+    /// The sampled tables; `None` for a full drill.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sample: Option<Sample>,
+    /// What a drill could not prove.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) not_proven: Vec<String>,
+    /// The depth of a verification: [`CONTENTS`] or [`HASHES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checked: Option<String>,
+}
+
+/// The tables of a sampled drill.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    of: usize,
+    tables: Vec<String>,
+}
+
+impl Receipt {
+    /// What it speaks for, where that is not everything: `hashes only`, `2 of 30 tables`, `3 things not proven`.
+    pub(crate) fn extent(&self) -> Option<String> {
+        let sample = self.sample.as_ref().map(|sample| format!("{} of {} tables", sample.tables.len(), sample.of));
+        let hashes = (self.checked.as_deref() == Some(HASHES)).then(|| HASHES.to_owned());
+        let not_proven = match self.not_proven.len() {
+            0 => None,
+            1 => Some("1 thing not proven".to_owned()),
+            count => Some(format!("{count} things not proven")),
+        };
+        let parts: Vec<String> = [sample, hashes, not_proven].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.sample.is_none() && self.checked.as_deref() != Some(HASHES)
+    }
+}
+
+/// What the receipts of one run say, taken together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Verdicts {
+    /// Of `verify`.
+    pub(crate) verified: Option<Receipt>,
+    /// Of `drill`.
+    pub(crate) drilled: Option<Receipt>,
+}
+
+impl Verdicts {
+    /// Reads the receipts with these keys, the newest first; `manifest_sha256` is that of the run's manifest.
+    ///
+    /// # Errors
+    /// When the store fails. A receipt that makes no sense is passed over.
+    pub(crate) async fn read(store: &Store, keys: &[String], manifest_sha256: &str) -> Result<Self> {
+        let mut verdicts = Self::default();
+        for key in keys.iter().take(READ) {
+            let Some(bytes) = store.get(key).await.with_context(|| format!("read {key}"))? else { continue };
+            let Ok(receipt) = serde_json::from_slice::<Receipt>(&bytes) else { continue };
+            if receipt.manifest_sha256.as_deref().is_some_and(|sha256| sha256 != manifest_sha256) {
+                continue;
+            }
+            let kept = match receipt.kind.as_str() {
+                "verify" => &mut verdicts.verified,
+                "drill" => &mut verdicts.drilled,
+                _ => continue,
+            };
+            // The newest counts, but a look at a part of the run does not take the word of an older look at all of it.
+            let says_more = |kept: &Receipt| kept.ok && !kept.is_whole() && (receipt.is_whole() || !receipt.ok);
+            if kept.as_ref().is_none_or(says_more) {
+                *kept = Some(receipt);
+            }
+        }
+        Ok(verdicts)
+    }
+
+    /// The receipts of one run.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) async fn of(store: &Store, run: &str, manifest_sha256: &str) -> Result<Self> {
+        let listed = store.list(&layout::receipts(run)).await.context("list the receipts")?;
+        let mut keys: Vec<String> = listed.into_iter().map(|object| object.key).collect();
+        keys.sort_unstable_by(|a, b| b.cmp(a));
+        Self::read(store, &keys, manifest_sha256).await
+    }
+
+    /// One line about the damage that was recorded; `None` where none was.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let says = |what: &str, receipt: &Option<Receipt>| {
+            let receipt = receipt.as_ref().filter(|receipt| !receipt.ok)?;
+            Some(format!("`pgstow {what}` found it damaged {} ago", human::age(&receipt.at)))
+        };
+        says("verify", &self.verified).or_else(|| says("drill", &self.drilled))
+    }
+}
+
+/// Leaves a receipt. Reading must work with read-only credentials, so a refusal is only logged.
 pub(crate) async fn leave(store: &Store, run: &str, kind: &str, receipt: &impl Serialize) {
     let at = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ");
     let key = format!("{}{at}-{kind}.json", layout::receipts(run));
@@ -57,4 +173,27 @@ pub(crate) async fn all(store: &Store) -> Result<Vec<Found>> {
         .collect();
     all.sort_by(|a, b| b.file().cmp(a.file()));
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_look_neither_hides_nor_heals() {
+        let receipt = |ok, checked: &str| Receipt {
+            kind: "verify".to_owned(),
+            at: "2026-01-01T00:00:00Z".to_owned(),
+            ok,
+            manifest_sha256: None,
+            sample: None,
+            not_proven: Vec::new(),
+            checked: Some(checked.to_owned()),
+        };
+        assert_eq!(receipt(true, HASHES).extent().as_deref(), Some(HASHES));
+        assert_eq!(receipt(true, CONTENTS).extent(), None);
+        let damage = |receipt| Verdicts { verified: Some(receipt), drilled: None }.damage();
+        assert!(damage(receipt(false, HASHES)).is_some_and(|text| text.contains("verify")));
+        assert_eq!(damage(receipt(true, CONTENTS)), None);
+    }
 }

@@ -1,110 +1,109 @@
-//! `pgstow verify`: reads every object of a run back and recomputes what the manifest says about it.
+//! Verifies a run: reads every object back and recomputes what the manifest says about it.
 //!
-//! Owns what is compared with what. Every damaged object is named; only a store that cannot be read ends it early.
-//! Memory: for each job the buffers of one stream, and the table of contents of the archive it reads.
+//! The way from the manifest's bytes to the verdict:
+//!
+//! 1. `runs::find` reads `manifest.json`, checks format and name; its SHA-256 is compared with the one in `latest.json`.
+//! 2. [`check_manifest`] compares the manifest with itself: totals with sums, no object named twice.
+//! 3. `runs::listing` lists the run once: what is missing or has another size is known before anything is read.
+//! 4. [`object::tasks`] names one task an object (a SQL file together with its index of pieces); `jobs` of them run at a
+//!    time, the largest first. [`object::examine`] streams the stored bytes through SHA-256, decryption, decompression
+//!    and a reader of the archive or SQL format, which counts rows and sums their digests.
+//! 5. [`compare_forms`] compares what only two objects together can show: both forms of a table load by the same `COPY`.
+//! 6. The [`Receipt`] is the verdict: every damaged object by its key. The caller leaves it in the store.
+//!
+//! Every damaged object is named; only a store that cannot be read ends a verification early. Memory: for each job the
+//! buffers of one stream, and the table of contents of the archive it reads.
 
 pub(crate) mod object;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
-use crate::cli::args::Global;
-use crate::cli::output;
-use crate::cli::run::Outcome;
-use crate::cli::verify::Verify;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Kind, Result};
 use crate::format::layout;
-use crate::format::manifest::{Manifest, TableKind, Tool};
-use crate::human;
+use crate::format::manifest::{Manifest, Tool};
 use crate::objects::read;
-use crate::runs::{find, receipts};
+use crate::runs::listing::Listing;
+use crate::runs::receipts::{CONTENTS, HASHES};
+use crate::runs::{find, pointer};
 use crate::seal::decrypt::Identities;
-use crate::shutdown::Shutdown;
+use crate::seal::hash;
 use crate::store::Store;
 use crate::verify::object::{Finding, Task};
-
-/// `checked` where every object was opened and what is in it recomputed.
-pub(crate) const CONTENTS: &str = "contents";
-/// `checked` of an encrypted run without its key: stored sizes and SHA-256 only.
-pub(crate) const HASHES: &str = "hashes only";
-
-const UNOPENED: &str = "CONTENTS WERE NOT LOOKED INTO: the run is encrypted and no --identity was given\n";
 
 /// What a verification found; also the receipt it leaves in the store.
 #[derive(Debug, Serialize)]
 pub(crate) struct Receipt {
-    kind: &'static str,
-    run: String,
+    pub(crate) kind: &'static str,
+    pub(crate) run: String,
+    /// SHA-256 of the manifest that was verified.
+    manifest_sha256: String,
     at: String,
-    ok: bool,
-    /// What `ok` is about: [`CONTENTS`] or [`HASHES`].
-    checked: &'static str,
+    pub(crate) ok: bool,
+    /// The depth that `ok` speaks for: [`CONTENTS`] or [`HASHES`].
+    pub(crate) checked: &'static str,
     tool: Tool,
-    objects: u64,
-    bytes: u64,
-    rows: u64,
-    seconds: f64,
-    damaged: Vec<Damaged>,
-    warnings: Vec<String>,
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+    pub(crate) seconds: f64,
+    pub(crate) damaged: Vec<Damaged>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// One damaged object.
 #[derive(Debug, Serialize)]
-struct Damaged {
-    key: String,
-    problems: Vec<String>,
+pub(crate) struct Damaged {
+    pub(crate) key: String,
+    pub(crate) problems: Vec<String>,
 }
 
 /// Problems by the key of the object they were found in.
 type Problems = BTreeMap<String, Vec<String>>;
 
-/// How long a signal waits for a receipt that is being written.
-const RECEIPT: Duration = Duration::from_secs(4);
-
-/// Verifies a run. A signal that comes when the verdict is there does not take it back.
-pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
-    let examined = async {
-        let store = Store::open(&global.store).await?;
-        let receipt = Box::pin(verdict(&store, arguments)).await?;
-        Ok::<_, Error>((store, receipt))
-    };
-    let (store, receipt) = tokio::select! {
-        examined = Box::pin(examined) => examined?,
-        error = shutdown.requested() => return Err(error),
-    };
-    let late = async {
-        let error = shutdown.requested().await;
-        tokio::time::sleep(RECEIPT).await;
-        error
-    };
-    tokio::select! {
-        told = report(&store, &receipt, global.json) => told,
-        error = late => Err(error),
-    }
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// `latest`, a run's name or the beginning of one.
+    pub(crate) run: String,
+    /// Objects read at the same time.
+    pub(crate) jobs: usize,
+    /// The secret keys of an encrypted run.
+    pub(crate) identities: Identities,
 }
 
-async fn verdict(store: &Store, arguments: &Verify) -> Result<Receipt> {
+/// Verifies a run.
+///
+/// # Errors
+/// A run that is unknown, a store that fails; damage is in the receipt.
+pub(crate) async fn verify(store: &Store, options: &Options) -> Result<Receipt> {
     let started = Instant::now();
-    let identities = Identities::read(&arguments.identity.identity)?;
-    let found = find::run(store, &arguments.run).await?;
+    let identities = &options.identities;
+    let found = find::run(store, &options.run).await?;
+    let manifest_sha256 = hash::sha256(&found.bytes);
     let mut problems = Problems::new();
-    if let Some(latest) = find::latest(store).await?
-        && latest.run == found.name
-        && latest.sha256 != crate::seal::hash::sha256(&found.bytes)
-    {
-        note(&mut problems, layout::MANIFEST, "its SHA-256 is not the one in latest.json");
+    let mut warnings = Vec::new();
+    match pointer::latest(store).await {
+        Ok(Some(latest)) if latest.run == found.name && latest.sha256 != manifest_sha256 => {
+            note(&mut problems, layout::MANIFEST, "its SHA-256 is not the one in latest.json");
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == Kind::Damage => warnings.push(error.message()),
+        Err(error) => return Err(error),
     }
     let manifest = Arc::new(found.manifest);
     check_manifest(&manifest, &mut problems);
-    let listing = listing(store, &manifest.run).await?;
-    let warnings = strangers(&manifest, &listing);
+    let listing = Listing::read(store, &manifest.run).await?;
+    let strangers = listing.strangers(&manifest);
+    warnings
+        .extend(strangers.iter().map(|key| format!("{key}: in the run's folder, but the manifest does not name it")));
     let sealed_away = manifest.encryption.is_some() && identities.is_empty();
-    let opening = if sealed_away { None } else { Some(read::opening(&manifest, &identities)?) };
+    let opening = if sealed_away { None } else { Some(read::opening(&manifest, identities)?) };
     let checked = if opening.is_some() { CONTENTS } else { HASHES };
     let context =
         object::Run { store: store.clone(), opening, manifest: Arc::clone(&manifest), listing: Arc::new(listing) };
@@ -112,11 +111,8 @@ async fn verdict(store: &Store, arguments: &Verify) -> Result<Receipt> {
     // The largest first: no job is left alone with it at the end.
     tasks.sort_by_key(|task| std::cmp::Reverse(task.object(&manifest).map_or(0, |object| object.bytes)));
     info!(run = %manifest.run, objects = tasks.len(), "verifying");
-    let findings: Vec<(Task, Finding)> = stream::iter(tasks)
-        .map(|task| examine(&context, task))
-        .buffer_unordered(usize::from(arguments.jobs))
-        .try_collect()
-        .await?;
+    let findings: Vec<(Task, Finding)> =
+        stream::iter(tasks).map(|task| examine(&context, task)).buffer_unordered(options.jobs).try_collect().await?;
     let bytes = findings.iter().map(|(_, finding)| finding.bytes).sum();
     compare_forms(&manifest, &findings, &mut problems);
     for (key, found) in findings.into_iter().flat_map(|(_, finding)| finding.problems) {
@@ -125,11 +121,12 @@ async fn verdict(store: &Store, arguments: &Verify) -> Result<Receipt> {
     Ok(Receipt {
         kind: "verify",
         run: manifest.run.clone(),
+        manifest_sha256,
         at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         ok: problems.is_empty(),
         checked,
         tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
-        objects: read::all(&manifest).len() as u64 + 1,
+        objects: manifest.objects().len() as u64 + 1,
         bytes,
         // None was counted where none could be read.
         rows: if sealed_away { 0 } else { rows(&manifest) },
@@ -156,31 +153,13 @@ async fn examine(run: &object::Run, task: Task) -> Result<(Task, Finding)> {
     Ok((task, finding))
 }
 
-/// Sizes of the run's objects in the store, by key relative to the run.
-async fn listing(store: &Store, run: &str) -> Result<HashMap<String, u64>> {
-    let prefix = layout::run_prefix(run);
-    let objects = store.list(&prefix).await.context("list the run's objects")?;
-    Ok(objects
-        .into_iter()
-        .filter_map(|object| object.key.strip_prefix(&prefix).map(|key| (key.to_owned(), object.bytes)))
-        .collect())
-}
-
-fn strangers(manifest: &Manifest, listing: &HashMap<String, u64>) -> Vec<String> {
-    let mut known: HashSet<String> = HashSet::from([layout::MANIFEST.to_owned()]);
-    known.extend(read::all(manifest).into_iter().flat_map(read::volumes).map(|volume| volume.key));
-    let mut strangers: Vec<&String> = listing.keys().filter(|key| !known.contains(*key)).collect();
-    strangers.sort_unstable();
-    strangers.into_iter().map(|key| format!("{key}: in the run's folder, but the manifest does not name it")).collect()
-}
-
 /// What the manifest says of itself: sums, and that no object stands for two things.
 fn check_manifest(manifest: &Manifest, problems: &mut Problems) {
     let mut keys = HashSet::new();
-    let objects = read::all(manifest);
+    let objects = manifest.objects();
     let (mut count, mut stored) = (0, 0);
     for object in &objects {
-        let volumes = read::volumes(object);
+        let volumes = object.volumes();
         if volumes.iter().map(|volume| volume.bytes).sum::<u64>() != object.bytes {
             note(problems, &object.key, "its volumes are not as large as it is");
         }
@@ -219,7 +198,10 @@ fn compare_forms(manifest: &Manifest, findings: &[(Task, Finding)], problems: &m
     }
     for (task, finding) in findings {
         let Task::File(at, _) = task else { continue };
-        let (Some(schema), Some(object)) = (manifest.schemas.get(*at), task.object(manifest)) else { continue };
+        let (Some(schema), Some(object)) = (manifest.schemas.get(*at), task.object(manifest)) else {
+            note(problems, layout::MANIFEST, "internal error: verify lost a table of it");
+            continue;
+        };
         for (table, copy) in &finding.copies {
             if archives.get(&(*at, table.as_str())).is_some_and(|other| !object::ends_in(other, copy)) {
                 let problem = format!("its COPY statement is not the one of {table:?} in {}", schema.dump.key);
@@ -229,46 +211,7 @@ fn compare_forms(manifest: &Manifest, findings: &[(Task, Finding)], problems: &m
     }
 }
 
-async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome> {
-    receipts::leave(store, &receipt.run, receipt.kind, receipt).await;
-    for warning in &receipt.warnings {
-        warn!("{warning}");
-    }
-    if json {
-        output::print_json(receipt)?;
-    } else {
-        output::print(&text(receipt))?;
-    }
-    Ok(if receipt.ok { Outcome::Done } else { Outcome::Damage })
-}
-
-fn text(receipt: &Receipt) -> String {
-    let rows = if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", human::count(receipt.rows)) };
-    let (objects, size) = (human::count(receipt.objects), human::size(receipt.bytes));
-    let read = format!("{objects} objects, {size}, {rows}{:.1}s", receipt.seconds);
-    if receipt.ok && receipt.checked == HASHES {
-        return format!(
-            "run {} is stored as it was written (sizes and SHA-256): {read}\n\
-             {UNOPENED}",
-            receipt.run
-        );
-    }
-    if receipt.ok {
-        return format!("run {} is sound: {read}\n", receipt.run);
-    }
-    let mut text = format!("run {} is DAMAGED: {} of {read}\n", receipt.run, receipt.damaged.len());
-    for damaged in &receipt.damaged {
-        for problem in &damaged.problems {
-            text.extend(["  ", damaged.key.as_str(), ": ", &human::plain(problem), "\n"]);
-        }
-    }
-    if receipt.checked == HASHES {
-        text.push_str(UNOPENED);
-    }
-    text
-}
-
-/// Whether a table's objects must hold a block of rows.
+/// True where a table's objects must contain a block of rows.
 pub(crate) fn holds_rows(manifest: &Manifest, schema: &str, table: &crate::format::manifest::Table) -> bool {
-    table.kind == TableKind::Table && !manifest.skipped.iter().any(|gap| gap.schema == schema && gap.name == table.name)
+    manifest.has_rows_of(schema, table)
 }

@@ -16,12 +16,12 @@ use crate::format::layout;
 use crate::format::manifest::{FORMAT, Index, Manifest, Object, Piece, Schema, Table};
 use crate::objects::read;
 use crate::objects::read::{Plain, Stored, Watch};
+use crate::runs::listing::Listing;
 use crate::seal::decode;
 use crate::seal::decode::Opening;
 use crate::seal::digest::Fingerprint;
 use crate::seal::hash::{Tap, Tapped};
 use crate::store::Store;
-use crate::verify::holds_rows;
 
 /// What every check needs to know.
 #[derive(Clone)]
@@ -32,8 +32,8 @@ pub(crate) struct Run {
     pub(crate) opening: Option<Opening>,
     /// Its manifest.
     pub(crate) manifest: Arc<Manifest>,
-    /// Sizes of what the store has, by key relative to the run.
-    pub(crate) listing: Arc<HashMap<String, u64>>,
+    /// What the store lists of it.
+    pub(crate) listing: Arc<Listing>,
 }
 
 /// One object (a SQL file together with its index) to read.
@@ -54,6 +54,13 @@ pub(crate) enum Task {
 }
 
 impl Task {
+    /// Schema and table of a table's file; `None` for every other object.
+    fn table(self, manifest: &Manifest) -> Option<(&Schema, &Table)> {
+        let Self::File(schema, table) = self else { return None };
+        let schema = manifest.schemas.get(schema)?;
+        Some((schema, schema.tables.get(table)?))
+    }
+
     /// The object to read.
     pub(crate) fn object(self, manifest: &Manifest) -> Option<&Object> {
         match self {
@@ -65,6 +72,11 @@ impl Task {
             Self::File(schema, table) => Some(&manifest.schemas.get(schema)?.tables.get(table)?.file),
         }
     }
+}
+
+/// An error for a task that does not fit the manifest it was made from: a check must never be passed over in silence.
+fn impossible(what: &str) -> Error {
+    Error::failed(format!("internal error: verify lost {what} of the manifest")).hint("please report this")
 }
 
 /// All objects of a run.
@@ -97,22 +109,25 @@ pub(crate) struct Finding {
 pub(crate) async fn examine(run: &Run, task: Task) -> Result<Finding> {
     let mut finding = Finding::default();
     let Some(object) = task.object(&run.manifest).cloned() else {
-        if task == Task::LargeObjects && run.manifest.large_objects.count > 0 {
-            let problem = "the manifest counts large objects, but names no archive of them";
-            finding.problems.push((layout::MANIFEST.to_owned(), problem.to_owned()));
+        match task {
+            Task::LargeObjects if run.manifest.large_objects.count > 0 => {
+                let problem = "the manifest counts large objects, but names no archive of them";
+                finding.problems.push((layout::MANIFEST.to_owned(), problem.to_owned()));
+            }
+            // A run without large objects, or of a version that wrote no RESTORE.md.
+            Task::LargeObjects | Task::RestoreMd => {}
+            _ => return Err(impossible("an object")),
         }
         return Ok(finding);
     };
     let mut index = None;
-    if let Task::File(schema, table) = task
-        && let Some(table) = run.manifest.schemas.get(schema).and_then(|schema| schema.tables.get(table))
+    if let Some((schema, table)) = task.table(&run.manifest)
         && let Some(stored) = &table.index
         && present(run, stored, &mut finding)
     {
-        let name = run.manifest.schemas.get(schema).map_or("", |schema| &schema.name);
         match &run.opening {
             None => stored_bytes(run, stored, &mut finding).await?,
-            Some(opening) => match read_index(run, opening, stored, name, table).await? {
+            Some(opening) => match read_index(run, opening, stored, &schema.name, table).await? {
                 Ok(found) => index = Some((found, stored.key.clone())),
                 Err(problem) => finding.problems.push((stored.key.clone(), problem)),
             },
@@ -193,18 +208,10 @@ async fn read_once(
 /// Notes what the listing shows; false when there is nothing to read.
 fn present(run: &Run, object: &Object, finding: &mut Finding) -> bool {
     let mut readable = true;
-    for volume in read::volumes(object) {
-        match run.listing.get(&volume.key) {
-            None => {
-                finding.problems.push((volume.key, "missing".to_owned()));
-                readable = false;
-            }
-            Some(bytes) if *bytes != volume.bytes => {
-                let problem = format!("is {bytes} bytes, the manifest says {}", volume.bytes);
-                finding.problems.push((volume.key, problem));
-            }
-            Some(_) => {}
-        }
+    for wrong in run.listing.mismatches(object) {
+        readable &= wrong.found.is_some();
+        let problem = wrong.problem();
+        finding.problems.push((wrong.key, problem));
     }
     readable
 }
@@ -314,7 +321,7 @@ impl Reading {
                 Ok(())
             }
             Task::Dump(at) => {
-                let Some(schema) = manifest.schemas.get(at) else { return Ok(()) };
+                let schema = manifest.schemas.get(at).ok_or_else(|| impossible("a schema"))?;
                 let mut tally = Tally::default();
                 let metadata = reader::read(plain, &mut tally)?;
                 self.dump(manifest, schema, &metadata, tally);
@@ -371,16 +378,16 @@ impl Reading {
             self.finding.copies.push((found.table, found.copy.unwrap_or_default().trim().to_owned()));
         }
         for table in &schema.tables {
-            if !seen.contains(&table.name) && holds_rows(manifest, &schema.name, table) {
+            if !seen.contains(&table.name) && manifest.has_rows_of(&schema.name, table) {
                 self.problem(&format!("holds no block of rows of {:?}.{:?}", schema.name, table.name));
             }
         }
     }
 
     fn file(&mut self, manifest: &Manifest, sql: Sql) {
-        let Task::File(schema, table) = self.task else { return };
-        let Some(schema) = manifest.schemas.get(schema) else { return };
-        let Some(table) = schema.tables.get(table) else { return };
+        let Some((schema, table)) = self.task.table(manifest) else {
+            return self.problem(&impossible("a table").message());
+        };
         for problem in differences(table, &sql.rows) {
             self.problem(&problem);
         }
@@ -390,7 +397,7 @@ impl Reading {
         }
         match sql.copy {
             Some(copy) => self.finding.copies.push((table.name.clone(), copy.trim().to_owned())),
-            None if holds_rows(manifest, &schema.name, table) => self.problem("has no COPY statement"),
+            None if manifest.has_rows_of(&schema.name, table) => self.problem("has no COPY statement"),
             None => {}
         }
     }

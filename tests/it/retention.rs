@@ -207,7 +207,7 @@ pub(crate) fn prune_keeps_what_the_rules_say_and_touches_nothing_foreign() {
     assert_eq!(reasons("20260310T030000"), ["latest"]);
     assert_eq!(reasons("20200104T000000"), ["never finished"]);
     assert_eq!(reasons("20200102T000000"), ["its manifest cannot be read"]);
-    assert_eq!(reasons("20201399T000000"), ["its name is no moment"]);
+    assert_eq!(reasons("20201399T000000"), ["its name is not a moment"]);
 
     let after = files(folder.path());
     let gone: Vec<&String> = before.iter().filter(|file| !after.contains(file)).collect();
@@ -370,6 +370,11 @@ pub(crate) fn a_pinned_run_says_so_and_is_let_go_again() {
     assert_eq!((&pinned["run"], &pinned["reason"]), (&json!(old), &json!("before the migration")));
     let (out, _) = expect_code(&mut on(store, &["list"]), 0);
     assert!(out.contains(&format!("{old}: pinned: before the migration")), "{out}");
+    // Pinned again without a reason: the one it has stays; another replaces it.
+    let again = json_of(&mut on(store, &["pin", "20260301"]), 0);
+    assert_eq!(again["reason"], "before the migration");
+    assert_eq!(json_of(&mut on(store, &["pin", "20260301", "--reason", "audit"]), 0)["reason"], "audit");
+    expect_code(&mut on(store, &["pin", "20260301", "--reason", "before the migration"]), 0);
     assert_eq!(json_of(&mut on(store, &["list"]), 0)["runs"][1]["pin"]["reason"], "before the migration");
     expect_code(&mut on(store, &["prune", "--keep-last", "1"]), 0);
     assert_eq!(runs(store).len(), 2);
@@ -421,13 +426,124 @@ pub(crate) fn latest_is_promoted_only_to_what_could_be_restored() {
     assert!(out.contains("now"), "{out}");
     let (out, _) = expect_code(&mut on(store, &["promote", &new]), 0);
     assert!(out.contains("already"), "{out}");
-    // A pointer that makes no sense is replaced when asked to.
+    // A pointer that makes no sense is replaced.
     fs::write(store.join("latest.json"), "{").unwrap();
-    let (_, all) = expect_failure(&mut on(store, &["promote", &new]), 1);
-    assert!(all.contains("--backwards"), "{all}");
-    expect_code(&mut on(store, &["promote", &new, "--backwards"]), 0);
+    expect_code(&mut on(store, &["promote", &new]), 0);
     assert_eq!(latest(), new);
     assert!(!store.join("claims").exists(), "a turn was not ended");
+}
+
+#[test]
+fn a_pointer_that_makes_no_sense_hides_no_run_and_is_mended_by_promote() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path();
+    let [old, new] = ["20260301T000000", "20260302T000000"].map(name);
+    copy_run(store, &old, |_| {});
+    copy_run(store, &new, |_| {});
+    let named = json!({ "run": "x", "manifest": "m", "sha256": "s", "finished_at": "f", "identity": "i" });
+    let mut timeless = named.clone();
+    timeless["run"] = json!(new);
+    for bad in ["{", r#"{"run": 5}"#, &named.to_string(), &timeless.to_string(), "null", ""] {
+        fs::write(store.join("latest.json"), bad).unwrap();
+        let (out, _) = expect_code(&mut on(store, &["list"]), 0);
+        assert!(out.contains(&old) && out.contains(&new) && out.contains("latest.json of "), "{bad}: {out}");
+        assert!(out.contains("`pgstow promote RUN`"), "{bad}: {out}");
+        let listed = json_of(&mut on(store, &["list"]), 0);
+        assert_eq!((listed["runs"].as_array().unwrap().len(), &listed["latest"]), (2, &Value::Null), "{bad}");
+        assert!(listed["latest_problem"].as_str().unwrap().contains("latest.json"), "{bad}: {listed}");
+        expect_code(&mut on(store, &["show", &new]), 0);
+        expect_code(&mut on(store, &["verify", &new]), 0);
+        expect_code(&mut on(store, &["diff", &old, &new]), 0);
+        for words in [&["show"][..], &["verify"], &["diff", &old, "latest"]] {
+            let (error, all) = expect_failure(&mut on(store, words), 4);
+            assert!(error.contains("latest.json") && all.contains("`pgstow promote RUN`"), "{bad}: {all}");
+        }
+        let (error, all) = expect_failure(&mut on(store, &["prune", "--keep-last", "1"]), 1);
+        assert!(error.contains("nothing was deleted") && all.contains("`pgstow promote RUN`"), "{bad}: {all}");
+        expect_code(&mut on(store, &["promote", &new]), 0);
+        expect_code(&mut on(store, &["show"]), 0);
+        assert_eq!(read_json(&store.join("latest.json"))["run"], json!(new));
+        assert_eq!(json_of(&mut on(store, &["prune", "--keep-last", "2"]), 0)["deleted_runs"], 0);
+    }
+}
+
+#[test]
+fn the_future_counts_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path();
+    let [old, mid, new, ahead] = ["20260301T000000", "20260302T000000", "20260303T000000", "29990101T000000"].map(name);
+    for run in [&old, &mid, &new, &ahead] {
+        copy_run(store, run, |_| {});
+    }
+    point(store, &ahead);
+    let (out, _) = expect_code(&mut on(store, &["status"]), 1);
+    assert!(out.contains("a clock is wrong"), "{out}");
+    // A pointer in the future holds nothing back.
+    expect_code(&mut on(store, &["promote", &new]), 0);
+    assert_eq!(read_json(&store.join("latest.json"))["run"], json!(new));
+    let (error, _) = expect_failure(&mut on(store, &["promote", &ahead]), 2);
+    assert!(error.contains("future"), "{error}");
+
+    for (rule, value, kept) in [
+        ("--keep-within", "36h", vec![&mid, &new, &ahead]),
+        ("--keep-last", "1", vec![&new, &ahead]),
+        ("--keep-daily", "2", vec![&mid, &new, &ahead]),
+        ("--keep-monthly", "1", vec![&new, &ahead]),
+    ] {
+        for run in [&old, &mid, &new, &ahead] {
+            copy_run(store, run, |_| {});
+        }
+        let pruned = json_of(&mut on(store, &["prune", rule, value]), 0);
+        assert_eq!(runs(store), kept.into_iter().cloned().collect(), "{rule}: {pruned}");
+        let why = &pruned["runs"][0]["reasons"][0];
+        assert!(why.as_str().unwrap().contains("future"), "{pruned}");
+        assert!(pruned["runs"][1]["reasons"].as_array().unwrap().contains(&json!("last complete run")), "{pruned}");
+    }
+}
+
+#[test]
+fn a_run_that_is_known_to_be_damaged_takes_no_sound_ones_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path();
+    let [sound, bad, torn] = ["20260301T000000", "20260302T000000", "20260303T000000"].map(name);
+    for run in [&sound, &bad, &torn] {
+        copy_run(store, run, |_| {});
+    }
+    point(store, &bad);
+    let object = store.join(format!("runs/{bad}/billing/invoices.sql.zst"));
+    let bytes = fs::read(&object).unwrap();
+    let mut broken = bytes.clone();
+    *broken.last_mut().unwrap() ^= 1;
+    fs::write(&object, &broken).unwrap();
+    expect_code(&mut on(store, &["verify", &bad]), 4);
+    fs::remove_file(store.join(format!("runs/{torn}/@roles.sql.zst"))).unwrap();
+
+    let found = json_of(&mut on(store, &["status", "--max-age", "10000d"]), 1);
+    assert!(found["reason"].as_str().unwrap().contains("found it damaged"), "{found}");
+    let listed = json_of(&mut on(store, &["list"]), 0);
+    assert!(listed["runs"][1]["damage"].as_str().unwrap().contains("verify"), "{listed}");
+    let (_, err) = expect_code(&mut on(store, &["show"]), 0);
+    assert!(err.contains("damaged") && err.contains("pgstow list"), "{err}");
+    let pruned = json_of(&mut on(store, &["prune", "--keep-last", "1"]), 0);
+    assert!(runs(store).contains(&sound), "{pruned}");
+    assert!(pruned["runs"][2]["reasons"].as_array().unwrap().contains(&json!("last complete run")), "{pruned}");
+
+    point(store, &sound);
+    let (error, all) = expect_failure(&mut on(store, &["promote", &bad]), 1);
+    assert!(error.contains("damaged") && all.contains(&format!("pgstow verify {bad}")), "{all}");
+    // Repaired, and verified again: sound.
+    fs::write(&object, &bytes).unwrap();
+    expect_code(&mut on(store, &["verify", &bad]), 0);
+    expect_code(&mut on(store, &["promote", &bad]), 0);
+    // A receipt of another manifest says nothing of this one.
+    copy_run(store, &bad, |manifest| manifest["tool"]["version"] = json!("other"));
+    fs::write(&object, &broken).unwrap();
+    point(store, &bad);
+    expect_code(&mut on(store, &["verify", &bad]), 4);
+    fs::write(&object, &bytes).unwrap();
+    copy_run(store, &bad, |_| {});
+    point(store, &bad);
+    expect_code(&mut on(store, &["status", "--max-age", "10000d"]), 0);
 }
 
 #[test]

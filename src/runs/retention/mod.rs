@@ -1,9 +1,10 @@
-//! `pgstow prune`: deletes runs that no rule keeps, and what failed runs left behind.
+//! Deletes runs that no rule keeps, and what failed runs left behind.
 //!
 //! Owns what may be deleted at all: objects below `runs/<run>/` and `receipts/<run>/` of the store's own prefix, where
 //! `<run>` is a name this program makes, and unfinished uploads of such keys. A run's manifest goes first, so that a run
 //! that is half deleted never looks whole; the next prune takes the rest as that of an unfinished run. What is not
-//! understood (a manifest that cannot be read, a name that is no moment) is kept and told.
+//! understood (a manifest that cannot be read, a name that is not a moment or lies in the future) is kept, with the reason.
+//! A run that is known to be damaged never takes the place of a sound one, nor does a partial run that of a complete one.
 
 pub(crate) mod rules;
 pub(crate) mod sweep;
@@ -13,98 +14,120 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::list::{Inventory, Row};
-use crate::cli::prune::Prune;
-use crate::cli::{list, output};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::format::layout;
-use crate::human;
+use crate::runs::inventory::{Depth, Inventory, Row, State, inventory};
 use crate::runs::retention::rules::Rules;
 use crate::runs::retention::sweep::Sweep;
-use crate::runs::{find, pins};
+use crate::runs::{is_future, pins, pointer};
 use crate::store::{OpenUpload, Store};
 
 /// What becomes of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Action {
+pub(crate) enum Action {
     Keep,
     Delete,
 }
 
 /// What was decided about a run, and what came of it.
 #[derive(Debug, Serialize)]
-struct Decision {
-    run: String,
-    status: &'static str,
-    latest: bool,
-    action: Action,
+pub(crate) struct Decision {
+    pub(crate) run: String,
+    pub(crate) status: State,
+    pub(crate) latest: bool,
+    pub(crate) action: Action,
     /// Why: `last`, `daily`, ..., `latest`, `pinned`, `last complete run`, or a sentence.
-    reasons: Vec<String>,
+    pub(crate) reasons: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    finished_at: Option<String>,
+    pub(crate) finished_at: Option<String>,
     /// Objects of a run that is deleted.
-    objects: u64,
+    pub(crate) objects: u64,
     /// Their bytes; of a run that is kept, what its manifest says.
-    bytes: u64,
+    pub(crate) bytes: u64,
 }
 
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) rules: Rules,
+    /// Age from which on unfinished runs and uploads are leftovers.
+    pub(crate) grace: Duration,
+    /// Delete nothing.
+    pub(crate) dry_run: bool,
+}
+
+/// What a prune did.
 #[derive(Debug, Serialize)]
-struct Document {
-    store: String,
-    dry_run: bool,
-    runs: Vec<Decision>,
+pub(crate) struct Pruned {
+    pub(crate) store: String,
+    pub(crate) dry_run: bool,
+    pub(crate) runs: Vec<Decision>,
     /// Unfinished uploads that were aborted.
-    uploads: Vec<String>,
+    pub(crate) uploads: Vec<String>,
     /// Receipts of runs that are gone, and claims of processes that died.
-    leftovers: Vec<String>,
-    deleted_runs: u64,
-    deleted_objects: u64,
-    deleted_bytes: u64,
-    failures: Vec<String>,
+    pub(crate) leftovers: Vec<String>,
+    pub(crate) deleted_runs: u64,
+    pub(crate) deleted_objects: u64,
+    pub(crate) deleted_bytes: u64,
+    /// What a person should know, though nothing failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
-/// Prunes a store.
+/// Prunes a store. What could not be deleted is in the answer.
 ///
 /// # Errors
-/// Kind `Usage` without a rule; a store that cannot be read; at the end, when something could not be deleted.
-pub(crate) async fn run(store: &Store, arguments: &Prune, json: bool) -> Result<()> {
-    let Some(rules) = Rules::of(arguments) else {
-        return Err(Error::usage("prune needs a rule that says what to keep").hint(
-            "give one or more of --keep-last, --keep-within, --keep-daily, --keep-weekly, --keep-monthly; --dry-run tells \
-             what they would delete",
-        ));
-    };
-    let inventory = list::inventory(store).await.map_err(|error| match error.kind() {
-        Kind::Damage => error.with_kind(Kind::Failed).hint("nothing was deleted; `pgstow promote` mends latest.json"),
-        _ => error,
-    })?;
-    let mut sweep = Sweep::new(store, arguments.dry_run);
+/// A store that cannot be read, a pointer that makes no sense.
+pub(crate) async fn prune(store: &Store, options: &Options) -> Result<Pruned> {
+    let inventory = inventory(store, Depth::Listings).await?;
+    if let Some(problem) = inventory.latest_problem {
+        return Err(Error::failed(format!("nothing was deleted: {problem}"))
+            .hint("`pgstow promote RUN` makes latest.json point to a run of `pgstow list`; then prune again"));
+    }
+    let mut sweep = Sweep::new(store, options.dry_run);
     let uploads = sweep.uploads().await;
-    let mut decisions = decide(&rules, &inventory, arguments.incomplete_older_than, &uploads);
+    let mut decisions = decide(&options.rules, &inventory, options.grace, &uploads);
     for decision in &mut decisions {
         if decision.action == Action::Delete {
             delete(&mut sweep, decision).await?;
         }
     }
     let runs: BTreeSet<&str> = inventory.runs.iter().map(|row| row.run.as_str()).collect();
-    let aborted = sweep.abort(uploads, arguments.incomplete_older_than).await;
-    let leftovers = sweep.leftovers(&runs, arguments.incomplete_older_than).await;
-    report(&sweep, decisions, aborted, leftovers, json)
+    let aborted = sweep.abort(uploads, options.grace).await;
+    let leftovers = sweep.leftovers(&runs, options.grace).await;
+    let deleted = || decisions.iter().filter(|decision| decision.action == Action::Delete);
+    Ok(Pruned {
+        store: store.describe(),
+        dry_run: options.dry_run,
+        uploads: aborted,
+        leftovers,
+        deleted_runs: deleted().count() as u64,
+        deleted_objects: deleted().map(|decision| decision.objects).sum(),
+        deleted_bytes: deleted().map(|decision| decision.bytes).sum(),
+        notes: sweep.notes(),
+        failures: sweep.failures(),
+        runs: decisions,
+    })
 }
 
 /// What becomes of each run, newest first.
 fn decide(rules: &Rules, inventory: &Inventory, grace: Duration, uploads: &[OpenUpload]) -> Vec<Decision> {
-    let starts = |status: &[&str]| -> Vec<(&str, jiff::Timestamp)> {
-        let rows = inventory.runs.iter().filter(|row| status.contains(&row.status));
-        rows.filter_map(|row| Some((row.run.as_str(), layout::started(&row.run)?))).collect()
+    let starts = |counts: fn(&Row) -> bool| -> Vec<(&str, jiff::Timestamp)> {
+        let rows = inventory.runs.iter().filter(|row| counts(row));
+        let starts = rows.filter_map(|row| Some((row.run.as_str(), layout::started(&row.run)?)));
+        starts.filter(|(_, at)| !is_future(*at)).collect()
     };
-    let complete = starts(&["complete"]);
-    let mut kept = rules.keep(&starts(&["complete", "partial"]));
-    // Counted again without the partial ones: they never take the place of a complete run.
-    for (run, why) in rules.keep(&complete) {
+    let is_saved = |row: &Row| matches!(row.state, State::Complete | State::Partial);
+    let is_sound = |row: &Row| matches!(row.state, State::Complete | State::Partial) && row.damage.is_none();
+    let is_whole = |row: &Row| row.state == State::Complete && row.damage.is_none();
+    let mut kept = rules.keep(&starts(is_saved));
+    // Counted again without the damaged and the partial ones: they never take the place of a better run.
+    for (run, why) in rules.keep(&starts(is_sound)).into_iter().chain(rules.keep(&starts(is_whole))) {
         kept.entry(run).or_default().extend(why);
     }
+    let complete = starts(is_whole);
     let last_complete = complete.iter().max_by_key(|(run, at)| (*at, *run)).map(|(run, _)| *run);
     let decide = |row: &Row| {
         let mut reasons: Vec<String> = kept.get(&row.run).into_iter().flatten().map(|why| (*why).to_owned()).collect();
@@ -117,15 +140,18 @@ fn decide(rules: &Rules, inventory: &Inventory, grace: Duration, uploads: &[Open
         if last_complete == Some(row.run.as_str()) {
             reasons.push("last complete run".to_owned());
         }
+        let is_kept = !reasons.is_empty();
         reasons.extend(doubt(row, grace, uploads));
         let action = if reasons.is_empty() { Action::Delete } else { Action::Keep };
+        // Why it did not count as a sound run, where a rule keeps it nevertheless.
+        reasons.extend(row.damage.clone().filter(|_| is_kept));
         if action == Action::Delete {
-            let why = if row.status == "incomplete" { "never finished" } else { "no rule keeps it" };
+            let why = if row.state == State::Incomplete { "never finished" } else { "no rule keeps it" };
             reasons.push(why.to_owned());
         }
         Decision {
             run: row.run.clone(),
-            status: row.status,
+            status: row.state,
             latest: row.latest,
             action,
             reasons,
@@ -139,10 +165,13 @@ fn decide(rules: &Rules, inventory: &Inventory, grace: Duration, uploads: &[Open
 
 /// Why a run stays that no rule speaks of.
 fn doubt(row: &Row, grace: Duration, uploads: &[OpenUpload]) -> Option<String> {
-    let Some(started) = layout::started(&row.run) else { return Some("its name is no moment".to_owned()) };
-    match row.status {
-        "unreadable" => Some("its manifest cannot be read".to_owned()),
-        "incomplete" => {
+    let Some(started) = layout::started(&row.run) else { return Some("its name is not a moment".to_owned()) };
+    if is_future(started) {
+        return Some("its name lies in the future: a clock was wrong".to_owned());
+    }
+    match row.state {
+        State::Unreadable => Some("its manifest cannot be read".to_owned()),
+        State::Incomplete => {
             let prefix = layout::run_prefix(&row.run);
             let writes =
                 |upload: &OpenUpload| upload.key.starts_with(&prefix) && !sweep::is_older(upload.started, grace);
@@ -154,7 +183,7 @@ fn doubt(row: &Row, grace: Duration, uploads: &[OpenUpload]) -> Option<String> {
                 None
             }
         }
-        _ => None,
+        State::Complete | State::Partial => None,
     }
 }
 
@@ -165,96 +194,14 @@ async fn delete(sweep: &mut Sweep<'_>, decision: &mut Decision) -> Result<()> {
         decision.action = Action::Keep;
         decision.reasons = vec![why.to_owned()];
     };
-    if find::latest(store).await?.is_some_and(|latest| latest.run == decision.run) {
+    if pointer::latest(store).await?.is_some_and(|latest| latest.run == decision.run) {
         keep(decision, "latest");
     } else if pins::of(store, &decision.run).await?.is_some() {
         keep(decision, "pinned");
     } else if let Some(why) =
-        sweep.run(&decision.run, decision.status == "incomplete", &mut decision.objects, &mut decision.bytes).await
+        sweep.run(&decision.run, decision.status == State::Incomplete, &mut decision.objects, &mut decision.bytes).await
     {
         keep(decision, &why);
     }
     Ok(())
-}
-
-fn report(
-    sweep: &Sweep<'_>,
-    runs: Vec<Decision>,
-    uploads: Vec<String>,
-    leftovers: Vec<String>,
-    json: bool,
-) -> Result<()> {
-    let deleted = || runs.iter().filter(|decision| decision.action == Action::Delete);
-    let document = Document {
-        store: sweep.store().describe(),
-        dry_run: sweep.is_dry(),
-        uploads,
-        leftovers,
-        deleted_runs: deleted().count() as u64,
-        deleted_objects: deleted().map(|decision| decision.objects).sum(),
-        deleted_bytes: deleted().map(|decision| decision.bytes).sum(),
-        failures: sweep.failures(),
-        runs,
-    };
-    if json {
-        output::print_json(&document)?;
-    } else {
-        output::print(&text(&document))?;
-    }
-    match document.failures.len() {
-        0 => Ok(()),
-        1 => Err(Error::failed("one thing could not be deleted").hint("run prune again: it goes on where it stopped")),
-        count => Err(Error::failed(format!("{count} things could not be deleted"))
-            .hint("run prune again: it goes on where it stopped")),
-    }
-}
-
-fn text(document: &Document) -> String {
-    let rows: Vec<Vec<String>> = document
-        .runs
-        .iter()
-        .map(|decision| {
-            let mark = if decision.latest { "*" } else { "" };
-            let action = match decision.action {
-                Action::Keep => "keep",
-                Action::Delete if document.dry_run => "would delete",
-                Action::Delete => "deleted",
-            };
-            vec![
-                format!("{}{mark}", decision.run),
-                decision.status.to_owned(),
-                decision.finished_at.as_deref().map_or_else(|| "-".to_owned(), human::age),
-                human::size(decision.bytes),
-                action.to_owned(),
-                human::plain(&decision.reasons.join(", ")),
-            ]
-        })
-        .collect();
-    let mut text = String::new();
-    if rows.is_empty() {
-        text.push_str(&format!("no runs in {}\n", document.store));
-    } else {
-        text.push_str(&output::table(&["RUN", "STATUS", "AGE", "STORED", "", "WHY"], &[3], &rows));
-    }
-    let did = if document.dry_run { "would delete" } else { "deleted" };
-    let runs = if document.deleted_runs == 1 { "run" } else { "runs" };
-    text.push_str(&format!(
-        "{did} {} {runs}: {} objects, {}\n",
-        document.deleted_runs,
-        human::count(document.deleted_objects),
-        human::size(document.deleted_bytes)
-    ));
-    for key in &document.uploads {
-        text.push_str(&format!("{did} unfinished upload: {}\n", human::plain(key)));
-    }
-    for key in &document.leftovers {
-        text.push_str(&format!("{did} leftover: {}\n", human::plain(key)));
-    }
-    for failure in &document.failures {
-        text.push_str(&format!("FAILED: {}\n", human::plain(failure)));
-    }
-    if document.dry_run {
-        text.push_str("nothing was deleted (--dry-run)\n");
-    }
-    text
 }

@@ -10,16 +10,14 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use crate::cli::prune::Prune;
-
-/// The rules as asked for; at least one is set.
+/// The rules as asked for; 0 and `None` keep nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rules {
-    last: u32,
-    within: Option<Duration>,
-    daily: u32,
-    weekly: u32,
-    monthly: u32,
+    pub(crate) last: u32,
+    pub(crate) within: Option<Duration>,
+    pub(crate) daily: u32,
+    pub(crate) weekly: u32,
+    pub(crate) monthly: u32,
 }
 
 /// What the days of one period have in common.
@@ -29,20 +27,12 @@ type Period = fn(Date) -> (i16, i8, i8);
 pub(crate) type Kept = BTreeMap<String, BTreeSet<&'static str>>;
 
 impl Rules {
-    /// `None` where not one rule is given.
-    pub(crate) fn of(arguments: &Prune) -> Option<Self> {
-        let rules = Self {
-            last: arguments.keep_last.unwrap_or_default(),
-            within: arguments.keep_within,
-            daily: arguments.keep_daily.unwrap_or_default(),
-            weekly: arguments.keep_weekly.unwrap_or_default(),
-            monthly: arguments.keep_monthly.unwrap_or_default(),
-        };
-        let given = rules.within.is_some() || [rules.last, rules.daily, rules.weekly, rules.monthly] != [0; 4];
-        given.then_some(rules)
+    /// True where at least one rule is given.
+    pub(crate) fn is_any(&self) -> bool {
+        self.within.is_some() || [self.last, self.daily, self.weekly, self.monthly] != [0; 4]
     }
 
-    /// What the rules keep of these runs (name and start).
+    /// Returns what the rules keep of these runs (name and start).
     pub(crate) fn keep(&self, runs: &[(&str, Timestamp)]) -> Kept {
         let mut runs = runs.to_vec();
         runs.sort_unstable_by(|a, b| (b.1, b.0).cmp(&(a.1, a.0)));

@@ -19,12 +19,13 @@ pub(crate) struct Sweep<'a> {
     store: &'a Store,
     dry: bool,
     failures: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl<'a> Sweep<'a> {
     /// Nothing is deleted yet; with `dry` nothing ever is.
     pub(crate) fn new(store: &'a Store, dry: bool) -> Self {
-        Self { store, dry, failures: Vec::new() }
+        Self { store, dry, failures: Vec::new(), notes: Vec::new() }
     }
 
     /// The store.
@@ -32,9 +33,9 @@ impl<'a> Sweep<'a> {
         self.store
     }
 
-    /// Whether nothing is really deleted.
-    pub(crate) fn is_dry(&self) -> bool {
-        self.dry
+    /// What a person should know, though nothing failed.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     /// What could not be deleted, each with its key.

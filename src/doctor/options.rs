@@ -1,0 +1,25 @@
+//! What `doctor` is asked to check.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::store::Config;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// The database; `None`: the store only.
+    pub(crate) database: Option<Database>,
+    /// The store; `None`: the database only.
+    pub(crate) store: Option<Config>,
+}
+
+/// The database, and how the backup will read it.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) source: Option<String>,
+    pub(crate) pg_bin_dir: Option<PathBuf>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) jobs: u16,
+    pub(crate) lock_timeout: Duration,
+}
