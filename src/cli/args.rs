@@ -10,23 +10,31 @@ use crate::store;
 use crate::store::config::{Checksums, LockMode, Sse};
 
 pub(crate) const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 failed, nothing was promoted; 2 wrong usage or configuration; 3 done, but partial; \
-4 verification or drill found damage; 130 / 143 interrupted.";
+Exit codes:
+  0 done; 1 failed; 2 wrong usage or configuration; 3 done, but partial;
+  4 verification or drill found damage; 130, 143 interrupted";
 
 /// Settings every command shares.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Print one JSON document on stdout instead of text.
-    #[arg(long, global = true, env = "PGSTOW_JSON", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(long, help_heading = "Global options", global = true, env = "PGSTOW_JSON", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
     pub json: bool,
     /// Form of log lines on stderr.
-    #[arg(long, global = true, env = "PGSTOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, value_name = "FORMAT", help_heading = "Global options", global = true, env = "PGSTOW_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// How much to log: error, warn, info, debug, trace, or a tracing filter.
-    #[arg(long, global = true, env = "PGSTOW_LOG", default_value = "info")]
+    /// Level of the log: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        help_heading = "Global options",
+        global = true,
+        env = "PGSTOW_LOG",
+        default_value = "info"
+    )]
     pub log: String,
     /// When to draw progress bars.
-    #[arg(long, global = true, env = "PGSTOW_PROGRESS", value_enum, default_value_t = Progress::Auto)]
+    #[arg(long, value_name = "WHEN", help_heading = "Global options", global = true, env = "PGSTOW_PROGRESS", value_enum, default_value_t = Progress::Auto)]
     pub progress: Progress,
     /// Where backups are kept and how to reach it.
     #[command(flatten)]
@@ -55,55 +63,91 @@ pub enum Progress {
 
 /// Where backups are kept and how to reach it.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Store")]
 pub struct StoreArgs {
-    /// `s3://bucket/prefix`, or a directory.
-    #[arg(long, global = true, env = "PGSTOW_STORE", default_value = "./pgstow-store")]
+    /// Store of the runs: `s3://bucket/prefix`, or a directory.
+    #[arg(
+        long,
+        value_name = "STORE",
+        help_heading = "Store",
+        global = true,
+        env = "PGSTOW_STORE",
+        default_value = "./pgstow-store"
+    )]
     pub store: String,
-    /// Endpoint of an S3-compatible server; may have a path. Also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL.
-    #[arg(long, global = true, env = "PGSTOW_S3_ENDPOINT")]
+    /// Endpoint of an S3-compatible server, a URL that may have a path. Also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL.
+    #[arg(long, value_name = "URL", help_heading = "Store", global = true, env = "PGSTOW_S3_ENDPOINT")]
     pub s3_endpoint: Option<String>,
     /// Address buckets as a path instead of a host name. Default: yes with an endpoint, no without.
-    #[arg(long, global = true, env = "PGSTOW_S3_PATH_STYLE", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, hide_short_help = true, help_heading = "Store", global = true, env = "PGSTOW_S3_PATH_STYLE", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub s3_path_style: Option<bool>,
     /// Region. Also AWS_REGION; `us-east-1` where an endpoint is given and no region.
-    #[arg(long, global = true, env = "PGSTOW_S3_REGION")]
+    #[arg(long, value_name = "REGION", help_heading = "Store", global = true, env = "PGSTOW_S3_REGION")]
     pub s3_region: Option<String>,
-    /// Most parts of one upload the provider allows (some allow 1000).
-    #[arg(long, global = true, env = "PGSTOW_S3_MAX_PARTS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Most parts of one upload that the provider allows (some allow 1000).
+    #[arg(long, hide_short_help = true, value_name = "N", help_heading = "Store", global = true, env = "PGSTOW_S3_MAX_PARTS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub s3_max_parts: u32,
-    /// Smallest part of an upload in MiB.
-    #[arg(long, global = true, env = "PGSTOW_S3_PART_SIZE_MIB", default_value_t = 8, value_parser = clap::value_parser!(u64).range(5..=5120))]
+    /// Smallest part of an upload in MiB. Larger objects get larger parts by themselves.
+    #[arg(long, hide_short_help = true, value_name = "MIB", help_heading = "Store", global = true, env = "PGSTOW_S3_PART_SIZE_MIB", default_value_t = 8, value_parser = clap::value_parser!(u64).range(5..=5120))]
     pub s3_part_size_mib: u64,
-    /// Checksum headers on requests: only where S3 requires one, or always.
-    #[arg(long, global = true, env = "PGSTOW_S3_CHECKSUMS", value_enum, default_value_t = Checksums::WhenRequired)]
+    /// Checksum headers on requests.
+    #[arg(long, hide_short_help = true, value_name = "WHEN", help_heading = "Store", global = true, env = "PGSTOW_S3_CHECKSUMS", value_enum, default_value_t = Checksums::WhenRequired)]
     pub s3_checksums: Checksums,
     /// PEM file with certificates to trust for the store besides the system's.
-    #[arg(long, global = true, env = "PGSTOW_S3_CA_FILE")]
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "FILE",
+        help_heading = "Store",
+        global = true,
+        env = "PGSTOW_S3_CA_FILE"
+    )]
     pub s3_ca_file: Option<PathBuf>,
-    /// Encryption by the provider: AES256 (SSE-S3) or aws:kms.
-    #[arg(long, global = true, env = "PGSTOW_S3_SSE", value_enum)]
+    /// Encryption by the provider.
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "KIND",
+        help_heading = "Store",
+        global = true,
+        env = "PGSTOW_S3_SSE",
+        value_enum
+    )]
     pub s3_sse: Option<Sse>,
-    /// Key of KMS to encrypt with, for --s3-sse aws:kms. Default: the account's own.
-    #[arg(long, global = true, env = "PGSTOW_S3_SSE_KMS_KEY_ID")]
+    /// Key to encrypt with, for --s3-sse aws:kms. Default: the account's own.
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "KEY",
+        help_heading = "Store",
+        global = true,
+        env = "PGSTOW_S3_SSE_KMS_KEY_ID"
+    )]
     pub s3_sse_kms_key_id: Option<String>,
     /// Storage class of every object, as the provider names it: STANDARD_IA, INTELLIGENT_TIERING, ...
-    #[arg(long, global = true, env = "PGSTOW_S3_STORAGE_CLASS", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, hide_short_help = true, value_name = "CLASS", help_heading = "Store", global = true, env = "PGSTOW_S3_STORAGE_CLASS", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub s3_storage_class: Option<String>,
     /// Lock the objects of each run against deletion (the bucket must have Object Lock); with --s3-object-lock-retain.
-    #[arg(long, global = true, env = "PGSTOW_S3_OBJECT_LOCK_MODE", value_enum)]
+    #[arg(
+        long,
+        hide_short_help = true,
+        value_name = "MODE",
+        help_heading = "Store",
+        global = true,
+        env = "PGSTOW_S3_OBJECT_LOCK_MODE",
+        value_enum
+    )]
     pub s3_object_lock_mode: Option<LockMode>,
-    /// How long they stay locked: 30d.
-    #[arg(long, global = true, env = "PGSTOW_S3_OBJECT_LOCK_RETAIN", value_parser = duration)]
+    /// Time for which --s3-object-lock-mode locks the objects: 30d.
+    #[arg(long, hide_short_help = true, value_name = "DURATION", help_heading = "Store", global = true, env = "PGSTOW_S3_OBJECT_LOCK_RETAIN", value_parser = duration)]
     pub s3_object_lock_retain: Option<Duration>,
     /// Send Content-MD5 with every object and part. Always with --s3-object-lock-mode.
-    #[arg(long, global = true, env = "PGSTOW_S3_CONTENT_MD5", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(long, hide_short_help = true, help_heading = "Store", global = true, env = "PGSTOW_S3_CONTENT_MD5", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
     pub s3_content_md5: bool,
     /// Attempts for each request, the first included.
-    #[arg(long, global = true, env = "PGSTOW_S3_ATTEMPTS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, hide_short_help = true, value_name = "N", help_heading = "Store", global = true, env = "PGSTOW_S3_ATTEMPTS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub s3_attempts: u32,
-    /// Give up on a request when not a byte moved for so long.
-    #[arg(long, global = true, env = "PGSTOW_S3_STALL_TIMEOUT", default_value = "30s", value_parser = duration)]
+    /// Abort a request when no byte moved for this long.
+    #[arg(long, hide_short_help = true, value_name = "DURATION", help_heading = "Store", global = true, env = "PGSTOW_S3_STALL_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub s3_stall_timeout: Duration,
 }
 
@@ -183,16 +227,15 @@ impl ValueEnum for LockMode {
 
 /// The database to read.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Database")]
 pub struct SourceArgs {
     /// Connection string: a URL or `key=value` words, as libpq reads them. Also DATABASE_URL, SUPABASE_DB_URL, PGHOST...
-    #[arg(long, env = "PGSTOW_DATABASE_URL", hide_env_values = true)]
+    #[arg(long, value_name = "URL", help_heading = "Database", env = "PGSTOW_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Folder of pg_dump, pg_dumpall and pg_restore. Default: PATH, then the usual folders.
-    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Database", env = "PGSTOW_PG_BIN_DIR")]
     pub pg_bin_dir: Option<PathBuf>,
-    /// Give up connecting after so long.
-    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
+    /// Abort when a connection takes longer than this.
+    #[arg(long, value_name = "DURATION", help_heading = "Database", env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
 }
 
@@ -203,23 +246,28 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 /// How the objects of a run are stored.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Objects")]
 pub struct SealArgs {
     /// Encrypt every object but the manifest and RESTORE.md to this public key of age (`age1...`), or to those in this
     /// file, one a line (repeatable).
-    #[arg(long, value_name = "KEY|FILE", env = "PGSTOW_ENCRYPT", hide_env_values = true)]
+    #[arg(long, help_heading = "Objects", value_name = "KEY|FILE", env = "PGSTOW_ENCRYPT", hide_env_values = true)]
     pub encrypt: Vec<String>,
-    /// Store what is larger as numbered volumes of this size (`50MB`, `2GiB`), for providers that limit it.
-    #[arg(long, value_name = "SIZE", env = "PGSTOW_MAX_OBJECT_SIZE", value_parser = object_size)]
+    /// Store larger objects as numbered volumes of this size (`50MB`, `2GiB`), for providers that limit it.
+    #[arg(long, help_heading = "Objects", value_name = "SIZE", env = "PGSTOW_MAX_OBJECT_SIZE", value_parser = object_size)]
     pub max_object_size: Option<u64>,
 }
 
 /// The secret keys of encrypted runs.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Encrypted runs")]
 pub struct IdentityArgs {
     /// File with the secret key of an encrypted run, as `age-keygen` writes it (repeatable).
-    #[arg(long, value_name = "FILE", env = "PGSTOW_IDENTITY", hide_env_values = true, value_delimiter = ',')]
+    #[arg(
+        long,
+        help_heading = "Encrypted runs",
+        value_name = "FILE",
+        env = "PGSTOW_IDENTITY",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
     pub identity: Vec<PathBuf>,
 }
 

@@ -160,7 +160,7 @@ pub struct Detect {
     /// The database to read.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Names of the schemas only, one a line.
+    /// Print only the names of the schemas, one a line.
     #[arg(long)]
     pub schemas: bool,
 }

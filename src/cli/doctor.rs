@@ -79,7 +79,7 @@ pub struct Doctor {
     /// Sessions that the backup will read rows with.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
-    /// How long the backup will wait for a table's lock.
+    /// Time that the backup waits for the lock of a table.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
     /// Check the store only.

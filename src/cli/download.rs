@@ -48,10 +48,10 @@ pub struct Download {
     /// Folder to put the files into.
     #[arg(long, default_value = "backups/latest", env = "PGSTOW_TO")]
     pub to: PathBuf,
-    /// Only this schema (repeatable).
+    /// Fetch only this schema (repeatable).
     #[arg(long)]
     pub schema: Vec<String>,
-    /// Only this table, as `schema.table` (repeatable).
+    /// Fetch only this table, as `schema.table` (repeatable).
     #[arg(long)]
     pub table: Vec<String>,
     /// Keep the objects as stored instead of plain `.dump` and `.sql`.

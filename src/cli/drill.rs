@@ -28,8 +28,8 @@ pub struct Drill {
     /// Name of the scratch database, which must not exist. Default: made from the run's name.
     #[arg(long, env = "PGSTOW_SCRATCH_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub scratch_name: Option<String>,
-    /// Load and compare only some tables, all definitions all the same: a percentage of the tables (10%), which are
-    /// others each time, or a table as `schema.table` (repeatable).
+    /// Load and compare the rows of some tables only: a percentage of the tables (`10%`, other tables each time), or a
+    /// table as `schema.table` (repeatable). All definitions are compared.
     #[arg(long, env = "PGSTOW_TABLES")]
     pub tables: Vec<String>,
     /// Create roles that are missing on that server.
@@ -41,7 +41,7 @@ pub struct Drill {
     /// Folder of pg_dump, pg_restore and psql. Default: PATH, then the usual folders.
     #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
     pub pg_bin_dir: Option<PathBuf>,
-    /// Give up connecting after so long.
+    /// Abort when a connection takes longer than this.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
     /// The secret keys of an encrypted run.

@@ -11,6 +11,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub mod download;
 pub mod drill;
+pub(crate) mod help;
 pub(crate) mod list;
 pub(crate) mod manual;
 pub mod outcome;
@@ -29,7 +30,7 @@ pub mod verify;
 
 use clap::{Parser, Subcommand};
 
-use crate::cli::args::{EXIT_CODES, Global};
+use crate::cli::args::Global;
 pub use crate::cli::args::{LogFormat, StoreArgs};
 use crate::cli::backup::Backup;
 use crate::cli::completions::{Completions, SchemaCommand};
@@ -51,7 +52,7 @@ use crate::cli::verify::Verify;
 
 /// Complete logical backups of PostgreSQL and Supabase databases, streamed into S3-compatible storage.
 #[derive(Debug, Parser)]
-#[command(name = "pgstow", version, about, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "pgstow", version, about, after_help = help::ending(""), propagate_version = true)]
 pub struct Cli {
     /// Settings every command shares.
     #[command(flatten)]
@@ -64,42 +65,61 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make one full run.
+    /// Save a database: one complete run.
+    #[command(after_help = help::ending("backup"))]
     Backup(Backup),
-    /// Show what a run would cover: schemas, tables, sizes, extension-owned, unreadable.
+    /// Show what a backup would save, and what the role cannot read.
+    #[command(after_help = help::ending("detect"))]
     Detect(Detect),
-    /// Check now what could stop the next backup: database, permissions, programs, store.
+    /// Check what could stop the next backup: database, permissions, programs, store.
+    #[command(after_help = help::ending("doctor"))]
     Doctor(Doctor),
     /// List the runs of the store.
+    #[command(after_help = help::ending("list"))]
     List(List),
-    /// Show one run's manifest.
+    /// Show the contents of a run, by its manifest.
+    #[command(after_help = help::ending("show"))]
     Show(Show),
-    /// Compare two runs by their manifests.
+    /// Compare two runs, by their manifests.
+    #[command(after_help = help::ending("diff"))]
     Diff(Diff),
-    /// Read every object of a run back and recompute everything the manifest says.
+    /// Read every byte of a run back and recompute its hashes, rows and digests.
+    #[command(after_help = help::ending("verify"))]
     Verify(Verify),
-    /// Fetch a run by its manifest, verified.
+    /// Fetch a run, or a part of it, as plain files, verified.
+    #[command(after_help = help::ending("download"))]
     Download(Download),
-    /// Restore a run into a database, straight from the store.
+    /// Restore a run, or a part of it, into a database.
+    #[command(after_help = help::ending("restore"))]
     Restore(Restore),
     /// Prove a run: restore it into a scratch database, compare every table, drop it.
+    #[command(after_help = help::ending("drill"))]
     Drill(Drill),
-    /// Tell by the exit code whether there is a recent backup, for monitoring.
+    /// Check that a recent backup exists; the exit code is the answer.
+    #[command(after_help = help::ending("status"))]
     Status(Status),
-    /// Write a page about all runs (HTML).
+    /// Write an HTML page about all runs.
+    #[command(after_help = help::ending("report"))]
     Report(Report),
-    /// Delete old runs by rules, and what failed runs left behind.
+    /// Delete old runs by rules, and the leftovers of failed runs.
+    #[command(after_help = help::ending("prune"))]
     Prune(Prune),
-    /// Keep a run from ever being pruned.
+    /// Pin a run, so that it is never pruned.
+    #[command(after_help = help::ending("pin"))]
     Pin(Pin),
-    /// Take a pin away.
+    /// Remove the pin of a run.
+    #[command(after_help = help::ending("unpin"))]
     Unpin(Unpin),
-    /// Let `latest` name a run.
+    /// Make a run `latest`.
+    #[command(after_help = help::ending("promote"))]
     Promote(Promote),
     /// Print a page of the manual.
+    #[command(after_help = help::ending("manual"), help_template = help::WITHOUT_STORE)]
     Manual(Manual),
     /// Print the JSON Schema of the manifest.
+    #[command(after_help = help::ending("schema"), help_template = help::WITHOUT_OPTIONS)]
     Schema(SchemaCommand),
     /// Print shell completions.
+    #[command(after_help = help::ending("completions"), help_template = help::WITHOUT_STORE)]
     Completions(Completions),
 }

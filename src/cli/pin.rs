@@ -43,7 +43,7 @@ pub struct Pin {
     /// The run; default `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
-    /// Why it is kept, for those who come later.
+    /// Reason of the pin, for those who come later.
     #[arg(long, value_name = "TEXT", env = "PGSTOW_REASON")]
     pub reason: Option<String>,
 }

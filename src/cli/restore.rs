@@ -32,10 +32,10 @@ pub struct Restore {
     /// The database to restore into: a URL or `key=value` words, as libpq reads them.
     #[arg(long, env = "PGSTOW_RESTORE_TO", hide_env_values = true)]
     pub to: String,
-    /// What the target is, where it is no plain database: a Supabase project.
+    /// Kind of the target, unless it is a plain database.
     #[arg(long, env = "PGSTOW_PROFILE", value_enum)]
     pub profile: Option<Profile>,
-    /// Create that database first, with the properties of the saved one.
+    /// Create the database first, with the properties of the saved one.
     #[arg(long)]
     pub create: bool,
     /// Create roles that are missing; those that exist are never touched.
@@ -44,16 +44,16 @@ pub struct Restore {
     /// Give the roles that --roles creates their saved passwords.
     #[arg(long, requires = "roles")]
     pub role_passwords: bool,
-    /// Only this schema (repeatable).
+    /// Restore only this schema (repeatable).
     #[arg(long)]
     pub schema: Vec<String>,
-    /// Only this table, as `schema.table` (repeatable).
+    /// Restore only this table, as `schema.table` (repeatable).
     #[arg(long)]
     pub table: Vec<String>,
-    /// Rows and sequence values only, into tables that exist.
+    /// Restore rows and sequence values only, into tables that exist.
     #[arg(long, conflicts_with_all = ["schema_only", "create"])]
     pub data_only: bool,
-    /// Definitions only, no rows.
+    /// Restore definitions only, no rows.
     #[arg(long)]
     pub schema_only: bool,
     /// Restore although the database is not empty.
@@ -66,7 +66,7 @@ pub struct Restore {
     /// Restore although the database is the very one that was saved.
     #[arg(long)]
     pub allow_source: bool,
-    /// Everything belongs to the role that restores, not to its saved owner.
+    /// Make the role that restores the owner of everything, instead of the saved owners.
     #[arg(long)]
     pub no_owner: bool,
     /// Do not gather the planner's statistics at the end.
@@ -81,7 +81,7 @@ pub struct Restore {
     /// Folder of pg_restore and psql. Default: PATH, then the usual folders.
     #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
     pub pg_bin_dir: Option<PathBuf>,
-    /// Give up connecting after so long.
+    /// Abort when a connection takes longer than this.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
     /// The secret keys of an encrypted run.

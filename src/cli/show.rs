@@ -179,7 +179,7 @@ pub struct Show {
     /// The run; default `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
-    /// Only this schema, with what its archive needs from elsewhere.
+    /// Show only this schema, with the objects of other schemas that its archive needs.
     #[arg(long)]
     pub schema: Option<String>,
 }

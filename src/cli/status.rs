@@ -40,7 +40,7 @@ fn line(found: &Health) -> String {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Status {
-    /// Fail when `latest` finished longer ago.
+    /// Fail when the run that `latest` names finished longer ago than this.
     #[arg(long, value_name = "DURATION", env = "PGSTOW_MAX_AGE", default_value = "26h", value_parser = duration)]
     pub max_age: Duration,
 }

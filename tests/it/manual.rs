@@ -128,6 +128,37 @@ fn every_command_line_of_readme_and_manual_is_one_that_the_program_takes() {
 }
 
 #[test]
+fn the_help_of_every_command_ends_with_examples_that_it_takes() {
+    let root = Cli::command();
+    let mut tried = 0;
+    for name in root.get_subcommands().map(clap::Command::get_name).chain([""]) {
+        let mut arguments: Vec<&str> = [name, "--help"].into();
+        arguments.retain(|argument| !argument.is_empty());
+        let help = expect_code(pgstow().args(arguments), 0).0;
+        let (before, end) = help.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{name}: {help}"));
+        let (examples, rest) = end.split_once("\n\nExit codes:\n").unwrap_or_else(|| panic!("{name}: {help}"));
+        assert!(rest.contains("More: pgstow manual"), "{name}: {rest}");
+        for example in examples.lines() {
+            // What it does may stand behind.
+            let line = example.trim().split("   ").next().unwrap().trim_end();
+            let block = Block { language: "sh".to_owned(), lines: vec![line.to_owned()] };
+            for words in invocations(&block) {
+                tried += 1;
+                assert_eq!(words.get(1).is_some_and(|word| word != name), name.is_empty(), "{name}: {line}");
+                Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{line}\n{error}"));
+            }
+        }
+        // The options of a command stand together, before those of all commands.
+        let place = |words: &str| before.find(words);
+        match place("\nGlobal options:") {
+            Some(globals) => assert!(["--help", "--jobs", "--keep-last"].iter().all(|own| place(own) < Some(globals))),
+            None => assert!(["manual", "schema", "completions"].contains(&name) && place("--s3-").is_none(), "{help}"),
+        }
+    }
+    assert!(tried > 25, "only {tried} examples were found");
+}
+
+#[test]
 fn every_command_and_flag_that_prose_names_is_one_that_the_program_takes() {
     // Names of sessions, and flags of other programs.
     let sessions = ["leader", "reader", "watcher", "pg_dump", "pg_dumpall"];

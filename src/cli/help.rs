@@ -1,0 +1,86 @@
+//! The end of each command's `--help`: examples, exit codes, and the page of the manual. The tests parse the examples.
+
+use crate::cli::args::EXIT_CODES;
+
+/// The help of a command that uses no store: without the options of all commands, which are about stores and logs.
+pub(crate) const WITHOUT_OPTIONS: &str =
+    "{about-with-newline}\n{usage-heading} {usage}{after-help}\nOptions of all commands: pgstow --help";
+
+/// The same, of a command with an argument.
+pub(crate) const WITHOUT_STORE: &str = "{about-with-newline}\n{usage-heading} {usage}\n\nArguments:\n{positionals}\
+    {after-help}\nOptions of all commands: pgstow --help";
+
+/// The end of a command's help; of the program's own help for an empty name.
+pub(crate) fn ending(command: &str) -> String {
+    let (examples, topic) = of(command);
+    let mut text = String::from("Examples:\n");
+    for example in examples {
+        text.push_str("  ");
+        text.push_str(example);
+        text.push('\n');
+    }
+    format!("{text}\n{EXIT_CODES}\n\nMore: pgstow manual {topic}").trim_end().to_owned()
+}
+
+/// Command lines, and the page of the manual.
+fn of(command: &str) -> (&'static [&'static str], &'static str) {
+    match command {
+        "backup" => (
+            &[
+                "pgstow backup --database-url postgresql://user@host/app --store s3://bucket/app",
+                "pgstow backup --encrypt age1... --max-object-size 50MB",
+                "pgstow backup --max-block 60s --deadline 14m",
+            ],
+            "backup",
+        ),
+        "detect" => (&["pgstow detect", "pgstow detect --schemas"], "backup"),
+        "doctor" => (&["pgstow doctor", "pgstow doctor --skip-database --store s3://bucket/app"], "doctor"),
+        "list" => (&["pgstow list", "pgstow list --json"], "retention"),
+        "show" => (&["pgstow show", "pgstow show 20261122T182104Z-3a5474 --schema auth"], "retention"),
+        "diff" => (&["pgstow diff 20261121 latest"], "retention"),
+        "verify" => (&["pgstow verify", "pgstow verify 20261122T182104Z-3a5474 --identity key.txt"], "retention"),
+        "download" => (
+            &[
+                "pgstow download --to backups/latest",
+                "pgstow download --table public.orders --table auth.users --to two-tables",
+                "pgstow download --raw --to run",
+            ],
+            "retention",
+        ),
+        "restore" => (
+            &[
+                "pgstow restore --to postgresql://postgres@new-host/app --create --roles --role-passwords",
+                "pgstow restore 20261122 --to postgresql://postgres@host/app --into-existing --table public.orders",
+                "pgstow restore --profile supabase --roles --to postgresql://postgres.REF@host:5432/postgres",
+            ],
+            "restore",
+        ),
+        "drill" => (
+            &[
+                "pgstow drill --on postgresql://postgres@test-host/postgres",
+                "pgstow drill --on postgresql://postgres@test-host/postgres --tables 10%",
+            ],
+            "drill",
+        ),
+        "status" => (&["pgstow status --max-age 26h || page-the-operator"], "retention"),
+        "report" => (&["pgstow report --out backups.html"], "retention"),
+        "prune" => (
+            &["pgstow prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run", "pgstow prune --keep-last 10"],
+            "retention",
+        ),
+        "pin" => (&["pgstow pin 20261122T182104Z-3a5474 --reason 'before the billing migration'"], "retention"),
+        "unpin" => (&["pgstow unpin 20261122T182104Z-3a5474"], "retention"),
+        "promote" => (&["pgstow promote 20261121T030000Z-77b20e --backwards"], "retention"),
+        "manual" => (&["pgstow manual restore", "pgstow manual settings | grep -A1 lock"], ""),
+        "schema" => (&["pgstow schema > manifest.schema.json"], "format"),
+        "completions" => (&["pgstow completions bash > /etc/bash_completion.d/pgstow"], "deploy"),
+        _ => (
+            &[
+                "pgstow doctor                          check what could stop a backup",
+                "pgstow backup                          save the database of DATABASE_URL",
+                "pgstow restore --create --to URL       restore the latest run into a new database",
+            ],
+            "",
+        ),
+    }
+}
