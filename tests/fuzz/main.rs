@@ -5,6 +5,8 @@
 
 #![allow(
     dead_code,
+    unused_imports,
+    unreachable_pub,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::panic,
