@@ -38,6 +38,13 @@ impl Entries {
         Self(std::mem::take(found))
     }
 
+    /// A text whose every line is an entry.
+    pub fn lines(text: &str) -> Self {
+        let mut found = BTreeMap::new();
+        text.lines().for_each(|line| *found.entry(line.to_owned()).or_default() += 1);
+        Self(found)
+    }
+
     /// What is in only one of both: of ours with `+`, of the other with `-`.
     pub fn differences(&self, from: &Self) -> Vec<String> {
         let mut all = Vec::new();

@@ -56,12 +56,21 @@ struct Asked {
     keep: Option<PathBuf>,
     version: u32,
     explain: bool,
+    /// Words of findings that are known and not shrunk.
+    known: Vec<String>,
 }
 
 impl Asked {
     fn read() -> Result<Self, String> {
-        let mut asked =
-            Self { seed: 1, cases: 100, minutes: None, keep: None, version: pg::packaged(), explain: false };
+        let mut asked = Self {
+            seed: 1,
+            cases: 100,
+            minutes: None,
+            keep: None,
+            version: pg::packaged(),
+            explain: false,
+            known: Vec::new(),
+        };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -71,6 +80,10 @@ impl Asked {
                 "--minutes" => asked.minutes = Some(number(&value()?)?),
                 "--keep" => asked.keep = Some(PathBuf::from(value()?)),
                 "--pg" => asked.version = u32::try_from(number(&value()?)?).map_err(|error| error.to_string())?,
+                "--known" => {
+                    let text = fs::read_to_string(value()?).map_err(|error| error.to_string())?;
+                    asked.known = text.lines().filter(|line| !line.is_empty()).map(ToOwned::to_owned).collect();
+                }
                 "--explain" => asked.explain = true,
                 _ => return Err(format!("unknown word {word:?}")),
             }
@@ -90,6 +103,8 @@ fn number(text: &str) -> Result<u64, String> {
 #[derive(Default)]
 struct Tally {
     played: u64,
+    /// Plays while shrinking.
+    tries: u64,
     statements: usize,
     refused: usize,
     refusals: BTreeMap<String, usize>,
@@ -190,10 +205,10 @@ fn report(server: &Server, seed: u64, case: &Case, text: &str, work: &Path, aske
     let times = tally.findings.entry(kind.clone()).or_default();
     *times += 1;
     println!("fuzz: seed {seed}: {kind}");
-    if *times > 1 {
+    if *times > 1 || asked.known.iter().any(|known| kind.contains(known)) {
         return;
     }
-    let (small, text) = shrink(server, case, text, work);
+    let (small, text) = shrink(server, case, text, work, &mut tally.tries);
     let folder = asked.keep.clone().unwrap_or_else(regressions_folder);
     fs::create_dir_all(&folder).ok();
     let file = folder.join(format!("{seed}.sql"));
@@ -205,7 +220,7 @@ fn report(server: &Server, seed: u64, case: &Case, text: &str, work: &Path, aske
 }
 
 /// Removes statements as long as the same kind of finding stays.
-fn shrink(server: &Server, case: &Case, text: &str, work: &Path) -> (Case, String) {
+fn shrink(server: &Server, case: &Case, text: &str, work: &Path, tries: &mut u64) -> (Case, String) {
     let kind = first_line(text);
     let mut tree = Shrinking::new(case.clone());
     let (mut best, mut text) = (case.clone(), text.to_owned());
@@ -213,6 +228,7 @@ fn shrink(server: &Server, case: &Case, text: &str, work: &Path) -> (Case, Strin
         if !tree.simplify() {
             break;
         }
+        *tries += 1;
         let next = tree.current();
         match one(server, &next, work).finding {
             Some(found) if first_line(&found) == kind => (best, text) = (next, found),
@@ -253,9 +269,10 @@ fn make_key(work: &Path) {
 
 fn summary(tally: &Tally, started: Instant, asked: &Asked) {
     println!(
-        "fuzz: {} cases from seed {}, {} statements ({} more refused by the server), {} s",
+        "fuzz: {} cases from seed {}, {} more plays to shrink findings, {} statements ({} more refused by the server), {} s",
         tally.played,
         asked.seed,
+        tally.tries,
         tally.statements,
         tally.refused,
         started.elapsed().as_secs()

@@ -183,7 +183,11 @@ impl Stage<'_> {
         let restored = if refused { String::new() } else { self.dump_of(RESTORED, words)? };
         let differences = Entries::of(&restored).differences(source);
         if differences.is_empty() && ended.code == Some(0) {
-            return self.same_rows();
+            return self.same_facts();
+        }
+        if refused && ended.err.contains(" is ENABLE ALWAYS") {
+            // By design: such a trigger would change the rows that are loaded.
+            return Ok(());
         }
         let (stock, errors) = stock()?;
         let of_stock = stock.differences(source);
@@ -227,28 +231,40 @@ impl Stage<'_> {
 
     /// The database as stock pg_dump and psql make it again, and psql's errors.
     fn stock(&self, words: &[&str]) -> Result<(Entries, String), Verdict> {
-        let text = self.dump_of(SOURCE, &["--create"])?.replace(SOURCE, STOCK);
-        self.server.drop(STOCK);
-        let ended = run(self.server.psql("postgres").args(["-f", "-"]), text.as_bytes());
+        let errors = self.make_stock()?;
         let entries = Entries::of(&self.dump_of(STOCK, words)?);
         self.server.drop(STOCK);
-        Ok((entries, ended.err))
+        Ok((entries, errors))
     }
 
-    /// What pg_dump does not print: rows as the server counts them, filled views, constraints, indexes.
-    fn same_rows(&self) -> Result<(), Verdict> {
-        if self.case.way.draw % 5 != 0 {
+    fn make_stock(&self) -> Result<String, Verdict> {
+        let text = self.dump_of(SOURCE, &["--create"])?.replace(SOURCE, STOCK);
+        self.server.drop(STOCK);
+        Ok(self.pipe(&text, "postgres"))
+    }
+
+    /// What pg_dump does not print: filled views, valid constraints and indexes, states, inherited columns.
+    fn same_facts(&self) -> Result<(), Verdict> {
+        let whole = matches!(
+            self.case.way.goal,
+            Goal::Create | Goal::Empty | Goal::Halves | Goal::Drill | Goal::Kill | Goal::Script
+        );
+        if self.case.way.draw % 3 != 0 || !whole {
             return Ok(());
         }
-        let (one, other) = (self.server.sql(SOURCE, FACTS), self.server.sql(RESTORED, FACTS));
-        let only = |these: &str, those: &str, sign: &str| -> Vec<String> {
-            let those: std::collections::BTreeSet<&str> = those.lines().collect();
-            these.lines().filter(|line| !those.contains(line)).map(|line| format!("{sign} {line}")).collect()
-        };
-        let differences = [only(&one, &other, "-"), only(&other, &one, "+")].concat();
-        let Some(first) = differences.first() else { return Ok(()) };
+        let facts = |database: &str| Entries::lines(&self.server.sql(database, FACTS));
+        let source = facts(SOURCE);
+        let differences = facts(RESTORED).differences(&source);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        self.make_stock()?;
+        let of_stock = facts(STOCK).differences(&source);
+        self.server.drop(STOCK);
+        let worse: Vec<String> = differences.into_iter().filter(|difference| !of_stock.contains(difference)).collect();
+        let Some(first) = worse.first() else { return Ok(()) };
         let kind = first.split('|').next().unwrap_or_default();
-        finding(&format!("{:?} facts of the catalogue differ: {kind}", self.case.way.goal), &differences.join("\n"))
+        finding(&format!("{:?} facts of the catalogue differ: {kind}", self.case.way.goal), &worse.join("\n"))
     }
 
     fn create(&self, source: &Entries, played: &mut Played) -> Result<(), Verdict> {
@@ -504,19 +520,19 @@ fn what_of(difference: &str) -> String {
     format!("{sign} {kind} {}", body.chars().take(60).collect::<String>())
 }
 
-/// Facts that pg_dump's text does not show, in a stable order.
+/// Facts that pg_dump's text does not show, in any order.
 const FACTS: &str = "
-SELECT 'relation', n.nspname, c.relname, c.relkind, c.relispopulated, c.relhasindex, c.relrowsecurity, c.relforcerowsecurity
+SELECT 'relation', to_json(n.nspname), to_json(c.relname), c.relkind, c.relispopulated, c.relhasindex, c.relrowsecurity, c.relforcerowsecurity
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') ORDER BY 2, 3, 4;
-SELECT 'constraint', n.nspname, c.conname, c.contype, c.convalidated, c.conislocal, c.coninhcount, c.conrelid::regclass
-  FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace WHERE c.contype <> 'n' AND c.oid >= 16384 ORDER BY 2, 3, 8::text;
-SELECT 'index', i.indexrelid::regclass, i.indisvalid, i.indisclustered, i.indisreplident, i.indisunique
-  FROM pg_index i WHERE i.indexrelid >= 16384 AND i.indexrelid::regclass::text !~ '^pg_toast' ORDER BY 2::text COLLATE \"C\";
-SELECT 'trigger', t.tgrelid::regclass, t.tgname, t.tgenabled, t.tgisinternal AND t.tgname ~ '^RI_' AS ri
-  FROM pg_trigger t WHERE NOT t.tgisinternal ORDER BY 2::text COLLATE \"C\", 3;
-SELECT 'column', a.attrelid::regclass, a.attname, a.attislocal, a.attinhcount, a.attnotnull, a.atthasdef
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast');
+SELECT 'constraint', to_json(n.nspname), to_json(c.conname), c.contype, c.convalidated, c.conislocal, c.coninhcount, to_json(c.conrelid::regclass::text)
+  FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace WHERE c.contype <> 'n' AND c.oid >= 16384;
+SELECT 'index', to_json(i.indexrelid::regclass::text), i.indisvalid, i.indisclustered, i.indisreplident, i.indisunique
+  FROM pg_index i WHERE i.indexrelid >= 16384 AND i.indexrelid::regclass::text !~ '^pg_toast';
+SELECT 'trigger', to_json(t.tgrelid::regclass::text), to_json(t.tgname), t.tgenabled, t.tgisinternal AND t.tgname ~ '^RI_' AS ri
+  FROM pg_trigger t WHERE NOT t.tgisinternal;
+SELECT 'column', to_json(a.attrelid::regclass::text), to_json(a.attname), a.attislocal, a.attinhcount, a.attnotnull, a.atthasdef
   FROM pg_attribute a WHERE a.attrelid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
    AND a.attrelid NOT IN (SELECT oid FROM pg_class WHERE relkind = 't' OR relkind = 'i' OR relkind = 'I')
- ORDER BY 2::text COLLATE \"C\", 3;
+;
 ";
