@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracing::debug;
 
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};
 use crate::objects::read;
@@ -23,7 +23,7 @@ pub(crate) use crate::runs::select::table;
 use crate::runs::{find, select};
 use crate::seal::compress::Compression;
 use crate::seal::decode::Opening;
-use crate::seal::decrypt::Identities;
+use crate::seal::keys::Keys;
 use crate::seal::{decode, hash};
 use crate::store::Store;
 
@@ -84,8 +84,8 @@ pub(crate) struct Options {
     pub(crate) raw: bool,
     /// Objects fetched at the same time.
     pub(crate) jobs: usize,
-    /// The secret keys of an encrypted run.
-    pub(crate) identities: Identities,
+    /// The keys that the run is read with.
+    pub(crate) keys: Keys,
 }
 
 /// Downloads a run.
@@ -95,7 +95,7 @@ pub(crate) struct Options {
 pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary> {
     let started = Instant::now();
     refuse_inside_store(store, &options.to)?;
-    let found = find::run(store, &options.run).await?;
+    let found = find::trusted(store, &options.run, &options.keys.trust).await?;
     let targets = targets(&found.manifest, options)?;
     let mut state = open_folder(&options.to, &found.name)?;
     let stale = stale(&mut state, &found.name, &options.to, &targets)?;
@@ -136,6 +136,11 @@ pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary
         state.files.remove(&path);
     }
     write_state(&options.to, &state)?;
+    let signature = layout::in_run(&found.name, layout::SIGNATURE);
+    match store.get(&signature).await.with_context(|| format!("read {signature}"))? {
+        Some(text) => write_whole(&options.to.join(layout::SIGNATURE), &text)?,
+        None => remove(&options.to.join(layout::SIGNATURE))?,
+    }
     // Last, so that a folder with a manifest is a finished download.
     write_whole(&options.to.join(layout::MANIFEST), &found.bytes)?;
     summary.seconds = started.elapsed().as_secs_f64();
@@ -155,7 +160,7 @@ fn targets(manifest: &Manifest, options: &Options) -> Result<Vec<Target>> {
     let opening = if options.raw {
         Opening::AS_STORED
     } else {
-        read::opening(manifest, &options.identities)
+        read::opening(manifest, &options.keys.identities)
             .map_err(|error| error.hint("or take the objects as they are stored, encrypted: --raw"))?
     };
     let everything = options.schemas.is_empty() && options.tables.is_empty();

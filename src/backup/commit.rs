@@ -206,13 +206,18 @@ fn totals(manifest: &Manifest) -> Totals {
     }
 }
 
-/// Writes the manifest, reads it back and returns its SHA-256.
+/// Writes the manifest, behind its signature where the run is signed, reads it back and returns its SHA-256.
 async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
     let key = layout::in_run(&run.name, layout::MANIFEST);
     let mut json = serde_json::to_vec_pretty(manifest).map_err(std::io::Error::from).context("write the manifest")?;
     json.push(b'\n');
     let body = Bytes::from(json);
     let store = &run.target.store;
+    if let Some(signing) = &run.options.form.signing_key {
+        let signature = layout::in_run(&run.name, layout::SIGNATURE);
+        let text = Bytes::from(signing.sign(&run.name, &body)?);
+        store.put(&signature, text, Condition::None).await.with_context(|| format!("write {signature}"))?;
+    }
     let read_back = match store.put(&key, body.clone(), Condition::None).await {
         Ok(_stored) => store.get(&key).await,
         Err(error) => Err(error),

@@ -1,12 +1,14 @@
 //! The request for a run, checked: made by the command line, read by the engine.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::pipeline::rate::BytesPerSecond;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::seal::compress::Compression;
 use crate::seal::encrypt::Recipients;
+use crate::seal::sign::SigningKey;
 
 /// Everything that a run can be asked for.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub(crate) struct Form {
     pub(crate) compression: Compression,
     /// Public keys to encrypt to; `None`: not encrypted.
     pub(crate) recipients: Option<Recipients>,
+    /// The key that signs the manifest; `None`: not signed.
+    pub(crate) signing_key: Option<Arc<SigningKey>>,
     /// Objects above so many stored bytes are cut into volumes.
     pub(crate) max_object_bytes: Option<u64>,
     /// Most parts of one upload that the store allows.

@@ -52,6 +52,13 @@ pub(crate) fn compose(facts: &Facts<'_>) -> String {
         if target.recipients.is_some() { " and age" } else { "" },
         identity = if target.recipients.is_some() { " --identity FILE" } else { "" },
     );
+    if facts.run.options.form.signing_key.is_some() {
+        text.push_str(
+            "The run is signed. `manifest.json.minisig` is the signature of `manifest.json`, which contains the SHA-256 of\n\
+             every file, of this page too. With the public key that you have from its owner, not from this store:\n\n\
+             ```\nminisign -V -P RW... -m manifest.json\n```\n\n",
+        );
+    }
     if let Some(recipients) = &target.recipients {
         text.push_str(
             "Everything but this page and `manifest.json` is encrypted with [age](https://age-encryption.org). The file\n\

@@ -6,6 +6,10 @@ use std::time::Duration;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
+use crate::error::Result;
+use crate::seal::decrypt::Identities;
+use crate::seal::keys::Keys;
+use crate::seal::sign::{SigningKey, Trust};
 use crate::store;
 use crate::store::config::{Checksums, LockMode, Sse};
 
@@ -254,21 +258,76 @@ pub struct SealArgs {
     /// Store larger objects as numbered volumes of this size (`50MB`, `2GiB`), for providers that limit it.
     #[arg(long, help_heading = "Objects", value_name = "SIZE", env = "PGSTOW_MAX_OBJECT_SIZE", value_parser = object_size)]
     pub max_object_size: Option<u64>,
+    /// Sign the manifest with this secret key of minisign; PGSTOW_SIGN_KEY may also hold the key itself. The password of
+    /// a key that has one comes from PGSTOW_SIGN_PASSWORD.
+    #[arg(long, help_heading = "Objects", value_name = "FILE", env = "PGSTOW_SIGN_KEY", hide_env_values = true)]
+    pub sign_key: Option<String>,
 }
 
-/// The secret keys of encrypted runs.
+impl SealArgs {
+    /// Reads the key that signs manifests. Its text is taken from the environment only.
+    ///
+    /// # Errors
+    /// Kind `Usage`: a key that cannot be read.
+    pub(crate) fn signing_key(&self) -> Result<Option<SigningKey>> {
+        let Some(given) = self.sign_key.as_deref().filter(|given| !given.is_empty()) else { return Ok(None) };
+        let from_environment = std::env::var("PGSTOW_SIGN_KEY").is_ok_and(|value| value == given);
+        let password = std::env::var("PGSTOW_SIGN_PASSWORD").ok().filter(|password| !password.is_empty());
+        SigningKey::read(given, from_environment, password.as_deref()).map(Some)
+    }
+}
+
+/// The keys that a run is read with.
 #[derive(Debug, Clone, Default, Args)]
-pub struct IdentityArgs {
+pub struct KeyArgs {
     /// File with the secret key of an encrypted run, as `age-keygen` writes it (repeatable).
     #[arg(
         long,
-        help_heading = "Encrypted runs",
+        help_heading = "Encrypted and signed runs",
         value_name = "FILE",
         env = "PGSTOW_IDENTITY",
         hide_env_values = true,
         value_delimiter = ','
     )]
     pub identity: Vec<PathBuf>,
+    /// The keys whose signatures are trusted.
+    #[command(flatten)]
+    pub trust: TrustArgs,
+}
+
+impl KeyArgs {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// Kind `Usage`: a file that cannot be read, or holds no key.
+    pub(crate) fn read(&self) -> Result<Keys> {
+        Ok(Keys { identities: Identities::read(&self.identity)?, trust: self.trust.read()? })
+    }
+}
+
+/// The keys whose signatures are trusted.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TrustArgs {
+    /// Refuse a run that is not signed by this public key of minisign, the line RW... or a .pub file (repeatable).
+    #[arg(
+        long,
+        help_heading = "Encrypted and signed runs",
+        value_name = "PUBLIC_KEY",
+        env = "PGSTOW_TRUST",
+        value_delimiter = ','
+    )]
+    pub trust: Vec<String>,
+}
+
+impl TrustArgs {
+    /// Reads the public keys.
+    ///
+    /// # Errors
+    /// Kind `Usage`: what is not a public key.
+    pub(crate) fn read(&self) -> Result<Trust> {
+        let given: Vec<&String> = self.trust.iter().filter(|key| !key.trim().is_empty()).collect();
+        Trust::read(&given)
+    }
 }
 
 /// Smaller volumes would be more requests than bytes.

@@ -96,6 +96,7 @@ fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options
         form: Form {
             compression: arguments.compression.parse()?,
             recipients: Recipients::read(&arguments.seal.encrypt)?,
+            signing_key: arguments.seal.signing_key()?.map(Arc::new),
             max_object_bytes: arguments.seal.max_object_size,
             max_parts: global.store.s3_max_parts,
         },

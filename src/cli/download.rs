@@ -4,18 +4,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, IdentityArgs};
+use crate::cli::args::{EXIT_CODES, KeyArgs};
 use crate::cli::output;
 use crate::download::{Options, download};
 use crate::error::Result;
 use crate::human;
-use crate::seal::decrypt::Identities;
 use crate::store::Store;
 
 /// Downloads a run.
 pub(crate) async fn run(store: &Store, arguments: Download, json: bool) -> Result<()> {
     let options = Options {
-        identities: Identities::read(&arguments.identity.identity)?,
+        keys: arguments.keys.read()?,
         run: arguments.run,
         to: arguments.to,
         schemas: arguments.schema,
@@ -62,5 +61,5 @@ pub struct Download {
     pub jobs: u16,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
-    pub identity: IdentityArgs,
+    pub keys: KeyArgs,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, Global, IdentityArgs, duration};
+use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::drill::options::Options;
@@ -46,7 +46,7 @@ pub struct Drill {
     pub connect_timeout: Duration,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
-    pub identity: IdentityArgs,
+    pub keys: KeyArgs,
 }
 
 /// Proves a run and prints the account of it.
@@ -54,7 +54,7 @@ pub struct Drill {
 /// # Errors
 /// Anything that kept the drill from coming to a verdict.
 pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
-    let Drilled { receipt, left_behind } = drill::run(&options(arguments), global, shutdown).await?;
+    let Drilled { receipt, left_behind } = drill::run(&options(arguments)?, global, shutdown).await?;
     if global.json {
         output::print_json(&receipt)?;
     } else {
@@ -70,8 +70,8 @@ pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) 
     })
 }
 
-fn options(arguments: Drill) -> Options {
-    Options {
+fn options(arguments: Drill) -> Result<Options> {
+    Ok(Options {
         run: arguments.run,
         on: arguments.on,
         scratch_name: arguments.scratch_name,
@@ -80,8 +80,8 @@ fn options(arguments: Drill) -> Options {
         jobs: arguments.jobs,
         pg_bin_dir: arguments.pg_bin_dir,
         connect_timeout: arguments.connect_timeout,
-        identity: arguments.identity.identity,
-    }
+        keys: arguments.keys.read()?,
+    })
 }
 
 fn text(receipt: &Receipt) -> String {

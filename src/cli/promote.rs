@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::args::EXIT_CODES;
+use crate::cli::args::{EXIT_CODES, TrustArgs};
 use crate::cli::output;
 use crate::error::Result;
 use crate::runs::promote::{Options, promote};
@@ -19,7 +19,11 @@ struct Document {
 
 /// Moves `latest`.
 pub(crate) async fn run(store: &Store, arguments: &Promote, json: bool) -> Result<()> {
-    let options = Options { backwards: arguments.backwards, partial: arguments.allow_partial_latest };
+    let options = Options {
+        backwards: arguments.backwards,
+        partial: arguments.allow_partial_latest,
+        trust: arguments.trust.read()?,
+    };
     let done = promote(store, &arguments.run, options).await?;
     if json {
         return output::print_json(&Document { run: done.run, before: done.before, moved: done.moved });
@@ -43,4 +47,7 @@ pub struct Promote {
     /// Move also to a partial run.
     #[arg(long, env = "PGSTOW_ALLOW_PARTIAL_LATEST")]
     pub allow_partial_latest: bool,
+    /// The keys whose signatures are trusted.
+    #[command(flatten)]
+    pub trust: TrustArgs,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::args::{EXIT_CODES, Global, IdentityArgs, duration};
+use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::cli::progress::Loading;
@@ -17,7 +17,6 @@ use crate::restore;
 use crate::restore::options::{Content, Destination, Options, Owners, Roles, Statistics};
 use crate::restore::progress::Progress;
 use crate::restore::work::Report;
-use crate::seal::decrypt::Identities;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -86,7 +85,7 @@ pub struct Restore {
     pub connect_timeout: Duration,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
-    pub identity: IdentityArgs,
+    pub keys: KeyArgs,
 }
 
 /// A target that is no plain database.
@@ -142,10 +141,10 @@ impl Restore {
 pub(crate) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let options = arguments.options()?;
     let store = Store::open(&global.store).await?;
-    let identities = Identities::read(&arguments.identity.identity)?;
+    let keys = arguments.keys.read()?;
     let counters = Arc::new(Progress::default());
     let shown = Loading::start(global, &counters);
-    let result = Box::pin(restore::run(store, &arguments.run, &identities, &options, &counters, shutdown)).await;
+    let result = Box::pin(restore::run(store, &arguments.run, &keys, &options, &counters, shutdown)).await;
     shown.end();
     let report = result?;
     if global.json {

@@ -5,13 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use tracing::warn;
 
-use crate::cli::args::{EXIT_CODES, Global, IdentityArgs};
+use crate::cli::args::{EXIT_CODES, Global, KeyArgs};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::human;
 use crate::runs::receipts::{self, HASHES};
-use crate::seal::decrypt::Identities;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::verify::{Options, Receipt, verify};
@@ -25,8 +24,8 @@ const RECEIPT: Duration = Duration::from_secs(4);
 pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let examined = async {
         let store = Store::open(&global.store).await?;
-        let identities = Identities::read(&arguments.identity.identity)?;
-        let options = Options { run: arguments.run.clone(), jobs: usize::from(arguments.jobs), identities };
+        let keys = arguments.keys.read()?;
+        let options = Options { run: arguments.run.clone(), jobs: usize::from(arguments.jobs), keys };
         let receipt = Box::pin(verify(&store, &options)).await?;
         Ok::<_, Error>((store, receipt))
     };
@@ -96,5 +95,5 @@ pub struct Verify {
     pub jobs: u16,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
-    pub identity: IdentityArgs,
+    pub keys: KeyArgs,
 }

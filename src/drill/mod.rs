@@ -34,7 +34,6 @@ use crate::restore::progress::Progress;
 use crate::restore::source::Loaded;
 use crate::restore::{self, COMMITS, plain};
 use crate::runs::receipts;
-use crate::seal::decrypt::Identities;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -123,8 +122,7 @@ async fn begin(options: &Options, global: &Global) -> Result<Begun> {
     if let Some(name) = &options.scratch_name {
         refuse_name(&maintenance, name).await?;
     }
-    let identities = Identities::read(&options.identity)?;
-    let mut loaded = Loaded::read(store.clone(), &options.run, &identities).await?;
+    let mut loaded = Loaded::read(store.clone(), &options.run, &options.keys).await?;
     leave_out::properties(&mut loaded.meta.entries);
     let notes = leftovers::clear(&maintenance).await?;
     let name = options.scratch_name.clone().unwrap_or_else(|| {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::seal::keys::Keys;
+
 /// A drill that is asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
@@ -22,6 +24,6 @@ pub(crate) struct Options {
     pub(crate) pg_bin_dir: Option<PathBuf>,
     /// Time limit for each connection.
     pub(crate) connect_timeout: Duration,
-    /// Files with the secret keys of an encrypted run.
-    pub(crate) identity: Vec<PathBuf>,
+    /// The keys that the run is read with.
+    pub(crate) keys: Keys,
 }

@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 pub const LATEST: &str = "latest.json";
 /// Name of the manifest below a run; written last.
 pub const MANIFEST: &str = "manifest.json";
+/// Name of the manifest's signature below a run; written just before the manifest.
+pub const SIGNATURE: &str = "manifest.json.minisig";
 /// Name of the restore instructions below a run.
 pub const RESTORE_MD: &str = "RESTORE.md";
 /// Stem of the roles script below a run.
@@ -87,7 +89,7 @@ pub fn is_object(key: &str) -> bool {
         })
     };
     match key.split_once('/') {
-        None if key == MANIFEST || key == RESTORE_MD => true,
+        None if key == MANIFEST || key == SIGNATURE || key == RESTORE_MD => true,
         None => match key.strip_prefix('@') {
             Some(rest) => plain(rest) && (has(rest, ".dump") || has(rest, ".sql")),
             None => plain(key) && !key.starts_with('.') && has(key, ".dump"),
@@ -162,6 +164,7 @@ mod tests {
     fn objects_of_runs_are_told_from_what_others_put_there() {
         for own in [
             "manifest.json",
+            "manifest.json.minisig",
             "RESTORE.md",
             "@roles.sql.zst",
             "@database.dump",

@@ -36,7 +36,7 @@ use crate::restore::options::{Options, Profile};
 use crate::restore::progress::Progress;
 use crate::restore::source::{LeaveOut, Loaded};
 use crate::restore::work::Report;
-use crate::seal::decrypt::Identities;
+use crate::seal::keys::Keys;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -50,7 +50,7 @@ pub(crate) const COMMITS: Duration = Duration::from_secs(10);
 pub(crate) async fn run(
     store: Store,
     run: &str,
-    identities: &Identities,
+    keys: &Keys,
     options: &Options,
     progress: &Arc<Progress>,
     shutdown: &Shutdown,
@@ -59,7 +59,7 @@ pub(crate) async fn run(
     let result = tokio::select! {
         biased;
         error = shutdown.requested() => Err(error),
-        result = Box::pin(restore(store, run, identities, options, progress, commits.clone())) => result,
+        result = Box::pin(restore(store, run, keys, options, progress, commits.clone())) => result,
     };
     commits.close();
     if tokio::time::timeout(COMMITS, commits.wait()).await.is_err() {
@@ -77,13 +77,13 @@ pub(crate) async fn run(
 async fn restore(
     store: Store,
     run: &str,
-    identities: &Identities,
+    keys: &Keys,
     options: &Options,
     progress: &Arc<Progress>,
     commits: TaskTracker,
 ) -> Result<Report> {
     options.check()?;
-    let loaded = Loaded::read(store, run, identities).await?;
+    let loaded = Loaded::read(store, run, keys).await?;
     if let Profile::Supabase { replace } = options.profile {
         return Box::pin(supabase::restore(options, replace, &loaded, progress, commits)).await;
     }

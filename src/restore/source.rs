@@ -14,7 +14,7 @@ use crate::restore::flow::Source;
 use crate::restore::options::Options;
 use crate::restore::roles::Script;
 use crate::runs::find;
-use crate::seal::decrypt::Identities;
+use crate::seal::keys::Keys;
 use crate::store::Store;
 
 /// A run with what of it is small: its manifest, definitions and roles.
@@ -28,10 +28,10 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) async fn read(store: Store, wanted: &str, identities: &Identities) -> Result<Self> {
-        let found = find::run(&store, wanted).await?;
+    pub(crate) async fn read(store: Store, wanted: &str, keys: &Keys) -> Result<Self> {
+        let found = find::trusted(&store, wanted, &keys.trust).await?;
         let manifest = found.manifest;
-        let opening = read::opening(&manifest, identities)?;
+        let opening = read::opening(&manifest, &keys.identities)?;
         let source = Source { store, run: found.name, opening };
         let database = source.read(&manifest.database.object).await?;
         let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())

@@ -9,6 +9,7 @@ use crate::format::manifest::{FORMAT, Manifest};
 use crate::runs::pointer;
 use crate::runs::receipts::Verdicts;
 use crate::seal::hash;
+use crate::seal::sign::Trust;
 use crate::store::Store;
 
 /// A run that was found, with its manifest.
@@ -64,6 +65,22 @@ pub(crate) async fn run(store: &Store, wanted: &str) -> Result<Run> {
         [first, .., last] => Err(Error::usage(format!("{} runs begin with {wanted:?}", matching.len()))
             .hint(format!("give more of the name; they go from {last} to {first}"))),
     }
+}
+
+/// Finds a run like [`run`] and checks that its manifest is signed by a trusted key, where any is given.
+///
+/// # Errors
+/// As [`run`]; kind `Damage` for a run that is not signed, or signed by another key.
+pub(crate) async fn trusted(store: &Store, wanted: &str, trust: &Trust) -> Result<Run> {
+    let found = run(store, wanted).await?;
+    if !trust.is_empty() {
+        let key = layout::in_run(&found.name, layout::SIGNATURE);
+        let signature = store.get(&key).await.with_context(|| format!("read {key}"))?;
+        if let Some(by) = trust.check(&found.name, &found.bytes, signature.as_deref())? {
+            tracing::info!("run {} is signed by key {by}", found.name);
+        }
+    }
+    Ok(found)
 }
 
 /// Says that the latest run was found damaged, so that nobody takes it by default without a word. A store whose receipts

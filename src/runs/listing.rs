@@ -76,7 +76,7 @@ impl Listing {
 
     /// Keys that the store lists and the manifest does not name, sorted.
     pub(crate) fn strangers(&self, manifest: &Manifest) -> Vec<&str> {
-        let mut known: HashSet<String> = HashSet::from([layout::MANIFEST.to_owned()]);
+        let mut known: HashSet<String> = HashSet::from([layout::MANIFEST, layout::SIGNATURE].map(str::to_owned));
         known.extend(manifest.objects().into_iter().flat_map(Object::volumes).map(|volume| volume.key));
         let mut strangers: Vec<&str> =
             self.sizes.keys().filter(|key| !known.contains(*key)).map(String::as_str).collect();

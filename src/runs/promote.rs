@@ -7,15 +7,18 @@ use crate::runs::pointer::Way;
 use crate::runs::receipts::Verdicts;
 use crate::runs::{find, is_future, listing, pointer};
 use crate::seal::hash;
+use crate::seal::sign::Trust;
 use crate::store::Store;
 
 /// What may be done.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Move to an older run, or to one of another database.
     pub(crate) backwards: bool,
     /// Move to a partial run.
     pub(crate) partial: bool,
+    /// Move to a run that is signed by one of these keys only.
+    pub(crate) trust: Trust,
 }
 
 /// How a promotion ended.
@@ -33,7 +36,7 @@ pub(crate) struct Promoted {
 /// # Errors
 /// Kind `Usage` where the options do not allow it; where the run is not whole, or the store fails.
 pub(crate) async fn promote(store: &Store, wanted: &str, options: Options) -> Result<Promoted> {
-    let found = find::run(store, wanted).await?;
+    let found = find::trusted(store, wanted, &options.trust).await?;
     let manifest = &found.manifest;
     if manifest.status == Status::Partial && !options.partial {
         let count = manifest.skipped.len();

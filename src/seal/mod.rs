@@ -6,4 +6,5 @@ pub mod decrypt;
 pub mod digest;
 pub mod encrypt;
 pub mod hash;
+pub mod keys;
 pub mod sign;

@@ -31,8 +31,8 @@ use crate::objects::read;
 use crate::runs::listing::Listing;
 use crate::runs::receipts::{CONTENTS, HASHES};
 use crate::runs::{find, pointer};
-use crate::seal::decrypt::Identities;
 use crate::seal::hash;
+use crate::seal::keys::Keys;
 use crate::store::Store;
 use crate::verify::object::{Finding, Task};
 
@@ -73,8 +73,8 @@ pub(crate) struct Options {
     pub(crate) run: String,
     /// Objects read at the same time.
     pub(crate) jobs: usize,
-    /// The secret keys of an encrypted run.
-    pub(crate) identities: Identities,
+    /// The keys that the run is read with.
+    pub(crate) keys: Keys,
 }
 
 /// Verifies a run.
@@ -83,8 +83,8 @@ pub(crate) struct Options {
 /// A run that is unknown, a store that fails; damage is in the receipt.
 pub(crate) async fn verify(store: &Store, options: &Options) -> Result<Receipt> {
     let started = Instant::now();
-    let identities = &options.identities;
-    let found = find::run(store, &options.run).await?;
+    let identities = &options.keys.identities;
+    let found = find::trusted(store, &options.run, &options.keys.trust).await?;
     let manifest_sha256 = hash::sha256(&found.bytes);
     let mut problems = Problems::new();
     let mut warnings = Vec::new();

@@ -41,6 +41,7 @@ mod retention;
 mod roles;
 mod secrets;
 mod signals;
+mod signing;
 mod standby;
 mod store_contract;
 mod store_faults;
