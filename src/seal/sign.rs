@@ -8,6 +8,8 @@ use std::fmt;
 use std::io::{Cursor, Read as _};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use minisign::{PublicKey, PublicKeyBox, SecretKey, SecretKeyBox, SignatureBox};
 
 use crate::error::{Error, Result};
@@ -46,19 +48,23 @@ impl SigningKey {
         } else {
             (small_file("--sign-key", Path::new(given))?, given.to_owned())
         };
-        let unreadable = |_error| {
+        let unreadable = || {
             Error::usage(format!("--sign-key: {shown} is not a secret key of minisign that can be read"))
                 .hint("`minisign -G -W -s FILE` makes one without a password; PGSTOW_SIGN_PASSWORD is the password of one that has it")
         };
-        let parse = || SecretKeyBox::from_string(&text).map_err(unreadable);
-        let secret = match (parse()?.into_unencrypted_secret_key(), password) {
-            (Ok(secret), _) => secret,
-            (Err(_encrypted), Some(password)) => {
-                parse()?.into_secret_key(Some(password.to_owned())).map_err(unreadable)?
+        let line = text.lines().nth(1).unwrap_or_default().trim();
+        let bytes = BASE64.decode(line).map_err(|_not_base64| unreadable())?;
+        // The two bytes behind the signature's algorithm name the function that encrypts the key; none where they are 0
+        // (key format on minisign's page). `minisign -G -W` leaves the checksum of such a key empty.
+        let secret = match (bytes.get(2..4), password) {
+            (Some([0, 0]), _) => SecretKey::from_bytes(&bytes),
+            (_, Some(password)) => {
+                SecretKeyBox::from_string(&text).and_then(|key| key.into_secret_key(Some(password.to_owned())))
             }
-            (Err(error), None) => return Err(unreadable(error)),
+            (_, None) => return Err(unreadable()),
         };
-        let public = PublicKey::from_secret_key(&secret).map_err(unreadable)?;
+        let secret = secret.map_err(|_error| unreadable())?;
+        let public = PublicKey::from_secret_key(&secret).map_err(|_error| unreadable())?;
         Ok(Self { secret, public })
     }
 
