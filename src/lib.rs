@@ -22,6 +22,8 @@ pub(crate) mod download;
 pub(crate) mod drill;
 pub mod error;
 pub mod format;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod human;
 pub(crate) mod objects;
 pub mod pipeline;

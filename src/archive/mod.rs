@@ -3,6 +3,7 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod compose;
+pub(crate) mod head;
 pub(crate) mod order;
 pub(crate) mod partitions;
 pub(crate) mod reader;

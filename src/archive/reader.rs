@@ -14,6 +14,7 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{CompressionAlgorithm, Entry, ObjectType, OffsetState};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::archive::head;
 use crate::archive::rows::Rows;
 use crate::error::{Context as _, Error, Result};
 use crate::seal::digest::Fingerprint;
@@ -45,7 +46,7 @@ pub(crate) trait Visitor {
 /// Kind `Damage` where the archive breaks the format's rules; errors of `input` and of the visitor unchanged.
 pub(crate) fn read<R: Read, V: Visitor>(input: R, visitor: &mut V) -> Result<ArchiveMetadata> {
     let mut input = Counted { inner: BufReader::with_capacity(BUFFER, input), at: 0 };
-    let metadata = libpgdump::format::custom::read_metadata(&mut input).map_err(toc_error)?;
+    let metadata = head::read(&mut input).map_err(toc_error)?;
     check_head(&metadata)?;
     visitor.contents(&metadata)?;
     let mut expected = metadata.entries.iter().filter(|entry| entry.had_dumper);

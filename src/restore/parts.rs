@@ -6,6 +6,7 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
+use crate::archive::head;
 use crate::archive::partitions::parents;
 use crate::download;
 use crate::error::{Error, Result};
@@ -71,8 +72,7 @@ impl Part {
             // The table of contents stands at the begin; the rest of the archive is not fetched.
             let read = tokio::task::spawn_blocking(move || {
                 let mut plain = Plain::new(stored, &opening);
-                libpgdump::format::custom::read_metadata(&mut plain)
-                    .map_err(|error| Error::damage(format!("{key}: {error}")))
+                head::read(&mut plain).map_err(|error| Error::damage(format!("{key}: {error}")))
             });
             let meta = read.await.map_err(|error| Error::failed(format!("read an archive: {error}")))??;
             self.of_schemas.extend(meta.entries.iter().map(|entry| entry.dump_id));

@@ -6,6 +6,7 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag, with_dependents};
+use crate::archive::head;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::objects::read;
@@ -34,7 +35,7 @@ impl Loaded {
         let opening = read::opening(&manifest, &keys.identities)?;
         let source = Source { store, run: found.name, opening };
         let database = source.read(&manifest.database.object).await?;
-        let meta = libpgdump::format::custom::read_metadata(&mut database.as_slice())
+        let meta = head::read(&mut database.as_slice())
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
         let script = source.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;

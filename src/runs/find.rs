@@ -127,7 +127,7 @@ pub(crate) async fn manifest(store: &Store, name: &str) -> Result<Option<Run>> {
     Ok(Some(Run { name: name.to_owned(), manifest, bytes }))
 }
 
-fn parse(bytes: &[u8]) -> Result<Manifest> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest> {
     #[derive(Deserialize)]
     struct Format {
         format: String,

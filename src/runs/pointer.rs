@@ -53,7 +53,7 @@ pub(crate) async fn latest(store: &Store) -> Result<Option<Latest>> {
     store.get(layout::LATEST).await?.map(|body| parse(store, &body)).transpose()
 }
 
-fn parse(store: &Store, body: &[u8]) -> Result<Latest> {
+pub(crate) fn parse(store: &Store, body: &[u8]) -> Result<Latest> {
     let wrong = |problem: String| {
         Error::damage(format!("{} of {}: {problem}", layout::LATEST, store.describe()))
             .hint("`pgstow promote RUN` replaces it; `pgstow list` shows the runs")

@@ -14,6 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
+use crate::archive::head;
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::programs::tools::PgTools;
@@ -74,7 +75,7 @@ pub(crate) async fn table_of_contents(
     let pipe = stdout.into_owned_fd().context("read from pg_dump")?;
     let reading = tokio::task::spawn_blocking(move || {
         let mut reader = BufReader::with_capacity(1 << 20, std::fs::File::from(pipe));
-        libpgdump::format::custom::read_metadata(&mut reader)
+        head::read(&mut reader)
     });
     let parsed = reading.await.map_err(|error| Error::failed(format!("read pg_dump's table of contents: {error}")))?;
     end(&mut child, parsed.is_ok()).await;

@@ -3,6 +3,7 @@
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::tag;
+use crate::archive::head;
 use crate::error::{Error, Result};
 use crate::objects::read;
 use crate::objects::read::Plain;
@@ -37,8 +38,7 @@ impl LargeObjects {
         let (key, opening) = (object.key.clone(), work.source.opening.clone());
         let read = tokio::task::spawn_blocking(move || {
             let mut plain = Plain::new(stored, &opening);
-            libpgdump::format::custom::read_metadata(&mut plain)
-                .map_err(|error| Error::damage(format!("{key}: {error}")))
+            head::read(&mut plain).map_err(|error| Error::damage(format!("{key}: {error}")))
         });
         let meta = read.await.map_err(|error| Error::failed(format!("read an archive: {error}")))??;
         let mut this = Self::default();
