@@ -110,6 +110,7 @@ struct Tally {
     refusals: BTreeMap<String, usize>,
     skipped: BTreeMap<String, usize>,
     like_stock: BTreeMap<String, usize>,
+    stopped: BTreeMap<String, usize>,
     findings: BTreeMap<String, usize>,
 }
 
@@ -121,6 +122,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    judge::check();
+    case::check();
     let server = Server::start(asked.version);
     let work = tempfile::Builder::new().prefix("pgstow-fuzz-").tempdir().expect("a temporary folder can be made");
     make_key(work.path());
@@ -189,6 +192,9 @@ fn note(tally: &mut Tally, played: &Played) {
     }
     if let Some(why) = &played.skipped {
         *tally.skipped.entry(why.clone()).or_default() += 1;
+    }
+    if let Some(why) = &played.stopped {
+        *tally.stopped.entry(why.clone()).or_default() += 1;
     }
     if let Some(lost) = &played.like_stock {
         *tally.like_stock.entry(first_line(lost)).or_default() += 1;
@@ -286,6 +292,7 @@ fn summary(tally: &Tally, started: Instant, asked: &Asked) {
     };
     show("finding", &tally.findings, usize::MAX);
     show("lost by stock too", &tally.like_stock, 20);
+    show("stopped where stock goes on", &tally.stopped, 40);
     show("not judged", &tally.skipped, 20);
     if asked.explain {
         show("refused", &tally.refusals, 60);

@@ -146,7 +146,7 @@ impl Server {
     pub fn accepted(&self, database: &str, statements: &[String]) -> Vec<Option<String>> {
         let mut script = "\\o /dev/null\nSET client_min_messages = error;\nSET statement_timeout = '10s';\n".to_owned();
         for (at, statement) in statements.iter().enumerate() {
-            script.push_str(&format!("RESET ROLE;\n{statement}\n;\n\\echo @@fz {at} :ERROR :LAST_ERROR_MESSAGE\n"));
+            script.push_str(&format!("RESET ROLE; RESET session_replication_role;\n{statement}\n;\n\\echo @@fz {at} :ERROR :LAST_ERROR_MESSAGE\n"));
         }
         let ended = run(&mut self.psql(database), script.as_bytes());
         let mut answers = vec![Some("no answer".to_owned()); statements.len()];

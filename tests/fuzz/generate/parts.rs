@@ -104,6 +104,11 @@ impl Generator<'_> {
             from.name, to.name
         ));
         self.thing("CONSTRAINT", &format!("{name} ON {}", from.name));
+        if self.dice.chance(6) {
+            // A row that refers to nothing, as it is left behind when triggers were off.
+            let value = self.dice.word(&["987654", "-1"]);
+            self.run(format!("SET session_replication_role = replica;\nUPDATE {} SET {column} = {value}", from.name));
+        }
         if self.dice.chance(50) {
             self.run(format!("UPDATE {} SET {column} = (SELECT {key} FROM {} LIMIT 1)", from.name, to.name));
         }

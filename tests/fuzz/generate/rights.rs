@@ -133,6 +133,7 @@ impl Generator<'_> {
             "SET default_toast_compression = 'pglz'",
             "SET synchronous_commit = off",
             "CONNECTION LIMIT 50",
+            "IS_TEMPLATE true",
         ]);
         if self.dice.chance(30) && words.starts_with("SET") {
             self.run(format!("ALTER ROLE {role} IN DATABASE :\"DBNAME\" {words}"));
