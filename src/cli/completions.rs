@@ -19,7 +19,7 @@ pub struct SchemaCommand {}
 /// `pgstow completions`
 #[derive(Debug, Clone, Args)]
 pub struct Completions {
-    /// The shell.
+    /// Shell to print the completions of.
     pub shell: clap_complete::Shell,
 }
 

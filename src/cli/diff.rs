@@ -143,8 +143,8 @@ fn gaps(text: &mut String, document: &Difference) {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Diff {
-    /// The run to compare from.
+    /// Older run: its name, the beginning of its name, or `latest`.
     pub a: String,
-    /// The run to compare with.
+    /// Newer run.
     pub b: String,
 }

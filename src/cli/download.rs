@@ -41,7 +41,7 @@ pub(crate) async fn run(store: &Store, arguments: Download, json: bool) -> Resul
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Download {
-    /// The run; default `latest`.
+    /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
     /// Folder to put the files into.

@@ -19,7 +19,7 @@ use crate::shutdown::Shutdown;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Drill {
-    /// The run; default `latest`.
+    /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
     /// A database on the server where the scratch database is made: a URL or `key=value` words.

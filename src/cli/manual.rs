@@ -19,7 +19,7 @@ use crate::error::{Context as _, Result};
 /// On a terminal the page is shown by the program that PAGER names (default: less).
 #[derive(Debug, Clone, Args)]
 pub struct Manual {
-    /// The page.
+    /// Page of the manual. Without it, the list of pages is printed.
     #[arg(default_value = INDEX, hide_default_value = true, value_parser = topics())]
     pub topic: String,
 }

@@ -40,7 +40,7 @@ pub(crate) async fn unpin(store: &Store, arguments: &Unpin, json: bool) -> Resul
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Pin {
-    /// The run; default `latest`.
+    /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
     /// Reason of the pin, for those who come later.
@@ -52,6 +52,6 @@ pub struct Pin {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Unpin {
-    /// The run.
+    /// Run: its name, or the beginning of it.
     pub run: String,
 }

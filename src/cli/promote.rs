@@ -39,7 +39,7 @@ pub(crate) async fn run(store: &Store, arguments: &Promote, json: bool) -> Resul
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Promote {
-    /// The run to make latest.
+    /// Run to make latest: its name, or the beginning of it.
     pub run: String,
     /// Move also when `latest` points to a newer run, or to one of another database.
     #[arg(long, env = "PGSTOW_BACKWARDS")]

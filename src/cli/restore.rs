@@ -25,7 +25,7 @@ use crate::store::Store;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Restore {
-    /// The run; default `latest`.
+    /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
     /// The database to restore into: a URL or `key=value` words, as libpq reads them.

@@ -176,7 +176,7 @@ fn missing(text: &mut String, manifest: &Manifest) {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Show {
-    /// The run; default `latest`.
+    /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
     /// Show only this schema, with the objects of other schemas that its archive needs.

@@ -87,7 +87,7 @@ fn text(receipt: &Receipt) -> String {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Verify {
-    /// The run; default `latest`.
+    /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
     /// Objects read at the same time.
