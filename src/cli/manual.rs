@@ -104,11 +104,10 @@ fn text(topic: &str) -> String {
 
 fn list() -> String {
     let width = PAGES.iter().map(|page| page.topic.len()).max().unwrap_or_default();
-    PAGES
-        .iter()
-        .filter(|page| page.topic != INDEX)
-        .map(|page| format!("    pgstow manual {:<width$}  {}\n", page.topic, page.summary))
-        .collect()
+    let listed = PAGES.iter().filter(|page| page.topic != INDEX);
+    let lines: Vec<String> =
+        listed.map(|page| format!("    pgstow manual {:<width$}  {}\n", page.topic, page.summary)).collect();
+    lines.concat()
 }
 
 /// Shows the text by the program that `PAGER` names, started directly and not by a shell, its words separated by spaces.
