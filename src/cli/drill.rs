@@ -32,7 +32,7 @@ pub struct Drill {
     /// table as `schema.table` (repeatable). All definitions are compared.
     #[arg(long, env = "PGSTOW_TABLES")]
     pub tables: Vec<String>,
-    /// Create roles that are missing on that server.
+    /// Create the roles that the server lacks, for the time of the drill.
     #[arg(long)]
     pub roles: bool,
     /// Sessions that load and compare rows at the same time.

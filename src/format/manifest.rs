@@ -114,7 +114,7 @@ impl Object {
 pub struct Tool {
     /// `pgstow`.
     pub name: String,
-    /// Its version.
+    /// Version of the program.
     pub version: String,
 }
 
@@ -127,8 +127,8 @@ pub struct Source {
     pub port: u16,
     /// Name of the database.
     pub database: String,
-    /// What makes this database this one: `<system identifier>/<database oid>`, or a hash of host, port and name
-    /// where the role may not read the system identifier.
+    /// Identity of the database: `<system identifier>/<database oid>`, or a hash of host, port and name where the role
+    /// may not read the system identifier.
     pub identity: String,
     /// `server_version` of the server.
     pub server_version: String,
@@ -143,13 +143,13 @@ pub struct Source {
     pub wal_lsn: Option<String>,
     /// True when the source was a standby.
     pub in_recovery: bool,
-    /// The role the backup ran as.
+    /// The role that made the backup.
     pub role: String,
-    /// Whether that role is a superuser.
+    /// True when that role is a superuser.
     pub superuser: bool,
 }
 
-/// How the objects are encrypted: all but the manifest and RESTORE.md, each an age file of its own (their keys end in
+/// The encryption of the objects: all but the manifest and RESTORE.md are age files of their own (their keys end in
 /// `.age`, before the number of a volume).
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Encryption {
@@ -162,17 +162,17 @@ pub struct Encryption {
 /// Sums over a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
-    /// Schemas.
+    /// Number of schemas.
     pub schemas: u64,
-    /// Tables of every kind that have a file.
+    /// Number of tables, of every kind, that have a file.
     pub tables: u64,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
     /// Bytes of COPY text, counted once.
     pub raw_bytes: u64,
-    /// Bytes in the store, of every object but the manifest.
+    /// Bytes in the store, of all objects except the manifest.
     pub stored_bytes: u64,
-    /// Objects in the store, the manifest not counted.
+    /// Number of objects in the store, the manifest not counted.
     pub objects: u64,
 }
 
@@ -181,7 +181,7 @@ pub struct Totals {
 pub struct Roles {
     /// The stored script.
     pub object: Object,
-    /// Whether it holds password hashes (the role could read `pg_authid`).
+    /// True when it contains password hashes (the role could read `pg_authid`).
     pub passwords: bool,
 }
 
@@ -198,7 +198,7 @@ pub struct LargeObjects {
     /// The stored archive, absent when the database has no large object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<Object>,
-    /// How many large objects it holds.
+    /// Number of large objects that it contains.
     pub count: u64,
     /// Bytes of large objects' contents.
     #[serde(default)]
@@ -288,7 +288,7 @@ impl TableKind {
 pub struct Table {
     /// Name of the table.
     pub name: String,
-    /// What it is.
+    /// Kind of the table.
     pub kind: TableKind,
     /// Rows saved.
     pub rows: u64,
@@ -318,13 +318,13 @@ pub struct Table {
 /// An object that is missing from a run, or that cannot be restored from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Skipped {
-    /// Its schema; empty for what is in none.
+    /// Schema of the object; empty for an object that is in none.
     pub schema: String,
     /// Its name.
     pub name: String,
     /// `table`, `sequence`, `schema`, `large object`, ...
     pub kind: String,
-    /// Why, in plain words.
+    /// Reason, in plain words.
     pub reason: String,
     /// Of what is in `dependents`: the numbers of its entries in the table of contents of `@database.dump`. A restore
     /// leaves these out, and what depends on them.
@@ -339,7 +339,7 @@ pub struct Omitted {
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// Why, and what a person must do.
+    /// Reason, and what a person must do.
     pub reason: String,
 }
 
