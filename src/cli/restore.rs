@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::restore;
-use crate::restore::options::{Content, Destination, Options, Owners, Roles, Statistics};
+use crate::restore::options::{Content, Destination, Options, Owners, Privileges, Roles, Statistics, Tablespaces};
 use crate::restore::progress::Progress;
 use crate::restore::work::Report;
 use crate::shutdown::Shutdown;
@@ -68,6 +68,21 @@ pub struct Restore {
     /// Make the role that restores the owner of everything, instead of the saved owners.
     #[arg(long)]
     pub no_owner: bool,
+    /// Do not restore privileges and default privileges.
+    #[arg(long)]
+    pub no_privileges: bool,
+    /// Put everything into the database's own tablespace.
+    #[arg(long, conflicts_with = "tablespace")]
+    pub no_tablespaces: bool,
+    /// Put what was in tablespace OLD into NEW (repeatable).
+    #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
+    pub tablespace: Vec<(String, String)>,
+    /// Go on although the server lacks something that the run needs: what cannot be restored is listed, exit 3.
+    #[arg(long, conflicts_with = "exit_on_error")]
+    pub best_effort: bool,
+    /// Stop at the first object that the server refuses. By itself a restore lists it, goes on and exits with 3.
+    #[arg(long)]
+    pub exit_on_error: bool,
     /// Do not gather the planner's statistics at the end.
     #[arg(long)]
     pub no_analyze: bool,
@@ -86,6 +101,14 @@ pub struct Restore {
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub keys: KeyArgs,
+}
+
+/// `OLD=NEW`.
+fn pair(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() => Ok((old.to_owned(), new.to_owned())),
+        _ => Err("write it as OLD=NEW".to_owned()),
+    }
 }
 
 /// A target that is no plain database.
@@ -121,6 +144,14 @@ impl Restore {
             tables: self.table.clone(),
             roles: if self.roles { Roles::Create { passwords: self.role_passwords } } else { Roles::Present },
             owners: if self.no_owner { Owners::Restoring } else { Owners::Saved },
+            privileges: if self.no_privileges { Privileges::Owner } else { Privileges::Saved },
+            tablespaces: if self.no_tablespaces {
+                Tablespaces::Default
+            } else {
+                Tablespaces::Named(self.tablespace.clone())
+            },
+            best_effort: self.best_effort,
+            exit_on_error: self.exit_on_error,
             statistics: match (self.no_analyze, self.full_analyze) {
                 (true, _) => Statistics::None,
                 (false, true) => Statistics::Full,

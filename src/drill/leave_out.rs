@@ -50,7 +50,7 @@ pub(crate) async fn choose(loaded: &Loaded, session: &Session, scratch: &str) ->
         let tables = tables_of(&loaded.manifest, tag(entry));
         let names: Vec<String> = tables.iter().map(TableName::to_string).collect();
         not_proven.push(format!("extension {} {why}; its tables: {}", tag(entry), names.join(", ")));
-        out.tables.extend(tables.into_iter().map(|name| (name.schema, name.table)));
+        out.tables.extend(tables);
         extensions.insert(tag(entry));
         out.entries.insert(entry.dump_id);
     }

@@ -174,7 +174,10 @@ async fn drill(
     }
     scratch.give_away(&loaded.meta.entries, maintenance).await?;
     let restore = restore_options(options, scratch.info().clone());
-    Box::pin(plain::restore(&restore, loaded, &leave_out, &Arc::new(Progress::default()), commits)).await?;
+    let restored =
+        Box::pin(plain::restore(&restore, loaded, &leave_out, &Arc::new(Progress::default()), commits)).await?;
+    let lost = restored.findings.not_restored.iter();
+    receipt.differences.extend(lost.map(|lost| format!("{} {} was not restored: {}", lost.kind, lost.name, lost.why)));
     receipt.restore_seconds = started.elapsed().as_secs_f64();
     let compared = rows::compare(options, loaded, &leave_out, scratch.info()).await?;
     (receipt.tables, receipt.rows) = (compared.tables, compared.rows);

@@ -77,7 +77,7 @@ pub(crate) async fn compare(
 fn wanted<'a>(manifest: &'a Manifest, leave_out: &LeaveOut, only_with_rows: bool) -> Vec<Wanted<'a>> {
     let all = manifest.schemas.iter().flat_map(|s| s.tables.iter().map(move |table| (s.name.as_str(), table)));
     all.filter(|(schema, table)| verify::holds_rows(manifest, schema, table))
-        .filter(|(schema, table)| !leave_out.tables.contains(&((*schema).to_owned(), table.name.clone())))
+        .filter(|(schema, table)| !leave_out.tables.contains(&TableName::new(*schema, &table.name)))
         .filter(|(_, table)| !only_with_rows || table.rows > 0)
         .collect()
 }

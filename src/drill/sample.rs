@@ -90,7 +90,7 @@ pub(crate) async fn choose(
     let chosen: HashSet<TableName> = chosen.into_iter().flat_map(|(_, unit)| unit).collect();
     let left: HashSet<TableName> = all.iter().filter(|one| !chosen.contains(*one)).cloned().collect();
     let unchecked = leave_out_keys(entries, &chosen, &left, out);
-    out.tables.extend(left.into_iter().map(|name| (name.schema, name.table)));
+    out.tables.extend(left);
     out.large_objects = true;
     let mut tables: Vec<String> = chosen.iter().map(TableName::to_string).collect();
     tables.sort();
@@ -131,7 +131,7 @@ fn with_rows(manifest: &Manifest, out: &LeaveOut) -> BTreeSet<TableName> {
     let all = manifest.schemas.iter().flat_map(|schema| schema.tables.iter().map(move |table| (schema, table)));
     all.filter(|(schema, table)| table.rows > 0 && verify::holds_rows(manifest, &schema.name, table))
         .map(|(schema, table)| TableName::new(&schema.name, &table.name))
-        .filter(|one| !out.tables.contains(&(one.schema.clone(), one.table.clone())))
+        .filter(|one| !out.tables.contains(one))
         .collect()
 }
 

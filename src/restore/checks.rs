@@ -99,8 +99,8 @@ pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, opti
     lacking.extend(
         extensions.iter().filter(|name| !server.extensions.contains(**name)).map(|name| format!("extension {name}")),
     );
-    let tablespaces: BTreeSet<&str> =
-        entries.iter().filter_map(|e| e.tablespace.as_deref()).filter(|name| !name.is_empty()).collect();
+    let named = entries.iter().filter_map(|e| e.tablespace.as_deref()).filter(|name| !name.is_empty());
+    let tablespaces: BTreeSet<&str> = named.filter_map(|name| options.tablespace(name)).collect();
     lacking.extend(
         tablespaces.iter().filter(|name| !server.tablespaces.contains(**name)).map(|name| format!("tablespace {name}")),
     );
@@ -115,6 +115,10 @@ pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, opti
         return Ok(());
     }
     let told: Vec<String> = lacking.iter().map(|thing| in_comment(thing)).collect();
+    if options.best_effort {
+        tracing::warn!("the server lacks what the run needs: {}; going on (--best-effort)", told.join(", "));
+        return Ok(());
+    }
     let mut error = Error::failed(format!("the server lacks what the run needs: {}", told.join(", ")));
     if by_role && !options.creates_roles() {
         error = error.hint("--roles creates the missing roles, without passwords");
@@ -123,9 +127,10 @@ pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, opti
         error = error.hint("install the extensions' packages on the server");
     }
     if told.iter().any(|thing| thing.starts_with("tablespace ")) {
-        error = error.hint("CREATE TABLESPACE with that name");
+        error = error
+            .hint("--no-tablespaces puts everything into the database's own, --tablespace OLD=NEW into another one");
     }
-    Err(error.hint("nothing was changed"))
+    Err(error.hint("--best-effort restores the rest and lists what cannot be").hint("nothing was changed"))
 }
 
 /// Owners of the entries, and roles of the run that privileges and policies name, which the server does not have.

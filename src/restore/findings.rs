@@ -28,6 +28,14 @@ pub(crate) fn kind(entry: &Entry) -> String {
     }
 }
 
+/// True for a text that may hold a password or a key.
+pub(crate) fn may_hold_secret(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["password", "passwd", "secret", "bearer", "apikey", "api_key", "api-key", "token", "eyj"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
 /// Something that was not restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
@@ -40,6 +48,9 @@ pub(crate) struct Finding {
     /// What a person must do.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) step: String,
+    /// The statement that was refused, whole; none where it may hold a secret.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) statement: String,
 }
 
 /// Everything to tell at the end.
@@ -106,15 +117,27 @@ impl Ledger {
 
     /// Something could not be restored.
     pub(crate) fn lost(&self, kind: &str, name: &str, why: &str, step: &str) {
-        let finding =
-            Finding { kind: kind.into(), name: in_comment(name), why: in_comment(why), step: step.to_owned() };
+        self.refused(kind, name, why, step, "");
+    }
+
+    /// The server refused this statement.
+    pub(crate) fn refused(&self, kind: &str, name: &str, why: &str, step: &str, statement: &str) {
+        let statement = if may_hold_secret(statement) { String::new() } else { statement.to_owned() };
+        let (name, why, step) = (in_comment(name), in_comment(why), step.to_owned());
+        let finding = Finding { kind: kind.into(), name, why, step, statement };
         tracing::warn!("not restored: {}", finding.line());
         self.change(|all| all.not_restored.push(finding));
     }
 
     /// Something is left as it is in the target.
     pub(crate) fn left(&self, kind: &str, name: &str, why: &str) {
-        let finding = Finding { kind: kind.into(), name: in_comment(name), why: in_comment(why), step: String::new() };
+        let finding = Finding {
+            kind: kind.into(),
+            name: in_comment(name),
+            why: in_comment(why),
+            step: String::new(),
+            statement: String::new(),
+        };
         self.change(|all| {
             if !all.left_alone.contains(&finding) {
                 all.left_alone.push(finding);

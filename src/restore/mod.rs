@@ -4,8 +4,11 @@
 //! run, its rows and the target stands in the files beside them. What is asked for is in [`options`], what came of it in
 //! the [`work::Report`]. Nothing here prints, and nothing knows the command line.
 
+pub(crate) mod board;
 pub(crate) mod checks;
 pub(crate) mod database;
+pub(crate) mod entry;
+pub(crate) mod executor;
 pub(crate) mod findings;
 pub(crate) mod flow;
 pub(crate) mod large_objects;
@@ -18,6 +21,7 @@ pub(crate) mod progress;
 pub(crate) mod rights;
 pub(crate) mod roles;
 pub(crate) mod rows;
+pub(crate) mod sequences;
 pub(crate) mod settings;
 pub(crate) mod single_table;
 pub(crate) mod source;
@@ -32,12 +36,15 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Kind, Result};
+use crate::restore::findings::Finding;
 use crate::restore::options::{Options, Profile};
+use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
-use crate::restore::source::{LeaveOut, Loaded};
+use crate::restore::source::{LeaveOut, Loaded, gaps};
 use crate::restore::work::Report;
 use crate::seal::keys::Keys;
 use crate::shutdown::Shutdown;
+use crate::sql::names::in_comment;
 use crate::store::Store;
 
 /// How long an end by signal waits for commits under way.
@@ -87,5 +94,16 @@ async fn restore(
     if let Profile::Supabase { replace } = options.profile {
         return Box::pin(supabase::restore(options, replace, &loaded, progress, commits)).await;
     }
-    plain::restore(options, &loaded, &LeaveOut::of_gaps(&loaded), progress, commits).await
+    let leave_out = LeaveOut::of_gaps(&loaded);
+    let mut report = plain::restore(options, &loaded, &leave_out, progress, commits).await?;
+    let part = Part::choose(&loaded.manifest, options)?.with_contents(&loaded.source, &loaded.manifest).await?;
+    let lost = gaps(part.entries(&loaded.meta), &leave_out).into_iter();
+    report.findings.not_restored.extend(lost.map(|entry| Finding {
+        kind: findings::kind(entry),
+        name: in_comment(&findings::name(entry)),
+        why: "it depends on objects that this run does not contain".to_owned(),
+        step: "`pgstow show` lists what is missing: take both from a run that contains them".to_owned(),
+        statement: String::new(),
+    }));
+    Ok(report)
 }

@@ -66,6 +66,24 @@ pub(crate) enum Owners {
     Restoring,
 }
 
+/// The tablespaces that the run names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tablespaces {
+    /// The same ones, but for these pairs of a saved name and the one here.
+    Named(Vec<(String, String)>),
+    /// The database's own for everything.
+    Default,
+}
+
+/// The privileges on what is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Privileges {
+    /// The saved ones.
+    Saved,
+    /// Those that PostgreSQL gives to an owner.
+    Owner,
+}
+
 /// The kind of database that is restored into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -97,10 +115,18 @@ pub(crate) struct Options {
     pub(crate) roles: Roles,
     /// The owner of what is restored.
     pub(crate) owners: Owners,
+    /// Privileges and default privileges.
+    pub(crate) privileges: Privileges,
+    /// Tablespaces.
+    pub(crate) tablespaces: Tablespaces,
     /// The planner's statistics.
     pub(crate) statistics: Statistics,
     /// Restore although the database is the very one that was saved.
     pub(crate) allow_source: bool,
+    /// Go on although something is known to be missing before anything is changed.
+    pub(crate) best_effort: bool,
+    /// Stop at the first object that the server refuses, instead of listing it and going on.
+    pub(crate) exit_on_error: bool,
     /// Sessions that load rows and build indexes at the same time.
     pub(crate) jobs: u16,
     /// Folder of pg_restore and psql; by itself PATH, then the usual folders.
@@ -121,8 +147,12 @@ impl Options {
             tables: Vec::new(),
             roles: Roles::Present,
             owners: Owners::Saved,
+            privileges: Privileges::Saved,
+            tablespaces: Tablespaces::Named(Vec::new()),
             statistics: Statistics::Rough,
             allow_source: false,
+            best_effort: false,
+            exit_on_error: false,
             jobs: 4,
             pg_bin_dir: None,
             connect_timeout,
@@ -172,6 +202,22 @@ impl Options {
     /// True where everything belongs to the role that restores.
     pub(crate) fn ignores_owners(&self) -> bool {
         self.owners == Owners::Restoring
+    }
+
+    /// True where the saved privileges are restored.
+    pub(crate) fn has_privileges(&self) -> bool {
+        self.privileges == Privileges::Saved
+    }
+
+    /// The name here of a tablespace of the run; `None` for the database's own.
+    pub(crate) fn tablespace<'a>(&'a self, saved: &'a str) -> Option<&'a str> {
+        match &self.tablespaces {
+            Tablespaces::Default => None,
+            Tablespaces::Named(pairs) => {
+                let here = pairs.iter().find(|(old, _)| old == saved).map(|(_, new)| new.as_str());
+                Some(here.unwrap_or(saved)).filter(|name| !name.is_empty())
+            }
+        }
     }
 
     /// True where missing roles are created.

@@ -32,14 +32,9 @@ pub(crate) struct Part {
     of_schemas: HashSet<i32>,
 }
 
-/// Makes each attaching of an index to a partitioned one depend on the one before it. Two at once may not see each other
-/// and leave an index invalid whose parts are all attached: a foreign key that needs it then fails. The order of an
-/// archive fits its dependencies, so that more of them along it make no circle.
-pub(crate) fn one_by_one(entries: &mut [Entry]) {
-    let mut before = None;
-    for entry in entries.iter_mut().filter(|entry| entry.desc == ObjectType::IndexAttach) {
-        entry.dependencies.extend(before.replace(entry.dump_id));
-    }
+/// True for a schema that exists in the target: it is not made again.
+pub(crate) fn exists(entry: &Entry, known: &BTreeSet<(String, String, String)>) -> bool {
+    entry.desc == ObjectType::Schema && known.contains(&("schema".to_owned(), String::new(), tag(entry).to_owned()))
 }
 
 impl Part {
@@ -144,14 +139,6 @@ impl Part {
     /// The entries of the database's archive that this part is about.
     pub(crate) fn entries<'a>(&self, meta: &'a ArchiveMetadata) -> Vec<&'a Entry> {
         meta.entries.iter().filter(|e| self.whole || self.of_schemas.contains(&e.dump_id)).collect()
-    }
-
-    /// The entries of the schemas, for an archive of their own; a schema that is there is not made again.
-    pub(crate) fn archived(&self, meta: &ArchiveMetadata, known: &BTreeSet<(String, String, String)>) -> Vec<Entry> {
-        let there = |e: &Entry| {
-            e.desc == ObjectType::Schema && known.contains(&("schema".to_owned(), String::new(), tag(e).to_owned()))
-        };
-        self.entries(meta).into_iter().filter(|e| !there(e)).cloned().collect()
     }
 
     /// The tables whose rows are loaded, in the archive's order; single tables only where they exist already.

@@ -1,12 +1,14 @@
 //! A restore into a plain database. Owns the order of things.
 //!
-//! Nothing is changed before everything that can be known to be missing was reported. Then: definitions up to the rows,
-//! rows by our own sessions beside the large objects, sequence values, then indexes, constraints, triggers and
-//! materialized views by several connections, settings of the database, statistics.
+//! Nothing is changed before everything that can be known to be missing was reported. Then: settings that definitions may
+//! need, definitions up to the rows, rows beside the large objects, sequence values, then indexes, constraints, triggers
+//! and materialized views by several sessions, the other settings of the database, statistics. What the server refuses
+//! on the way is listed in the report; it ends nothing, unless the first refusal is to end it.
 //!
 //! A database that was empty is marked while it is being restored. The same command, run again after a failure, finds
 //! the mark, removes what was made and starts over; it never removes anything from a database without the mark.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -14,24 +16,26 @@ use std::time::Instant;
 use libpgdump::{Entry, ObjectType};
 use tokio_util::task::TaskTracker;
 
-use crate::archive::catalogue::tag;
-use crate::archive::compose;
-use crate::error::Result;
+use crate::archive::catalogue::{namespace, tag};
+use crate::error::{Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_restore::PgRestore;
 use crate::postgres::target;
-use crate::postgres::target::EventTriggers;
+use crate::postgres::target::{EventTriggers, constraints, project};
 use crate::restore::checks::Found;
+use crate::restore::executor::{Executor, is_refusal};
 use crate::restore::findings::Ledger;
 use crate::restore::options::{Content, Destination, Options, Statistics};
 use crate::restore::parts::Part;
-use crate::restore::private_file::PrivateFile;
+use crate::restore::prepare::Prepared;
 use crate::restore::progress::Progress;
-use crate::restore::rows::Tables;
-use crate::restore::source::{LeaveOut, Loaded, gaps, major};
+use crate::restore::rows::{Refused, Rows, Tables};
+use crate::restore::source::{LeaveOut, Loaded, major};
+use crate::restore::wanted::Wanted;
 use crate::restore::work::{Report, Work};
-use crate::restore::{checks, database, findings, parts, prepare, settings};
+use crate::restore::{checks, database, entry, executor, parts, prepare, settings};
+use crate::sql::names::TableName;
 use crate::sql::statements::statements;
 
 /// Makes jobs of `pg_cron` inactive as they are loaded: they would run at once.
@@ -43,7 +47,8 @@ const QUIET: &str = "DO $quiet$ BEGIN IF pg_catalog.to_regclass('cron.job') IS N
 /// Restores a loaded run, or a part of it, without what is left out.
 ///
 /// # Errors
-/// What stopped it: damage of the store, a lost connection, a target that lacks what the run needs.
+/// What stopped it: damage of the store, a lost connection, a target that lacks what the run needs. What the server refused
+/// is in the report.
 pub(crate) async fn restore(
     options: &Options,
     loaded: &Loaded,
@@ -60,21 +65,21 @@ pub(crate) async fn restore(
         part = part.with_sequences(manifest, meta);
     }
     let mut entries = part.entries(meta);
-    let ledger = Ledger::default();
-    for entry in gaps(entries.iter().copied(), leave_out) {
-        ledger.lost(
-            &findings::kind(entry),
-            &findings::name(entry),
-            "it depends on objects that this run does not contain",
-            "restore it from a run that contains them (`pgstow show` lists what is missing)",
-        );
-    }
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     let tools = loaded.tools(options)?;
-    let (control, found) = prepare::connect(options, loaded, &entries, &commits).await?;
+    let Prepared { control, found, created } = prepare::connect(options, loaded, &entries, &commits).await?;
     warn(manifest, &part, &control);
-    part.check(&control, meta, options).await?;
-    let archive = archive(loaded, &part, leave_out, &control).await?;
+    if let Err(error) = part.check(&control, meta, options).await {
+        if created {
+            control.close().await;
+            prepare::drop_created(options).await?;
+        }
+        return Err(error);
+    }
+    if !part.is_whole() || options.destination == Destination::Existing {
+        let known = target::known(&control).await?;
+        entries.retain(|entry| !parts::exists(entry, &known));
+    }
     let work = Work {
         options,
         progress,
@@ -83,7 +88,6 @@ pub(crate) async fn restore(
         meta,
         leave_out,
         part,
-        archive,
         pg_restore: PgRestore {
             tools,
             info: options.target.clone(),
@@ -93,15 +97,15 @@ pub(crate) async fn restore(
         info: options.target.clone(),
         control,
         commits,
-        ledger,
+        ledger: Ledger::default(),
         report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
     };
     tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
-    Box::pin(work.all(found)).await?;
+    let role = Box::pin(work.all(found, &entries)).await?;
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
     report.into = work.info.to_string();
-    report.findings = work.ledger.finish("");
+    report.findings = work.ledger.finish(&role);
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -119,28 +123,18 @@ fn warn(manifest: &Manifest, part: &Part, control: &Session) {
     }
 }
 
-/// The archive of the definitions of this part.
-async fn archive(loaded: &Loaded, part: &Part, leave_out: &LeaveOut, control: &Session) -> Result<PrivateFile> {
-    let meta = &loaded.meta;
-    let all = part.is_whole() && leave_out.entries.is_empty();
-    if all && !meta.entries.iter().any(|entry| entry.desc == ObjectType::IndexAttach) {
-        return PrivateFile::new(&loaded.database);
-    }
-    let mut own: Vec<Entry> =
-        if all { meta.entries.clone() } else { part.archived(meta, &target::known(control).await?) };
-    own.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
-    parts::one_by_one(&mut own);
-    PrivateFile::new(&compose::head(meta, own)?)
-}
-
 impl Work<'_> {
-    async fn all(&self, found: Found) -> Result<()> {
+    /// All steps; returns the role that restored.
+    async fn all(&self, found: Found, entries: &[&Entry]) -> Result<String> {
         let options = self.options;
         let mark = checks::mark(&self.manifest.run, options);
+        let executor = Executor::new(&self.control, options, &self.ledger, &self.meta.entries).await?;
+        let role = executor.role().to_owned();
         match (found, &mark) {
             (Found::Restored, _) => {
-                tracing::info!("all but the statistics is there from an earlier restore of this run");
-                return self.statistics(mark.is_some()).await;
+                tracing::info!("everything but the statistics was restored by an earlier run of this command");
+                self.statistics(mark.is_some()).await?;
+                return Ok(role);
             }
             (Found::Unfinished, _) => {
                 tracing::info!("an unfinished restore of this run is removed first");
@@ -151,12 +145,13 @@ impl Work<'_> {
             (Found::Nothing, Some(mark)) => target::mark(&self.control, mark).await?,
             (Found::Nothing, None) => {}
         }
-        if options.has_definitions() && self.part.archives() {
-            self.step(
-                "definitions",
-                self.pg_restore.file("restore definitions", &self.owned(&["--section=pre-data"]), &self.archive.path),
-            )
-            .await?;
+        let (first, last) = self.database_settings().await?;
+        self.set(first).await?;
+        let defines = options.has_definitions() && self.part.archives();
+        if defines {
+            let session = self.definer(false).await?;
+            self.step("definitions", executor.before(&session, entries)).await?;
+            session.close().await;
         }
         if self.leave_out.quiet {
             target::execute(&self.control, QUIET, "keep cron jobs from running").await?;
@@ -165,36 +160,31 @@ impl Work<'_> {
         if self.part.has_single_tables() && options.has_definitions() {
             after = self.step("tables", Box::pin(self.single_tables())).await?;
         }
+        let into = match options.content {
+            Content::Rows { replace } => Tables::Existing { replace },
+            _ => Tables::New,
+        };
         if options.has_rows() {
-            self.step("rows", Box::pin(self.data())).await?;
+            self.step("rows", Box::pin(self.data(into, &executor, entries))).await?;
+            self.step("sequences", self.sequences(entries, into)).await?;
         }
-        if options.has_rows() && self.part.archives() {
-            self.step(
-                "sequences",
-                self.pg_restore.file("restore sequence values", &["--section=data"], &self.archive.path),
-            )
-            .await?;
+        if defines {
+            self.step("indexes and constraints", self.post_data(&executor, entries)).await?;
+        } else if options.has_rows() && !options.has_definitions() {
+            self.step("materialized views", executor.refresh(&self.control, entries)).await?;
         }
-        if options.has_definitions() && self.part.archives() {
-            self.step("indexes and constraints", self.post_data()).await?;
-        }
+        executor.finish();
         for (table, statements) in after {
-            target::execute(&self.control, &format!("BEGIN;\n{statements};\nCOMMIT"), &format!("finish {table}"))
-                .await?;
+            self.finish_table(&table, &statements).await?;
         }
-        if self.part.is_whole() && options.has_definitions() {
-            for text in database::settings(&self.meta.entries, &self.manifest.source.database, self.info.database()) {
-                let statements = statements(&text).into_iter().map(str::to_owned).collect();
-                let text = settings::taken(&self.control, statements).await?.join(";\n");
-                target::execute(&self.control, &text, "restore the database's settings").await?;
-            }
-        }
+        self.set(last).await?;
         if let Some(mark) = &mark {
             // Said only when everything before is sure to stay.
             target::flush(&self.control).await?;
             target::remark(&self.control, &checks::restored(mark)).await?;
         }
-        self.statistics(mark.is_some()).await
+        self.statistics(mark.is_some()).await?;
+        Ok(role)
     }
 
     /// The last step, after which nothing is unfinished.
@@ -206,31 +196,74 @@ impl Work<'_> {
         if marked { target::unmark(&self.control).await } else { Ok(()) }
     }
 
+    /// The settings, rights and comment of the database: those that rows and definitions may need, and the others.
+    async fn database_settings(&self) -> Result<(Vec<String>, Vec<String>)> {
+        if !self.part.is_whole() || !self.options.has_definitions() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let mut all = Vec::new();
+        for text in database::settings(&self.meta.entries, &self.manifest.source.database, self.info.database()) {
+            let statements = statements(&text).into_iter().map(str::to_owned).collect();
+            all.extend(settings::taken(&self.control, statements).await?);
+        }
+        Ok(all.into_iter().partition(|statement| settings::comes_first(statement)))
+    }
+
+    /// Runs statements about the database, each by itself: what the role may not say is listed.
+    async fn set(&self, statements: Vec<String>) -> Result<()> {
+        for statement in statements {
+            match target::execute(&self.control, &statement, "restore the database's settings").await {
+                Err(error) if is_refusal(&error) && !self.options.exit_on_error => {
+                    let step = entry::by_hand(&statement);
+                    self.ledger.refused("setting", "of the database", &error.cause(), &step, &statement);
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A session that makes definitions; a silent one sets no ordinary event trigger off.
+    async fn definer(&self, silent: bool) -> Result<Session> {
+        let session = Session::connect(&self.info, self.options.connect_timeout, "restore").await?;
+        executor::set_up(&session, &self.meta.entries).await?;
+        if silent {
+            target::execute(&session, "SET session_replication_role = replica", "keep event triggers silent").await?;
+        }
+        Ok(session)
+    }
+
     /// Indexes, constraints, triggers and what else comes after the rows, by several sessions. Event triggers that an
     /// extension brought stay silent: those of the user's come last for the same reason. Where they cannot, and where they
     /// are the operator's, one session does it all.
-    async fn post_data(&self) -> Result<()> {
+    async fn post_data<'e>(&self, executor: &Executor<'e>, entries: &[&'e Entry]) -> Result<()> {
         let found = target::event_triggers(&self.control).await?;
         let silent = found == EventTriggers::Avoidable && self.part.is_whole();
         let jobs = if found == EventTriggers::None || silent { self.options.jobs } else { 1 };
         if jobs < self.options.jobs {
             tracing::info!("event triggers fire here: indexes and constraints are made by one session");
         }
-        let jobs = format!("--jobs={jobs}");
-        let pg_restore = PgRestore { no_event_triggers: silent, ..self.pg_restore.clone() };
-        let post = self.owned(&["--section=post-data", &jobs]);
-        pg_restore.file("restore indexes and constraints", &post, &self.archive.path).await
+        let mut sessions = Vec::new();
+        for _session in 0..jobs {
+            match self.definer(silent).await {
+                Ok(session) => sessions.push(session),
+                // Few connections mean fewer sessions.
+                Err(error) if error.is_sqlstate("53300") && !sessions.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        executor.after(&sessions, entries).await?;
+        for session in sessions {
+            session.close().await;
+        }
+        Ok(())
     }
 
     /// Rows and large objects.
-    async fn data(&self) -> Result<()> {
+    async fn data(&self, into: Tables, executor: &Executor<'_>, entries: &[&Entry]) -> Result<()> {
         let options = self.options;
-        let into = match options.content {
-            Content::Rows { replace } => Tables::Existing { replace },
-            _ => Tables::New,
-        };
         let mut tables = self.part.tables(self.manifest, !options.has_definitions());
-        tables.retain(|w| !self.leave_out.tables.contains(&(w.schema.clone(), w.table.name.clone())));
+        tables.retain(|w| !self.leave_out.tables.contains(&w.table_name()));
         tables.retain(|wanted| wanted.table.rows > 0 || into == Tables::Existing { replace: true });
         if into == (Tables::Existing { replace: false }) && options.destination != Destination::Existing {
             self.refuse_rows(&tables).await?;
@@ -238,6 +271,17 @@ impl Work<'_> {
         if into != Tables::New {
             self.refuse_triggers(&tables).await?;
             self.refuse_large_objects().await?;
+        }
+        // A table that was not made may be there all the same, with rows of somebody else.
+        let refused: HashSet<TableName> = entries
+            .iter()
+            .filter(|e| e.desc == ObjectType::Table && executor.has_refused(e.dump_id))
+            .map(|e| TableName::new(namespace(e), tag(e)))
+            .collect();
+        let (lost, tables): (Vec<Wanted>, Vec<Wanted>) =
+            tables.into_iter().partition(|wanted| refused.contains(&wanted.table_name()));
+        for wanted in &lost {
+            self.lost_rows(wanted, "the table could not be restored");
         }
         let total: u64 = tables.iter().map(|w| w.table.raw_bytes).sum();
         self.progress.total.store(total, Ordering::Relaxed);
@@ -252,23 +296,75 @@ impl Work<'_> {
             .object
             .as_ref()
             .filter(|_| self.part.is_whole() && !self.leave_out.large_objects);
-        let result = tokio::try_join!(Arc::new(self.rows(into)).load(tables), async {
+        let rows = Arc::new(self.rows(into));
+        let (refused, ()) = tokio::try_join!(Arc::clone(&rows).load(tables), async {
             match blobs {
                 Some(object) => self.large_objects(object, &[]).await,
                 None => Ok(()),
             }
-        });
+        })?;
         tracing::debug!(bytes = self.progress.taken.load(Ordering::Relaxed), "rows loaded");
-        result.map(drop)
+        self.once_more(&rows, refused).await
     }
 
-    /// Makes single tables from their SQL files, with their rows; returns what is to be run when all are there.
-    async fn single_tables(&self) -> Result<Vec<(String, String)>> {
+    /// Loads refused rows once more, when all others are there: without the check constraints that they did not fulfil,
+    /// which are put back afterwards.
+    async fn once_more(&self, rows: &Rows, refused: Vec<Refused>) -> Result<()> {
+        let mut checks = Vec::new();
+        for Refused { wanted, why } in refused {
+            if why.is_sqlstate("23514") {
+                checks.extend(constraints::take_away(&self.control, &wanted.name()).await?);
+            }
+            match rows.one(&wanted).await {
+                Err(error) if error.kind() != Kind::Damage && is_refusal(&error) => {
+                    self.note(|report| {
+                        report.tables = report.tables.saturating_sub(1);
+                        report.rows = report.rows.saturating_sub(wanted.table.rows);
+                        report.raw_bytes = report.raw_bytes.saturating_sub(wanted.table.raw_bytes);
+                    });
+                    self.lost_rows(&wanted, &error.cause());
+                }
+                other => other?,
+            }
+        }
+        for check in checks.iter().rev() {
+            let valid = match constraints::put_back(&self.control, check, true).await {
+                Err(error) if is_refusal(&error) => error,
+                other => {
+                    other?;
+                    continue;
+                }
+            };
+            let (why, then) = match constraints::put_back(&self.control, check, false).await {
+                Ok(()) => (format!("restored as NOT VALID: {}", valid.cause()), "change the rows that break it, then"),
+                Err(error) if is_refusal(&error) => (error.cause(), "make the constraint again; then"),
+                Err(error) => return Err(error),
+            };
+            let statement = check.validate();
+            self.ledger.refused(
+                "check constraint",
+                &check.told(),
+                &why,
+                &format!("{then} run: {statement}"),
+                &statement,
+            );
+        }
+        Ok(())
+    }
+
+    fn lost_rows(&self, wanted: &Wanted, why: &str) {
+        let name = wanted.table_name();
+        let step = format!("when the table can take them: pgstow restore RUN --data-only --table {name}");
+        self.ledger.lost("rows of", &name.to_string(), &format!("{} rows: {why}", wanted.table.rows), &step);
+    }
+
+    /// Makes single tables from their SQL files, with their rows; returns the statements that follow when all are there.
+    async fn single_tables(&self) -> Result<Vec<(TableName, Vec<String>)>> {
         let rows = self.rows(Tables::New);
         let mut after = Vec::new();
         for wanted in self.part.single_tables_in_order(self.manifest, &self.meta.entries) {
-            let finish = rows.with_definition(&wanted, self.options.has_rows()).await?;
-            after.push((format!("{}.{}", wanted.schema, wanted.table.name), finish));
+            let finish = rows.with_definition(&wanted, self.options).await?;
+            after.push((wanted.table_name(), finish));
             self.note(|report| {
                 report.tables += 1;
                 report.rows += wanted.table.rows;
@@ -276,5 +372,25 @@ impl Work<'_> {
             });
         }
         Ok(after)
+    }
+
+    /// Indexes, constraints and the like of a single table: all in one transaction, or one by one where some are refused.
+    async fn finish_table(&self, table: &TableName, statements: &[String]) -> Result<()> {
+        let doing = format!("finish {table}");
+        let together = statements.join(";\n");
+        match project::transaction(&self.control, &together, &doing).await {
+            Err(error) if is_refusal(&error) && !self.options.exit_on_error => {}
+            other => return other,
+        }
+        for statement in statements {
+            match project::transaction(&self.control, statement, &doing).await {
+                Err(error) if is_refusal(&error) => {
+                    let step = entry::step(&error, statement);
+                    self.ledger.refused("statement of", &table.to_string(), &error.cause(), &step, statement);
+                }
+                other => other?,
+            }
+        }
+        Ok(())
     }
 }

@@ -42,13 +42,41 @@ pub(crate) async fn compare_sizes(source: &Source, manifest: &Manifest, part: &P
     if problems.is_empty() { Ok(()) } else { Err(Error::damage(problems.join("; ")).hint("nothing was changed")) }
 }
 
+/// A target that can be restored into.
+pub(crate) struct Prepared {
+    /// The session that the restore is steered by.
+    pub(crate) control: Session,
+    /// What the database holds.
+    pub(crate) found: Found,
+    /// This very restore created it.
+    pub(crate) created: bool,
+}
+
+/// Drops the database that this restore created and has put nothing into.
+pub(crate) async fn drop_created(options: &Options) -> Result<()> {
+    let maintenance = maintenance(options).await?;
+    let sql = format!("DROP DATABASE {}", crate::sql::names::quote(options.target.database()));
+    target::execute(&maintenance, &sql, "drop the new database again").await?;
+    maintenance.close().await;
+    Ok(())
+}
+
+/// A session in another database of the target's server.
+async fn maintenance(options: &Options) -> Result<Session> {
+    let (info, timeout) = (&options.target, options.connect_timeout);
+    match Session::connect(&info.with_database("postgres"), timeout, "restore").await {
+        Ok(session) => Ok(session),
+        Err(_no_such) => Session::connect(&info.with_database("template1"), timeout, "restore").await,
+    }
+}
+
 /// Connects to the target, made first if so asked, after looking whether it can hold the run. Says what it holds.
 pub(crate) async fn connect(
     options: &Options,
     loaded: &Loaded,
     entries: &[&Entry],
     commits: &TaskTracker,
-) -> Result<(Session, Found)> {
+) -> Result<Prepared> {
     let Loaded { manifest, meta, script, .. } = loaded;
     let info = &options.target;
     let timeout = options.connect_timeout;
@@ -60,18 +88,16 @@ pub(crate) async fn connect(
         checks::missing(entries, script, &server, options)?;
         rights::refuse(entries, &target::rights(&control).await?, options)?;
         make_roles(&control, options, script, &server).await?;
-        return Ok((control, found));
+        return Ok(Prepared { control, found, created: false });
     }
-    let maintenance = match Session::connect(&info.with_database("postgres"), timeout, "restore").await {
-        Ok(session) => session,
-        Err(_no_such) => Session::connect(&info.with_database("template1"), timeout, "restore").await?,
-    };
+    let maintenance = maintenance(options).await?;
     let server = target::server(&maintenance).await?;
     checks::missing(entries, script, &server, options)?;
     rights::refuse(entries, &target::rights(&maintenance).await?, options)?;
     make_roles(&maintenance, options, script, &server).await?;
     let mut statements = Vec::new();
-    if !server.databases.contains(info.database()) {
+    let created = !server.databases.contains(info.database());
+    if created {
         let sql = database::create(&meta.entries, info.database(), maintenance.server_version_num());
         statements.push((sql, "create the database"));
         if let Some(owner) = database::owner(&meta.entries).filter(|_| !options.ignores_owners()) {
@@ -92,7 +118,7 @@ pub(crate) async fn connect(
     let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, options).await?;
     let found = checks::refuse_full(&control, &manifest.run, options).await?;
-    Ok((control, found))
+    Ok(Prepared { control, found, created })
 }
 
 async fn make_roles(session: &Session, options: &Options, script: &Script, server: &Server) -> Result<()> {
@@ -119,17 +145,17 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Triggers that are `ENABLE ALWAYS` fire in a session that loads as a replica does, and would change what is loaded.
+    /// Triggers that are `ENABLE ALWAYS` or `ENABLE REPLICA` fire in a session that loads as a replica does, and would change what is loaded.
     pub(crate) async fn refuse_triggers(&self, tables: &[Wanted]) -> Result<()> {
         let names: Vec<String> = tables.iter().map(Wanted::name).collect();
-        let found = target::always_triggers(&self.control, &names).await?;
-        let Some((table, trigger)) = found.first() else { return Ok(()) };
+        let found = target::loud_triggers(&self.control, &names).await?;
+        let Some((table, trigger, when)) = found.first() else { return Ok(()) };
         let more = if found.len() > 1 { format!(", and {} more", found.len() - 1) } else { String::new() };
         Err(Error::usage(format!(
-            "trigger {trigger} of {table} is ENABLE ALWAYS: it would fire for each row that is loaded{more}"
+            "trigger {trigger} of {table} is ENABLE {when}: it would fire for each row that is loaded{more}"
         ))
         .hint(format!(
-            "ALTER TABLE {table} DISABLE TRIGGER {trigger}, restore, then ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}; nothing was changed"
+            "ALTER TABLE {table} DISABLE TRIGGER {trigger}, restore, then ALTER TABLE {table} ENABLE {when} TRIGGER {trigger}; nothing was changed"
         )))
     }
 

@@ -21,10 +21,12 @@ const NAMED: usize = 12;
 /// Kind `Failed`, with what it cannot make and how it could.
 pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, options: &Options) -> Result<()> {
     // Rows go into tables that exist: what the role may do there is another question, answered table by table.
-    if rights.superuser || !options.has_definitions() {
+    if rights.superuser || !options.has_definitions() || options.best_effort {
         return Ok(());
     }
-    let things: BTreeSet<String> = entries.iter().filter(|e| is_forbidden(e, rights)).map(|e| told(e)).collect();
+    let privileges = |e: &Entry| matches!(e.desc, ObjectType::Acl | ObjectType::DefaultAcl);
+    let wanted = entries.iter().filter(|e| options.has_privileges() || !privileges(e));
+    let things: BTreeSet<String> = wanted.filter(|e| is_forbidden(e, rights)).map(|e| told(e)).collect();
     let owners = if options.ignores_owners() { BTreeSet::new() } else { owners(entries, rights) };
     if things.is_empty() && owners.is_empty() {
         return Ok(());
@@ -50,7 +52,7 @@ pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, options: &Options) -> 
     if !things.is_empty() {
         error = error.hint("restore as a superuser, or parts of the run with --schema and --table");
     }
-    Err(error.hint("nothing was changed"))
+    Err(error.hint("--best-effort restores the rest and lists what cannot be").hint("nothing was changed"))
 }
 
 /// Roles that own something here and that the role cannot act as.

@@ -14,12 +14,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Index;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::target::load::Loader;
+use crate::postgres::target::project;
 use crate::postgres::target::{foreign_keys, load};
-use crate::restore::flow::{Flow, Head, Source};
+use crate::restore::executor::is_refusal;
+use crate::restore::flow::{Before, Flow, Head, Source};
 use crate::restore::progress::Progress;
 use crate::restore::wanted::{Wanted, referred_first};
 use crate::seal::digest::Fingerprint;
@@ -62,6 +64,26 @@ pub(crate) struct Rows {
     pub(crate) progress: Arc<Progress>,
     /// Commits that must not be cut in the middle.
     pub(crate) commits: TaskTracker,
+    /// Go on without the rows of a new table that the server refuses.
+    pub(crate) goes_on: bool,
+    /// Tables whose rows were refused.
+    pub(crate) refused: Mutex<Vec<Refused>>,
+}
+
+/// The answer to an attempt to load a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    /// Its rows are there.
+    Loaded,
+    /// The server refused them; the session is of no more use, since answers may come that nobody waits for.
+    Refused,
+}
+
+/// A table whose rows the server refused.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) wanted: Wanted,
+    pub(crate) why: Error,
 }
 
 /// Work for one session.
@@ -85,6 +107,8 @@ struct Pieces {
     active: usize,
     /// Sessions with an open transaction that wait for the commit.
     parked: Vec<Loader>,
+    /// The server refused a piece: none of them is committed.
+    refused: bool,
 }
 
 struct Plan {
@@ -98,36 +122,27 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Rows {
-    /// Loads the rows of these tables, given in the archive's order.
+    /// Loads the rows of these tables, given in the archive's order. Returns the tables whose rows the server refused, where
+    /// the restore goes on without them.
     ///
     /// # Errors
     /// The first that came up; every transaction that was open is rolled back.
-    pub(crate) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<()> {
-        if self.tables == (Tables::Existing { replace: true }) {
-            self.refuse_scattered(&tables).await?;
-            self.empty(&tables).await?;
+    pub(crate) async fn load(self: Arc<Self>, tables: Vec<Wanted>) -> Result<Vec<Refused>> {
+        if let Tables::Existing { replace } = self.tables {
+            self.all_or_nothing(tables, replace).await?;
+            return Ok(Vec::new());
         }
         let (of_extensions, mut others): (Vec<Wanted>, Vec<Wanted>) =
             tables.into_iter().filter(|w| w.table.rows > 0).partition(|w| w.table.extension.is_some());
         if !of_extensions.is_empty() {
-            let loader = self.fresh_session().await?;
+            let mut loader = self.session().await?;
             let keys = foreign_keys::all(loader.session()).await?;
             for wanted in referred_first(of_extensions, &keys) {
-                self.whole(&loader, &wanted).await?;
+                if self.try_whole(&loader, &wanted).await? == Tried::Refused {
+                    loader = self.session().await?;
+                }
             }
             loader.close().await;
-        }
-        let replica = self.tables != Tables::New;
-        if replica && !self.session().await?.replica_role().await {
-            tracing::warn!(
-                "the role may not set session_replication_role: triggers fire and foreign keys are checked; loading one table after the other"
-            );
-            let loader = self.session().await?;
-            let keys = foreign_keys::all(loader.session()).await?;
-            for wanted in referred_first(others, &keys) {
-                self.whole(&loader, &wanted).await?;
-            }
-            return Ok(());
         }
         others.sort_by_key(|w| std::cmp::Reverse(w.table.raw_bytes));
         let plan = Arc::new(self.plan(others).await?);
@@ -140,7 +155,51 @@ impl Rows {
         while let Some(ended) = tasks.join_next().await {
             ended.map_err(|error| Error::failed(format!("a loader broke: {error}")))??;
         }
+        Ok(std::mem::take(&mut *locked(&self.refused)))
+    }
+
+    /// Loads the rows of one table again, by one session.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; a refusal too.
+    pub(crate) async fn one(&self, wanted: &Wanted) -> Result<()> {
+        let loader = self.session().await?;
+        self.whole(&loader, wanted).await?;
+        loader.close().await;
         Ok(())
+    }
+
+    /// Loads into tables that exist, in one transaction: all rows of all tables come, or nothing changes. What was in the
+    /// tables is removed in it too, so that it is back when an object turns out to be damaged. References are counted
+    /// before the commit, since they are not checked while triggers are off.
+    async fn all_or_nothing(&self, tables: Vec<Wanted>, replace: bool) -> Result<()> {
+        if replace {
+            self.refuse_scattered(&tables).await?;
+        }
+        let loader = self.session().await?;
+        let replica = loader.replica_role().await;
+        if !replica {
+            tracing::warn!("the role may not set session_replication_role: triggers fire and foreign keys are checked");
+        }
+        let keys = foreign_keys::all(loader.session()).await?;
+        let tables = referred_first(tables, &keys);
+        loader.execute("BEGIN", "begin to load").await?;
+        if replace {
+            self.empty(&loader, &tables).await?;
+        }
+        for wanted in tables.iter().filter(|wanted| wanted.table.rows > 0) {
+            self.into_open(&loader, wanted, None).await.map_err(|error| error.hint("nothing was changed"))?;
+        }
+        if replica {
+            refuse_dangling(&loader, &tables).await?;
+        }
+        // Not to be cut: what the server makes of a commit that was sent must be known.
+        let committing = self.commits.spawn(async move {
+            loader.execute("COMMIT", "load").await?;
+            loader.close().await;
+            Ok(())
+        });
+        committing.await.map_err(|error| Error::failed(format!("a commit broke: {error}")))?
     }
 
     /// Reads the indexes of large tables and lines the work up.
@@ -199,10 +258,10 @@ impl Rows {
                 self.park(plan, table, done).await?;
             }
             let Some(unit) = unit else { break };
-            let Some(wanted) = plan.tables.get(unit.table) else { break };
+            let wanted = plan.tables.get(unit.table).ok_or_else(|| Error::failed("a table of the plan is missing"))?;
             let session = match loader.take() {
                 Some(session) => session,
-                None => self.fresh_session().await?,
+                None => self.session().await?,
             };
             match (unit.piece, plan.large.get(unit.table).and_then(Option::as_ref)) {
                 (Some(piece), Some(large)) => {
@@ -211,12 +270,26 @@ impl Rows {
                         session.execute("BEGIN", "begin to load").await?;
                         open = Some(unit.table);
                     }
-                    let fingerprint = self.piece(&session, wanted, large, piece).await?;
-                    if let Some(slot) = locked(&large.state).fingerprints.get_mut(piece) {
-                        *slot = Some(fingerprint);
+                    match self.piece(&session, wanted, large, piece).await {
+                        Ok(fingerprint) => {
+                            if let Some(slot) = locked(&large.state).fingerprints.get_mut(piece) {
+                                *slot = Some(fingerprint);
+                            }
+                        }
+                        Err(error) => {
+                            // Dropped with its transaction; those of others that loaded pieces go the same way.
+                            drop(session);
+                            open = None;
+                            self.give_up(plan, unit.table, large, wanted, error)?;
+                            continue;
+                        }
                     }
                 }
-                _ => self.whole(&session, wanted).await?,
+                _ => {
+                    if self.try_whole(&session, wanted).await? == Tried::Refused {
+                        continue;
+                    }
+                }
             }
             loader = Some(session);
         }
@@ -226,12 +299,37 @@ impl Rows {
         Ok(())
     }
 
-    async fn fresh_session(&self) -> Result<Loader> {
-        let loader = self.session().await?;
-        if self.tables != Tables::New {
-            loader.replica_role().await;
+    /// Loads all rows of a table in one transaction, and keeps a refusal where the restore goes on.
+    async fn try_whole(&self, loader: &Loader, wanted: &Wanted) -> Result<Tried> {
+        match self.whole(loader, wanted).await {
+            Ok(()) => Ok(Tried::Loaded),
+            Err(error) => self.keep(wanted, error).map(|()| Tried::Refused),
         }
-        Ok(loader)
+    }
+
+    /// Keeps the refusal of a table's rows; any other error is returned.
+    fn keep(&self, wanted: &Wanted, error: Error) -> Result<()> {
+        if !self.goes_on || error.kind() == Kind::Damage || !is_refusal(&error) {
+            return Err(error);
+        }
+        locked(&self.refused).push(Refused { wanted: wanted.clone(), why: error });
+        Ok(())
+    }
+
+    /// Takes a large table of which one piece was refused off the queue, with all its transactions.
+    fn give_up(&self, plan: &Plan, table: usize, large: &Large, wanted: &Wanted, error: Error) -> Result<()> {
+        locked(&plan.queue).retain(|unit| unit.table != table);
+        let parked = {
+            let mut state = locked(&large.state);
+            state.active -= 1;
+            let first = !std::mem::replace(&mut state.refused, true);
+            if first {
+                self.keep(wanted, error)?;
+            }
+            std::mem::take(&mut state.parked)
+        };
+        drop(parked);
+        Ok(())
     }
 
     /// Refuses to replace the rows of some, not all, of the partitions of a table whose rows come in through the
@@ -264,14 +362,13 @@ impl Rows {
         Ok(())
     }
 
-    /// Removes what is in these tables, in one transaction.
-    pub(crate) async fn empty(&self, tables: &[Wanted]) -> Result<()> {
+    /// Removes what is in these tables, in the session's open transaction.
+    pub(crate) async fn empty(&self, loader: &Loader, tables: &[Wanted]) -> Result<()> {
         let doing = "empty the tables";
         // Of some tables of extensions only some rows are saved: the others are the extension's own.
         let (partly, wholly): (Vec<&Wanted>, Vec<&Wanted>) = tables.iter().partition(|w| w.table.filter.is_some());
         let names: Vec<String> = wholly.iter().map(|wanted| wanted.name()).collect();
-        let loader = self.fresh_session().await?;
-        loader.execute("BEGIN; SAVEPOINT before", doing).await?;
+        loader.execute("SAVEPOINT before", doing).await?;
         let only: Vec<String> = names.iter().map(|name| format!("ONLY {name}")).collect();
         let together = format!("TRUNCATE {}", only.join(", "));
         if !names.is_empty()
@@ -296,23 +393,45 @@ impl Rows {
             let delete = format!("DELETE FROM {name} WHERE (tableoid, ctid) IN ({saved})");
             loader.execute(&delete, &format!("empty {name}")).await?;
         }
-        loader.execute("COMMIT", doing).await?;
-        loader.close().await;
         Ok(())
     }
 
     /// Loads all rows of a table in one transaction.
     async fn whole(&self, loader: &Loader, wanted: &Wanted) -> Result<()> {
-        let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
+        let doing = format!("load {}", wanted.table_name());
+        let (head, flow) = self.begin(wanted).await?;
+        let frozen = self.begin_frozen(loader, wanted, &head.copy).await;
+        if frozen.is_none() {
+            loader.execute("BEGIN", &doing).await?;
+        }
+        self.rows_of(loader, wanted, &head, flow, frozen).await?;
+        loader.execute("COMMIT", &doing).await
+    }
+
+    /// Loads all rows of a table in the session's open transaction.
+    async fn into_open(&self, loader: &Loader, wanted: &Wanted, frozen: Option<String>) -> Result<()> {
+        let (head, flow) = self.begin(wanted).await?;
+        self.rows_of(loader, wanted, &head, flow, frozen).await
+    }
+
+    async fn begin(&self, wanted: &Wanted) -> Result<(Before, Flow)> {
         let (head, flow) = self.source.file(&wanted.table.file);
         let Ok(head) = head.await else {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
         };
-        let frozen = self.begin_frozen(loader, wanted, &head.copy).await;
-        if frozen.is_none() {
-            loader.execute("BEGIN", &doing).await?;
-        }
+        Ok((head, flow))
+    }
+
+    async fn rows_of(
+        &self,
+        loader: &Loader,
+        wanted: &Wanted,
+        head: &Before,
+        flow: Flow,
+        frozen: Option<String>,
+    ) -> Result<()> {
+        let doing = format!("load {}", wanted.table_name());
         let preamble = head.preamble();
         if !preamble.is_empty() {
             loader.execute(preamble, &doing).await?;
@@ -323,7 +442,7 @@ impl Rows {
         if counted != fingerprint.rows && wanted.table.extension.is_none() {
             return Err(load::miscounted(&doing, fingerprint.rows, counted));
         }
-        loader.execute("COMMIT", &doing).await
+        Ok(())
     }
 
     /// Begins a transaction in which the rows of a new table can be written frozen, which asks for its being emptied
@@ -379,10 +498,15 @@ impl Rows {
 
     /// Keeps a session's transaction open until all pieces of its table are verified; the last one commits all.
     async fn park(&self, plan: &Plan, table: usize, loader: Loader) -> Result<()> {
-        let (Some(wanted), Some(Some(large))) = (plan.tables.get(table), plan.large.get(table)) else { return Ok(()) };
+        let (Some(wanted), Some(Some(large))) = (plan.tables.get(table), plan.large.get(table)) else {
+            return Err(Error::failed(format!("table number {table} is not loaded in pieces")));
+        };
         let (parked, fingerprint) = {
             let mut state = locked(&large.state);
             state.active -= 1;
+            if state.refused {
+                return Ok(());
+            }
             state.parked.push(loader);
             let all: Option<Vec<Fingerprint>> = state.fingerprints.iter().copied().collect();
             match all {
@@ -420,6 +544,29 @@ impl Rows {
         });
         committing.await.map_err(|error| Error::failed(format!("a commit broke: {error}")))?
     }
+}
+
+/// Refuses to commit rows that refer to rows which do not exist.
+async fn refuse_dangling(loader: &Loader, tables: &[Wanted]) -> Result<()> {
+    let names: Vec<String> = tables.iter().map(Wanted::name).collect();
+    let mut dangling = Vec::new();
+    for key in foreign_keys::touching(loader.session(), &names).await? {
+        let doing = format!("check the references of {}.{}", key.from.0, key.from.1);
+        let rows = project::count(loader.session(), &key.orphans, &doing).await?;
+        if rows > 0 {
+            let ((schema, table), (to_schema, to_table)) = (&key.from, &key.to);
+            dangling.push(format!(
+                "{rows} rows of {schema}.{table} would refer to rows that {to_schema}.{to_table} does not have ({})",
+                key.name
+            ));
+        }
+    }
+    if dangling.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed(dangling.join("; "))
+        .hint("restore the tables that they refer to as well, or first")
+        .hint("nothing was changed"))
 }
 
 /// Whether a COPY statement names the table itself.

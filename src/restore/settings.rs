@@ -19,6 +19,27 @@ fn setting(statement: &str) -> Option<String> {
     if rest.starts_with('"') { name(rest).map(|(setting, _)| setting) } else { rest.get(..end).map(str::to_owned) }
 }
 
+/// Settings that would stand in the way of the restore itself: they come last.
+const LAST: &[&str] = &[
+    "default_transaction_read_only",
+    "transaction_read_only",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "session_replication_role",
+    "role",
+    "session_authorization",
+    "event_triggers",
+    "default_transaction_isolation",
+    "default_transaction_deferrable",
+    "ignore_checksum_failure",
+    "zero_damaged_pages",
+];
+
+/// True for a statement whose setting must stand before definitions and rows, which may need it.
+pub(crate) fn comes_first(statement: &str) -> bool {
+    setting(statement).is_some_and(|name| !LAST.contains(&name.to_ascii_lowercase().as_str()))
+}
+
 /// Those of these statements that the server can take.
 ///
 /// # Errors

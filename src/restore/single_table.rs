@@ -2,30 +2,40 @@
 
 use crate::error::{Error, Result};
 use crate::format::manifest::TableKind;
-use crate::postgres::target::load;
+use crate::postgres::target::{load, project};
+use crate::restore::options::Options;
 use crate::restore::rights;
 use crate::restore::rows::{Rows, compare};
 use crate::restore::wanted::Wanted;
 use crate::sql::statements;
 
 impl Rows {
-    /// Makes a table from its SQL file and loads its rows, in one transaction; returns the statements that make its
-    /// indexes, constraints and the like.
-    pub(crate) async fn with_definition(&self, wanted: &Wanted, with_rows: bool) -> Result<String> {
-        let doing = format!("restore {}.{}", wanted.schema, wanted.table.name);
+    /// Makes a table from its SQL file and loads its rows, in one transaction, which ends with its row security and its
+    /// privileges: nobody sees a row that the saved database did not show. Returns the statements that make its indexes,
+    /// constraints and the like.
+    ///
+    /// # Errors
+    /// Damage of the store, and what the server refuses.
+    pub(crate) async fn with_definition(&self, wanted: &Wanted, options: &Options) -> Result<Vec<String>> {
+        let doing = format!("restore {}", wanted.table_name());
         let taken = |text: &str| -> Vec<String> {
             let all = if self.no_owner { rights::without_owner(text) } else { statements::statements(text) };
-            all.into_iter().map(str::to_owned).collect()
+            let kept = all.into_iter().filter(|s| options.has_privileges() || !is_privilege(s));
+            kept.map(str::to_owned).collect()
         };
+        let plain = project::plain_table_privileges(&wanted.name());
         let loader = self.session().await?;
         if wanted.table.kind != TableKind::Table {
             let text = self.source.read(&wanted.table.file).await?;
             let text = String::from_utf8(text)
                 .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
-            let text = attach_late(taken(&text)).join(";\n");
-            loader.execute(&format!("BEGIN;\n{text};\nCOMMIT"), &doing).await?;
+            let (privileges, mut made): (Vec<String>, Vec<String>) =
+                attach_late(taken(&text)).into_iter().partition(|s| is_privilege(s));
+            made.push(plain);
+            made.extend(privileges);
+            loader.execute(&format!("BEGIN;\n{};\nCOMMIT", made.join(";\n")), &doing).await?;
             loader.close().await;
-            return Ok(String::new());
+            return Ok(Vec::new());
         }
         let (head, mut flow) = self.source.file(&wanted.table.file);
         let Ok(head) = head.await else {
@@ -37,8 +47,10 @@ impl Rows {
         let is_late =
             |statement: &str| attached(statement).is_some_and(|own| head.copy.starts_with(&format!("COPY {own} ")));
         let late: Vec<String> = before.extract_if(.., |statement| is_late(statement)).collect();
+        let privileges: Vec<String> = before.extract_if(.., |statement| is_privilege(statement)).collect();
+        before.push(plain);
         loader.execute(&format!("BEGIN;\n{}", before.join(";\n")), &doing).await?;
-        let after = if with_rows {
+        let after = if options.has_rows() {
             let counted = loader.copy(&head.copy, &mut flow.rows, &doing).await;
             let (fingerprint, after) = flow.finish().await?;
             let counted = counted?;
@@ -51,10 +63,20 @@ impl Rows {
             while flow.rows.recv().await.is_some() {}
             flow.finish().await?.1
         };
-        loader.execute("COMMIT", &doing).await?;
+        let mut after = taken(&after);
+        let guards = after.extract_if(.., |s| is_privilege(s) || s.ends_with(" ENABLE ROW LEVEL SECURITY"));
+        let guards: Vec<String> = guards.chain(privileges).collect();
+        loader.execute(&format!("{};\nCOMMIT", guards.join(";\n")), &doing).await?;
         loader.close().await;
-        Ok(attach_late(late.into_iter().chain(taken(&after)).collect()).join(";\n"))
+        Ok(attach_late(late.into_iter().chain(after).collect()))
     }
+}
+
+/// True for what gives and takes privileges, and for the words around it that say by whom.
+fn is_privilege(statement: &str) -> bool {
+    ["GRANT ", "REVOKE ", "SET SESSION AUTHORIZATION ", "RESET SESSION AUTHORIZATION"]
+        .iter()
+        .any(|word| statement.starts_with(word))
 }
 
 /// The partition of `ALTER TABLE ONLY parent ATTACH PARTITION own FOR VALUES ...`, as it is written.

@@ -16,14 +16,13 @@ use crate::restore::options::Options;
 use crate::restore::roles::Script;
 use crate::runs::find;
 use crate::seal::keys::Keys;
+use crate::sql::names::TableName;
 use crate::store::Store;
 
 /// A run with what of it is small: its manifest, definitions and roles.
 pub(crate) struct Loaded {
     pub(crate) source: Source,
     pub(crate) manifest: Manifest,
-    /// The archive of the definitions.
-    pub(crate) database: Vec<u8>,
     pub(crate) meta: ArchiveMetadata,
     pub(crate) script: Script,
 }
@@ -39,7 +38,7 @@ impl Loaded {
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
         let script = source.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;
-        Ok(Self { source, manifest, database, meta, script })
+        Ok(Self { source, manifest, meta, script })
     }
 
     /// The programs that read the run's archives.
@@ -54,7 +53,7 @@ pub(crate) struct LeaveOut {
     /// Dump ids of entries.
     pub(crate) entries: HashSet<i32>,
     /// Tables whose rows are not loaded.
-    pub(crate) tables: HashSet<(String, String)>,
+    pub(crate) tables: HashSet<TableName>,
     /// The large objects.
     pub(crate) large_objects: bool,
     /// Keep what is restored from acting: cron jobs come back inactive.
@@ -68,7 +67,7 @@ impl LeaveOut {
             loaded.manifest.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();
         with_dependents(&loaded.meta.entries, &mut entries);
         let tables = loaded.meta.entries.iter().filter(|e| e.desc == ObjectType::Table && entries.contains(&e.dump_id));
-        let tables = tables.map(|e| (namespace(e).to_owned(), tag(e).to_owned())).collect();
+        let tables = tables.map(|e| TableName::new(namespace(e), tag(e))).collect();
         Self { entries, tables, ..Self::default() }
     }
 }

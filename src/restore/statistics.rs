@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::postgres::target::load;
+use crate::restore::executor::is_refusal;
 use crate::restore::options::Statistics;
 use crate::restore::work::Work;
 
@@ -25,14 +26,30 @@ impl Work<'_> {
 
     pub(crate) async fn analyze_these(&self, tables: Vec<load::Analyzable>) -> Result<()> {
         let rough = AtomicU64::new(0);
+        let (foreign, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| table.has_foreign);
+        for table in foreign {
+            self.ledger.note(format!(
+                "no statistics of {}.{} as a whole: part of it is a foreign table, whose server is not contacted",
+                table.schema, table.name
+            ));
+        }
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let worker = || async {
             let loader = load::Loader::connect(&self.info, self.options.connect_timeout).await?;
             while let Some(table) = next() {
                 let (statements, is_rough) = table.statements(self.options.statistics == Statistics::Full);
-                loader.execute(&statements, &format!("analyze {}.{}", table.schema, table.name)).await?;
-                rough.fetch_add(u64::from(is_rough), Ordering::Relaxed);
+                match loader.execute(&statements, &format!("analyze {}.{}", table.schema, table.name)).await {
+                    Ok(()) => {
+                        rough.fetch_add(u64::from(is_rough), Ordering::Relaxed);
+                    }
+                    // Nothing is missing from a database without statistics: the server gathers them in time.
+                    Err(error) if is_refusal(&error) => {
+                        self.ledger.note(format!("no statistics: {}", error.message()));
+                        loader.execute("ROLLBACK", "analyze").await?;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             loader.close().await;
             Ok::<(), Error>(())

@@ -17,7 +17,6 @@ use crate::restore::findings::{Findings, Ledger};
 use crate::restore::flow::Source;
 use crate::restore::options::Options;
 use crate::restore::parts::Part;
-use crate::restore::private_file::PrivateFile;
 use crate::restore::progress::Progress;
 use crate::restore::rows::{Rows, Tables};
 use crate::restore::source::LeaveOut;
@@ -54,8 +53,6 @@ pub(crate) struct Work<'a> {
     pub(crate) leave_out: &'a LeaveOut,
     pub(crate) info: ConnInfo,
     pub(crate) part: Part,
-    /// The archive of the definitions of this part.
-    pub(crate) archive: PrivateFile,
     pub(crate) pg_restore: PgRestore,
     pub(crate) control: Session,
     pub(crate) commits: TaskTracker,
@@ -101,6 +98,8 @@ impl Work<'_> {
             in_pieces: checks::mark(&self.manifest.run, self.options).is_some(),
             progress: Arc::clone(self.progress),
             commits: self.commits.clone(),
+            goes_on: !self.options.exit_on_error,
+            refused: std::sync::Mutex::default(),
         }
     }
 }

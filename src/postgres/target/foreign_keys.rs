@@ -40,7 +40,28 @@ pub(crate) struct ForeignKey {
 /// # Errors
 /// A connection that broke.
 pub(crate) async fn all(session: &Session) -> Result<Vec<ForeignKey>> {
-    let sql = "SELECT k.conname::pg_catalog.text, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+    matching(session, "true", &[]).await
+}
+
+/// The foreign keys that refer from or to these tables (names as SQL) or to what they are partitions of, and that hold for
+/// every row.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn touching(session: &Session, tables: &[String]) -> Result<Vec<ForeignKey>> {
+    let ours = "SELECT pg_catalog.to_regclass(n)::pg_catalog.oid FROM pg_catalog.unnest($1::pg_catalog.text[]) n
+                UNION SELECT a.relid::pg_catalog.oid FROM pg_catalog.unnest($1::pg_catalog.text[]) n,
+                             LATERAL pg_catalog.pg_partition_ancestors(pg_catalog.to_regclass(n)) a";
+    let condition = format!("k.convalidated AND (k.conrelid IN ({ours}) OR k.confrelid IN ({ours}))");
+    matching(session, &condition, &[&tables]).await
+}
+
+async fn matching(
+    session: &Session,
+    condition: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Vec<ForeignKey>> {
+    let sql = format!("SELECT k.conname::pg_catalog.text, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
                       rn.nspname::pg_catalog.text, r.relname::pg_catalog.text,
                       'SELECT count(*) FROM ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
                         || ' f WHERE ' || p.there || ' AND NOT EXISTS (SELECT FROM ' || pg_catalog.quote_ident(rn.nspname) || '.'
@@ -53,9 +74,10 @@ pub(crate) async fn all(session: &Session) -> Result<Vec<ForeignKey>> {
                                  FROM ROWS FROM (pg_catalog.unnest(k.conkey), pg_catalog.unnest(k.confkey)) u(one, other)
                                  JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.one
                                  JOIN pg_catalog.pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = u.other) p(there, same)
-                WHERE k.contype = 'f' AND k.conparentid = 0
-                ORDER BY k.oid";
-    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the foreign keys"))?;
+                WHERE k.contype = 'f' AND k.conparentid = 0 AND {condition}
+                ORDER BY k.oid");
+    let rows =
+        session.client.query(&sql, parameters).await.map_err(|e| failure(&e).context("look at the foreign keys"))?;
     let key = |row: &tokio_postgres::Row| ForeignKey {
         name: row.get(0),
         from: (row.get(1), row.get(2)),

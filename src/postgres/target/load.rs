@@ -122,6 +122,8 @@ pub(crate) struct Analyzable {
     /// Its columns, quoted, where autovacuum is going to gather full statistics of it anyhow.
     columns: Option<String>,
     is_large: bool,
+    /// A foreign table is below it: analysing it would contact that one's server.
+    pub(crate) has_foreign: bool,
 }
 
 /// Bytes from which the time of a sample does not matter beside that of loading the table.
@@ -150,7 +152,11 @@ impl Analyzable {
 /// going to analyse is decided by its own rule (`relation_needs_vacanalyze` in `postmaster/autovacuum.c`); a table with
 /// settings of its own for it counts as one that it does not.
 pub(crate) async fn analyzable(session: &Session) -> Result<Vec<Analyzable>> {
-    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+    let sql = "WITH RECURSIVE below(root, rel) AS (
+                      SELECT inhparent, inhrelid FROM pg_catalog.pg_inherits
+                      UNION SELECT b.root, i.inhrelid FROM below b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.rel),
+                    mixed AS (SELECT DISTINCT b.root FROM below b JOIN pg_catalog.pg_class f ON f.oid = b.rel WHERE f.relkind = 'f')
+               SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
                       CASE WHEN c.relkind IN ('r', 'm') AND c.reloptions::pg_catalog.text !~ 'autovacuum' IS NOT FALSE
                             AND pg_catalog.current_setting('autovacuum')::pg_catalog.bool
                             AND pg_catalog.current_setting('track_counts')::pg_catalog.bool
@@ -160,8 +166,10 @@ pub(crate) async fn analyzable(session: &Session) -> Result<Vec<Analyzable>> {
                                 * greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid))
                       THEN (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
                               FROM pg_catalog.pg_attribute a
-                             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END, c.relispartition,
-                      coalesce(pg_catalog.pg_relation_size(c.oid), 0) >= $1
+                             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) END,
+                      c.relispartition AND NOT EXISTS (SELECT FROM below b JOIN mixed m ON m.root = b.root WHERE b.rel = c.oid),
+                      coalesce(pg_catalog.pg_relation_size(c.oid), 0) >= $1,
+                      EXISTS (SELECT FROM mixed m WHERE m.root = c.oid)
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname <> 'information_schema'
                   AND n.nspname !~ '^pg_(catalog|toast|temp_|toast_temp_)' AND c.relpersistence <> 't'
@@ -175,6 +183,7 @@ pub(crate) async fn analyzable(session: &Session) -> Result<Vec<Analyzable>> {
             columns: row.get(2),
             is_partition: row.get(3),
             is_large: row.get(4),
+            has_foreign: row.get(5),
         })
         .collect())
 }

@@ -1,5 +1,6 @@
 //! The database that is restored into: what it holds, what it lacks and what the role may do in it.
 
+pub(crate) mod constraints;
 pub(crate) mod foreign_keys;
 pub(crate) mod load;
 pub(crate) mod mark;
@@ -118,6 +119,13 @@ pub(crate) async fn rights(session: &Session) -> Result<Rights> {
     })
 }
 
+/// True where objects that somebody makes here get other privileges than PostgreSQL's own.
+pub(crate) async fn has_default_privileges(session: &Session) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_default_acl)";
+    let row = session.client.query_one(sql, &[]).await;
+    Ok(row.map_err(|e| failure(&e).context("look for default privileges"))?.get(0))
+}
+
 /// What can be referred to in the database: kind (`schema`, `relation`, `type`, `function`, `extension`, `server`),
 /// schema (empty for what is in none) and name.
 pub(crate) async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> {
@@ -151,16 +159,18 @@ pub(crate) async fn has_rows(session: &Session, table: &str) -> Result<bool> {
     Ok(row.get(0))
 }
 
-/// Triggers of these tables (names as SQL) that fire whatever `session_replication_role` says: table and trigger, quoted.
-pub(crate) async fn always_triggers(session: &Session, tables: &[String]) -> Result<Vec<(String, String)>> {
-    let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(t.tgname)
+/// Triggers of these tables (names as SQL) that fire in a session whose `session_replication_role` is `replica`: table and
+/// trigger, quoted, and the word by which it is enabled.
+pub(crate) async fn loud_triggers(session: &Session, tables: &[String]) -> Result<Vec<(String, String, String)>> {
+    let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(t.tgname),
+                      CASE t.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END
                  FROM pg_catalog.pg_trigger t
-                WHERE t.tgenabled = 'A' AND NOT t.tgisinternal
+                WHERE t.tgenabled IN ('A', 'R') AND NOT t.tgisinternal
                   AND t.tgrelid = ANY (SELECT pg_catalog.to_regclass(name)::pg_catalog.oid FROM unnest($1::text[]) name)
                 ORDER BY 1, 2";
     let rows = session.client.query(sql, &[&tables]).await;
     let rows = rows.map_err(|e| failure(&e).context("look for triggers that fire always"))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
 /// What definitions set off that are made in a database.

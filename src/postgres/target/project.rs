@@ -362,6 +362,27 @@ pub(crate) fn plain_privileges(word: &str, name: &str) -> Option<String> {
     ))
 }
 
+/// As [`plain_privileges`], of a table and the sequences that belong to it.
+#[must_use]
+pub(crate) fn plain_table_privileges(name: &str) -> String {
+    let table = format!("{}::pg_catalog.regclass", literal(name));
+    let on =
+        "CASE o.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || o.oid::pg_catalog.regclass::pg_catalog.text";
+    let grantee =
+        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
+    format!(
+        "DO $pgstow_acl$ DECLARE s pg_catalog.text; BEGIN
+          FOR s IN SELECT x.sql FROM pg_catalog.pg_class o, LATERAL (
+              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || {grantee} FROM pg_catalog.aclexplode(o.relacl) a
+              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || {grantee}
+                FROM pg_catalog.aclexplode(pg_catalog.acldefault(CASE o.relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r' END, o.relowner)) a) x(step, sql)
+            WHERE o.relacl IS NOT NULL AND (o.oid = {table} OR o.relkind = 'S' AND o.oid IN (
+              SELECT d.objid FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.refclassid = 1259
+                 AND d.refobjid = {table} AND d.deptype IN ('a', 'i'))) ORDER BY o.oid, x.step, x.sql
+          LOOP EXECUTE s; END LOOP; END $pgstow_acl$"
+    )
+}
+
 /// The privileges that a role was given on a thing, and how many there are of its kind; `what` as `GRANT ... ON` says it
 /// (`TABLE a.b`, `SCHEMA a`, `DATABASE a`, `FUNCTION a.f(x integer)`). A `GRANT` that could give nothing is no error to the
 /// server. `None` for other kinds.

@@ -6,25 +6,19 @@ use std::sync::{Mutex, PoisonError};
 
 use libpgdump::{Entry, ObjectType};
 
-use crate::archive::catalogue::{namespace, tag};
-use crate::error::{Error, Result, SqlState};
+use crate::archive::catalogue::namespace;
+use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
+use crate::restore::entry::{self, by_hand, grantable, owned, step, when_there};
 use crate::restore::findings;
 use crate::restore::findings::Ledger;
 use crate::restore::supabase::places::Map;
 use crate::restore::supabase::{places, platform};
 use crate::sql::names::quote;
 use crate::sql::statements::{name, statements};
-
-/// What a session needs before it runs definitions that `pg_dump` wrote.
-pub(crate) const SETTINGS: &str = "SET check_function_bodies = false; SET xmloption = content; \
-    SET client_min_messages = error; SET synchronous_commit = off";
-
-/// Longest statement that is told whole.
-const STATEMENT: usize = 600;
 
 /// What was refused, known to all sessions: numbers of entries.
 pub(crate) type Failed = Mutex<HashSet<i32>>;
@@ -45,52 +39,6 @@ pub(crate) struct Applier<'a> {
     pub(crate) no_owner: bool,
 }
 
-/// What a person must do about a statement that was refused with this error.
-fn step(error: &Error, statement: &str) -> String {
-    match error.sqlstate().as_ref().map(SqlState::as_str) {
-        // What is there already: tables and indexes, other objects, functions, schemas, a second primary key.
-        Some("42P07" | "42710" | "42723" | "42P06" | "42P16") => {
-            "drop or rename what is there, where the run's is wanted, and restore again".to_owned()
-        }
-        // What is not there: tables, types and other objects, functions, columns, schemas.
-        Some("42P01" | "42704" | "42883" | "42703" | "3F000") => when_there(statement),
-        _ => by_hand(statement),
-    }
-}
-
-/// What a person must do about a statement that only another role may run.
-pub(crate) fn by_hand(statement: &str) -> String {
-    format!("run it as a role that may: {}", brief(statement))
-}
-
-/// What a person must do about a statement that needs what is not there.
-fn when_there(statement: &str) -> String {
-    format!("make what it needs, then run: {}", brief(statement))
-}
-
-/// A statement as it stands, or where to find one that is too long, or that may hold a secret: keys stand in triggers
-/// that call web hooks, passwords in user mappings.
-fn brief(statement: &str) -> String {
-    const WHOLE: &str = "@database.dump (pgstow download, pg_restore -f -)";
-    let text = statement.trim().trim_end_matches(';');
-    if may_hold_secret(text) {
-        return format!("it is in {WHOLE}, and may hold a secret");
-    }
-    if text.len() <= STATEMENT {
-        return text.to_owned();
-    }
-    let begin: String = text.chars().take(STATEMENT / 4).collect();
-    format!("{begin} ... (whole in {WHOLE})")
-}
-
-/// Whether a text may hold a password or a key.
-pub(crate) fn may_hold_secret(text: &str) -> bool {
-    let text = text.to_lowercase();
-    ["password", "passwd", "secret", "bearer", "apikey", "api_key", "api-key", "token", "eyj"]
-        .iter()
-        .any(|word| text.contains(word))
-}
-
 impl Applier<'_> {
     fn fail(&self, entry: &Entry) {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.dump_id);
@@ -102,26 +50,7 @@ impl Applier<'_> {
 
     /// What this entry is part of and was not made.
     fn blocked(&self, entry: &Entry) -> Option<&Entry> {
-        let part = matches!(
-            entry.desc,
-            ObjectType::Acl
-                | ObjectType::Comment
-                | ObjectType::SecurityLabel
-                | ObjectType::RowSecurity
-                | ObjectType::Default
-                | ObjectType::SequenceOwnedBy
-                | ObjectType::SequenceSet
-                | ObjectType::TableAttach
-                | ObjectType::IndexAttach
-                | ObjectType::Constraint
-                | ObjectType::CheckConstraint
-                | ObjectType::FkConstraint
-                | ObjectType::Index
-                | ObjectType::Trigger
-                | ObjectType::Policy
-                | ObjectType::Rule
-                | ObjectType::MaterializedViewData
-        );
+        let part = entry::is_part(entry);
         let mut failed = entry.dependencies.iter().filter(|id| part && self.has_failed(**id));
         // One of that name may be there, with --into-existing.
         failed.find_map(|id| self.map.entry(*id).filter(|on| !places::there(on, self.project)))
@@ -350,67 +279,9 @@ fn split_grantee(statement: &str) -> Option<(&str, String)> {
     })
 }
 
-/// What `ALTER ... OWNER TO` calls an object, from its `DROP` statement, as `pg_restore` does
-/// (`_printTocEntry` in PostgreSQL's `pg_backup_archiver.c`).
-fn owned(entry: &Entry) -> Option<String> {
-    let has_owner = matches!(
-        entry.desc,
-        ObjectType::Table
-            | ObjectType::ForeignTable
-            | ObjectType::View
-            | ObjectType::MaterializedView
-            | ObjectType::Sequence
-            | ObjectType::Schema
-            | ObjectType::Type
-            | ObjectType::Domain
-            | ObjectType::Function
-            | ObjectType::Procedure
-            | ObjectType::Aggregate
-            | ObjectType::Operator
-            | ObjectType::OperatorClass
-            | ObjectType::OperatorFamily
-            | ObjectType::Collation
-            | ObjectType::Conversion
-            | ObjectType::Statistics
-            | ObjectType::TextSearchConfiguration
-            | ObjectType::TextSearchDictionary
-            | ObjectType::Publication
-            | ObjectType::EventTrigger
-            | ObjectType::ForeignDataWrapper
-            | ObjectType::Server
-            | ObjectType::ForeignServer
-            | ObjectType::ProceduralLanguage
-    );
-    let what = entry.drop_stmt.as_deref()?.trim().strip_prefix("DROP ")?.strip_suffix(';')?;
-    let what = what.strip_prefix("PROCEDURAL ").unwrap_or(what);
-    has_owner.then(|| what.to_owned())
-}
-
-/// What `GRANT ... ON` calls an object, and its name as SQL.
-fn grantable(entry: &Entry) -> Option<(&'static str, String)> {
-    let qualified = || format!("{}.{}", quote(namespace(entry)), quote(tag(entry)));
-    Some(match entry.desc {
-        ObjectType::Table | ObjectType::ForeignTable | ObjectType::View | ObjectType::MaterializedView => {
-            ("TABLE", qualified())
-        }
-        ObjectType::Sequence => ("SEQUENCE", qualified()),
-        ObjectType::Function | ObjectType::Procedure | ObjectType::Aggregate => ("ROUTINE", String::new()),
-        ObjectType::Type | ObjectType::Domain => ("TYPE", qualified()),
-        ObjectType::Schema => ("SCHEMA", quote(tag(entry))),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_statement_with_a_key_is_not_told() {
-        let told = by_hand("CREATE TRIGGER x EXECUTE FUNCTION hook('{\"Authorization\": \"Bearer abc\"}')");
-        assert!(!told.contains("abc") && told.contains("@database.dump"), "{told}");
-        assert!(by_hand("CREATE TABLE x (\n  a integer\n);").ends_with("(\n  a integer\n)"));
-    }
 
     #[test]
     fn the_role_of_a_grant_is_found() {

@@ -9,11 +9,12 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::error::Result;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
+use crate::restore::entry::by_hand;
 use crate::restore::findings;
-use crate::restore::supabase::apply::{Applier, by_hand, grantee};
+use crate::restore::sequences;
+use crate::restore::supabase::apply::{Applier, grantee};
 use crate::restore::supabase::places::Place;
 use crate::restore::supabase::{places, platform};
-use crate::sql::names::quote;
 use crate::sql::statements::{name, statements};
 
 /// The schema of the function that a trigger calls.
@@ -281,12 +282,7 @@ impl Applier<'_> {
             self.ledger.absent(schema, format!("sequence {sequence}"));
             return Ok(());
         }
-        let Some((call, value, called)) = setval(defn) else { return Ok(()) };
-        let sql = format!(
-            "{call} FROM {}.{} WHERE last_value < {value} OR (last_value = {value} AND NOT is_called AND {called});",
-            quote(schema),
-            quote(sequence)
-        );
+        let Some(sql) = sequences::never_back(entry) else { return Ok(()) };
         self.attempt("value of sequence", &findings::name(entry), &sql).await.map(drop)
     }
 
@@ -297,14 +293,6 @@ impl Applier<'_> {
                 .iter()
                 .any(|id| self.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(id))
     }
-}
-
-/// `SELECT pg_catalog.setval('x', 5, true)`, 5 and `true`, of that statement.
-fn setval(defn: &str) -> Option<(&str, &str, &str)> {
-    let call = statements(defn).into_iter().find(|s| s.starts_with("SELECT pg_catalog.setval("))?;
-    let (rest, called) = call.strip_suffix(')')?.rsplit_once(", ")?;
-    let (_, value) = rest.rsplit_once(", ")?;
-    Some((call, value, called))
 }
 
 /// Whether what is there can be told by its name.
@@ -332,11 +320,5 @@ mod tests {
     fn the_schema_of_a_triggers_function_is_found() {
         let trigger = "CREATE TRIGGER x AFTER INSERT ON auth.users FOR EACH ROW WHEN ((a = 'EXECUTE FUNCTION b.c')) EXECUTE FUNCTION \"my app\".f();";
         assert_eq!(function_schema(trigger).as_deref(), Some("my app"));
-    }
-
-    #[test]
-    fn a_setval_falls_into_its_parts() {
-        let (call, value, called) = setval("SELECT pg_catalog.setval('auth.\"a, b\"', 10000, true);\n").unwrap();
-        assert_eq!((call, value, called), ("SELECT pg_catalog.setval('auth.\"a, b\"', 10000, true)", "10000", "true"));
     }
 }

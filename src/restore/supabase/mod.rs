@@ -34,15 +34,15 @@ use crate::postgres::programs::pg_restore::PgRestore;
 use crate::postgres::target;
 use crate::postgres::target::project::Project;
 use crate::postgres::target::{load, project};
+use crate::restore::entry::{self, SETTINGS};
 use crate::restore::findings;
 use crate::restore::findings::Ledger;
 use crate::restore::options::{Destination, Options, Roles, Statistics};
 use crate::restore::parts::Part;
-use crate::restore::private_file::PrivateFile;
 use crate::restore::progress::Progress;
 use crate::restore::rows::Tables;
 use crate::restore::source::{LeaveOut, Loaded};
-use crate::restore::supabase::apply::{Applier, Failed, SETTINGS};
+use crate::restore::supabase::apply::{Applier, Failed};
 use crate::restore::supabase::places::{Map, Place};
 use crate::restore::wanted::Wanted;
 use crate::restore::work::{Report, Work};
@@ -100,7 +100,6 @@ pub(crate) async fn restore(
         meta,
         leave_out: &leave_out,
         part,
-        archive: PrivateFile::new(&[])?,
         pg_restore: PgRestore {
             tools: loaded.tools(options)?,
             info: options.target.clone(),
@@ -330,7 +329,7 @@ impl Restoring<'_> {
         }
         self.look().await?;
         let applier = self.applier();
-        for (entry, after) in places::sections(self.entries) {
+        for (entry, after) in entry::sections(self.entries) {
             let now = !after
                 && self.map.place(entry) == Place::Application
                 && !matches!(entry.desc, ObjectType::Acl | ObjectType::Schema | ObjectType::MaterializedViewData);
@@ -385,7 +384,11 @@ impl Restoring<'_> {
                 report.raw_bytes += fresh.iter().map(|wanted| wanted.table.raw_bytes).sum::<u64>();
             });
             let applier = self.applier();
-            tokio::try_join!(Arc::new(work.rows(Tables::New)).load(fresh), blobs.restore(work, &applier))?;
+            let rows = Arc::new(work.rows(Tables::New));
+            let (refused, ()) = tokio::try_join!(rows.load(fresh), blobs.restore(work, &applier))?;
+            for refused in refused {
+                rows::lost(self.ledger, &refused);
+            }
             for wanted in &jobs {
                 cron::jobs(work, self.project(), self.ledger, wanted).await?;
             }
@@ -406,7 +409,7 @@ impl Restoring<'_> {
     async fn after(&self) -> Result<()> {
         let applier = self.applier();
         let of = |place: Place| {
-            let entries = places::sections(self.entries).into_iter().filter(|(_, after)| *after).map(|(e, _)| e);
+            let entries = entry::sections(self.entries).into_iter().filter(|(_, after)| *after).map(|(e, _)| e);
             entries.filter(move |e| {
                 self.map.place(e) == place && !matches!(e.desc, ObjectType::Acl | ObjectType::MaterializedViewData)
             })

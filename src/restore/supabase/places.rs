@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use libpgdump::{Entry, ObjectType, Section};
+use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::postgres::target::project::Project;
@@ -108,21 +108,6 @@ impl<'a> Map<'a> {
             _ => Place::Wide,
         }
     }
-}
-
-/// Entries with the section they are restored in; those without one follow the one before them.
-pub(crate) fn sections<'a>(entries: &[&'a Entry]) -> Vec<(&'a Entry, bool)> {
-    let mut after = false;
-    let mut sorted = Vec::with_capacity(entries.len());
-    for entry in entries {
-        match entry.section {
-            Section::None => {}
-            Section::PostData => after = true,
-            _ => after = false,
-        }
-        sorted.push((*entry, after));
-    }
-    sorted
 }
 
 /// Whether something of no schema is made before tables, which may need it.

@@ -11,7 +11,7 @@ use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
 use crate::restore::findings::Ledger;
 use crate::restore::roles::{Script, membership};
-use crate::restore::supabase::apply::by_hand;
+use crate::restore::entry::by_hand;
 use crate::restore::supabase::platform;
 use crate::sql::names::quote;
 use crate::sql::statements::name;

@@ -18,7 +18,7 @@ use crate::postgres::target::{foreign_keys, project};
 use crate::restore::findings::Ledger;
 use crate::restore::flow::Flow;
 use crate::restore::rows;
-use crate::restore::rows::{Rows, Tables};
+use crate::restore::rows::{Refused, Rows};
 use crate::restore::supabase::platform;
 use crate::restore::supabase::platform::Rows as Way;
 use crate::restore::wanted::{Wanted, referred_first};
@@ -93,7 +93,9 @@ impl Managed<'_> {
         if self.replace {
             let may = |wanted: &&Wanted| self.project.tables.get(&key(wanted)).is_some_and(|table| table.emptyable);
             let emptied: Vec<Wanted> = wanted.iter().filter(may).cloned().collect();
-            self.work.rows(Tables::Existing { replace: true }).empty(&emptied).await?;
+            loader.execute("BEGIN", "empty the tables").await?;
+            self.rows.empty(&loader, &emptied).await?;
+            loader.execute("COMMIT", "empty the tables").await?;
         }
         let keys = foreign_keys::all(loader.session()).await?;
         let done = Mutex::new(Done::default());
@@ -374,6 +376,13 @@ impl Managed<'_> {
         }
         Ok(())
     }
+}
+
+/// Lists rows of a new table that the server refused.
+pub(crate) fn lost(ledger: &Ledger, refused: &Refused) {
+    let Refused { wanted, why } = refused;
+    let step = format!("when the table can take them: load `pgstow download --table {}`", told(wanted));
+    ledger.lost("rows of", &told(wanted), &format!("{} rows: {}", wanted.table.rows, why.cause()), &step);
 }
 
 fn key(wanted: &Wanted) -> Name {

@@ -1,0 +1,367 @@
+//! Making the objects of a run in a plain database, entry by entry: each in a transaction of its own, with the owner, the
+//! tablespace and the access method that `pg_restore` would give it, and with PostgreSQL's own privileges whatever the
+//! target's default privileges are. A refused entry is kept with its statement and its reason, and everything else goes
+//! on; what was refused is tried again, since something made later may be what it lacked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use libpgdump::{Entry, ObjectType};
+
+use crate::archive::catalogue::{namespace, tag};
+use crate::error::{Error, Result};
+use crate::postgres::connect::session::Session;
+use crate::postgres::target;
+use crate::postgres::target::project;
+use crate::restore::board::Board;
+use crate::restore::entry::{self, SETTINGS};
+use crate::restore::findings::{self, Ledger};
+use crate::restore::options::Options;
+use crate::sql::names::quote;
+
+/// An entry that was not made.
+#[derive(Debug)]
+struct Refused<'a> {
+    entry: &'a Entry,
+    why: Error,
+}
+
+/// Makes entries.
+pub(crate) struct Executor<'a> {
+    options: &'a Options,
+    ledger: &'a Ledger,
+    /// What the role of the sessions may do.
+    rights: target::Rights,
+    /// The target gives privileges of its own to new objects.
+    default_privileges: bool,
+    tablespaces: BTreeSet<String>,
+    /// Places in the archive, by number.
+    order: HashMap<i32, usize>,
+    by_id: HashMap<i32, &'a Entry>,
+    /// By place in the archive.
+    refused: Mutex<BTreeMap<usize, Refused<'a>>>,
+}
+
+/// True where the server refused a statement and the session goes on. A lost connection has no SQLSTATE; a server that is
+/// full or damaged would refuse everything that follows.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    let aborts = ["53", "57P", "58030", "XX001", "XX002"];
+    error.sqlstate().is_some() && !aborts.iter().any(|class| error.is_sqlstate(class))
+}
+
+/// Handled elsewhere, or not at all: rows, sequence values, large objects, the database itself, settings of the session.
+fn is_elsewhere(entry: &Entry) -> bool {
+    matches!(
+        entry.desc,
+        ObjectType::Encoding
+            | ObjectType::StdStrings
+            | ObjectType::SearchPath
+            | ObjectType::Database
+            | ObjectType::DatabaseProperties
+            | ObjectType::TableData
+            | ObjectType::SequenceSet
+            | ObjectType::StatisticsData
+            | ObjectType::Blob
+            | ObjectType::BlobMetadata
+            | ObjectType::Blobs
+            | ObjectType::SubscriptionTable
+    ) || matches!(entry.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel)
+        && namespace(entry).is_empty()
+        && tag(entry).starts_with("DATABASE ")
+}
+
+/// True for event triggers and what is attached to one: they come last, so that they fire for nothing of the restore.
+fn is_event_trigger(entry: &Entry) -> bool {
+    entry.desc == ObjectType::EventTrigger || tag(entry).starts_with("EVENT TRIGGER ")
+}
+
+impl<'a> Executor<'a> {
+    /// An executor for these entries, of an archive with `all`.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub(crate) async fn new(
+        session: &Session,
+        options: &'a Options,
+        ledger: &'a Ledger,
+        all: &'a [Entry],
+    ) -> Result<Self> {
+        Ok(Self {
+            options,
+            ledger,
+            rights: target::rights(session).await?,
+            default_privileges: target::has_default_privileges(session).await?,
+            tablespaces: target::server(session).await?.tablespaces,
+            order: all.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect(),
+            by_id: all.iter().map(|e| (e.dump_id, e)).collect(),
+            refused: Mutex::default(),
+        })
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Refused<'a>>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, id: i32) -> usize {
+        self.order.get(&id).copied().unwrap_or(usize::MAX)
+    }
+
+    /// The role of the sessions.
+    pub(crate) fn role(&self) -> &str {
+        &self.rights.role
+    }
+
+    /// True for an entry that was refused.
+    pub(crate) fn has_refused(&self, id: i32) -> bool {
+        self.refused().contains_key(&self.place(id))
+    }
+
+    /// Makes everything that comes before the rows, in the archive's order, then the privileges on it.
+    ///
+    /// # Errors
+    /// A lost connection, or with `--exit-on-error` the first refusal.
+    pub(crate) async fn before(&self, session: &Session, entries: &[&'a Entry]) -> Result<()> {
+        let own: Vec<&Entry> = entry::sections(entries)
+            .into_iter()
+            .filter(|(e, after)| (!after || self.comes_early(e)) && !is_elsewhere(e))
+            .map(|(e, _)| e)
+            .collect();
+        let (privileges, objects): (Vec<&Entry>, Vec<&Entry>) =
+            own.into_iter().partition(|e| matches!(e.desc, ObjectType::Acl | ObjectType::DefaultAcl));
+        for entry in objects {
+            self.make(session, entry).await?;
+        }
+        self.again(session).await?;
+        self.privileges(session, &privileges).await
+    }
+
+    /// Makes everything that comes after the rows: objects by these sessions at once, privileges, materialized views, and
+    /// event triggers last.
+    ///
+    /// # Errors
+    /// As [`Self::before`].
+    pub(crate) async fn after(&self, sessions: &[Session], entries: &[&'a Entry]) -> Result<()> {
+        let Some(first) = sessions.first() else { return Ok(()) };
+        let own: Vec<&Entry> = entry::sections(entries)
+            .into_iter()
+            .filter(|(e, after)| *after && !self.comes_early(e) && !is_elsewhere(e))
+            .map(|(e, _)| e)
+            .collect();
+        let (mut objects, mut privileges, mut views, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for entry in own {
+            match entry.desc {
+                ObjectType::Acl | ObjectType::DefaultAcl => privileges.push(entry),
+                ObjectType::MaterializedViewData => views.push(entry),
+                _ if is_event_trigger(entry) => last.push(entry),
+                _ => objects.push(entry),
+            }
+        }
+        self.at_once(sessions, &objects).await?;
+        self.again(first).await?;
+        self.privileges(first, &privileges).await?;
+        if self.options.has_rows() {
+            self.at_once(sessions, &views).await?;
+            self.again(first).await?;
+        }
+        for entry in last {
+            self.make(first, entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Refreshes the materialized views that the run has filled, for rows that came into tables that exist.
+    ///
+    /// # Errors
+    /// As [`Self::before`].
+    pub(crate) async fn refresh(&self, session: &Session, entries: &[&'a Entry]) -> Result<()> {
+        for entry in entries.iter().filter(|e| e.desc == ObjectType::MaterializedViewData) {
+            self.make(session, entry).await?;
+        }
+        Ok(())
+    }
+
+    /// Row security stands before the first row is visible. A role that is bound by it could load no rows then: there it
+    /// comes with the policies.
+    fn comes_early(&self, entry: &Entry) -> bool {
+        let forced = || {
+            let table = entry.dependencies.first().and_then(|id| self.by_id.get(id));
+            table.is_none_or(|e| e.defn.as_deref().unwrap_or_default().contains(" FORCE ROW LEVEL SECURITY"))
+        };
+        entry.desc == ObjectType::RowSecurity && (self.rights.superuser || !forced())
+    }
+
+    async fn privileges(&self, session: &Session, entries: &[&'a Entry]) -> Result<()> {
+        if !self.options.has_privileges() {
+            return Ok(());
+        }
+        for entry in entries {
+            self.make(session, entry).await?;
+        }
+        Ok(())
+    }
+
+    async fn at_once(&self, sessions: &[Session], entries: &[&'a Entry]) -> Result<()> {
+        let board = Board::new(entries, |id| self.by_id.get(&id).copied());
+        let worker = |session| {
+            let board = &board;
+            async move {
+                while let Some(item) = board.next().await {
+                    self.make(session, item.entry).await?;
+                    board.end(item);
+                }
+                Ok::<(), Error>(())
+            }
+        };
+        futures::future::try_join_all(sessions.iter().map(worker)).await.map(drop)
+    }
+
+    /// Tries what was refused again, in the archive's order, until nothing more of it can be made.
+    async fn again(&self, session: &Session) -> Result<()> {
+        loop {
+            let before = std::mem::take(&mut *self.refused());
+            if before.is_empty() {
+                return Ok(());
+            }
+            let tried = before.len();
+            for refused in before.into_values() {
+                self.make(session, refused.entry).await?;
+            }
+            if self.refused().len() == tried {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes one entry; a refusal is kept.
+    async fn make(&self, session: &Session, entry: &'a Entry) -> Result<()> {
+        if let Some(on) = self.missing(entry) {
+            let why = format!("needs {} {}, which was not restored", findings::kind(on), findings::name(on));
+            self.refused().insert(self.place(entry.dump_id), Refused { entry, why: Error::failed(why) });
+            return Ok(());
+        }
+        let owner = self.owner(entry);
+        let sql = self.statement(session, entry, owner);
+        if sql.trim().is_empty() {
+            return Ok(());
+        }
+        let doing = format!("restore {} {}", findings::kind(entry), findings::name(entry));
+        match project::transaction(session, &sql, &doing).await {
+            Ok(()) => {
+                if let (None, Some(saved)) = (owner, self.saved_owner(entry))
+                    && saved != self.rights.role
+                    && entry::owned(entry).is_some()
+                {
+                    let why = format!("role {} cannot act as it", self.rights.role);
+                    let object = format!("{} {}", findings::kind(entry), findings::name(entry));
+                    self.ledger.unowned(saved, &why, object);
+                }
+                Ok(())
+            }
+            Err(error) if is_refusal(&error) && !self.options.exit_on_error => {
+                self.refused().insert(self.place(entry.dump_id), Refused { entry, why: error });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The refused entry that this one is part of.
+    fn missing(&self, entry: &Entry) -> Option<&'a Entry> {
+        if !entry::is_part(entry) {
+            return None;
+        }
+        let refused = self.refused();
+        let on = entry.dependencies.iter().filter(|id| **id != entry.dump_id);
+        on.filter_map(|id| refused.get(&self.place(*id))).map(|refused| refused.entry).next()
+    }
+
+    fn saved_owner<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
+        entry.owner.as_deref().filter(|owner| !self.options.ignores_owners() && !owner.is_empty())
+    }
+
+    /// The role that an entry is given to, where that is another than the session's and can be.
+    fn owner<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
+        self.saved_owner(entry)
+            .filter(|owner| *owner != self.rights.role)
+            .filter(|owner| self.rights.superuser || self.rights.can_be.contains(*owner))
+    }
+
+    /// Everything that makes an entry, as one transaction's statements (`_printTocEntry` in PostgreSQL's
+    /// `pg_backup_archiver.c`).
+    fn statement(&self, session: &Session, entry: &Entry, owner: Option<&str>) -> String {
+        let defn = entry.defn.as_deref().unwrap_or_default();
+        // `-- *not* creating schema, since initdb creates it`: only its owner may be another one.
+        let defn = if defn.starts_with("--") { "" } else { defn };
+        let mut sql = String::new();
+        let method = entry.tableam.as_deref().filter(|name| !matches!(*name, "" | "heap"));
+        if let Some(method) = method.filter(|_| entry.relkind != Some('p')) {
+            sql.push_str(&format!("SET LOCAL default_table_access_method = {};\n", quote(method)));
+        }
+        if let Some(space) = entry.tablespace.as_deref().and_then(|name| self.tablespace(entry, name)) {
+            sql.push_str(&format!("SET LOCAL default_tablespace = {};\n", quote(&space)));
+        }
+        sql.push_str(defn);
+        if let Some(method) = method.filter(|_| entry.relkind == Some('p') && session.server_version_num() >= 170_000) {
+            let table = format!("{}.{}", quote(namespace(entry)), quote(tag(entry)));
+            sql.push_str(&format!("\nALTER TABLE {table} SET ACCESS METHOD {};", quote(method)));
+        }
+        if self.default_privileges
+            && !defn.is_empty()
+            && let Some((word, name)) = entry::grantable(entry)
+            && let Some(plain) = project::plain_privileges(word, &name)
+        {
+            sql.push('\n');
+            sql.push_str(&plain);
+        }
+        if let (Some(owner), Some(what)) = (owner, entry::owned(entry)) {
+            sql.push_str(&format!("\nALTER {what} OWNER TO {};", quote(owner)));
+        }
+        sql
+    }
+
+    /// The tablespace of an entry here; none for the database's own.
+    fn tablespace(&self, entry: &Entry, saved: &str) -> Option<String> {
+        if saved.is_empty() {
+            return None;
+        }
+        let name = self.options.tablespace(saved)?;
+        if self.tablespaces.contains(name) {
+            return Some(name.to_owned());
+        }
+        self.ledger.note(format!(
+            "{} {}: was in tablespace {saved}, is in the database's own here",
+            findings::kind(entry),
+            findings::name(entry)
+        ));
+        None
+    }
+
+    /// Moves what was refused to the findings.
+    pub(crate) fn finish(&self) {
+        for refused in std::mem::take(&mut *self.refused()).into_values() {
+            let entry = refused.entry;
+            let defn = entry.defn.as_deref().unwrap_or_default().trim();
+            let step = if refused.why.sqlstate().is_some() {
+                entry::step(&refused.why, defn)
+            } else {
+                entry::when_there(defn)
+            };
+            self.ledger.refused(&findings::kind(entry), &findings::name(entry), &refused.why.cause(), &step, defn);
+        }
+    }
+}
+
+/// Sets a session up for definitions that `pg_dump` wrote; `std_strings` is the archive's own entry about them.
+///
+/// # Errors
+/// A lost connection.
+pub(crate) async fn set_up(session: &Session, all: &[Entry]) -> Result<()> {
+    let doing = "set up the session for definitions";
+    target::execute(session, SETTINGS, doing).await?;
+    target::execute(session, "SET default_tablespace = ''; SET default_table_access_method = heap", doing).await?;
+    let strings = all.iter().find(|e| e.desc == ObjectType::StdStrings).and_then(|e| e.defn.as_deref());
+    match strings {
+        Some(defn) => target::execute(session, defn, doing).await,
+        None => Ok(()),
+    }
+}
