@@ -35,6 +35,7 @@ mod race;
 mod reading;
 mod restore;
 mod restore_faults;
+mod restore_goes_on;
 mod restore_supabase;
 mod restore_versions;
 mod retention;

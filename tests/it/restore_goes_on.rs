@@ -1,0 +1,273 @@
+//! A restore that meets what the server refuses: it goes on, keeps everything else, lists each refusal with its statement
+//! and exits with 3. And what a restore must never do: open rights wider, set sequences back, leave half of the rows.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::judge;
+use crate::support::pg::{self, Cluster};
+use crate::support::program::{backup, expect_code, expect_failure, pgstow};
+
+fn restore(cluster: &Cluster, database: &str, store: &Path) -> Command {
+    let mut command = pgstow();
+    command.args(["restore", "--pg-bin-dir"]).arg(cluster.bin_dir());
+    command.args(["--to", &cluster.url(database)]).arg("--store").arg(store);
+    command
+}
+
+/// What a restore with `--json` could not restore: kind, name and statement.
+fn findings(stdout: &str) -> Vec<(String, String, String)> {
+    let report: Value = serde_json::from_str(stdout).unwrap();
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let lost = report["findings"]["not_restored"].as_array().unwrap();
+    assert!(lost.iter().all(|one| !text(one, "why").is_empty() && !text(one, "step").is_empty()), "{report:#}");
+    lost.iter().map(|one| (text(one, "kind"), text(one, "name"), text(one, "statement"))).collect()
+}
+
+/// Objects that PostgreSQL does not take back as they are, among others that it does.
+const BROKEN: &str = "
+    CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, p int REFERENCES parent);
+    INSERT INTO parent SELECT generate_series(1, 10); INSERT INTO child SELECT i, 1 + i % 10 FROM generate_series(1, 50) i;
+    SET session_replication_role = replica; INSERT INTO child VALUES (1000, 999); RESET session_replication_role;
+    CREATE TABLE zz (id int, t text); INSERT INTO zz SELECT i, 'z' FROM generate_series(1, 100) i;
+    CREATE INDEX zz_i ON zz (id); CREATE VIEW v AS SELECT * FROM zz;
+    CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE TRIGGER t AFTER INSERT ON zz FOR EACH ROW EXECUTE FUNCTION trg();
+    ALTER TABLE zz ENABLE ROW LEVEL SECURITY; CREATE POLICY only_even ON zz USING (id % 2 = 0);
+    CREATE FUNCTION tells(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+        $$ BEGIN IF $1 = 7 AND current_database() <> 'broken' THEN RAISE EXCEPTION 'no : seven (P0001)' USING ERRCODE = 'P0001'; END IF; RETURN $1; END $$;
+    CREATE INDEX \"an [index]: of \"\"zz\"\" (P0001)\" ON zz (public.tells(id));
+    CREATE MATERIALIZED VIEW mv AS SELECT public.tells(id) FROM zz; CREATE INDEX mv_i ON mv (tells);
+    CREATE MATERIALIZED VIEW fine AS SELECT count(*) FROM zz;
+    CREATE TABLE old_rule (id int, n int); INSERT INTO old_rule SELECT i, -i FROM generate_series(1, 20) i;
+    ALTER TABLE old_rule ADD CONSTRAINT positive CHECK (n > 0) NOT VALID; COMMENT ON CONSTRAINT positive ON old_rule IS 'since May';
+    UPDATE pg_constraint SET convalidated = true WHERE conname = 'positive';
+    CREATE TABLE allowed (id int); INSERT INTO allowed VALUES (1), (2);
+    CREATE FUNCTION is_allowed(int) RETURNS boolean LANGUAGE sql AS 'SELECT EXISTS (SELECT FROM public.allowed WHERE id = $1)';
+    CREATE TABLE asks (id int CHECK (public.is_allowed(id)), pad text DEFAULT repeat('x', 1000)); INSERT INTO asks SELECT 1 + i % 2 FROM generate_series(1, 200) i;
+    CREATE TABLE \"[tab]: le (P0001)\" (id int PRIMARY KEY, p int REFERENCES parent); INSERT INTO \"[tab]: le (P0001)\" VALUES (1, 1)";
+
+#[test]
+pub(crate) fn a_restore_goes_on_past_what_the_server_refuses_and_its_statements_complete_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("broken");
+    cluster.psql("broken", BROKEN);
+    expect_code(&mut backup(cluster, "broken", &store), 0);
+
+    let (stdout, stderr) = expect_code(restore(cluster, "broken_copy", &store).args(["--create", "--json"]), 3);
+    let found = findings(&stdout);
+    let names: Vec<(&str, &str)> = found.iter().map(|(kind, name, _)| (kind.as_str(), name.as_str())).collect();
+    assert_eq!(
+        names,
+        [
+            ("check constraint", "positive on table public.old_rule"),
+            ("materialized view data", "public.mv"),
+            ("index", "public.an [index]: of \"zz\" (P0001)"),
+            ("fk constraint", "public.child child_p_fkey"),
+        ],
+        "{stderr}"
+    );
+    let ask = |sql: &str| cluster.psql("broken_copy", sql);
+    let rows = "SELECT (SELECT count(*) FROM child) || ' ' || (SELECT count(*) FROM zz) || ' ' || (SELECT count(*) FROM old_rule)
+                 || ' ' || (SELECT count(*) FROM asks) || ' ' || (SELECT count(*) FROM fine)
+                 || ' ' || (SELECT count(*) FROM \"[tab]: le (P0001)\")";
+    assert_eq!(ask(rows), "51 100 20 200 1 1");
+    assert_eq!(ask("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstow_restore'"), "0");
+    assert_eq!(
+        ask(
+            "SELECT conname || convalidated || obj_description(oid, 'pg_constraint') FROM pg_constraint WHERE conname = 'positive'"
+        ),
+        "positivefalsesince May"
+    );
+
+    // The statements complete it, when what was in their way is gone.
+    ask("DELETE FROM child WHERE id = 1000; UPDATE old_rule SET n = 1;
+         CREATE OR REPLACE FUNCTION tells(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'");
+    for (_, _, statement) in &found {
+        ask(&format!("SET search_path = ''; {statement}"));
+    }
+    cluster.psql(
+        "broken",
+        "DELETE FROM child WHERE id = 1000; UPDATE old_rule SET n = 1;
+         CREATE OR REPLACE FUNCTION tells(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
+    );
+    judge::assert_same_database((cluster, "broken"), (cluster, "broken_copy"));
+
+    // Asked to, it stops at the first.
+    let (error, _) = expect_failure(restore(cluster, "broken_other", &store).args(["--create", "--exit-on-error"]), 1);
+    assert!(error.contains("old_rule") && error.contains("positive"), "{error}");
+}
+
+#[test]
+fn a_drill_of_a_run_that_does_not_come_back_whole_says_so_and_leaves_a_receipt() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("dangling");
+    cluster.psql(
+        "dangling",
+        "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (p int REFERENCES parent);
+         SET session_replication_role = replica; INSERT INTO child VALUES (9)",
+    );
+    expect_code(&mut backup(cluster, "dangling", &store), 0);
+    let mut drill = pgstow();
+    drill.args(["drill", "--json", "--pg-bin-dir"]).arg(cluster.bin_dir());
+    drill.args(["--on", &cluster.url("postgres")]).arg("--store").arg(&store);
+    let (stdout, _) = expect_code(&mut drill, 4);
+    let receipt: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(receipt["differences"].to_string().contains("child_p_fkey"), "{receipt:#}");
+}
+
+#[test]
+fn rights_are_never_wider_than_they_were_whatever_the_target_gives_to_new_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = Cluster::start(15);
+    cluster.create_database("rights");
+    cluster.psql(
+        "rights",
+        "CREATE ROLE web_anon; CREATE ROLE web_user; CREATE ROLE web_owner;
+         CREATE TABLE secret (id serial PRIMARY KEY, x text); GRANT SELECT (id) ON secret TO web_user;
+         INSERT INTO secret (x) SELECT 'top' FROM generate_series(1, 9) i;
+         ALTER TABLE secret ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON secret USING (id > 5);
+         CREATE TABLE owned (id int GENERATED ALWAYS AS IDENTITY); ALTER TABLE owned OWNER TO web_owner; GRANT SELECT ON owned TO web_user;
+         CREATE SCHEMA s; CREATE TABLE s.t (id int); CREATE VIEW s.v AS SELECT * FROM s.t; CREATE MATERIALIZED VIEW s.m AS SELECT 1;
+         CREATE FUNCTION s.f(out a int, b text DEFAULT 'x') LANGUAGE sql AS 'SELECT 1'; REVOKE ALL ON FUNCTION s.f(text) FROM PUBLIC;
+         CREATE TYPE s.e AS ENUM ('a')",
+    );
+    expect_code(&mut backup(&cluster, "rights", &store), 0);
+    let wide = "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO web_anon, PUBLIC; ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO web_anon;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO web_anon; ALTER DEFAULT PRIVILEGES GRANT ALL ON TYPES TO web_anon;
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO web_anon";
+    let acls = "SELECT string_agg(n || ' ' || coalesce(a::text, '-'), E'\\n' ORDER BY n) FROM (
+          SELECT oid::regclass::text, (SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's'::\"char\" ELSE 'r' END, relowner))) x) FROM pg_class
+             WHERE relnamespace::regnamespace::text IN ('public', 's') AND relkind IN ('r', 'v', 'm', 'S')
+          UNION ALL SELECT oid::regprocedure::text, (SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce(proacl, acldefault('f', proowner))) x) FROM pg_proc WHERE pronamespace::regnamespace::text = 's'
+          UNION ALL SELECT oid::regtype::text, (SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce(typacl, acldefault('T', typowner))) x) FROM pg_type WHERE typname = 'e'
+          UNION ALL SELECT nspname, (SELECT array_agg(x ORDER BY x::text) FROM unnest(coalesce(nspacl, acldefault('n', nspowner))) x) FROM pg_namespace WHERE nspname = 's') x(n, a)";
+    let saved = cluster.psql("rights", acls);
+    assert!(saved.lines().count() > 8, "{saved}");
+    cluster.create_database("wide");
+    cluster.psql("wide", wide);
+    expect_code(restore(&cluster, "wide", &store).arg("--into-existing"), 0);
+    assert_eq!(cluster.psql("wide", acls), saved);
+
+    // A single table, and a schema.
+    cluster.create_database("part");
+    cluster.psql("part", wide);
+    expect_code(
+        restore(&cluster, "part", &store).args([
+            "--into-existing",
+            "--table",
+            "public.secret",
+            "--table",
+            "public.owned",
+        ]),
+        0,
+    );
+    expect_code(restore(&cluster, "part", &store).args(["--into-existing", "--schema", "s"]), 0);
+    assert_eq!(cluster.psql("part", acls), saved);
+}
+
+#[test]
+fn rows_come_into_existing_tables_all_or_not_at_all_and_no_sequence_goes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("whole");
+    cluster.psql(
+        "whole",
+        "CREATE TABLE a (id serial PRIMARY KEY, t text); INSERT INTO a (t) SELECT 'a' FROM generate_series(1, 1000) i;
+         CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b SELECT generate_series(1, 500);
+         CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(1, 5);
+         CREATE TABLE child (p int REFERENCES parent); INSERT INTO child SELECT generate_series(1, 5);
+         CREATE SEQUENCE down INCREMENT -1; SELECT setval('down', -10);
+         CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM a",
+    );
+    expect_code(&mut backup(cluster, "whole", &store), 0);
+    let to = || restore(cluster, "whole_copy", &store);
+    let ask = |sql: &str| cluster.psql("whole_copy", sql);
+
+    // Definitions first: a materialized view over empty tables is not filled, and is with the rows.
+    expect_code(to().args(["--create", "--schema-only"]), 0);
+    assert_eq!(ask("SELECT relispopulated FROM pg_class WHERE relname = 'm'"), "f");
+    expect_code(to().arg("--data-only"), 0);
+    assert_eq!(ask("SELECT (SELECT count FROM m) || ' ' || last_value FROM a_id_seq"), "1000 1000");
+
+    // A conflict in one table leaves all as they were.
+    ask("TRUNCATE a; DELETE FROM b WHERE id < 500; SELECT setval('a_id_seq', 1500); SELECT setval('down', -20)");
+    let (error, hints) =
+        expect_failure(to().args(["--data-only", "--into-existing", "--table", "public.a", "--table", "public.b"]), 1);
+    assert!(error.contains("public.b") && hints.contains("nothing was changed"), "{error}\n{hints}");
+    assert_eq!(ask("SELECT (SELECT count(*) FROM a) || ' ' || (SELECT count(*) FROM b)"), "0 1");
+
+    // A sequence that went on stays where it is.
+    expect_code(to().args(["--data-only", "--into-existing", "--table", "public.a"]), 0);
+    assert_eq!(ask("SELECT last_value FROM a_id_seq"), "1500");
+    expect_code(to().args(["--data-only", "--truncate", "--table", "public.a"]), 0);
+    assert_eq!(ask("SELECT (SELECT count(*) FROM a) || ' ' || last_value FROM a_id_seq"), "1000 1000");
+    assert_eq!(ask("SELECT last_value FROM down"), "-20");
+
+    // References that would dangle undo it.
+    ask("TRUNCATE parent, child");
+    let (error, hints) = expect_failure(to().args(["--data-only", "--table", "public.child"]), 1);
+    assert!(error.contains("5 rows of public.child") && hints.contains("nothing was changed"), "{error}\n{hints}");
+    assert_eq!(ask("SELECT count(*) FROM child"), "0");
+
+    // What was emptied is back when an object turns out to be damaged.
+    let run = std::fs::read_dir(store.join("runs")).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read_dir(run.join("public"))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .find(|f| f.file_name().unwrap().to_string_lossy().starts_with("b.sql"));
+    let file = file.unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    expect_failure(to().args(["--data-only", "--truncate", "--table", "public.a", "--table", "public.b"]), 1);
+    assert_eq!(ask("SELECT (SELECT count(*) FROM a) || ' ' || (SELECT count(*) FROM b)"), "1000 1");
+
+    // A trigger that fires for what a replica loads is seen.
+    ask(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.t := NULL; RETURN NEW; END';
+         CREATE TRIGGER r BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE a ENABLE REPLICA TRIGGER r",
+    );
+    let (error, _) = expect_failure(to().args(["--data-only", "--truncate", "--table", "public.a"]), 2);
+    assert!(error.contains("ENABLE REPLICA"), "{error}");
+}
+
+#[test]
+fn settings_stand_before_what_needs_them_and_statistics_never_fail_a_restore() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("needs");
+    cluster.psql(
+        "needs",
+        "ALTER DATABASE needs SET app.rate = '3'; ALTER DATABASE needs SET default_transaction_read_only = on",
+    );
+    cluster.psql(
+        "needs",
+        "BEGIN READ WRITE; CREATE TABLE t (a int CHECK (a > current_setting('app.rate')::int)); INSERT INTO t VALUES (4);
+         CREATE TABLE m (id int, v int) PARTITION BY RANGE (id);
+         CREATE TABLE m1 PARTITION OF m FOR VALUES FROM (0) TO (100); CREATE TABLE m2 PARTITION OF m FOR VALUES FROM (100) TO (200);
+         CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         CREATE TRIGGER audit AFTER INSERT ON m FOR EACH ROW EXECUTE FUNCTION trg(); ALTER TABLE m1 DISABLE TRIGGER audit;
+         INSERT INTO m SELECT i, i FROM generate_series(0, 199) i; COMMIT",
+    );
+    expect_code(&mut backup(cluster, "needs", &store), 0);
+    expect_code(restore(cluster, "needs_copy", &store).arg("--create"), 0);
+    assert_eq!(
+        cluster.psql(
+            "needs_copy",
+            "SELECT a || current_setting('app.rate') || current_setting('default_transaction_read_only') FROM t"
+        ),
+        "43on"
+    );
+    judge::assert_same_database((cluster, "needs"), (cluster, "needs_copy"));
+}
