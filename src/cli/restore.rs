@@ -77,6 +77,9 @@ pub struct Restore {
     /// Put what was in tablespace OLD into NEW (repeatable).
     #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
     pub tablespace: Vec<(String, String)>,
+    /// Remove an unfinished restore and begin again although the database holds what this run does not.
+    #[arg(long)]
+    pub start_over: bool,
     /// Go on although the server lacks something that the run needs: what cannot be restored is listed, exit 3.
     #[arg(long, conflicts_with = "exit_on_error")]
     pub best_effort: bool,
@@ -150,6 +153,7 @@ impl Restore {
             } else {
                 Tablespaces::Named(self.tablespace.clone())
             },
+            start_over: self.start_over,
             best_effort: self.best_effort,
             exit_on_error: self.exit_on_error,
             statistics: match (self.no_analyze, self.full_analyze) {

@@ -359,6 +359,10 @@ pub(crate) async fn set_up(session: &Session, all: &[Entry]) -> Result<()> {
     let doing = "set up the session for definitions";
     target::execute(session, SETTINGS, doing).await?;
     target::execute(session, "SET default_tablespace = ''; SET default_table_access_method = heap", doing).await?;
+    // Not on every system: without it a session whose client is gone ends later.
+    if let Err(error) = target::execute(session, "SET client_connection_check_interval = '2s'", doing).await {
+        tracing::debug!("{error}");
+    }
     let strings = all.iter().find(|e| e.desc == ObjectType::StdStrings).and_then(|e| e.defn.as_deref());
     match strings {
         Some(defn) => target::execute(session, defn, doing).await,

@@ -123,6 +123,8 @@ pub(crate) struct Options {
     pub(crate) statistics: Statistics,
     /// Restore although the database is the very one that was saved.
     pub(crate) allow_source: bool,
+    /// Remove an unfinished restore although the database holds what is not of it.
+    pub(crate) start_over: bool,
     /// Go on although something is known to be missing before anything is changed.
     pub(crate) best_effort: bool,
     /// Stop at the first object that the server refuses, instead of listing it and going on.
@@ -151,6 +153,7 @@ impl Options {
             tablespaces: Tablespaces::Named(Vec::new()),
             statistics: Statistics::Rough,
             allow_source: false,
+            start_over: false,
             best_effort: false,
             exit_on_error: false,
             jobs: 4,

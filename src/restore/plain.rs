@@ -137,8 +137,9 @@ impl Work<'_> {
                 return Ok(role);
             }
             (Found::Unfinished, _) => {
-                tracing::info!("an unfinished restore of this run is removed first");
                 target::end_others(&self.control).await?;
+                self.refuse_strangers().await?;
+                tracing::info!("an unfinished restore of this run is removed first");
                 let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
                 target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
             }
@@ -313,7 +314,10 @@ impl Work<'_> {
         let mut checks = Vec::new();
         for Refused { wanted, why } in refused {
             if why.is_sqlstate("23514") {
-                checks.extend(constraints::take_away(&self.control, &wanted.name()).await?);
+                match constraints::take_away(&self.control, &wanted.name()).await {
+                    Err(error) if is_refusal(&error) => tracing::debug!("{error}"),
+                    taken => checks.extend(taken?),
+                }
             }
             match rows.one(&wanted).await {
                 Err(error) if error.kind() != Kind::Damage && is_refusal(&error) => {

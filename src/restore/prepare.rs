@@ -1,18 +1,19 @@
 //! The steps before anything is restored: objects are compared with the store's listing, the target is connected to
 //! (created first, if asked for), and everything that can be known to be missing is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use libpgdump::Entry;
 use tokio_util::task::TaskTracker;
 
+use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::Manifest;
 use crate::objects::read;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
-use crate::postgres::target::Server;
+use crate::postgres::target::{Server, project, wipe};
 use crate::restore::checks::Found;
 use crate::restore::flow::Source;
 use crate::restore::options::{Destination, Options, Roles};
@@ -22,6 +23,7 @@ use crate::restore::source::Loaded;
 use crate::restore::wanted::Wanted;
 use crate::restore::work::Work;
 use crate::restore::{checks, database, rights, roles, settings};
+use crate::sql::names::{TableName, in_comment};
 
 /// Objects that are missing or of another size fail the restore before it begins.
 pub(crate) async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Result<()> {
@@ -143,6 +145,43 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses to remove what somebody put into a database whose restore was not finished: tables that the run does not
+    /// have, and rows beyond those of the run.
+    pub(crate) async fn refuse_strangers(&self) -> Result<()> {
+        if self.options.start_over {
+            return Ok(());
+        }
+        let made: HashSet<TableName> = self.meta.entries.iter().map(|e| TableName::new(namespace(e), tag(e))).collect();
+        let present = wipe::relations(&self.control).await?;
+        let mut strangers: Vec<String> = present
+            .iter()
+            .filter(|name| !made.contains(*name))
+            .map(|name| format!("{name} is not in the run"))
+            .collect();
+        let present: HashSet<&TableName> = present.iter().collect();
+        let tables = self.part.tables(self.manifest, false).into_iter();
+        for wanted in tables.filter(|wanted| present.contains(&wanted.table_name())) {
+            let most = wanted.table.rows.saturating_add(1);
+            let sql = format!("SELECT count(*) FROM (SELECT FROM ONLY {} LIMIT {most}) x", wanted.name());
+            let rows = project::count(&self.control, &sql, "count the rows of an unfinished restore").await?;
+            if u64::try_from(rows).is_ok_and(|rows| rows > wanted.table.rows) {
+                strangers.push(format!("{} has rows that are not in the run", wanted.table_name()));
+            }
+        }
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<String> = strangers.iter().take(3).map(|thing| in_comment(thing)).collect();
+        let more = if strangers.len() > 3 { ", ..." } else { "" };
+        Err(Error::usage(format!(
+            "{} holds an unfinished restore, and more than that: {}{more}",
+            self.info,
+            named.join(", ")
+        ))
+        .hint("--start-over removes everything in it and restores again")
+        .hint(format!("to keep it as it is, take the mark away: DROP SCHEMA {}; nothing was changed", target::MARK)))
     }
 
     /// Triggers that are `ENABLE ALWAYS` or `ENABLE REPLICA` fire in a session that loads as a replica does, and would change what is loaded.

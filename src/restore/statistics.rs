@@ -36,7 +36,13 @@ impl Work<'_> {
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let worker = || async {
-            let loader = load::Loader::connect(&self.info, self.options.connect_timeout).await?;
+            let loader = match load::Loader::connect(&self.info, self.options.connect_timeout).await {
+                Ok(loader) => loader,
+                Err(error) => {
+                    self.ledger.note(format!("fewer sessions gathered statistics, or none: {}", error.message()));
+                    return Ok(());
+                }
+            };
             while let Some(table) = next() {
                 let (statements, is_rough) = table.statements(self.options.statistics == Statistics::Full);
                 match loader.execute(&statements, &format!("analyze {}.{}", table.schema, table.name)).await {

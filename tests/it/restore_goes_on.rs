@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::judge;
 use crate::support::pg::{self, Cluster};
-use crate::support::program::{backup, expect_code, expect_failure, pgstow};
+use crate::support::program::{Run, backup, expect_code, expect_failure, pgstow};
 
 fn restore(cluster: &Cluster, database: &str, store: &Path) -> Command {
     let mut command = pgstow();
@@ -60,14 +60,15 @@ pub(crate) fn a_restore_goes_on_past_what_the_server_refuses_and_its_statements_
 
     let (stdout, stderr) = expect_code(restore(cluster, "broken_copy", &store).args(["--create", "--json"]), 3);
     let found = findings(&stdout);
-    let names: Vec<(&str, &str)> = found.iter().map(|(kind, name, _)| (kind.as_str(), name.as_str())).collect();
+    let mut names: Vec<(&str, &str)> = found.iter().map(|(kind, name, _)| (kind.as_str(), name.as_str())).collect();
+    names.sort_unstable();
     assert_eq!(
         names,
         [
             ("check constraint", "positive on table public.old_rule"),
-            ("materialized view data", "public.mv"),
-            ("index", "public.an [index]: of \"zz\" (P0001)"),
             ("fk constraint", "public.child child_p_fkey"),
+            ("index", "public.an [index]: of \"zz\" (P0001)"),
+            ("materialized view data", "public.mv"),
         ],
         "{stderr}"
     );
@@ -219,12 +220,12 @@ fn rows_come_into_existing_tables_all_or_not_at_all_and_no_sequence_goes_back() 
     assert_eq!(ask("SELECT count(*) FROM child"), "0");
 
     // What was emptied is back when an object turns out to be damaged.
-    let run = std::fs::read_dir(store.join("runs")).unwrap().next().unwrap().unwrap().path();
-    let file = std::fs::read_dir(run.join("public"))
-        .unwrap()
-        .map(|f| f.unwrap().path())
-        .find(|f| f.file_name().unwrap().to_string_lossy().starts_with("b.sql"));
-    let file = file.unwrap();
+    let run = Run::latest(&store);
+    let schemas = run.manifest["schemas"].as_array().unwrap();
+    let tables = schemas.iter().flat_map(|schema| schema["tables"].as_array().unwrap());
+    let key =
+        tables.filter(|table| table["name"] == "b").map(|table| table["file"]["key"].as_str().unwrap()).next().unwrap();
+    let file = run.folder.join(key);
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -270,4 +271,30 @@ fn settings_stand_before_what_needs_them_and_statistics_never_fail_a_restore() {
         "43on"
     );
     judge::assert_same_database((cluster, "needs"), (cluster, "needs_copy"));
+}
+
+#[test]
+fn a_database_that_somebody_completed_by_hand_is_not_emptied_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("byhand");
+    cluster.psql("byhand", "CREATE TABLE t (id int); INSERT INTO t VALUES (1)");
+    expect_code(&mut backup(cluster, "byhand", &store), 0);
+    let run = Run::latest(&store).name;
+    let marked = format!(
+        "CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{run}'; CREATE TABLE t (id int); INSERT INTO t VALUES (1)"
+    );
+    for (more, word) in [("CREATE TABLE mine (x int)", "public.mine"), ("INSERT INTO t VALUES (2)", "public.t")] {
+        cluster.drop_database("byhand_copy");
+        cluster.create_database("byhand_copy");
+        cluster.psql("byhand_copy", &marked);
+        cluster.psql("byhand_copy", more);
+        let before = cluster.pg_dump("byhand_copy", &[]);
+        let (error, hints) = expect_failure(&mut restore(cluster, "byhand_copy", &store), 2);
+        assert!(error.contains(word) && hints.contains("--start-over"), "{error}\n{hints}");
+        judge::assert_same(&judge::comparable(&before), &judge::comparable(&cluster.pg_dump("byhand_copy", &[])));
+        expect_code(restore(cluster, "byhand_copy", &store).arg("--start-over"), 0);
+        judge::assert_same_database((cluster, "byhand"), (cluster, "byhand_copy"));
+    }
 }

@@ -427,7 +427,7 @@ fn where_triggers_cannot_be_turned_off_tables_are_loaded_in_order() {
 fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
     let saved = saved();
     let project = new_project(saved, pg::packaged(), true);
-    let ids = saved.cluster.psql("app", "SELECT string_agg(literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
+    let ids = saved.cluster.psql("app", "SELECT string_agg(quote_literal(id), ',' ORDER BY email) FROM auth.users WHERE email IN ('user1@example.com', 'user2@example.com')");
     let [first, _second] = ids.split(',').collect::<Vec<_>>()[..] else { panic!("{ids}") };
     // The first user is there and was changed; another has the second one's address.
     admin(
@@ -474,6 +474,30 @@ fn rows_that_are_there_are_kept_or_replaced_and_dangling_ones_are_told() {
         "{out}"
     );
     assert!(out.contains("    do: ") && out.contains("  left alone: "), "{out}");
+}
+
+#[test]
+fn a_refusal_that_quotes_its_own_code_is_one_finding() {
+    let saved = saved();
+    let project = new_project(saved, pg::packaged(), true);
+    admin(
+        &project,
+        "CREATE FUNCTION extensions.ban() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE c record; BEGIN
+            FOR c IN SELECT * FROM pg_event_trigger_ddl_commands() LOOP
+              IF c.object_identity IN ('public.products_name_trgm_idx', 'public.hidden') THEN
+                RAISE EXCEPTION 'not here: [%] (P0001)', c.object_identity USING ERRCODE = 'P0001'; END IF; END LOOP; END $$;
+         CREATE EVENT TRIGGER ban ON ddl_command_end EXECUTE FUNCTION extensions.ban()",
+    );
+    let report = restore(saved, &project, &["--roles"], 3);
+    let lost = listed(&report, "not_restored");
+    for wanted in ["index public.products_name_trgm_idx", "table public.hidden"] {
+        assert_eq!(lost.iter().filter(|line| *line == wanted).count(), 1, "{wanted} in {lost:#?}");
+    }
+    assert!(NEVER.iter().all(|wanted| lost.iter().any(|line| line == wanted)), "{lost:#?}");
+    assert_eq!(
+        admin(&project, "SELECT count(*) FROM public.products"),
+        saved.cluster.psql("app", "SELECT count(*) FROM public.products")
+    );
 }
 
 #[test]

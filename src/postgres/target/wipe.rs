@@ -4,12 +4,29 @@ use std::collections::BTreeSet;
 
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
+use crate::postgres::error::failure;
 use crate::postgres::query::{execute, strings};
 use crate::postgres::target::mark::MARK;
-use crate::sql::names::{literal, quote};
+use crate::sql::names::{TableName, literal, quote};
 
 /// Tables dropped in one statement: each needs some locks.
 pub(crate) const DROPPED_AT_ONCE: usize = 50;
+
+/// Tables, views and foreign tables that belong to no extension.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn relations(session: &Session) -> Result<Vec<TableName>> {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND c.oid >= 16384
+                  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')
+                ORDER BY 1, 2";
+    let rows = session.client.query(sql, &[]).await;
+    let rows = rows.map_err(|e| failure(&e).context("look at what the database holds"))?;
+    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
+}
 
 /// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes.
 pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()> {
