@@ -58,7 +58,7 @@ pub struct Restore {
     /// Restore although the database is not empty.
     #[arg(long)]
     pub into_existing: bool,
-    /// With --data-only: empty all the tables, in one transaction, before their rows come. With --profile supabase: those
+    /// With --data-only: empty all the tables, in the transaction that their rows come in. With --profile supabase: those
     /// of the platform.
     #[arg(long)]
     pub truncate: bool,

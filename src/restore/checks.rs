@@ -127,8 +127,7 @@ pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, opti
         error = error.hint("install the extensions' packages on the server");
     }
     if told.iter().any(|thing| thing.starts_with("tablespace ")) {
-        error = error
-            .hint("--no-tablespaces puts everything into the database's own, --tablespace OLD=NEW into another one");
+        error = error.hint("CREATE TABLESPACE with that name; or --no-tablespaces, or --tablespace OLD=NEW");
     }
     Err(error.hint("--best-effort restores the rest and lists what cannot be").hint("nothing was changed"))
 }

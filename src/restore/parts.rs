@@ -8,7 +8,7 @@ use libpgdump::{Entry, ObjectType};
 use crate::archive::catalogue::{namespace, tag};
 use crate::archive::head;
 use crate::archive::partitions::parents;
-use crate::download;
+
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Object, TableKind};
 use crate::objects::read;
@@ -18,6 +18,7 @@ use crate::restore::checks;
 use crate::restore::flow::Source;
 use crate::restore::options::Options;
 use crate::restore::wanted::Wanted;
+use crate::runs::select;
 use crate::sql::names::TableName;
 
 /// A part of a run.
@@ -47,10 +48,10 @@ impl Part {
         let names: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
         for wanted in &options.schemas {
             let at = names.iter().position(|name| name == wanted);
-            part.schemas.push(at.ok_or_else(|| crate::cli::show::unknown("schema", wanted, &names))?);
+            part.schemas.push(at.ok_or_else(|| select::unknown("schema", wanted, &names))?);
         }
         for wanted in &options.tables {
-            let found = download::table(manifest, wanted)?;
+            let found = select::table(manifest, wanted)?;
             if !part.schemas.contains(&found.0) && !part.tables.contains(&found) {
                 part.tables.push(found);
             }

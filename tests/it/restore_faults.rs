@@ -133,7 +133,7 @@ fn what_only_lacks_statistics_is_not_restored_again() {
         &format!("CREATE SCHEMA pgstow_restore; COMMENT ON SCHEMA pgstow_restore IS '{mark}'"),
     );
     let (_, log) = expect_code(restore(cluster, &url, &store).arg("--full-analyze"), 0);
-    assert!(log.contains("all but the statistics is there") && !log.contains("definitions"), "{log}");
+    assert!(log.contains("everything but the statistics was restored") && !log.contains("definitions"), "{log}");
     assert_eq!(cluster.psql("statistics_copy", rows), before, "the rows were loaded again");
     assert_eq!(cluster.psql("statistics_copy", statistics), "many id 101,own n 101,wide id 101");
     judge::assert_same_database((cluster, "statistics"), (cluster, "statistics_copy"));

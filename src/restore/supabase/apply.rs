@@ -86,7 +86,7 @@ impl Applier<'_> {
             }
             Ok(()) => Ok(true),
             Err(error) if is_rejection(&error) => {
-                self.ledger.lost(kind, name, &error.cause(), &step(&error, told));
+                self.ledger.refused(kind, name, &error.cause(), &step(&error, told), told);
                 Ok(false)
             }
             Err(error) => Err(error),
