@@ -97,6 +97,7 @@ pub(crate) enum Profile {
 }
 
 /// The request of one restore.
+#[allow(clippy::struct_excessive_bools, reason = "independent wishes of a person, not states")]
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// The database.

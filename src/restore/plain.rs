@@ -170,7 +170,7 @@ impl Work<'_> {
             self.step("sequences", self.sequences(entries, into)).await?;
         }
         if defines {
-            self.step("indexes and constraints", self.post_data(&executor, entries)).await?;
+            self.step("indexes and constraints", Box::pin(self.post_data(&executor, entries))).await?;
         } else if options.has_rows() && !options.has_definitions() {
             self.step("materialized views", executor.refresh(&self.control, entries)).await?;
         }

@@ -188,7 +188,7 @@ impl Rows {
             self.empty(&loader, &tables).await?;
         }
         for wanted in tables.iter().filter(|wanted| wanted.table.rows > 0) {
-            self.into_open(&loader, wanted, None).await.map_err(|error| error.hint("nothing was changed"))?;
+            self.load_open(&loader, wanted, None).await.map_err(|error| error.hint("nothing was changed"))?;
         }
         if replica {
             refuse_dangling(&loader, &tables).await?;
@@ -409,7 +409,7 @@ impl Rows {
     }
 
     /// Loads all rows of a table in the session's open transaction.
-    async fn into_open(&self, loader: &Loader, wanted: &Wanted, frozen: Option<String>) -> Result<()> {
+    async fn load_open(&self, loader: &Loader, wanted: &Wanted, frozen: Option<String>) -> Result<()> {
         let (head, flow) = self.begin(wanted).await?;
         self.rows_of(loader, wanted, &head, flow, frozen).await
     }

@@ -164,7 +164,7 @@ fn names(entries: &[&Entry], part: &Part, manifest: &Manifest) -> BTreeSet<Strin
 /// What the mark of this very command says; `None` where no mark is made.
 fn mark(options: &Options, manifest: &Manifest) -> Option<String> {
     let whole = options.schemas.is_empty() && options.destination != Destination::Existing;
-    let only = if !options.has_rows() { " --schema-only" } else { "" };
+    let only = if options.has_rows() { "" } else { " --schema-only" };
     whole.then(|| format!("{} --profile supabase{only}", manifest.run))
 }
 
