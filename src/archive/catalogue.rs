@@ -406,6 +406,18 @@ fn inherited_table(
                 })
             })
             .and_then(table_of_id),
+        // No identity of its own (the default that an inheritance child says it has not): its tag begins with its table's.
+        _ if number(&entry.table_oid) == 0 && oid(entry) == 0 => entry
+            .dependencies
+            .iter()
+            .find(|id| {
+                by_id.get(id).and_then(|at| entries.get(*at)).is_some_and(|on| {
+                    matches!(on.desc, ObjectType::Table | ObjectType::ForeignTable)
+                        && namespace(on) == namespace(entry)
+                        && tag(entry).strip_prefix(tag(on)).is_some_and(|rest| rest.starts_with(' '))
+                })
+            })
+            .and_then(table_of_id),
         _ => None,
     }
 }

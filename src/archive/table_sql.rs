@@ -120,6 +120,9 @@ impl<'a> Printer<'a> {
         self.line("SET statement_timeout = 0;");
         self.line("SET lock_timeout = 0;");
         self.line("SET idle_in_transaction_session_timeout = 0;");
+        self.line("SET default_transaction_read_only = off;");
+        self.line("SET lc_monetary = 'C';");
+        self.line("SET array_nulls = on;");
         let prelude = |wanted: &ObjectType| self.meta.entries.iter().find(|e| e.desc == *wanted);
         let settings: String = [ObjectType::Encoding, ObjectType::StdStrings, ObjectType::SearchPath]
             .iter()

@@ -64,7 +64,7 @@ struct Gaps {
 }
 
 fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: Gaps, restore_md: Object) -> Manifest {
-    let partial = plan.partial || !leader.detection.unreadable.is_empty();
+    let partial = plan.partial || !leader.detection.unreadable.is_empty() || !plan.dependents.is_empty();
     let recipients = run.target.recipients.as_ref();
     let mut manifest = Manifest {
         format: FORMAT.to_owned(),
@@ -136,6 +136,7 @@ fn source(run: &Run, leader: &Leader) -> Source {
         server_version: server.version.clone(),
         pg_dump_version: run.tools.version.clone(),
         encoding: server.encoding.clone(),
+        lc_monetary: Some("C".to_owned()),
         snapshot: leader.snapshot.clone(),
         wal_lsn: leader.wal_lsn.clone(),
         in_recovery: server.in_recovery,

@@ -9,6 +9,7 @@ use crate::backup::run::Run;
 use crate::error::{Error, Result};
 use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::pg_dump::Failure;
+use crate::postgres::settings;
 use crate::postgres::source::leader;
 use crate::postgres::source::leader::{ATTEMPTS, Candidate, Leader};
 
@@ -29,6 +30,7 @@ pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, Arc
             lock_timeout: run.options.limits.lock_timeout,
             encoding: if leader.detection.server.encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" },
             run: &run.name,
+            options: settings::differing(&leader.session.client).await?,
             leave_out: leave_out(&leader.detection),
         };
         match pg_dump::table_of_contents(&run.tools, &run.options.info, &request).await {

@@ -51,6 +51,7 @@ use crate::objects::write::Target;
 use crate::pipeline::rate::Rate;
 use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::tools::PgTools;
+use crate::postgres::settings;
 use crate::postgres::source::leader::{Candidate, Leader};
 use crate::postgres::source::{absent as own, catalogue, dependents};
 use crate::postgres::target::foreign_keys;
@@ -173,7 +174,8 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
 async fn gather(run: &Run, leader: &Leader, plan: &Plan) -> Result<Gathered> {
     let small = async {
         let may = leader.detection.server.reads_passwords;
-        let (script, passwords) = pg_dump::roles(&run.tools, &run.options.info, may).await?;
+        let info = run.options.info.with_options(&settings::differing(&leader.session.client).await?);
+        let (script, passwords) = pg_dump::roles(&run.tools, &info, may).await?;
         let object = run.target.put_text(layout::ROLES, Bytes::from(script)).await?;
         let head = compose::head(&plan.catalogue.meta, plan.catalogue.database())?;
         let database = run.target.put_text(layout::DATABASE, Bytes::from(head)).await?;

@@ -109,7 +109,8 @@ pub(crate) fn leave_out(detection: &Detection) -> Vec<String> {
     let arguments = detection.unreadable.iter().filter_map(|u| {
         let name = format!("{}.{}", quote(&u.schema), quote(&u.name));
         match u.kind.as_str() {
-            "schema" => Some(format!("--exclude-schema={}", quote(&u.name))),
+            // Its types and functions can be read without USAGE, and extensions may be in it.
+            "schema" => Some(format!("--exclude-table={}.*", quote(&u.name))),
             "sequence" => Some(format!("--exclude-table-data={name}")),
             "table" => Some(format!("--exclude-table={name}")),
             _ => None,

@@ -11,6 +11,7 @@ use crate::backup::run::Run;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
 use crate::human;
 use crate::objects::read;
+use crate::postgres::settings;
 use crate::postgres::source::leader::Leader;
 use crate::seal::compress::Compression;
 use crate::sql::names::{in_comment, plain_or_quoted};
@@ -138,7 +139,7 @@ fn script(facts: &Facts<'_>) -> String {
          set -euo pipefail\n\
          : \"${{RUN:?folder with the files of this run}}\"\n\
          : \"${{DB:?connection string of the empty database}}\"\n{key_wanted}\
-         export PGOPTIONS='-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0'\n\
+         export PGOPTIONS='{options}'\n\
          work=$(mktemp -d)\n\
          trap 'rm -rf \"$work\"' EXIT\n\n\
          # Roles that are missing; those that exist are left as they are.\n\
@@ -153,6 +154,7 @@ fn script(facts: &Facts<'_>) -> String {
          {database} > \"$work/database.dump\"\n{list}\
          pg_restore --exit-on-error{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
          # Rows, schema by schema, those with rows of extensions first. Not in parallel: these rows need their order.\n",
+        options = settings::for_every_server(),
         roles = print(facts, facts.roles),
         database = print(facts, facts.database),
     );

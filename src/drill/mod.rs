@@ -179,7 +179,13 @@ async fn drill(
     let lost = restored.findings.not_restored.iter();
     receipt.differences.extend(lost.map(|lost| format!("{} {} was not restored: {}", lost.kind, lost.name, lost.why)));
     receipt.restore_seconds = started.elapsed().as_secs_f64();
-    let compared = rows::compare(options, loaded, &leave_out, scratch.info()).await?;
+    let compared = rows::compare(
+        options,
+        loaded,
+        &leave_out,
+        &scratch.info().with_own_money(loaded.manifest.source.lc_monetary.is_none()),
+    )
+    .await?;
     (receipt.tables, receipt.rows) = (compared.tables, compared.rows);
     receipt.add(compared.observations);
     let tools = loaded.tools(&restore)?;

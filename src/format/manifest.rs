@@ -136,6 +136,9 @@ pub struct Source {
     pub pg_dump_version: String,
     /// Encoding of the database; the objects are in UTF8 unless this is `SQL_ASCII`.
     pub encoding: String,
+    /// The `lc_monetary` that amounts of `money` are written with; absent in runs that wrote them as the database does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lc_monetary: Option<String>,
     /// Name of the exported snapshot.
     pub snapshot: String,
     /// WAL position at the snapshot (`0/1A2B3C8`), absent when the role may not ask.

@@ -6,5 +6,6 @@ pub(crate) mod connect;
 pub(crate) mod error;
 pub(crate) mod programs;
 pub(crate) mod query;
+pub(crate) mod settings;
 pub(crate) mod source;
 pub(crate) mod target;

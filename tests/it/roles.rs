@@ -369,7 +369,8 @@ fn what_a_role_cannot_read_is_left_out_alone_and_what_depends_on_it_is_told() {
             "GRANT USAGE ON SCHEMA closed TO roles_partly;",
         );
         assert!(named(&run.manifest["skipped"]).contains("schema closed"), "{:#}", run.manifest["skipped"]);
-        assert_eq!(named(&run.manifest["dependents"]), set(&["table shop.feels", "trigger touches on shop.open"]),);
+        // Types and functions are readable without USAGE: what uses them comes back.
+        assert!(run.manifest.get("dependents").is_none(), "{:#}", run.manifest["dependents"]);
         comes_back_as_told(cluster, &run);
         tally::note("unreadable", "schema");
 

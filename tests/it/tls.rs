@@ -57,6 +57,25 @@ const CASES: &[(&str, &str, &str, Comes)] = &[
     ("with_cert", "127.0.0.1", "sslmode=require&sslcert=DIR/client.crt&sslkey=DIR/client.key", Encrypted),
     ("either", "127.0.0.1", "sslmode=require&channel_binding=require", Encrypted),
     ("either", "127.0.0.1", "sslmode=disable&channel_binding=require", Fails(1, "channel binding")),
+    // Every word that guards something is kept or refused.
+    ("either", "localhost", "sslmode=verify-full&sslrootcert=DIR/ca.crt&sslcrl=DIR/clean.crl", Encrypted),
+    ("either", "localhost", "sslmode=verify-full&sslrootcert=DIR/ca.crt&sslcrl=DIR/revoked.crl", Fails(1, "Revoked")),
+    ("either", "127.0.0.1", "sslmode=require&ssl_min_protocol_version=TLSv1.3", Encrypted),
+    ("either", "127.0.0.1", "sslmode=require&ssl_max_protocol_version=TLSv1.2", Encrypted),
+    (
+        "either",
+        "127.0.0.1",
+        "sslmode=require&ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+        Fails(2, "ssl_min_protocol_version"),
+    ),
+    ("either", "127.0.0.1", "target_session_attrs=primary", Encrypted),
+    ("either", "127.0.0.1", "target_session_attrs=prefer-standby", Encrypted),
+    ("either", "127.0.0.1", "target_session_attrs=standby", Fails(1, "the server is a primary")),
+    ("either", "127.0.0.1", "target_session_attrs=read-only", Fails(1, "")),
+    ("either", "127.0.0.1", "target_session_attrs=anything", Fails(2, "target_session_attrs")),
+    ("either", "127.0.0.1", "gssencmode=require", Fails(2, "gssencmode")),
+    // Not known to the psql of this version, which refuses it too.
+    ("either", "127.0.0.1", "require_auth=scram-sha-256", Fails(2, "require_auth")),
 ];
 
 /// The same settings reach `pg_dump` and `pg_dumpall`.
@@ -84,6 +103,14 @@ fn certificates(folder: &Path) {
         let sign = format!("-CA ca.crt -CAkey ca.key -CAcreateserial -days 9 -extfile ext -out {name}.crt");
         openssl(folder, &format!("x509 -req -in {name}.csr {sign}"));
     }
+    let config = "[ca]\ndefault_ca = d\n[d]\ndatabase = index.txt\ncrlnumber = crlnumber\ndefault_md = sha256\ndefault_crl_days = 9\ncrl_extensions = e\n[e]\nauthorityKeyIdentifier = keyid:always\n";
+    for (name, text) in [("ca.cnf", config), ("index.txt", ""), ("crlnumber", "01\n")] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    let ca = "ca -config ca.cnf -keyfile ca.key -cert ca.crt";
+    openssl(folder, &format!("{ca} -gencrl -out clean.crl"));
+    openssl(folder, &format!("{ca} -revoke server.crt"));
+    openssl(folder, &format!("{ca} -gencrl -out revoked.crl"));
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(folder.join("hba"), HBA).unwrap();
     let server: Vec<_> = ["server.key", "hba"].map(|name| folder.join(name)).into();
@@ -151,6 +178,17 @@ pub(crate) fn tls_is_what_libpq_makes_of_the_same_words() {
             let ours = !matches!(comes, Fails(..));
             assert_eq!(output.status.success(), ours, "{url}: {}", String::from_utf8_lossy(&output.stderr));
         }
+    }
+    // The user that the server at a socket runs as.
+    for peer in ["postgres", "root", "nobody"] {
+        let words = format!("host={} port={} user=either dbname=tiny", cluster.socket_dir().display(), cluster.port());
+        let words = format!("{words} requirepeer={peer}");
+        let mut psql = cluster.command("psql");
+        let judged = output_with(psql.args(["-X", "-w", "-c", "SELECT 1", "-d", &words]), b"").status.success();
+        let ours = output_with(pgstow().args(["detect", "--schemas"]).env("DATABASE_URL", &words), b"");
+        let said = String::from_utf8_lossy(&ours.stderr).into_owned();
+        assert_eq!(ours.status.success(), judged, "{peer}: {said}");
+        assert!(judged || said.contains("requirepeer"), "{peer}: {said}");
     }
     for (role, host, words) in BACKUPS {
         let (from, store) = (cluster.log().len(), tempfile::tempdir().unwrap());

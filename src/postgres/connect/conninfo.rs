@@ -83,6 +83,7 @@ const FOREIGN: [&str; 9] = [
 pub(crate) struct ConnInfo {
     words: BTreeMap<String, String>,
     secrets: BTreeMap<String, Secret>,
+    own_money: bool,
 }
 
 /// `user@host:port/database`: what an error may say.
@@ -110,7 +111,7 @@ impl ConnInfo {
     }
 
     fn resolve_with(url: Option<&str>, environment: &Environment) -> Result<Self> {
-        let mut info = Self { words: BTreeMap::new(), secrets: BTreeMap::new() };
+        let mut info = Self { words: BTreeMap::new(), secrets: BTreeMap::new(), own_money: false };
         // An option with a variable that is not set must not lead to another database than was meant.
         if url.is_some_and(|text| text.trim().is_empty()) {
             return Err(Error::usage("the connection string is empty")
@@ -170,6 +171,29 @@ impl ConnInfo {
     pub(crate) fn with_database(&self, name: &str) -> Self {
         let mut other = self.clone();
         other.set("dbname", name);
+        other
+    }
+
+    /// The same connection, whose sessions read and write amounts of `money` as database and role say, where `own`.
+    #[must_use]
+    pub(crate) fn with_own_money(&self, own: bool) -> Self {
+        Self { own_money: own, ..self.clone() }
+    }
+
+    /// True where amounts of `money` are written as database and role say.
+    #[must_use]
+    pub(crate) const fn own_money(&self) -> bool {
+        self.own_money
+    }
+
+    /// The same connection with more startup options (`-c name=value`), which win over those that it has.
+    #[must_use]
+    pub(crate) fn with_options(&self, more: &str) -> Self {
+        let mut other = self.clone();
+        if !more.is_empty() {
+            let own = self.get("options").map(|own| format!("{own} ")).unwrap_or_default();
+            other.set("options", &format!("{own}{more}"));
+        }
         other
     }
 
@@ -277,7 +301,8 @@ impl ConnInfo {
         if let Some(rest) = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://")) {
             return self.parse_url(rest);
         }
-        if text.contains("://") {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        if scheme.is_some_and(|scheme| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))) {
             return Err(Error::usage("the database URL does not begin with postgres:// or postgresql://")
                 .hint("write it like postgres://user:password@host:5432/database"));
         }
@@ -512,6 +537,12 @@ impl ConnInfo {
             ("sslmode", &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"][..]),
             ("sslnegotiation", &["postgres", "direct"][..]),
             ("channel_binding", &["disable", "prefer", "require"][..]),
+            ("gssencmode", &["disable", "prefer", "require"][..]),
+            ("sslcertmode", &["disable", "allow", "require"][..]),
+            ("ssl_min_protocol_version", &TLS_VERSIONS[..]),
+            ("ssl_max_protocol_version", &TLS_VERSIONS[..]),
+            ("load_balance_hosts", &["disable", "random"][..]),
+            ("target_session_attrs", &["any", "read-write", "read-only", "primary", "standby", "prefer-standby"][..]),
         ] {
             if let Some(value) = self.get(key)
                 && !allowed.contains(&value)
@@ -522,9 +553,52 @@ impl ConnInfo {
         if self.get("sslrootcert") == Some("system") && self.get("sslmode") != Some("verify-full") {
             return Err(Error::usage("sslrootcert=system needs sslmode=verify-full"));
         }
+        self.check_guards()
+    }
+
+    /// Refuses words that guard a connection in a way that sessions of ours cannot: they must not be ignored.
+    fn check_guards(&self) -> Result<()> {
+        let refused = |what: &str, hint: &str| Err(Error::usage(what).hint(hint));
+        // With channel binding the driver itself takes nothing but SCRAM.
+        let bound = self.get("channel_binding") == Some("require");
+        if let Some(methods) = self.get("require_auth")
+            && !(bound && methods == "scram-sha-256")
+        {
+            return refused(
+                "require_auth of the connection cannot be enforced in this form",
+                "the form that can: require_auth=scram-sha-256 with channel_binding=require and sslmode=require or stronger; or verify the server by sslmode=verify-full and leave require_auth out",
+            );
+        }
+        if self.get("gssencmode") == Some("require") {
+            return refused(
+                "gssencmode=require: GSSAPI is not supported",
+                "encrypt the connection by TLS: sslmode=verify-full",
+            );
+        }
+        if self.get("sslcertmode") == Some("require") {
+            return refused(
+                "sslcertmode=require cannot be enforced",
+                "use sslcertmode=allow: a certificate that the server asks for is sent",
+            );
+        }
+        if matches!(self.get("ssl_max_protocol_version"), Some("TLSv1" | "TLSv1.1")) {
+            return refused("TLS below 1.2 is not supported", "raise ssl_max_protocol_version, or leave it out");
+        }
+        if self.get("min_protocol_version").is_some_and(|version| version != "3.0") {
+            return refused(
+                "min_protocol_version: sessions speak protocol 3.0",
+                "leave min_protocol_version out, or say 3.0",
+            );
+        }
+        if self.get("replication").is_some_and(|value| !["false", "off", "no", "0"].contains(&value)) {
+            return refused("replication of the connection: a backup needs ordinary sessions", "leave replication out");
+        }
         Ok(())
     }
 }
+
+/// Versions of TLS by libpq's names.
+const TLS_VERSIONS: [&str; 4] = ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"];
 
 const PERCENT: &str =
     "a password with special characters (@ / : ? # % &) must be percent-encoded in a URL: @ is %40, / is %2F, % is %25";

@@ -30,15 +30,17 @@ impl Environment {
     /// The user this process runs as, by the password database, else by `USER`.
     pub(super) fn user(&self) -> Option<String> {
         use std::os::unix::fs::MetadataExt as _;
-        let by_id = || {
-            let id = std::fs::metadata("/proc/self").ok()?.uid().to_string();
-            let users = std::fs::read_to_string("/etc/passwd").ok()?;
-            users.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                let name = fields.next()?;
-                (fields.nth(1)? == id).then(|| name.to_owned())
-            })
-        };
+        let by_id = || user_named(std::fs::metadata("/proc/self").ok()?.uid());
         by_id().or_else(|| self.get("USER").or_else(|| self.get("LOGNAME")).map(str::to_owned))
     }
+}
+
+/// The name of a user of this machine, by the password database.
+pub(super) fn user_named(id: u32) -> Option<String> {
+    let (id, users) = (id.to_string(), std::fs::read_to_string("/etc/passwd").ok()?);
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == id).then(|| name.to_owned())
+    })
 }

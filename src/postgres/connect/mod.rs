@@ -26,6 +26,15 @@ use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 
+/// Longest time to find out why a program was refused.
+const PROBE: Duration = Duration::from_secs(15);
+
+/// True when a session with startup options is refused and one without them is not: PgBouncer refuses those that it does
+/// not know, before anything was done.
+pub(crate) async fn refuses_options(without: &ConnInfo, with: &ConnInfo) -> bool {
+    Session::open(with, PROBE, "").await.is_err() && Session::open(without, PROBE, "").await.is_ok()
+}
+
 impl Session {
     /// Connects and sets the session up. `name` is added to the application name `pgstow`; `timeout` bounds each
     /// host's attempt, the set-up included. Several hosts are tried in their order.
@@ -49,8 +58,21 @@ impl Session {
 
     async fn connect_to_one(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
         let mut last = Error::usage("no host to connect to");
-        for host in info.each_host() {
-            match tokio::time::timeout(timeout, Self::connect_host(&host, timeout, name, unpooled)).await {
+        let mut hosts = info.each_host();
+        if info.get("load_balance_hosts") == Some("random") {
+            shuffle(&mut hosts);
+        }
+        // With prefer-standby, a primary will do once every host was asked.
+        let wanted: &[Option<bool>] = match info.get("target_session_attrs") {
+            Some("primary") => &[Some(false)],
+            Some("standby") => &[Some(true)],
+            Some("prefer-standby") => &[Some(true), None],
+            _ => &[None],
+        };
+        let each = |standby: &Option<bool>| hosts.iter().map(|host| (*standby, host.clone())).collect::<Vec<_>>();
+        let attempts: Vec<(Option<bool>, ConnInfo)> = wanted.iter().flat_map(each).collect();
+        for (standby, host) in attempts {
+            match tokio::time::timeout(timeout, Self::connect_host(&host, timeout, name, unpooled, standby)).await {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => last = error,
                 Err(_elapsed) => {
@@ -65,15 +87,55 @@ impl Session {
         Err(last)
     }
 
-    async fn connect_host(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
+    async fn connect_host(
+        info: &ConnInfo,
+        timeout: Duration,
+        name: &str,
+        unpooled: bool,
+        standby: Option<bool>,
+    ) -> Result<Self> {
         if unpooled {
             pooler::refuse_by_name(info)?;
         }
+        require_peer(info).await?;
         let mut session = Self::open(info, timeout, name).await?;
+        if let Some(standby) = standby
+            && session.is_standby().await? != standby
+        {
+            let (is, attrs) = (if standby { "a primary" } else { "a standby" }, info.get("target_session_attrs"));
+            return Err(Error::failed(format!("connect to {info}: the server is {is}"))
+                .hint(format!("target_session_attrs={} wants the other", attrs.unwrap_or_default())));
+        }
         if unpooled {
             pooler::refuse(&session, timeout / 2).await?;
         }
         session.set_up(name).await.map_err(|error| error.context(format!("set up the session with {info}")))?;
         Ok(session)
     }
+}
+
+/// Puts the hosts into an order that differs from one program to the next.
+fn shuffle(hosts: &mut [ConnInfo]) {
+    use std::hash::{BuildHasher as _, RandomState};
+    let order = RandomState::new();
+    let mut number = 0_usize;
+    hosts.sort_by_cached_key(|_| {
+        number += 1;
+        order.hash_one(number)
+    });
+}
+
+/// Refuses a socket whose server runs as another user than `requirepeer` names. Over TCP the word says nothing, as in
+/// libpq.
+async fn require_peer(info: &ConnInfo) -> Result<()> {
+    let Some(wanted) = info.get("requirepeer").filter(|_| info.host().starts_with('/')) else { return Ok(()) };
+    let path = format!("{}/.s.PGSQL.{}", info.host(), info.port());
+    let failed = |error: std::io::Error| Error::failed(format!("connect to {info}: {error}"));
+    let socket = tokio::net::UnixStream::connect(&path).await.map_err(failed)?;
+    let user = socket.peer_cred().map_err(failed)?.uid();
+    if environment::user_named(user).as_deref() == Some(wanted) {
+        return Ok(());
+    }
+    Err(Error::failed(format!("connect to {info}: the server does not run as the user that requirepeer names"))
+        .hint("is another server listening in that folder?"))
 }

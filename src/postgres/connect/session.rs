@@ -14,32 +14,18 @@ use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::tls;
 use crate::postgres::error::{explain, failure, is_tls};
+use crate::postgres::settings;
 
-/// What every session sets right after connecting, in one round trip. By `SET`, since poolers drop startup options,
-/// and in this place, since settings of the role or the database came in at the start of the session.
+/// What every session does right after connecting, in one round trip: it sets what [`settings`] lists, then this. By
+/// `SET`, since poolers drop startup options, and in this place, since settings of the role or the database came in at
+/// the start of the session. The first statements make this very transaction an ordinary one: on a standby a serializable
+/// one may not even ask.
 ///
-/// - `client_encoding`: UTF8, so that a LATIN1 database comes back right; a `SQL_ASCII` database has no encoding to
-///   convert from, so both sides stay `SQL_ASCII` and bytes pass as they are;
-/// - `DateStyle`, `IntervalStyle`, `extra_float_digits`, `bytea_output`, `TimeZone`: text that reads back the same
-///   everywhere, and the same bytes each time a chunk is read;
-/// - `synchronize_seqscans`, `max_parallel_workers_per_gather`: rows in physical order, each time;
-/// - `statement_timeout`, `lock_timeout`, `idle_in_transaction_session_timeout`, and where the server has them
-///   `transaction_timeout` (17) and `idle_session_timeout` (14): a role's timeouts must not cut a long COPY; who
-///   wants a lock timeout sets it in its transaction;
-/// - `client_connection_check_interval` (14, where the server's system can): a backend that waits for a lock or scans a
+/// - `client_connection_check_interval` (where the server's system can): a backend that waits for a lock or scans a
 ///   table notices that this program was killed, and lets its locks go;
-/// - `row_security`: a policy that would hide rows is an error, not a smaller backup;
-/// - `search_path`: empty, so that no function of a user stands in for one of the system's, and names are qualified;
-/// - `quote_all_identifiers`: names as they are;
-/// - `application_name`: to be found in `pg_stat_activity` behind a pooler too.
-const SETTINGS: &str = "\
-SET DateStyle = ISO; SET IntervalStyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex; \
-SET TimeZone = 'UTC'; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; \
-SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-SET row_security = off; SET quote_all_identifiers = off; SET standard_conforming_strings = on; \
-SELECT pg_catalog.set_config('search_path', '', false); \
-SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
-WHERE name IN ('transaction_timeout', 'idle_session_timeout'); \
+/// - `client_encoding`: UTF8, so that a LATIN1 database comes back right; a `SQL_ASCII` database has no encoding to
+///   convert from, so both sides stay `SQL_ASCII` and bytes pass as they are.
+const SET_UP: &str = "\
 SELECT pg_catalog.set_config(name, '10s', false) FROM pg_catalog.pg_settings \
 WHERE name = 'client_connection_check_interval' AND pg_catalog.version() LIKE '%linux%'; \
 SELECT pg_catalog.set_config('client_encoding', \
@@ -122,8 +108,19 @@ impl Session {
         })
     }
 
+    /// True when the server is a standby; to be asked before the session is set up.
+    pub(super) async fn is_standby(&self) -> Result<bool> {
+        let asked = self.client.simple_query("SELECT pg_catalog.pg_is_in_recovery()").await;
+        let messages = asked.map_err(|error| failure(&error))?;
+        Ok(messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
+    }
+
     pub(super) async fn set_up(&mut self, name: &str) -> Result<()> {
-        let sql = format!("SET application_name = {}; {SETTINGS}", crate::sql::names::literal(&application_name(name)));
+        let sql = format!(
+            "SET application_name = {}; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {}; {SET_UP}",
+            crate::sql::names::literal(&application_name(name)),
+            settings::statement(self.info.own_money())
+        );
         let messages = self.client.simple_query(&sql).await.map_err(|error| failure(&error))?;
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
@@ -223,9 +220,10 @@ fn config(info: &ConnInfo, timeout: Duration, name: &str) -> Result<tokio_postgr
         Some("require") => ChannelBinding::Require,
         _ => ChannelBinding::Prefer,
     });
+    // The others are asked of the server by `Session::connect`.
     config.target_session_attrs(match info.get("target_session_attrs") {
-        Some("read-write" | "primary") => tokio_postgres::config::TargetSessionAttrs::ReadWrite,
-        Some("read-only" | "standby") => tokio_postgres::config::TargetSessionAttrs::ReadOnly,
+        Some("read-write") => tokio_postgres::config::TargetSessionAttrs::ReadWrite,
+        Some("read-only") => tokio_postgres::config::TargetSessionAttrs::ReadOnly,
         _ => tokio_postgres::config::TargetSessionAttrs::Any,
     });
     if info.get("sslnegotiation") == Some("direct") {

@@ -19,9 +19,11 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::{Error, Result};
@@ -55,8 +57,12 @@ pub(crate) fn connector(info: &ConnInfo) -> Result<(MakeRustlsConnect, Negotiate
     let provider = Arc::new(ring::default_provider());
     let verifier = verifier(info, &provider)?;
     let negotiated = verifier.negotiated.clone();
+    let versions = versions(info);
+    if versions.is_empty() {
+        return Err(Error::usage("ssl_min_protocol_version is above ssl_max_protocol_version"));
+    }
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions)
         .map_err(|error| Error::failed(format!("set up TLS: {error}")))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
@@ -68,10 +74,43 @@ pub(crate) fn connector(info: &ConnInfo) -> Result<(MakeRustlsConnect, Negotiate
     };
     // Wanted by servers that are asked for TLS at once (sslnegotiation=direct); harmless otherwise.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
+    config.enable_sni = info.get("sslsni") != Some("0");
     Ok((MakeRustlsConnect::new(config), negotiated))
 }
 
-/// What of the server's certificate is checked.
+/// The versions of TLS that the parameters of a connection allow. rustls has none below 1.2.
+fn versions(info: &ConnInfo) -> Vec<&'static SupportedProtocolVersion> {
+    let least = if info.get("ssl_min_protocol_version") == Some("TLSv1.3") { 13 } else { 12 };
+    let most = if info.get("ssl_max_protocol_version") == Some("TLSv1.2") { 12 } else { 13 };
+    [(12, &rustls::version::TLS12), (13, &rustls::version::TLS13)]
+        .into_iter()
+        .filter(|(number, _)| (least..=most).contains(number))
+        .map(|(_, version)| version)
+        .collect()
+}
+
+/// The lists of revoked certificates: the file of `sslcrl` (or libpq's default one) and every file of `sslcrldir`.
+fn revoked(info: &ConnInfo) -> Result<Vec<CertificateRevocationListDer<'static>>> {
+    let mut files: Vec<PathBuf> = file(info, "sslcrl", "root.crl").into_iter().collect();
+    if let Some(folder) = info.get("sslcrldir") {
+        let failed = |error: std::io::Error| Error::usage(format!("read {folder} (sslcrldir): {error}"));
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            files.push(entry.map_err(failed)?.path());
+        }
+    }
+    let mut lists = Vec::new();
+    for path in files {
+        let failed = |error| Error::usage(format!("read {} (sslcrl): {error}", path.display()));
+        let found = CertificateRevocationListDer::pem_file_iter(&path).map_err(failed)?;
+        lists.extend(found.collect::<Result<Vec<_>, _>>().map_err(failed)?);
+    }
+    if lists.is_empty() && (info.get("sslcrl").is_some() || info.get("sslcrldir").is_some()) {
+        return Err(Error::usage("sslcrl or sslcrldir holds no PEM list of revoked certificates"));
+    }
+    Ok(lists)
+}
+
+/// The checks of the server's certificate.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
@@ -115,10 +154,14 @@ fn verifier(info: &ConnInfo, provider: &Arc<CryptoProvider>) -> Result<Verifier>
     };
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(listed.iter().cloned());
+    let revoked = revoked(info)?;
+    // A certificate that is trusted by itself could not be revoked.
+    let trusted = if revoked.is_empty() { listed } else { Vec::new() };
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .with_crls(revoked)
         .build()
         .map_err(|error| Error::usage(format!("use the root certificates (sslrootcert): {error}")))?;
-    let chain = Some(Chain { webpki, listed });
+    let chain = Some(Chain { webpki, listed: trusted });
     Ok(Verifier { chain, name: mode == "verify-full", ..unchecked })
 }
 
@@ -192,6 +235,9 @@ fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>> 
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn client_certificate(info: &ConnInfo) -> Result<Option<ClientCertificate>> {
+    if info.get("sslcertmode") == Some("disable") {
+        return Ok(None);
+    }
     let Some(path) = file(info, "sslcert", "postgresql.crt") else { return Ok(None) };
     let chain = certificates(&path, "sslcert")?;
     let key = file(info, "sslkey", "postgresql.key").ok_or_else(|| {

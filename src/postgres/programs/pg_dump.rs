@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::archive::head;
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::refuses_options;
 use crate::postgres::programs::tools::PgTools;
 
 /// How much of a child's stderr is kept for messages.
@@ -33,6 +34,8 @@ pub(crate) struct Request<'a> {
     pub(crate) lock_timeout: Duration,
     /// Encoding of names and text: `UTF8`, or `SQL_ASCII` for such a database.
     pub(crate) encoding: &'a str,
+    /// Startup options that give pg_dump the settings of a backup, where it would not have them by itself.
+    pub(crate) options: String,
     /// Name of the run, for `application_name`.
     pub(crate) run: &'a str,
     /// Further arguments (`--exclude-table=...`), patterns already quoted.
@@ -60,6 +63,24 @@ pub(crate) async fn table_of_contents(
     info: &ConnInfo,
     request: &Request<'_>,
 ) -> Result<(ArchiveMetadata, Vec<String>), Failure> {
+    let with = info.with_options(&request.options);
+    match ask(tools, &with, request).await {
+        Err(Failure::Failed(error)) if !request.options.is_empty() && refuses_options(info, &with).await => {
+            tracing::warn!(
+                "startup options are refused on the way to the server ({error}); pg_dump runs without {}",
+                request.options
+            );
+            ask(tools, info, request).await
+        }
+        other => other,
+    }
+}
+
+async fn ask(
+    tools: &PgTools,
+    info: &ConnInfo,
+    request: &Request<'_>,
+) -> Result<(ArchiveMetadata, Vec<String>), Failure> {
     let mut command = Command::new(tools.pg_dump());
     command
         .args(["--format=custom", "--compress=0", "--no-password"])
@@ -68,7 +89,7 @@ pub(crate) async fn table_of_contents(
         .arg(format!("--lock-wait-timeout={}", request.lock_timeout.as_millis()))
         .args(&request.leave_out);
     info.apply(&mut command);
-    command.env("PGAPPNAME", format!("pgstow pg_dump {}", request.run));
+    command.env("PGAPPNAME", format!("pgstow pg_dump {}", request.run)).env("PGTZ", "UTC");
     let mut child = spawn(&mut command, "pg_dump")?;
     let stderr = drain_stderr(child.stderr.take());
     let stdout = child.stdout.take().ok_or_else(|| Error::failed("pg_dump has no stdout"))?;

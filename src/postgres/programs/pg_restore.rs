@@ -14,14 +14,16 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::refuses_options;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_dump::drain_stderr;
 use crate::postgres::programs::tools::PgTools;
+use crate::postgres::settings;
 
 /// The line an older server does not know; it stands in the first lines of a script.
 const UNKNOWN: &[u8] = b"SET transaction_timeout = 0;\n";
-/// Longest time to find out why a program was refused.
-const PROBE: Duration = Duration::from_secs(15);
+/// Longest time to connect for asking how definitions are printed.
+const CONNECT: Duration = Duration::from_secs(15);
 /// Where that line is looked for.
 const HEAD: usize = 16 << 10;
 
@@ -53,6 +55,9 @@ pub(crate) async fn definitions_of_archive(tools: &PgTools, archive: &Path) -> R
 /// # Errors
 /// What the program failed with.
 pub(crate) async fn definitions_of_database(tools: &PgTools, info: &ConnInfo) -> Result<String> {
+    let session = Session::connect(info, CONNECT, "definitions").await?;
+    let info = info.with_options(&settings::differing(&session.client).await?);
+    session.close().await;
     let mut command = Command::new(tools.pg_dump());
     command.args(["--schema-only", "--no-password", "--encoding=UTF8"]);
     info.apply(&mut command);
@@ -90,11 +95,9 @@ impl PgRestore {
         }
     }
 
-    /// True when a session with the startup options of [`Self::environment`] is refused and one without them is not.
+    /// True when the startup options are what was refused.
     async fn refuses_options(&self) -> bool {
-        let mut with = self.info.clone();
-        with.set("options", &self.options());
-        Session::open(&with, PROBE, "").await.is_err() && Session::open(&self.info, PROBE, "").await.is_ok()
+        refuses_options(&self.info, &self.info.with_options(&self.options())).await
     }
 
     /// Restores from an archive that is read once.
@@ -187,18 +190,16 @@ impl PgRestore {
     }
 
     fn environment(&self, command: &mut Command, options: bool) {
-        self.info.apply(command);
+        let info = if options { self.info.with_options(&self.options()) } else { self.info.clone() };
+        info.apply(command);
         command.env("LC_MESSAGES", "C").env("PGAPPNAME", crate::postgres::target::APPLICATION);
-        if options {
-            command.env("PGOPTIONS", self.options());
-        }
     }
 
     fn options(&self) -> String {
         // The restore is not done before a later, synchronous commit has flushed all of this.
-        let own = self.info.get("options").map(|o| format!("{o} ")).unwrap_or_default();
         let replica = if self.no_event_triggers { " -c session_replication_role=replica" } else { "" };
-        format!("{own}-c synchronous_commit=off{replica}")
+        let settings = settings::loading(self.server_version_num, self.info.own_money());
+        format!("{settings} -c synchronous_commit=off{replica}")
     }
 }
 

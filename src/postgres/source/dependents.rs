@@ -12,12 +12,17 @@ use crate::format::manifest::Skipped;
 use crate::postgres::error::failure;
 use crate::postgres::source::detect::Detection;
 
-/// Everything in a schema that pg_dump leaves out, and tables that it leaves out.
+/// Tables that pg_dump leaves out, and everything that it may leave out of a schema; what `CREATE EXTENSION` makes is none
+/// of it. pg_dump needs USAGE on a schema for its tables and sequences only: what it describes all the same (types,
+/// functions, the schema itself) is taken away again by the archive's own entries.
 const LEFT_OUT: &str = "
-    SELECT 1259::oid, o FROM unnest($1::oid[]) o
-    UNION SELECT 1259, c.oid FROM pg_catalog.pg_class c WHERE c.relnamespace = ANY($2::oid[])
-    UNION SELECT 1247, t.oid FROM pg_catalog.pg_type t WHERE t.typnamespace = ANY($2::oid[]) AND t.typrelid = 0 AND t.typelem = 0
-    UNION SELECT 1255, p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = ANY($2::oid[])";
+    SELECT x.classid, x.objid FROM (
+        SELECT 1259::oid, o FROM unnest($1::oid[]) o
+        UNION SELECT 1259, c.oid FROM pg_catalog.pg_class c WHERE c.relnamespace = ANY($2::oid[])
+        UNION SELECT 1247, t.oid FROM pg_catalog.pg_type t WHERE t.typnamespace = ANY($2::oid[]) AND t.typrelid = 0 AND t.typelem = 0
+        UNION SELECT 1255, p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = ANY($2::oid[])) x(classid, objid)
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+        WHERE d.classid = x.classid AND d.objid = x.objid AND d.objsubid = 0 AND d.deptype = 'e')";
 
 /// Direct dependents of those objects. A table's row type and the arrays of a type count as the object itself; a
 /// view depends through its rule. `n` are ordinary dependencies, `a` also those of partitions and foreign keys.
@@ -51,7 +56,9 @@ pub(crate) async fn dependents(
     belongs: &Belongs,
     entries: &[Entry],
 ) -> Result<Vec<Skipped>> {
-    let closed: Vec<u32> = detection.schemas.iter().filter(|s| !s.usable).map(|s| s.oid).collect();
+    let gaps = || detection.unreadable.iter().filter(|gap| gap.kind == "schema");
+    let closed = detection.schemas.iter().filter(|schema| gaps().any(|gap| gap.name == schema.name));
+    let closed: Vec<u32> = closed.map(|schema| schema.oid).collect();
     let tables = detection.relations.iter().filter(|r| r.relkind != 'S' && r.unreadable.is_some());
     let tables: Vec<u32> = tables.map(|r| r.oid).collect();
     if closed.is_empty() && tables.is_empty() {
@@ -59,9 +66,10 @@ pub(crate) async fn dependents(
     }
     let rows = client.query(LEFT_OUT, &[&tables, &closed]).await;
     let rows = rows.map_err(|e| failure(&e).context("list what is left out"))?;
-    let mut frontier: Vec<(u32, u32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let mut known: HashSet<(u32, u32)> = frontier.iter().copied().collect();
     let own = by_object(entries);
+    let left_out = rows.iter().map(|row| (row.get(0), row.get(1)));
+    let mut frontier: Vec<(u32, u32)> = left_out.filter(|object| !own.contains_key(object)).collect();
+    let mut known: HashSet<(u32, u32)> = frontier.iter().copied().collect();
     let mut found = Vec::new();
     while !frontier.is_empty() {
         let (classes, objects): (Vec<u32>, Vec<u32>) = frontier.drain(..).unzip();

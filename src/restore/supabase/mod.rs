@@ -102,11 +102,11 @@ pub(crate) async fn restore(
         part,
         pg_restore: PgRestore {
             tools: loaded.tools(options)?,
-            info: options.target.clone(),
+            info: options.target.with_own_money(manifest.source.lc_monetary.is_none()),
             server_version_num: control.server_version_num(),
             no_event_triggers: false,
         },
-        info: options.target.clone(),
+        info: options.target.with_own_money(manifest.source.lc_monetary.is_none()),
         control,
         commits,
         ledger: Ledger::default(),

@@ -58,17 +58,23 @@ impl Cluster {
     /// As [`Cluster::start`], with more settings (or others: the last word wins).
     #[track_caller]
     pub fn start_with(version: u32, settings: &[(&str, &str)]) -> Self {
-        Self::start_as(version, settings, false)
+        Self::start_as(version, settings, false, None)
+    }
+
+    /// A cluster that knows these locales (`es_AR`, ...), in UTF-8, beside those of the system.
+    #[track_caller]
+    pub fn start_with_locales(version: u32, names: &[&str]) -> Self {
+        Self::start_as(version, &[], false, Some(&locales(names)))
     }
 
     /// A standby that waits for WAL which never comes; read-only, it has the databases of a fresh cluster.
     #[track_caller]
     pub fn start_standby(version: u32) -> Self {
-        Self::start_as(version, &[("hot_standby", "on")], true)
+        Self::start_as(version, &[("hot_standby", "on")], true, None)
     }
 
     #[track_caller]
-    fn start_as(version: u32, settings: &[(&str, &str)], standby: bool) -> Self {
+    fn start_as(version: u32, settings: &[(&str, &str)], standby: bool, locales: Option<&Path>) -> Self {
         let bin = bin_dir(version);
         let mut log = String::new();
         // Somebody else may take the port between our asking for a free one and the server's binding it.
@@ -79,7 +85,7 @@ impl Cluster {
                     fs::write(data.join("standby.signal"), "").expect("our folder can be written");
                 }
             };
-            match Self::try_start(version, &bin, settings, &fill) {
+            match Self::try_start(version, &bin, settings, locales, &fill) {
                 Ok(cluster) => return cluster,
                 Err(text) => log = text,
             }
@@ -98,7 +104,7 @@ impl Cluster {
             command.arg(data).arg("-d").arg(self.url("postgres")).env("LC_ALL", "C").current_dir("/");
             succeed(&mut command);
         };
-        let standby = Self::try_start(self.version, &self.bin, settings, &copy);
+        let standby = Self::try_start(self.version, &self.bin, settings, None, &copy);
         let standby = standby.unwrap_or_else(|log| panic!("the standby does not start:\n{log}"));
         self.caught_up(&standby);
         standby
@@ -112,7 +118,13 @@ impl Cluster {
         super::session::until("a standby that has caught up", || standby.psql("postgres", &question) == "t");
     }
 
-    fn try_start(version: u32, bin: &Path, settings: &[(&str, &str)], fill: &dyn Fn(&Path)) -> Result<Self, String> {
+    fn try_start(
+        version: u32,
+        bin: &Path,
+        settings: &[(&str, &str)],
+        locales: Option<&Path>,
+        fill: &dyn Fn(&Path),
+    ) -> Result<Self, String> {
         let base = new_base(version);
         fill(&base.join("data"));
         let port = free_port();
@@ -123,6 +135,7 @@ impl Cluster {
             .arg(server_options(bin, &base, port, settings))
             .args(user_words())
             .env("LC_ALL", "C")
+            .envs(locales.map(|folder| ("LOCPATH", folder)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -455,6 +468,26 @@ fn template(version: u32, bin: &Path) -> PathBuf {
 /// Copies a folder with owners and modes.
 fn copy_tree(from: &Path, to: &Path) {
     succeed(Command::new("cp").arg("-a").arg(from).arg(to));
+}
+
+/// A folder with these locales in UTF-8, made by `localedef` from the system's sources, once.
+fn locales(names: &[&str]) -> PathBuf {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("locales");
+    fs::create_dir_all(&folder).expect("a folder can be made");
+    for name in names {
+        let made = folder.join(format!("{name}.utf8"));
+        if !made.join("LC_MONETARY").exists() {
+            succeed(Command::new("localedef").args(["--no-archive", "-c", "-i", name, "-f", "UTF-8"]).arg(&made));
+        }
+    }
+    // Servers run as another user, who may not enter the folder of the build.
+    let kept = std::env::temp_dir().join(format!("pgstow-locales-{}", std::process::id()));
+    if !kept.exists() {
+        copy_tree(&folder, &kept);
+    }
+    kept
 }
 
 pub fn free_port() -> u16 {

@@ -122,3 +122,39 @@ fn a_child_gets_everything_by_the_environment_and_nothing_left_over() {
     assert!(ConnInfo::child_env_unset().any(|name| name == "PGSERVICE"));
     assert_eq!(value("PGSERVICE"), None);
 }
+
+#[test]
+fn words_that_guard_a_connection_are_kept_or_refused() {
+    for words in [
+        "require_auth=scram-sha-256",
+        "require_auth=!password",
+        "gssencmode=require",
+        "sslcertmode=require",
+        "ssl_max_protocol_version=TLSv1.1",
+        "ssl_min_protocol_version=TLSv2",
+        "min_protocol_version=3.2",
+        "target_session_attrs=primarily",
+        "load_balance_hosts=yes",
+        "replication=database",
+    ] {
+        let error = resolve(Some(&format!("host=h user=u {words}")), &[]).expect_err(words);
+        assert_eq!(error.kind(), crate::error::Kind::Usage, "{words}");
+    }
+    assert!(resolve(Some("host=h user=u"), &[("PGREQUIREAUTH", "scram-sha-256")]).is_err());
+    for words in [
+        "require_auth=scram-sha-256 channel_binding=require",
+        "gssencmode=prefer",
+        "sslcertmode=disable",
+        "target_session_attrs=prefer-standby",
+        "ssl_min_protocol_version=TLSv1",
+    ] {
+        assert!(resolve(Some(&format!("host=h user=u {words}")), &[]).is_ok(), "{words}");
+    }
+}
+
+#[test]
+fn words_may_hold_what_looks_like_a_url() {
+    let info = resolve(Some("host=h user=u password=a://b dbname='x://y'"), &[]).unwrap();
+    assert_eq!((info.password().unwrap().reveal(), info.database()), ("a://b", "x://y"));
+    assert!(resolve(Some("mysql://u:p@h/d?x=1"), &[]).is_err());
+}

@@ -22,6 +22,27 @@ SELECT 'tablespace', spcname::text || ' at ' || pg_tablespace_location(oid) FROM
         EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.reltablespace = pg_tablespace.oid)
         OR EXISTS (SELECT FROM pg_catalog.pg_database b WHERE b.datname = current_database() AND b.dattablespace = pg_tablespace.oid))
 UNION ALL
+SELECT 'invalid index', n.nspname::text || '.' || c.relname::text FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i' JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE NOT i.indisvalid AND c.oid >= 16384
+UNION ALL
+SELECT 'replication slot', slot_name::text || ' (' || slot_type || ')' FROM pg_catalog.pg_replication_slots
+    WHERE database = current_database() AND NOT temporary
+UNION ALL
+SELECT 'setting of all roles', 'ALTER ROLE ALL SET ' || c.setting FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) AS c(setting)
+    WHERE s.setrole = 0 AND s.setdatabase = 0
+UNION ALL
+SELECT 'object among those of the system', pg_catalog.pg_describe_object(o.classid, o.oid, 0) FROM (
+        SELECT 1255::oid, oid, pronamespace FROM pg_catalog.pg_proc
+        UNION ALL SELECT 1259, oid, relnamespace FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+        UNION ALL SELECT 1247, t.oid, t.typnamespace FROM pg_catalog.pg_type t WHERE t.typrelid = 0 AND t.typelem = 0
+            AND t.typtype IN ('b', 'd', 'e', 'r')
+        UNION ALL SELECT 2617, oid, oprnamespace FROM pg_catalog.pg_operator
+        UNION ALL SELECT 3456, oid, collnamespace FROM pg_catalog.pg_collation WHERE collnamespace <> 'pg_catalog'::regnamespace
+    ) o(classid, oid, namespace)
+    WHERE o.oid >= 16384 AND o.namespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')
+UNION ALL
 SELECT 'vault root key', extname::text FROM pg_catalog.pg_extension WHERE extname IN ('supabase_vault', 'pgsodium')
 ORDER BY 1, 2";
 
@@ -34,6 +55,14 @@ pub(crate) async fn omitted(client: &Client, detection: &Detection) -> Result<Ve
             "subscription" => "only a superuser can dump subscriptions: create it again after a restore",
             "user mapping" => {
                 "its options (the password) are shown to its own role and to superusers only: set them again"
+            }
+            "invalid index" => "pg_dump leaves an invalid index out: REINDEX it, or create it again after a restore",
+            "replication slot" => "slots belong to the server: create it again after a restore",
+            "setting of all roles" => {
+                "pg_dumpall does not write settings of all roles: run this statement after a restore"
+            }
+            "object among those of the system" => {
+                "pg_dump never describes what is in pg_catalog or information_schema: move it to a schema of your own"
             }
             "tablespace" => {
                 "tablespaces belong to the server: create it there before a restore, or restore with --no-tablespaces"
