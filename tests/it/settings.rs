@@ -34,7 +34,7 @@ const VALUES: &str = r#"
         x xml, b bytea DEFAULT '\x5c00ff'::bytea, i interval DEFAULT '-1 mons +2 days -03:04:05', d date, w timestamptz, f float8,
         e text DEFAULT E'back\\slash ''quoted''', c boolean CHECK (c IS NULL OR c), r daterange, j jsonb);
     INSERT INTO s.v SELECT n, (n * 1234.56)::numeric::money, ARRAY[(n * -1.25)::numeric::money, NULL], (n * 0.07)::numeric::money::s.price,
-        ARRAY[NULL, 'NULL', 'x' || n], 'a<b/>c'::xml, decode(to_hex(n + 92000), 'hex'), make_interval(months => -n, days => n, secs => -n * 0.001),
+        ARRAY[NULL, 'NULL', 'x' || n], 'a<b/>c'::xml, decode(to_hex(n + 92000) || '5', 'hex'), make_interval(months => -n, days => n, secs => -n * 0.001),
         date '2024-02-03' + n, timestamptz '2024-03-31 01:30:00.123456+01' + n * interval '1 hour', n / 3.0::float8, 'a\b' || n, NULL,
         daterange(date '2024-05-06', date '2024-06-05' + n), jsonb_build_object('k', n)
       FROM generate_series(1, 300) n;
