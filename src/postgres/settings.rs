@@ -67,7 +67,7 @@ pub(crate) const SET: &[Setting] = &[
     for_load(set("array_nulls", "on", "when off, NULL in an array is read as the string NULL")),
     for_load(set("xmloption", "content", "when document, fragments of XML are not read")),
     for_load(set("standard_conforming_strings", "on", "literals of definitions mean the same everywhere; 19 knows no other value")),
-    set("quote_all_identifiers", "off", "names in definitions are written in one way"),
+    for_load(set("quote_all_identifiers", "off", "names in definitions, and those that the script of RESTORE.md compares, are written in one way")),
     for_load(set("transform_null_equals", "off", "when on, `x = NULL` in a definition becomes another expression")),
     // Names.
     set("search_path", "", "no object of a user stands in for one of the system, and names are qualified"),
