@@ -13,7 +13,7 @@
 use tokio_postgres::Client;
 
 use crate::error::Result;
-use crate::postgres::query::strings;
+use crate::postgres::error::failure;
 use crate::sql::names::literal;
 
 /// A setting that is given another value.
@@ -365,13 +365,18 @@ pub(crate) async fn differing(client: &Client) -> Result<String> {
           WHERE s.context = 'user' AND s.reset_val IS DISTINCT FROM v.value",
         values.join(", ")
     );
-    let mut names = strings(client, &sql, "ask for settings of the database and the role").await?;
-    // Most servers have a locale here, and most databases no use for it.
-    let money = format!("SELECT 'money' WHERE EXISTS (SELECT FROM {MONEY_USED})");
-    if strings(client, &money, "look for amounts of money").await?.is_empty() {
-        names.retain(|name| name != MONEY);
+    let asked = client.query(&sql, &[]).await;
+    let rows = asked.map_err(|e| failure(&e).context("ask for settings of the database and the role"))?;
+    let mut names: Vec<&str> = Vec::with_capacity(rows.len());
+    for row in &rows {
+        names.push(row.get(0));
     }
-    Ok(options(SET.iter().filter(|setting| names.iter().any(|name| name == setting.name))))
+    // Most servers have a locale here, and most databases no use for it.
+    let asked = client.query_one(&format!("SELECT EXISTS (SELECT FROM {MONEY_USED})"), &[]).await;
+    if !asked.map_err(|e| failure(&e).context("look for amounts of money"))?.get::<_, bool>(0) {
+        names.retain(|name| *name != MONEY);
+    }
+    Ok(options(SET.iter().filter(|setting| names.contains(&setting.name))))
 }
 
 /// Columns and types of users' that hold money: a definition with an amount in it is about one.
