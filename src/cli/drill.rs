@@ -1,6 +1,7 @@
 //! `pgstow drill`: its flags, its text and its JSON.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,12 +9,15 @@ use clap::Args;
 use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
+use crate::cli::progress::Loading;
 use crate::drill::options::Options;
 use crate::drill::receipt::{Receipt, Verdict};
 use crate::drill::{self, Drilled};
 use crate::error::Result;
 use crate::human;
+use crate::restore::progress::Progress;
 use crate::shutdown::Shutdown;
+use crate::store::Store;
 
 /// `pgstow drill`
 #[derive(Debug, Clone, Args)]
@@ -54,7 +58,12 @@ pub struct Drill {
 /// # Errors
 /// Anything that kept the drill from coming to a verdict.
 pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
-    let Drilled { receipt, left_behind } = drill::run(&options(arguments)?, global, shutdown).await?;
+    let store = Store::open(&global.store).await?;
+    let counters = Arc::new(Progress::default());
+    let shown = Loading::start(global, &counters);
+    let drilled = Box::pin(drill::run(store, &options(arguments)?, &counters, shutdown)).await;
+    shown.end();
+    let Drilled { receipt, left_behind } = drilled?;
     if global.json {
         output::print_json(&receipt)?;
     } else {

@@ -1,16 +1,20 @@
-//! The leftovers of drills that were killed: scratch databases and roles on the server. A drill that begins reports
-//! them, and removes those that are provably a dead drill's: marked, the mark's lock free, nobody else connected.
+//! The leftovers of drills that were killed: scratch databases and roles on the server, files with definitions here. A
+//! drill that begins reports them, and removes those that are provably a dead drill's: marked, the mark's lock free,
+//! nobody else connected.
 
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target::scratch;
+use crate::restore::private_file;
 
 /// Looks for leftovers, removes what may be removed, and returns what was found, in words.
 ///
 /// # Errors
 /// A server that cannot be asked. Leftovers that cannot be removed are reported only.
 pub(crate) async fn clear(session: &Session) -> Result<Vec<String>> {
-    let mut found = Vec::new();
+    let files = private_file::sweep();
+    let mut found: Vec<String> =
+        files.iter().map(|path| format!("file {} was left by a killed process: removed", path.display())).collect();
     for left in scratch::left_databases(session).await? {
         let name = &left.name;
         let said = match &left.mark {

@@ -8,6 +8,7 @@
 pub(crate) mod definitions;
 pub(crate) mod leave_out;
 pub(crate) mod leftovers;
+pub(crate) mod made;
 pub(crate) mod options;
 pub(crate) mod receipt;
 pub(crate) mod roles;
@@ -15,21 +16,22 @@ pub(crate) mod rows;
 pub(crate) mod sample;
 pub(crate) mod scratch;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::task::TaskTracker;
 
-use crate::cli::args::Global;
 use crate::drill::options::Options;
-use crate::drill::receipt::Receipt;
+use crate::drill::receipt::{Observations, Receipt};
 use crate::drill::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::scratch::Mark;
-use crate::restore::options::{Destination, Statistics};
+use crate::restore::findings::{Finding, Findings};
+use crate::restore::options::Destination;
 use crate::restore::progress::Progress;
 use crate::restore::source::Loaded;
 use crate::restore::{self, COMMITS, plain};
@@ -49,9 +51,14 @@ pub(crate) struct Drilled {
 ///
 /// # Errors
 /// Anything that kept the drill from coming to a verdict. Damage of the store is a verdict.
-pub(crate) async fn run(options: &Options, global: &Global, shutdown: &Shutdown) -> Result<Drilled> {
-    let Begun { store, maintenance, loaded, scratch, mark, notes } = tokio::select! {
-        begun = Box::pin(begin(options, global)) => begun?,
+pub(crate) async fn run(
+    store: Store,
+    options: &Options,
+    progress: &Arc<Progress>,
+    shutdown: &Shutdown,
+) -> Result<Drilled> {
+    let Begun { maintenance, loaded, scratch, mark, notes } = tokio::select! {
+        begun = Box::pin(begin(store.clone(), options)) => begun?,
         // Nothing is to be undone yet.
         error = shutdown.requested() => return Err(error),
     };
@@ -61,7 +68,7 @@ pub(crate) async fn run(options: &Options, global: &Global, shutdown: &Shutdown)
         error = shutdown.requested() => Err(error),
         // With it goes the lock that tells other drills that this one is running.
         error = maintenance.closed() => Err(error),
-        result = Box::pin(drill(options, &loaded, &maintenance, &scratch, &mark, commits.clone())) => result,
+        result = Box::pin(drill(options, &loaded, &maintenance, &scratch, &mark, progress, commits.clone())) => result,
     };
     commits.close();
     if tokio::time::timeout(COMMITS, commits.wait()).await.is_err() {
@@ -71,7 +78,7 @@ pub(crate) async fn run(options: &Options, global: &Global, shutdown: &Shutdown)
     let mut receipt = match result {
         Ok(receipt) => receipt,
         Err(error) if error.kind() == Kind::Damage => {
-            let mut receipt = Receipt::new(&loaded.manifest, maintenance.server_version_num());
+            let mut receipt = Receipt::new(&loaded, maintenance.server_version_num());
             receipt.differences.push(error.message());
             receipt
         }
@@ -105,7 +112,6 @@ async fn tidy(maintenance: &Session, options: &Options, scratch: &Scratch, mark:
 
 /// Everything a drill stands on.
 struct Begun {
-    store: Store,
     maintenance: Session,
     loaded: Loaded,
     scratch: Scratch,
@@ -115,14 +121,13 @@ struct Begun {
 }
 
 /// Everything before the scratch database is made.
-async fn begin(options: &Options, global: &Global) -> Result<Begun> {
-    let store = Store::open(&global.store).await?;
+async fn begin(store: Store, options: &Options) -> Result<Begun> {
     let on = ConnInfo::resolve(Some(&options.on))?;
     let maintenance = Session::connect_unpooled(&on, options.connect_timeout, "drill").await?;
     if let Some(name) = &options.scratch_name {
         refuse_name(&maintenance, name).await?;
     }
-    let mut loaded = Loaded::read(store.clone(), &options.run, &options.keys).await?;
+    let mut loaded = Loaded::read(store, &options.run, &options.keys).await?;
     leave_out::properties(&mut loaded.meta.entries);
     let notes = leftovers::clear(&maintenance).await?;
     let name = options.scratch_name.clone().unwrap_or_else(|| {
@@ -135,7 +140,7 @@ async fn begin(options: &Options, global: &Global) -> Result<Begun> {
     let mark = Mark::new(&loaded.manifest.run);
     target::scratch::hold(&maintenance, &mark).await?;
     let scratch = Scratch::new(&name, &maintenance, options.connect_timeout, mark.clone());
-    Ok(Begun { store, maintenance, loaded, scratch, mark, notes })
+    Ok(Begun { maintenance, loaded, scratch, mark, notes })
 }
 
 /// Refuses a name that the server would cut: what it then makes, and what is dropped, has another name.
@@ -154,13 +159,15 @@ async fn drill(
     maintenance: &Session,
     scratch: &Scratch,
     mark: &Mark,
+    progress: &Arc<Progress>,
     commits: TaskTracker,
 ) -> Result<Receipt> {
     let started = Instant::now();
     let manifest = &loaded.manifest;
-    let mut receipt = Receipt::new(manifest, maintenance.server_version_num());
+    let mut receipt = Receipt::new(loaded, maintenance.server_version_num());
     let (mut leave_out, found) = leave_out::choose(loaded, maintenance, scratch.info().database()).await?;
     receipt.add(found);
+    receipt.differences.extend(loaded.disagreements().await?.into_iter().map(|one| one.problem));
     if !options.tables.is_empty() {
         let (entries, store) = (&loaded.meta.entries, &loaded.source.store);
         let (sample, notes) = sample::choose(&options.tables, manifest, entries, store, &mut leave_out).await?;
@@ -174,11 +181,16 @@ async fn drill(
     }
     scratch.give_away(&loaded.meta.entries, maintenance).await?;
     let restore = restore_options(options, scratch.info().clone());
-    let restored =
-        Box::pin(plain::restore(&restore, loaded, &leave_out, &Arc::new(Progress::default()), commits)).await?;
-    let lost = restored.findings.not_restored.iter();
-    receipt.differences.extend(lost.map(|lost| format!("{} {} was not restored: {}", lost.kind, lost.name, lost.why)));
+    let restored = Box::pin(plain::restore(&restore, loaded, &leave_out, progress, commits)).await?;
     receipt.restore_seconds = started.elapsed().as_secs_f64();
+    receipt.add(refused(&restored.findings));
+    let session = Session::connect(scratch.info(), options.connect_timeout, "drill").await?;
+    let missing = made::missing(&session, &loaded.meta.entries, &leave_out).await?;
+    session.close().await;
+    // One line for each object: the restore knows why, where it was refused.
+    let known: HashSet<String> =
+        restored.findings.not_restored.iter().map(|f| format!("{} {} is missing", f.kind, f.name)).collect();
+    receipt.differences.extend(missing.into_iter().filter(|line| !known.contains(line)));
     let compared = rows::compare(
         options,
         loaded,
@@ -190,16 +202,27 @@ async fn drill(
     receipt.add(compared.observations);
     let tools = loaded.tools(&restore)?;
     receipt.add(Box::pin(definitions::compare(tools, loaded, &leave_out, scratch)).await?);
+    let mut seen = HashSet::new();
+    receipt.differences.retain(|line| seen.insert(line.clone()));
     receipt.ok = receipt.differences.is_empty();
     receipt.seconds = started.elapsed().as_secs_f64();
     Ok(receipt)
+}
+
+/// The objects that PostgreSQL did not take back, each a difference.
+fn refused(findings: &Findings) -> Observations {
+    let line = |finding: &Finding| format!("{} {} was not restored: {}", finding.kind, finding.name, finding.why);
+    Observations {
+        differences: findings.not_restored.iter().map(line).collect(),
+        notes: findings.notes.clone(),
+        ..Observations::default()
+    }
 }
 
 /// The restore that a drill makes.
 fn restore_options(options: &Options, target: ConnInfo) -> restore::options::Options {
     restore::options::Options {
         destination: Destination::Empty,
-        statistics: Statistics::None,
         jobs: options.jobs,
         pg_bin_dir: options.pg_bin_dir.clone(),
         ..restore::options::Options::whole(target, options.connect_timeout)

@@ -4,7 +4,8 @@
 use serde::Serialize;
 
 use crate::drill::sample::Sample;
-use crate::format::manifest::{Manifest, Tool};
+use crate::format::manifest::Tool;
+use crate::restore::source::Loaded;
 
 /// Observations of one step of a drill, in words.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Receipt {
     pub(crate) kind: &'static str,
     pub(crate) run: String,
+    /// SHA-256 of the manifest that it speaks of.
+    manifest_sha256: String,
     at: String,
     pub(crate) ok: bool,
     tool: Tool,
@@ -50,10 +53,11 @@ pub(crate) struct Receipt {
 
 impl Receipt {
     /// The account of a drill that has found nothing yet, on a server of this `server_version_num`.
-    pub(crate) fn new(manifest: &Manifest, server_version_num: u32) -> Self {
+    pub(crate) fn new(loaded: &Loaded, server_version_num: u32) -> Self {
         Self {
             kind: "drill",
-            run: manifest.run.clone(),
+            run: loaded.manifest.run.clone(),
+            manifest_sha256: loaded.manifest_sha256.clone(),
             at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             ok: false,
             tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },

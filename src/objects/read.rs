@@ -11,6 +11,7 @@ use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{AGE, Manifest, Object, Volume};
+use crate::human;
 use crate::seal::compress::Compression;
 use crate::seal::decode;
 use crate::seal::decode::Opening;
@@ -161,15 +162,32 @@ pub(crate) fn watched(store: &Store, run: &str, object: &Object) -> (Watch, Tapp
     (watch, stored)
 }
 
+/// Most plain bytes of an object that is held in memory whole: roles, definitions, an index. The definitions of 20,000
+/// tables are some 40 MiB. What is larger is a decompression bomb, or far beyond what was ever tried.
+pub(crate) const LARGEST_IN_MEMORY: u64 = 1 << 30;
+
+/// The most plain bytes that are read of an object that is held in memory whole: as many as the manifest says.
+///
+/// # Errors
+/// Kind `Damage` where the manifest says too many.
+pub(crate) fn most(object: &Object) -> Result<u64> {
+    if object.raw_bytes <= LARGEST_IN_MEMORY {
+        return Ok(object.raw_bytes);
+    }
+    let (key, size, most) = (whole_key(object), human::size(object.raw_bytes), human::size(LARGEST_IN_MEMORY));
+    Err(Error::damage(format!("{key}: the manifest says {size}, more than the {most} that are read at once")))
+}
+
 /// A whole object in memory, plain, verified.
 ///
 /// # Errors
-/// Kind `Damage`, with the key, for bytes that are not the manifest's; what the store failed with.
+/// Kind `Damage`, with the key, for bytes that are not the manifest's or too many; what the store failed with.
 pub(crate) async fn read(store: &Store, run: &str, object: &Object, opening: &Opening) -> Result<Vec<u8>> {
+    let most = most(object)?;
     let (watch, stored) = watched(store, run, object);
     let (object, opening) = (object.clone(), opening.clone());
     let read = tokio::task::spawn_blocking(move || {
-        let mut plain = Plain::new(stored, &opening);
+        let mut plain = Plain::new(stored, &opening).at_most(most);
         let mut content = Vec::new();
         let read = plain.read_to_end(&mut content);
         settle(&watch, &object, read.map(drop).map_err(Error::from), plain.bytes)?;
@@ -200,23 +218,31 @@ pub(crate) struct Plain<'a> {
     inner: Box<dyn Read + 'a>,
     /// Plain bytes read.
     pub(crate) bytes: u64,
+    /// Most plain bytes that may come.
+    most: u64,
 }
 
 impl<'a> Plain<'a> {
     /// Opens and decodes on the calling thread, which must be one of `spawn_blocking`.
     pub(crate) fn new<R: AsyncRead + Send + Unpin + 'a>(stored: R, opening: &Opening) -> Self {
-        Self { inner: Box::new(SyncIoBridge::new(opening.decoder(stored))), bytes: 0 }
+        Self { inner: Box::new(SyncIoBridge::new(opening.decoder(stored))), bytes: 0, most: u64::MAX }
     }
 
     /// Decodes frames that are opened already, as [`Plain::new`].
     pub(crate) fn of_frames<R: AsyncRead + Send + Unpin + 'a>(frames: R, opening: &Opening) -> Self {
         let frames = BufReader::with_capacity(decode::BUFFER, frames);
-        Self { inner: Box::new(SyncIoBridge::new(opening.decompressed(frames))), bytes: 0 }
+        Self { inner: Box::new(SyncIoBridge::new(opening.decompressed(frames))), bytes: 0, most: u64::MAX }
     }
 
     /// Decodes frames that are opened already, from a reader that blocks.
     pub(crate) fn of_blocking<R: Read + Send + 'a>(frames: R, opening: &Opening) -> Result<Self> {
-        Ok(Self { inner: opening.decompressed_blocking(frames)?, bytes: 0 })
+        Ok(Self { inner: opening.decompressed_blocking(frames)?, bytes: 0, most: u64::MAX })
+    }
+
+    /// Fails once more than so many plain bytes have come.
+    pub(crate) const fn at_most(mut self, most: u64) -> Self {
+        self.most = most;
+        self
     }
 }
 
@@ -230,6 +256,9 @@ impl Read for Plain<'_> {
             }
         })?;
         self.bytes += size as u64;
+        if self.bytes > self.most {
+            return Err(Error::damage(format!("decompresses to more than the manifest's {} bytes", self.most)).into());
+        }
         Ok(size)
     }
 }

@@ -12,7 +12,32 @@ use crate::postgres::target;
 use crate::postgres::target::Server;
 use crate::restore::options::{Destination, Options};
 use crate::restore::roles::{Script, mentions};
+use crate::restore::source::Loaded;
 use crate::sql::names::in_comment;
+
+/// Refuses a run whose manifest does not name what the run contains: it would be left out without a word. A part of a run
+/// that is not concerned can be restored.
+pub(crate) async fn refuse_disagreements(loaded: &Loaded, options: &Options) -> Result<()> {
+    let found = loaded.disagreements().await?;
+    let concerns = |schema: &str| {
+        let of_table = |table: &String| table.trim_start_matches('"').starts_with(schema);
+        let of_part = options.schemas.iter().any(|one| one == schema) || options.tables.iter().any(of_table);
+        options.is_whole() || (!schema.is_empty() && of_part)
+    };
+    let (grave, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|one| concerns(&one.schema));
+    for other in others {
+        tracing::warn!("the run's manifest is damaged: {}", other.problem);
+    }
+    if grave.is_empty() {
+        return Ok(());
+    }
+    let more = if grave.len() > SHOWN { format!("; and {} more", grave.len() - SHOWN) } else { String::new() };
+    let shown: Vec<String> = grave.into_iter().take(SHOWN).map(|one| one.problem).collect();
+    Err(Error::damage(format!("the run's manifest is damaged: {}{more}", shown.join("; "))).hint("nothing was changed"))
+}
+
+/// Most problems that one message lists.
+const SHOWN: usize = 5;
 
 /// Refuses the database that was saved.
 pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, options: &Options) -> Result<()> {

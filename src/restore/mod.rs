@@ -90,7 +90,11 @@ async fn restore(
     commits: TaskTracker,
 ) -> Result<Report> {
     options.check()?;
+    for path in private_file::sweep() {
+        tracing::warn!("file {} was left by a killed process: removed", path.display());
+    }
     let loaded = Loaded::read(store, run, keys).await?;
+    checks::refuse_disagreements(&loaded, options).await?;
     if let Profile::Supabase { replace } = options.profile {
         return Box::pin(supabase::restore(options, replace, &loaded, progress, commits)).await;
     }

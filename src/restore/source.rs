@@ -14,7 +14,10 @@ use crate::postgres::programs::tools::PgTools;
 use crate::restore::flow::Source;
 use crate::restore::options::Options;
 use crate::restore::roles::Script;
+use crate::runs::contents::{self, Disagreement};
 use crate::runs::find;
+use crate::seal::decode::Opening;
+use crate::seal::hash;
 use crate::seal::keys::Keys;
 use crate::sql::names::TableName;
 use crate::store::Store;
@@ -23,6 +26,8 @@ use crate::store::Store;
 pub(crate) struct Loaded {
     pub(crate) source: Source,
     pub(crate) manifest: Manifest,
+    /// SHA-256 of the manifest's bytes.
+    pub(crate) manifest_sha256: String,
     pub(crate) meta: ArchiveMetadata,
     pub(crate) script: Script,
 }
@@ -30,6 +35,7 @@ pub(crate) struct Loaded {
 impl Loaded {
     pub(crate) async fn read(store: Store, wanted: &str, keys: &Keys) -> Result<Self> {
         let found = find::trusted(&store, wanted, &keys.trust).await?;
+        let manifest_sha256 = hash::sha256(&found.bytes);
         let manifest = found.manifest;
         let opening = read::opening(&manifest, &keys.identities)?;
         let source = Source { store, run: found.name, opening };
@@ -38,7 +44,24 @@ impl Loaded {
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
         let script = source.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;
-        Ok(Self { source, manifest, meta, script })
+        Ok(Self { source, manifest, manifest_sha256, meta, script })
+    }
+
+    /// Every disagreement of the manifest with what the run's own objects say they contain.
+    ///
+    /// # Errors
+    /// A store that cannot be read; a RESTORE.md that is damaged or missing is `verify`'s business.
+    pub(crate) async fn disagreements(&self) -> Result<Vec<Disagreement>> {
+        let mut found = contents::disagreements(&self.manifest, &self.meta.entries);
+        let Some(object) = &self.manifest.restore_md else { return Ok(found) };
+        match read::read(&self.source.store, &self.source.run, object, &Opening::AS_STORED).await {
+            Ok(text) => {
+                let problem = contents::large_objects_unnamed(&self.manifest, &String::from_utf8_lossy(&text));
+                found.extend(problem.map(|problem| Disagreement { schema: String::new(), problem }));
+            }
+            Err(error) => tracing::debug!("RESTORE.md of the run: {error}"),
+        }
+        Ok(found)
     }
 
     /// The programs that read the run's archives.

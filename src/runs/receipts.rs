@@ -82,8 +82,18 @@ impl Receipt {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    fn is_whole(&self) -> bool {
-        self.sample.is_none() && self.checked.as_deref() != Some(HASHES)
+    /// True when an older receipt counts all the same: it found damage that this one's part of the run may not show, or it
+    /// covers more.
+    fn says_less_than(&self, older: &Self) -> bool {
+        let is_part = self.sample.is_some() || self.checked.as_deref() == Some(HASHES);
+        self.ok && if older.ok { older.coverage() > self.coverage() } else { is_part }
+    }
+
+    /// How much of the run it speaks for; of two receipts the greater one covers more. Samples are alike: each takes
+    /// other tables, and the newest is the one to show.
+    fn coverage(&self) -> impl Ord + use<> {
+        let opened = self.checked.as_deref() != Some(HASHES);
+        (opened, self.sample.is_none().then_some(std::cmp::Reverse(self.not_proven.len())))
     }
 }
 
@@ -115,7 +125,7 @@ impl Verdicts {
                 _ => continue,
             };
             // The newest counts, but a look at a part of the run does not take the word of an older look at all of it.
-            let says_more = |kept: &Receipt| kept.ok && !kept.is_whole() && (receipt.is_whole() || !receipt.ok);
+            let says_more = |kept: &Receipt| kept.says_less_than(&receipt);
             if kept.as_ref().is_none_or(says_more) {
                 *kept = Some(receipt);
             }
@@ -195,5 +205,26 @@ mod tests {
         let damage = |receipt| Verdicts { verified: Some(receipt), drilled: None }.damage();
         assert!(damage(receipt(false, HASHES)).is_some_and(|text| text.contains("verify")));
         assert_eq!(damage(receipt(true, CONTENTS)), None);
+
+        let drilled = |ok, tables: usize, not_proven: usize| Receipt {
+            kind: "drill".to_owned(),
+            checked: None,
+            sample: (tables < 4).then(|| Sample { of: 4, tables: vec!["t".to_owned(); tables] }),
+            not_proven: vec!["x".to_owned(); not_proven],
+            ..receipt(ok, "")
+        };
+        // Newer, older, and whether the older one counts.
+        for (newer, older, counts) in [
+            (drilled(true, 1, 0), drilled(true, 4, 0), true),
+            (drilled(true, 1, 0), drilled(true, 4, 1), true),
+            (drilled(true, 2, 0), drilled(true, 1, 0), false),
+            (drilled(true, 1, 0), drilled(true, 2, 0), false),
+            (drilled(true, 4, 2), drilled(true, 4, 0), true),
+            (drilled(true, 4, 0), drilled(false, 4, 0), false),
+            (drilled(true, 1, 0), drilled(false, 4, 0), true),
+            (drilled(false, 1, 0), drilled(true, 4, 0), false),
+        ] {
+            assert_eq!(newer.says_less_than(&older), counts, "{newer:?} {older:?}");
+        }
     }
 }

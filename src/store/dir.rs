@@ -5,7 +5,7 @@
 //! begins with `.pgstow-` is invisible as an object. No file stays open between writes: thousands of writers may live.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Context as _, Error, Result, without_secrets};
-use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key};
+use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key, refuse_large};
 
 /// Bytes a writer gathers before it touches the disk; a smaller object costs one file operation sequence.
 pub(crate) const FLUSH_BYTES: usize = 1 << 20;
@@ -112,7 +112,17 @@ impl Dir {
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         let path = self.path(key)?;
-        self.run("read", key, move || absent(fs::read(path).map(Bytes::from))).await
+        let name = key.to_owned();
+        let read = move || {
+            let mut file = File::open(path)?;
+            if let Err(large) = refuse_large(&name, file.metadata()?.len()) {
+                return Ok(Err(large));
+            }
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(Ok(Bytes::from(bytes)))
+        };
+        self.run("read", key, move || absent(read())).await?.transpose()
     }
 
     pub(crate) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {

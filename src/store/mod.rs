@@ -23,8 +23,22 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
+use crate::human;
 pub use crate::store::config::Config;
 pub use crate::store::writer::{ObjectWriter, Plan, Stored, WriteError};
+
+/// Most bytes of a document that is read whole: manifests, `latest.json`, receipts, pins. A manifest has about 1 KiB a
+/// table, so this is one of half a million tables; what is larger would fill the memory of whoever reads it.
+const LARGEST_DOCUMENT: u64 = 512 << 20;
+
+/// Refuses to read a document of so many bytes.
+fn refuse_large(key: &str, bytes: u64) -> Result<()> {
+    if bytes <= LARGEST_DOCUMENT {
+        return Ok(());
+    }
+    Err(Error::damage(format!("{key} is larger than {}", human::size(LARGEST_DOCUMENT)))
+        .hint("no document of pgstow is that large: look at who can write to the store"))
+}
 
 /// How long [`Store::drain`] waits at most: a shutdown must not hang on a dead network.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -184,6 +198,9 @@ impl Store {
     }
 
     /// A small object whole, in memory; `None` when absent.
+    ///
+    /// # Errors
+    /// Kind `Damage` for one larger than any document of pgstow.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         match &self.make {
             Make::Dir(dir) => dir.get(key).await,

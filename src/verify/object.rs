@@ -16,12 +16,16 @@ use crate::format::layout;
 use crate::format::manifest::{FORMAT, Index, Manifest, Object, Piece, Schema, Table};
 use crate::objects::read;
 use crate::objects::read::{Plain, Stored, Watch};
+use crate::runs::contents;
 use crate::runs::listing::Listing;
 use crate::seal::decode;
 use crate::seal::decode::Opening;
 use crate::seal::digest::Fingerprint;
 use crate::seal::hash::{Tap, Tapped};
 use crate::store::Store;
+
+/// Bytes of RESTORE.md that are read for its statements; the list of what is missing stands behind them.
+const LONGEST_RESTORE_MD: u64 = 16 << 20;
 
 /// What every check needs to know.
 #[derive(Clone)]
@@ -196,7 +200,8 @@ async fn read_once(
 ) -> Result<Finding> {
     let (watch, stored) = read::watched(&run.store, &run.manifest.run, &object);
     let (manifest, opening) = (Arc::clone(&run.manifest), opening.clone());
-    let reading = Reading { manifest, opening, task, object, watch: watch.clone(), finding, index };
+    let of_manifest = Vec::new();
+    let reading = Reading { manifest, opening, task, object, watch: watch.clone(), finding, index, of_manifest };
     let read = tokio::task::spawn_blocking(move || reading.read(stored)).await;
     let finding = read.map_err(|error| Error::failed(format!("read an object: {error}")))?;
     match watch.whole.store_failure() {
@@ -270,6 +275,8 @@ struct Reading {
     watch: Watch,
     finding: Finding,
     index: Option<(Index, String)>,
+    /// Problems of the manifest that this object shows, where it is sound itself.
+    of_manifest: Vec<String>,
 }
 
 impl Reading {
@@ -279,6 +286,9 @@ impl Reading {
             (Task::File(..), Some((index, key))) => self.pieces(stored, &index, &key),
             (task, _) => {
                 let mut plain = Plain::new(stored, &self.opening);
+                if task == Task::Database {
+                    plain = plain.at_most(self.object.raw_bytes);
+                }
                 let result = self.structure(&manifest, task, &mut plain);
                 // What follows the damage still tells whether the stored bytes are the manifest's.
                 let drained = result.and_then(|()| drain(&mut plain)).or_else(|error| {
@@ -292,7 +302,10 @@ impl Reading {
             if plain != self.object.raw_bytes {
                 self.problem(&format!("holds {plain} plain bytes, the manifest says {}", self.object.raw_bytes));
             }
-            if !self.watch.is_sound(&self.object) {
+            if self.watch.is_sound(&self.object) {
+                let shown = std::mem::take(&mut self.of_manifest);
+                self.finding.problems.extend(shown.into_iter().map(|problem| (layout::MANIFEST.to_owned(), problem)));
+            } else {
                 self.problem("SHA-256 differs from the manifest's");
             }
         }
@@ -306,12 +319,22 @@ impl Reading {
 
     fn structure(&mut self, manifest: &Manifest, task: Task, plain: &mut Plain<'_>) -> Result<()> {
         match task {
-            Task::Roles | Task::RestoreMd => drain(plain),
+            Task::Roles => drain(plain),
+            Task::RestoreMd => {
+                let mut text = Vec::new();
+                plain.take(LONGEST_RESTORE_MD).read_to_end(&mut text)?;
+                let found = contents::large_objects_unnamed(manifest, &String::from_utf8_lossy(&text));
+                self.of_manifest.extend(found);
+                Ok(())
+            }
             Task::Database => {
+                read::most(&self.object)?;
                 let metadata = reader::read(plain, &mut Tally::default())?;
                 if metadata.entries.iter().any(|entry| entry.had_dumper) {
                     self.problem("holds data blocks; it must have none");
                 }
+                let found = contents::disagreements(manifest, &metadata.entries);
+                self.of_manifest.extend(found.into_iter().map(|one| one.problem));
                 Ok(())
             }
             Task::LargeObjects => {

@@ -149,22 +149,33 @@ fn what_a_killed_drill_left_is_removed_by_the_next_one_and_nothing_else_is() {
     let roles = "SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles WHERE oid >= 16384";
     let before = scene.ask(roles);
     let mut talk = holder(&scene.cluster);
-    let mut killed = Going::start(&mut scene.drill(&["--roles", "--scratch-name", "killed"]));
+    let files = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(files.path()).unwrap().count();
+    let in_files = |more: &[&str]| {
+        let mut command = scene.drill(more);
+        command.env("TMPDIR", files.path());
+        command
+    };
+    let mut killed = Going::start(&mut in_files(&["--roles", "--scratch-name", "killed"]));
     loads(&scene, &mut killed, "killed");
     assert!(scene.ask(roles).contains("gone_member gone_role"));
     let harmless = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'gone%' AND (rolsuper OR rolcanlogin)";
     assert_eq!(scene.ask(harmless), "0", "a drill makes a superuser");
     killed.signal("KILL");
     killed.end();
+    assert_eq!(left(), 1, "the file with definitions");
 
     // Another one that runs, and a database of somebody's that only has such a name.
     scene.cluster.create_database("pgstow_drill_mine");
-    let mut running = Going::start(&mut scene.drill(&["--roles", "--scratch-name", "running"]));
+    let mut running = Going::start(&mut in_files(&["--roles", "--scratch-name", "running"]));
     loads(&scene, &mut running, "running");
+    assert_eq!(left(), 1, "its own file, and the other one is removed");
     assert_eq!(scene.databases(), "app pgstow_drill_mine postgres running", "what was killed is not removed");
     talk.run("SET application_name = 'done'");
     let (out, told) = running.expect_code(0);
     assert!(out.contains("database \"killed\" was left by a killed drill: dropped"), "{out}\n{told}");
+    assert!(out.contains(".dump was left by a killed process: removed"), "{out}");
+    assert_eq!(left(), 0);
     assert!(out.contains("\"pgstow_drill_mine\"") && out.contains("by hand"), "{out}");
     assert!(out.contains("gone_role; the drill makes them without that right"), "{out}");
     assert_eq!(scene.databases(), "app pgstow_drill_mine postgres");
@@ -239,4 +250,17 @@ fn a_database_that_is_not_the_drills_any_more_stays_and_the_verdict_is_kept() {
     assert!(out.contains("PROVEN") && told.contains("mark of this drill"), "{out}\n{told}");
     assert!(scene.databases().contains("taken"));
     assert_eq!(scene.receipts().len(), 1);
+}
+
+#[test]
+fn the_owner_of_public_is_proven_also_where_something_is_left_out() {
+    for version in pg::servers() {
+        let scene = Scene::new(
+            version,
+            "CREATE ROLE public_owner; ALTER SCHEMA public OWNER TO public_owner; COMMENT ON SCHEMA public IS 'ours'; GRANT CREATE ON SCHEMA public TO PUBLIC;
+             CREATE SUBSCRIPTION left_out CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false, slot_name = NONE)",
+        );
+        let (out, told) = expect_code(&mut scene.drill(&[]), 0);
+        assert!(out.contains("PROVEN") && !told.contains("are not compared"), "{out}\n{told}");
+    }
 }

@@ -20,6 +20,7 @@ mod backup_oracle;
 mod backup_parallel;
 mod backup_policy;
 mod backup_snapshot;
+mod contents;
 mod detect;
 mod doctor;
 mod doctor_store;

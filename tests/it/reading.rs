@@ -137,7 +137,7 @@ fn run_of(server: &Server, compression: &'static str) -> tempfile::TempDir {
     let mut builder = Builder { run: store.path().join("runs").join(RUN), compression, objects: Vec::new() };
     let archive = |arguments: &[&str]| server.client("pg_dump", &[&["-Fc", "-Z0"], arguments].concat());
     let roles = builder.put("@roles.sql", &[b"-- roles\n", b"CREATE ROLE x;\n"]);
-    let database = builder.put("@database.dump", &[&archive(&["-s"])]);
+    let database = builder.put("@database.dump", &[&archive(&["-s", "-N", "nothing"])]);
     let large = archive(&["-n", "nothing", "-b"]);
     let large = builder.put("@large-objects.dump", &large.chunks(20_000).collect::<Vec<_>>());
     let mut sum = 0_u128;

@@ -34,7 +34,7 @@ pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;
 pub(crate) use crate::store::s3::probe::probe;
 pub(crate) use crate::store::s3::upload::Writer;
-use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key};
+use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key, refuse_large};
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
 const IN_FLIGHT_BYTES: usize = 32 << 20;
@@ -124,15 +124,22 @@ impl S3 {
             .tried_raw(self.attempts, |_tries| async {
                 let request = self.client.get_object().bucket(&self.bucket).key(&full).send();
                 let mut answer = self.watch(&Progress::default(), request).await?;
+                let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
+                if let Err(large) = refuse_large(key, announced.unwrap_or_default()) {
+                    return Ok(Err(large));
+                }
                 let mut body = Vec::new();
                 while let Some(bytes) = self.chunk(&mut answer.body).await? {
                     body.extend_from_slice(&bytes);
+                    if let Err(large) = refuse_large(key, body.len() as u64) {
+                        return Ok(Err(large));
+                    }
                 }
-                Ok(Bytes::from(body))
+                Ok(Ok(Bytes::from(body)))
             })
             .await;
         match body {
-            Ok(body) => Ok(Some(body)),
+            Ok(body) => body.map(Some),
             Err(failure) if failure.is_absent() => Ok(None),
             Err(failure) => Err(self.error("read", key, &failure)),
         }
