@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -435,6 +436,14 @@ fn walk(
     Ok(true)
 }
 
+/// Mode of every file: rows and password hashes are for their owner only.
+pub(crate) const PRIVATE: u32 = 0o600;
+
+/// Makes the missing folders of a path, for their owner only.
+pub(crate) fn make_private_folders(folder: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// Makes the missing folders above `path` durable, top down.
 fn make_folders(root: &Path, path: &Path) -> std::io::Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
@@ -443,7 +452,7 @@ fn make_folders(root: &Path, path: &Path) -> std::io::Result<()> {
     }
     let mut missing: Vec<&Path> = folder.ancestors().take_while(|above| !above.is_dir()).collect();
     missing.reverse();
-    fs::create_dir_all(folder)?;
+    make_private_folders(folder)?;
     for made in missing {
         if let Some(above) = made.parent()
             && (made.starts_with(root) || above.is_dir())
@@ -471,7 +480,7 @@ fn create_unsynced(root: &Path, temporary: &Path, chunks: &[Bytes]) -> std::io::
     let mut tries = 0;
     let mut file = loop {
         make_folders(root, temporary)?;
-        match OpenOptions::new().write(true).create_new(true).open(temporary) {
+        match OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(temporary) {
             Err(error) if error.kind() == ErrorKind::NotFound && tries < 10 => tries += 1,
             other => break other?,
         }
@@ -509,7 +518,7 @@ fn prune_folders(root: &Path, path: &Path) {
 
 /// Holds the lock that conditional puts share, across processes, until dropped.
 fn lock(root: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(root.join(LOCK))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(root.join(LOCK))?;
     file.lock()?;
     Ok(file)
 }

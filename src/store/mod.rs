@@ -7,6 +7,7 @@
 
 pub mod config;
 pub(crate) mod dir;
+pub(crate) mod object;
 pub mod probe;
 pub(crate) mod s3;
 pub(crate) mod writer;
@@ -16,16 +17,19 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
 use crate::human;
 pub use crate::store::config::Config;
-pub use crate::store::writer::{ObjectWriter, Plan, Stored, WriteError};
+pub(crate) use crate::store::object::check_key;
+pub use crate::store::object::{Condition, ObjectInfo, OpenUpload, Plan, Put, Stored, WriteError};
+pub use crate::store::writer::ObjectWriter;
 
 /// Most bytes of a document that is read whole: manifests, `latest.json`, receipts, pins. A manifest has about 1 KiB a
 /// table, so this is one of half a million tables; what is larger would fill the memory of whoever reads it.
@@ -40,6 +44,8 @@ fn refuse_large(key: &str, bytes: u64) -> Result<()> {
         .hint("no document of pgstow is that large: look at who can write to the store"))
 }
 
+/// Objects deleted at once, one request each; what a store takes from one client without throttling it.
+const DELETES: usize = 8;
 /// How long [`Store::drain`] waits at most: a shutdown must not hang on a dead network.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -54,53 +60,6 @@ pub struct Store {
 enum Make {
     Dir(Arc<dir::Dir>),
     S3(Arc<s3::S3>),
-}
-
-/// What a store knows of an object without reading it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObjectInfo {
-    /// Key below the store's prefix.
-    pub key: String,
-    /// Stored size.
-    pub bytes: u64,
-    /// The store's own tag of this version, verbatim; made for [`Condition::Matches`], not for integrity.
-    pub etag: Option<String>,
-    /// When it was stored, by the store's clock.
-    pub modified: Option<SystemTime>,
-}
-
-/// When a [`Store::put`] takes effect. S3 servers may ignore conditions (Supabase does): probe before relying on one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
-    /// Always; replaces what is there.
-    None,
-    /// Only where no object has the key.
-    Absent,
-    /// Only where the object's etag is this one.
-    Matches(String),
-}
-
-/// What became of a [`Store::put`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Put {
-    /// The object is stored, durably.
-    Stored {
-        /// Its etag, where the store tells one.
-        etag: Option<String>,
-    },
-    /// The condition was not met; nothing changed.
-    Refused,
-}
-
-/// Something unfinished in the store: a multipart upload of S3, a temporary file of a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenUpload {
-    /// Key it is for, below the store's prefix; of a directory: the temporary file itself.
-    pub key: String,
-    /// The store's name of the upload; empty for a directory.
-    pub id: String,
-    /// When it began (S3), when it was last written to (directory).
-    pub started: Option<SystemTime>,
 }
 
 /// The bytes of (a range of) an object; see [`Store::read`].
@@ -137,6 +96,7 @@ impl Store {
             Make::S3(Arc::new(Box::pin(s3::S3::open(&config, credentials)).await?))
         } else {
             s3::Options::refuse_for_directory(&config)?;
+            refuse_mistyped(&config)?;
             Make::Dir(Arc::new(dir::Dir::open(&config.location, cleaners.clone())?))
         };
         Ok(Self { make, cleaners })
@@ -280,8 +240,42 @@ impl Store {
     pub async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
         match &self.make {
             Make::Dir(dir) => dir.uploads(prefix).await,
+            Make::S3(s3) => Box::pin(s3.uploads(prefix)).await.map(Option::unwrap_or_default),
+        }
+    }
+
+    /// As [`Store::uploads`]; `None` where the store cannot list them.
+    pub(crate) async fn known_uploads(&self, prefix: &str) -> Result<Option<Vec<OpenUpload>>> {
+        match &self.make {
+            Make::Dir(dir) => dir.uploads(prefix).await.map(Some),
             Make::S3(s3) => Box::pin(s3.uploads(prefix)).await,
         }
+    }
+
+    /// Deletes objects, absent ones too, with as few requests as the store allows. Returns one error for each that
+    /// could not be deleted.
+    pub(crate) async fn delete_all(&self, keys: Vec<String>) -> Vec<Error> {
+        let keys = match &self.make {
+            Make::Dir(_) => keys,
+            Make::S3(s3) => match Box::pin(s3.delete_batches(keys)).await {
+                s3::delete::Batches { errors, left } if left.is_empty() => return errors,
+                s3::delete::Batches { errors, left } => {
+                    return errors.into_iter().chain(self.delete_each(left).await).collect();
+                }
+            },
+        };
+        self.delete_each(keys).await
+    }
+
+    async fn delete_each(&self, keys: Vec<String>) -> Vec<Error> {
+        let deleting = stream::iter(keys).map(|key| async move { self.delete(&key).await });
+        let results: Vec<Result<()>> = deleting.buffer_unordered(DELETES).collect().await;
+        results.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// True where a deletion was seen to leave old versions behind.
+    pub(crate) fn keeps_versions(&self) -> bool {
+        matches!(&self.make, Make::S3(s3) if s3.keeps_versions())
     }
 
     /// Removes something unfinished; already gone is fine.
@@ -298,7 +292,7 @@ impl Store {
     /// Sends about 20 MiB to an S3 server, since its smallest part is 5 MiB.
     pub async fn probe(&self, litter: &probe::Litter) -> probe::Probe {
         match &self.make {
-            Make::Dir(dir) => probe::directory(self, dir.root(), litter).await,
+            Make::Dir(dir) => probe::directory(dir, litter).await,
             Make::S3(s3) => Box::pin(s3::probe(s3, litter)).await,
         }
     }
@@ -306,7 +300,7 @@ impl Store {
     /// Removes what a probe made. Returns what could not be removed.
     pub async fn tidy(&self, litter: &probe::Litter) -> Vec<String> {
         match &self.make {
-            Make::Dir(dir) => probe::tidy_directory(self, dir.root(), litter).await,
+            Make::Dir(dir) => probe::tidy_directory(dir, litter).await,
             Make::S3(s3) => Box::pin(s3::tidy(s3, litter)).await,
         }
     }
@@ -330,8 +324,32 @@ impl Store {
     }
 }
 
-/// Refuses keys that no store could hold safely: empty segments, `.` and `..`, control characters.
-fn check_key(key: &str) -> Result<()> {
-    let bad = key.split('/').any(|segment| matches!(segment, "" | "." | "..")) || key.chars().any(char::is_control);
-    if bad { Err(Error::failed(format!("{key:?} is no key of an object"))) } else { Ok(()) }
+/// Refuses the name of a directory that reads like a mistyped `s3://bucket/prefix`: a backup into a folder of that name
+/// would look like a success. A directory that is there already is meant.
+fn refuse_mistyped(config: &Config) -> Result<()> {
+    let location = config.location.as_str();
+    if location.starts_with("file://") || Path::new(location).is_dir() {
+        return Ok(());
+    }
+    let shown = crate::error::without_secrets(location);
+    if location.trim().is_empty() {
+        return Err(Error::usage("--store is empty").hint("write s3://bucket/prefix, or a directory"));
+    }
+    let scheme = location.split_once(':').map_or("", |(scheme, _)| scheme);
+    let is_scheme = scheme.len() > 1
+        && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    if is_scheme || location.contains("://") || location.get(..4).is_some_and(|head| head.eq_ignore_ascii_case("s3//"))
+    {
+        return Err(Error::usage(format!("--store {shown}: not s3://bucket/prefix"))
+            .hint(format!("write s3://bucket/prefix; a directory of this name is ./{shown}")));
+    }
+    let is_bare = !location.starts_with(['.', '/', '~']);
+    if is_bare && let Some(endpoint) = config.endpoint.clone().or_else(s3::client::named_endpoint) {
+        return Err(Error::usage(format!(
+            "--store {shown}: a new directory, though the S3 endpoint {endpoint} is set"
+        ))
+        .hint(format!("write s3://{shown} for the bucket, or ./{shown} for the directory")));
+    }
+    Ok(())
 }

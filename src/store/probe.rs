@@ -13,7 +13,8 @@ use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 
 use crate::error::{Error, Result};
-use crate::store::{Condition, Put, Store};
+use crate::store::dir::Dir;
+use crate::store::object::{Condition, Put};
 
 /// Content of a probe's small objects.
 pub(crate) const SMALL: &[u8] = b"pgstow doctor tries what this store can do; this object may be deleted at any time\n";
@@ -139,11 +140,12 @@ impl Litter {
 }
 
 /// Tries a directory. The first failure to write or read ends it.
-pub(crate) async fn directory(store: &Store, root: &Path, litter: &Litter) -> Probe {
+pub(crate) async fn directory(dir: &Dir, litter: &Litter) -> Probe {
+    let root = dir.root();
     let mut probe = Probe::default();
     let absent: Vec<PathBuf> = root.ancestors().take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
     litter.with(|left| left.folders = absent.into_iter().rev().collect());
-    if let Err(error) = try_directory(store, litter, &mut probe).await {
+    if let Err(error) = try_directory(dir, litter, &mut probe).await {
         probe.fails("put", error);
         return probe;
     }
@@ -154,30 +156,30 @@ pub(crate) async fn directory(store: &Store, root: &Path, litter: &Litter) -> Pr
     probe
 }
 
-async fn try_directory(store: &Store, litter: &Litter, probe: &mut Probe) -> Result<()> {
+async fn try_directory(dir: &Dir, litter: &Litter, probe: &mut Probe) -> Result<()> {
     let (small, odd) = (litter.key("small"), litter.key(ODD_NAME));
     litter.with(|left| left.keys.extend([small.clone(), odd.clone()]));
     let begun = Instant::now();
-    store.put(&small, Bytes::from_static(SMALL), Condition::None).await?;
+    dir.put(&small, Bytes::from_static(SMALL), Condition::None).await?;
     let took = begun.elapsed();
     probe.note("put", Seen::Yes, format!("written, synced to the disk and renamed in {}", milliseconds(took)));
-    let whole = store.get(&small).await?;
+    let whole = dir.get(&small).await?;
     let same = whole.as_deref() == Some(SMALL);
     probe.note("read", yes(same), if same { "reads back as written" } else { "does not read back as written" });
     let mut part = Vec::new();
-    store.read(&small, 7..13).await?.read_to_end(&mut part).await?;
+    dir.read(&small, 7..13).await?.read_to_end(&mut part).await?;
     let same = SMALL.get(7..13) == Some(&part);
     probe.note("range", yes(same), "bytes 7 to 12 of a file");
-    store.put(&odd, Bytes::from_static(SMALL), Condition::None).await?;
-    let listed: Vec<String> = store.list(&litter.folder).await?.into_iter().map(|object| object.key).collect();
+    dir.put(&odd, Bytes::from_static(SMALL), Condition::None).await?;
+    let listed: Vec<String> = dir.list(&litter.folder).await?.into_iter().map(|object| object.key).collect();
     probe.note("list", yes(listed.contains(&small)), format!("{} files found again", listed.len()));
     probe.note("key-characters", yes(listed.contains(&odd)), "= and @ in a name");
-    let refused = store.put(&small, Bytes::new(), Condition::Absent).await? == Put::Refused;
+    let refused = dir.put(&small, Bytes::new(), Condition::Absent).await? == Put::Refused;
     probe.note("if-none-match", yes(refused), "a file that is there is not replaced (by a lock file)");
-    let refused = store.put(&small, Bytes::new(), Condition::Matches("other".to_owned())).await? == Put::Refused;
+    let refused = dir.put(&small, Bytes::new(), Condition::Matches("other".to_owned())).await? == Put::Refused;
     probe.note("if-match", yes(refused), "a file that changed is not replaced (by a lock file)");
-    store.delete(&odd).await?;
-    let gone = store.head(&odd).await?.is_none();
+    dir.delete(&odd).await?;
+    let gone = dir.head(&odd).await?.is_none();
     probe.note("delete", yes(gone), "a file is gone once deleted");
     Ok(())
 }
@@ -192,22 +194,23 @@ fn disk(root: &Path) -> std::io::Result<Disk> {
 }
 
 /// Removes a directory's litter; returns what is left all the same.
-pub(crate) async fn tidy_directory(store: &Store, root: &Path, litter: &Litter) -> Vec<String> {
+pub(crate) async fn tidy_directory(dir: &Dir, litter: &Litter) -> Vec<String> {
+    let root = dir.root();
     let mut remaining = Vec::new();
     let left = litter.now();
     for key in &left.keys {
-        if let Err(error) = store.delete(key).await {
+        if let Err(error) = dir.delete(key).await {
             tracing::debug!(%error, "tidy up");
             remaining.push(root.join(key).display().to_string());
         }
     }
-    for upload in store.uploads(&litter.folder).await.unwrap_or_default() {
-        if store.abort_upload(&upload).await.is_err() {
+    for upload in dir.uploads(&litter.folder).await.unwrap_or_default() {
+        if dir.delete_file(&upload.key).await.is_err() {
             remaining.push(root.join(&upload.key).display().to_string());
         }
     }
     if !left.folders.is_empty() {
-        crate::store::dir::Dir::remove_lock(root);
+        Dir::remove_lock(root);
     }
     for folder in left.folders.iter().rev() {
         // Somebody else may have put something there meanwhile: then it stays.

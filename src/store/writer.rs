@@ -3,60 +3,12 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Error;
 use crate::seal::hash::hex;
+use crate::store::object::{Stored, WriteError};
 use crate::store::{dir, s3};
 
 /// Bytes hashed before other tasks get a turn: under 1 ms with SHA instructions, 5 ms without.
 const HASH_STEP: usize = 1 << 20;
-
-/// What is known of an object before it is written.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Plan {
-    /// Upper estimate of the stored bytes; 0 when unknown or small.
-    pub expected_bytes: u64,
-}
-
-/// What was stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Bytes of the object.
-    pub bytes: u64,
-    /// SHA-256 of the object, lower-case hex.
-    pub sha256: String,
-}
-
-/// Why an object could not be written.
-#[derive(Debug)]
-pub enum WriteError {
-    /// 90 % of the parts the provider allows are used: write the object again with a larger `Plan`.
-    PartsExhausted {
-        /// The object's key.
-        key: String,
-        /// The part size that was too small.
-        part_bytes: u64,
-    },
-    /// Anything else.
-    Failed(Error),
-}
-
-impl From<Error> for WriteError {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<WriteError> for Error {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Failed(error) => error,
-            WriteError::PartsExhausted { key, part_bytes } => {
-                Self::failed(format!("write {key}: too many parts of {} MiB", part_bytes >> 20))
-                    .hint("set --s3-part-size-mib higher")
-            }
-        }
-    }
-}
 
 /// Writes one object. It appears when [`ObjectWriter::finish`] returns, and not at all otherwise: dropped unfinished,
 /// the writer removes what it left in a task that [`crate::store::Store::drain`] waits for.

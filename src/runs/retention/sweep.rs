@@ -3,14 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use futures::stream::{self, StreamExt as _};
-
 use crate::error::Result;
 use crate::format::layout;
 use crate::store::{OpenUpload, Store};
 
-/// Objects deleted at once; what a store takes from one client without throttling it.
-const DELETES: usize = 8;
 /// Times the unfinished uploads are listed: Supabase Storage loses entries between the pages of a list.
 const ROUNDS: usize = 10;
 
@@ -34,7 +30,13 @@ impl<'a> Sweep<'a> {
     }
 
     /// What a person should know, though nothing failed.
-    pub(crate) fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&mut self) -> Vec<String> {
+        if self.store.keeps_versions() {
+            self.note(
+                "the bucket keeps what was deleted as old versions (versioning, Object Lock): they take room until a \
+                 lifecycle rule for noncurrent versions removes them",
+            );
+        }
         self.notes.clone()
     }
 
@@ -57,11 +59,14 @@ impl<'a> Sweep<'a> {
         if self.dry {
             return;
         }
-        let store = self.store;
-        let mut deleting =
-            stream::iter(keys).map(|key| async move { store.delete(&key).await }).buffer_unordered(DELETES);
-        while let Some(result) = deleting.next().await {
-            self.noted(result);
+        for error in self.store.delete_all(keys).await {
+            self.noted::<()>(Err(error));
+        }
+    }
+
+    fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|known| known == note) {
+            self.notes.push(note.to_owned());
         }
     }
 
@@ -112,8 +117,17 @@ impl<'a> Sweep<'a> {
     pub(crate) async fn uploads(&mut self) -> Vec<OpenUpload> {
         // In a directory every object begins as a temporary file; in S3 only those of runs are uploads in parts.
         let prefix = if self.store.local_path().is_some() { "" } else { "runs/" };
-        let found = self.store.uploads(prefix).await;
-        let mut found = self.noted(found).unwrap_or_default();
+        let found = self.store.known_uploads(prefix).await;
+        let mut found = match self.noted(found) {
+            Some(Some(found)) => found,
+            Some(None) => {
+                self.note(
+                    "the store cannot list unfinished uploads: let it remove those that are older than a week by itself",
+                );
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
         found.retain(is_ours);
         found
     }

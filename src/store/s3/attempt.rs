@@ -263,14 +263,19 @@ impl S3 {
     fn hint(&self, failure: &Failure) -> Option<String> {
         let endpoint = self.endpoint.as_deref().unwrap_or("Amazon S3");
         let message = failure.message.as_str();
+        if let Some(hint) = self.endpoint_hint(failure) {
+            return Some(hint);
+        }
         let hint = match failure.code.as_deref() {
+            // Garage and others: the signature is wrong, or nobody has such a key.
+            Some("AccessDenied") if ["signature", "No such key"].iter().any(|word| message.contains(word)) => {
+                self.keys_hint()
+            }
             Some("NoSuchBucket") => {
                 format!("create the bucket {} at {endpoint}, or correct --store", self.bucket)
             }
             Some("AccessDenied" | "AllAccessDisabled") => "the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload on this bucket and prefix: `pgstow doctor` prints the policy".to_owned(),
-            Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSignature") => {
-                format!("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), and that they belong to {endpoint} and its region")
-            }
+            Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSignature") => self.keys_hint(),
             Some("ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => {
                 "the session token is no longer valid: sign in again, or use credentials that renew themselves".to_owned()
             }
@@ -300,6 +305,39 @@ impl S3 {
             _ => return None,
         };
         Some(hint)
+    }
+}
+
+impl S3 {
+    fn keys_hint(&self) -> String {
+        let endpoint = self.endpoint.as_deref().unwrap_or("Amazon S3");
+        format!(
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), and that they belong to {endpoint} and \
+             its region"
+        )
+    }
+
+    /// What is wrong with the endpoint itself, as far as an answer shows it.
+    fn endpoint_hint(&self, failure: &Failure) -> Option<String> {
+        let endpoint = self.endpoint.as_deref()?;
+        let (scheme, rest) = endpoint.split_once("://")?;
+        let path = rest.split_once('/').map_or("", |(_, path)| path).trim_end_matches('/');
+        if failure.status == Some(404) && path.rsplit('/').next() == Some(self.bucket.as_str()) {
+            let without = endpoint.trim_end_matches(self.bucket.as_str()).trim_end_matches('/');
+            return Some(format!("the endpoint ends in the bucket's name: set it to {without}"));
+        }
+        if failure.status == Some(404) && path == "storage/v1" {
+            return Some(format!("the S3 endpoint of Supabase Storage ends in /s3: set it to {endpoint}/s3"));
+        }
+        if scheme == "https"
+            && (failure.message.contains("InvalidContentType") || failure.message.contains("corrupt message"))
+        {
+            return Some(format!("the server at {rest} speaks no TLS: set the endpoint to http://{rest}"));
+        }
+        if scheme == "http" && failure.status == Some(400) && failure.message.contains("HTTPS") {
+            return Some(format!("the server at {rest} wants TLS: set the endpoint to https://{rest}"));
+        }
+        None
     }
 }
 

@@ -45,7 +45,8 @@ pub(crate) async fn connect(
         sdk = sdk.credentials_provider(Credentials::new(key, secret, None, None, "given"));
         (named, None)
     } else {
-        let named = named.or_else(|| variable("AWS_ENDPOINT_URL_S3")).or_else(|| variable("AWS_ENDPOINT_URL"));
+        let named = named.or_else(named_endpoint);
+        refuse_half_a_key()?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
         if let Some(region) = &config.region {
             loader = loader.region(Region::new(region.clone()));
@@ -111,6 +112,21 @@ fn sensible(endpoint: &str) -> Result<()> {
 fn with_slash(endpoint: &str) -> String {
     let has_path = endpoint.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
     if has_path { format!("{endpoint}/") } else { endpoint.to_owned() }
+}
+
+/// With one of the two variables alone the SDK goes on to ask Amazon's metadata service, and the error is about that.
+fn refuse_half_a_key() -> Result<()> {
+    let [id, secret] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, variable(name).is_some()));
+    let (set, missing) = match (id, secret) {
+        ((set, true), (missing, false)) | ((missing, false), (set, true)) => (set, missing),
+        _ => return Ok(()),
+    };
+    Err(Error::usage(format!("{set} is set, {missing} is not")).hint(format!("set {missing} too, or unset {set}")))
+}
+
+/// The endpoint that the environment names.
+pub(crate) fn named_endpoint() -> Option<String> {
+    variable("AWS_ENDPOINT_URL_S3").or_else(|| variable("AWS_ENDPOINT_URL"))
 }
 
 fn variable(name: &str) -> Option<String> {

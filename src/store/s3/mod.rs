@@ -7,19 +7,20 @@
 
 pub(crate) mod attempt;
 pub(crate) mod client;
+pub(crate) mod delete;
 pub(crate) mod options;
 pub(crate) mod probe;
 pub(crate) mod read;
 pub(crate) mod request;
+pub(crate) mod server;
 pub(crate) mod upload;
 
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::SystemTime;
 
-use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
@@ -33,39 +34,10 @@ use crate::store::s3::attempt::{Failure, Progress};
 pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;
 pub(crate) use crate::store::s3::probe::probe;
+pub(crate) use crate::store::s3::server::S3;
+use crate::store::s3::server::{CHECK_ATTEMPTS, IN_FLIGHT, IN_FLIGHT_BYTES, IS_MD5, NOT_MD5, SINGLE_PUT, UNKNOWN};
 pub(crate) use crate::store::s3::upload::Writer;
 use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key, refuse_large};
-
-/// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
-const IN_FLIGHT_BYTES: usize = 32 << 20;
-/// Requests with a body at once: Supabase Storage was seen to take 8 well.
-const IN_FLIGHT: usize = 8;
-/// Largest body of one PUT whose `ETag` is its MD5 on Supabase Storage; larger ones go in parts.
-const SINGLE_PUT: usize = 16 << 20;
-/// Attempts of [`S3::check`]: a person waits for it.
-const CHECK_ATTEMPTS: u32 = 3;
-
-const UNKNOWN: u8 = 0;
-const IS_MD5: u8 = 1;
-const NOT_MD5: u8 = 2;
-
-/// One bucket and prefix of a server.
-pub(crate) struct S3 {
-    client: Client,
-    bucket: String,
-    /// Empty, or ending in `/`.
-    prefix: String,
-    endpoint: Option<String>,
-    max_parts: u32,
-    part_bytes: u64,
-    attempts: u32,
-    stall: Duration,
-    options: Options,
-    bytes: Arc<Semaphore>,
-    requests: Semaphore,
-    /// Whether this store's etags are MD5 sums, learnt from the first upload.
-    etags: AtomicU8,
-}
 
 impl S3 {
     pub(crate) async fn open(config: &Config, credentials: Option<(String, String)>) -> Result<Self> {
@@ -83,6 +55,7 @@ impl S3 {
             stall: config.stall_timeout,
             bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
             requests: Semaphore::new(IN_FLIGHT),
+            versions: AtomicBool::new(false),
             etags: AtomicU8::new(if options.hides_md5() { NOT_MD5 } else { UNKNOWN }),
             options,
         })
@@ -326,31 +299,58 @@ impl S3 {
             })
             .await;
         match deleted {
-            Ok(_) => Ok(()),
+            Ok(answer) => {
+                if answer.delete_marker() == Some(true) {
+                    self.versions.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            }
             Err(failure) if failure.is_absent() => Ok(()),
             Err(failure) => Err(self.error("delete", key, &failure)),
         }
     }
 
-    pub(crate) async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
+    /// Unfinished uploads below `prefix`; `None` where the server cannot list them.
+    pub(crate) async fn uploads(&self, prefix: &str) -> Result<Option<Vec<OpenUpload>>> {
+        let full = format!("{}{prefix}", self.prefix);
+        let found = self.uploads_below(&full).await?;
+        // MinIO lists them without a prefix, or by a whole key, only.
+        if found.as_ref().is_some_and(Vec::is_empty) && !full.is_empty() {
+            let all = self.uploads_below("").await.ok().flatten().unwrap_or_default();
+            return Ok(Some(all.into_iter().filter(|upload| upload.key.starts_with(prefix)).collect()));
+        }
+        Ok(found)
+    }
+
+    async fn uploads_below(&self, full: &str) -> Result<Option<Vec<OpenUpload>>> {
         let mut found = Vec::new();
         let mut marker: (Option<String>, Option<String>) = (None, None);
+        // Supabase Storage loses entries between pages: ask for the largest page. Some servers do not know the word.
+        let mut most = Some(1000);
         loop {
             let page = self
-                .tried("list unfinished uploads below", prefix, self.attempts, |_tries| async {
+                .tried_raw(self.attempts, |_tries| async {
                     let request = self
                         .client
                         .list_multipart_uploads()
                         .bucket(&self.bucket)
-                        .prefix(format!("{}{prefix}", self.prefix))
-                        // Supabase Storage loses entries between pages: ask for the largest page.
-                        .max_uploads(1000)
+                        .set_prefix((!full.is_empty()).then(|| full.to_owned()))
+                        .set_max_uploads(most)
                         .set_key_marker(marker.0.clone())
                         .set_upload_id_marker(marker.1.clone())
                         .send();
                     self.watch(&Progress::default(), request).await
                 })
-                .await?;
+                .await;
+            let page = match page {
+                Ok(page) => page,
+                Err(failure) if failure.is_not_implemented() && most.take().is_some() => continue,
+                Err(failure) if failure.is_not_implemented() => return Ok(None),
+                Err(failure) => {
+                    let below = self.relative(full).unwrap_or(full);
+                    return Err(self.error("list unfinished uploads below", below, &failure));
+                }
+            };
             for upload in page.uploads() {
                 if let (Some(key), Some(id)) = (upload.key().and_then(|key| self.relative(key)), upload.upload_id()) {
                     let started = upload.initiated().and_then(time);
@@ -359,7 +359,7 @@ impl S3 {
             }
             let next = (page.next_key_marker, page.next_upload_id_marker);
             if page.is_truncated != Some(true) || next.0.is_none() || next == marker {
-                return Ok(found);
+                return Ok(Some(found));
             }
             marker = next;
         }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::{Error, Result};
 use crate::seal::hash::hex;
 use crate::store::s3::attempt::{Failure, Progress};
-use crate::store::s3::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
+use crate::store::s3::server::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::store::{Condition, Plan, WriteError};
 
 /// Servers put large objects together before they answer: so many stall timeouts (10 minutes by default).
@@ -306,7 +306,9 @@ async fn clean(
 /// below the run's own prefix.
 async fn remove_strays(s3: &S3, key: &str) {
     let removed = async {
-        for upload in Box::pin(s3.uploads(key)).await?.into_iter().filter(|upload| upload.key == key) {
+        for upload in
+            Box::pin(s3.uploads(key)).await?.unwrap_or_default().into_iter().filter(|upload| upload.key == key)
+        {
             Box::pin(s3.abort(key, &upload.id)).await?;
         }
         Ok::<_, Error>(())

@@ -6,57 +6,33 @@
 //! hold is locked for three seconds.
 
 pub(crate) mod multipart;
+pub(crate) mod prober;
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
-use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::ObjectLockMode;
 use aws_smithy_types::base64;
-use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
-use crate::error::Error;
 use crate::format::layout;
 use crate::seal::hash::hex;
 use crate::store::probe::{Litter, ODD_NAME, Probe, SMALL, Seen, yes};
-use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::attempt::Failure;
 use crate::store::s3::options::content_md5;
-use crate::store::s3::{CHECK_ATTEMPTS, S3};
+use crate::store::s3::probe::prober::{Heard, Prober, ask, body, version};
+use crate::store::s3::server::S3;
 
 /// How long the object is locked that tells whether locks hold.
 const LOCK: Duration = Duration::from_secs(3);
-
-/// Sends a request of the SDK, up to [`CHECK_ATTEMPTS`] times, and hears the answer's headers.
-macro_rules! ask {
-    ($prober:expr, $request:expr) => {{
-        let prober: &crate::store::s3::probe::Prober<'_> = &$prober;
-        let asked = prober.s3.tried_raw(CHECK_ATTEMPTS, |_tries| async {
-            let request = $request.customize().interceptor(prober.heard.clone()).send();
-            prober.s3.watch(&Progress::default(), request).await
-        });
-        Box::pin(asked).await
-    }};
-}
-pub(crate) use ask;
-
-/// A probe under way.
-pub(crate) struct Prober<'a> {
-    pub(crate) s3: &'a S3,
-    pub(crate) litter: &'a Litter,
-    pub(crate) heard: Heard,
-    pub(crate) probe: Probe,
-}
 
 /// Tries everything, in an order that needs least when something fails.
 pub(crate) async fn probe(s3: &S3, litter: &Litter) -> Probe {
     let mut prober = Prober { s3, litter, heard: Heard::default(), probe: Probe::default() };
     if Box::pin(prober.reach()).await && Box::pin(prober.put_small()).await {
+        Box::pin(prober.versions()).await;
         Box::pin(prober.read()).await;
         Box::pin(prober.lock()).await;
         Box::pin(prober.keys()).await;
@@ -71,32 +47,6 @@ pub(crate) async fn probe(s3: &S3, litter: &Litter) -> Probe {
 }
 
 impl Prober<'_> {
-    /// The full key of a name below the probe's folder.
-    pub(crate) fn full(&self, name: &str) -> String {
-        format!("{}{}", self.s3.prefix, self.litter.key(name))
-    }
-
-    pub(crate) fn error(&self, operation: &str, name: &str, failure: &Failure) -> Error {
-        self.s3.error(operation, &self.litter.key(name), failure)
-    }
-
-    /// A PUT with a change to the request; what it makes is noted first.
-    pub(crate) async fn put(
-        &self,
-        name: &str,
-        body: &'static [u8],
-        change: impl Fn(PutObjectFluentBuilder) -> PutObjectFluentBuilder,
-    ) -> Result<PutObjectOutput, Failure> {
-        let full = self.full(name);
-        let body = Bytes::from_static(body);
-        self.litter.with(|left| left.keys.insert(full.clone()));
-        let answer = ask!(self, change(self.s3.put_request(&full, &body)))?;
-        if let Some(version) = version(answer.version_id.as_deref()) {
-            self.litter.with(|left| left.versions.insert((full, version)));
-        }
-        Ok(answer)
-    }
-
     async fn reach(&mut self) -> bool {
         let s3 = self.s3;
         match ask!(self, s3.client.list_objects_v2().bucket(&s3.bucket).prefix(&s3.prefix).max_keys(1)) {
@@ -128,12 +78,6 @@ impl Prober<'_> {
             yes(same),
             if same { "the ETag is the MD5 of the content" } else { "the ETag is not the MD5 of the content" },
         );
-        let versions = version(answer.version_id.as_deref()).is_some();
-        self.probe.note(
-            "versioning",
-            yes(versions),
-            if versions { "the bucket keeps old versions" } else { "the bucket keeps no old versions" },
-        );
         if let Some(wanted) = &self.s3.options.encryption {
             let confirmed = answer.server_side_encryption.as_ref() == Some(wanted);
             let words = if confirmed { "confirmed by the store" } else { "asked for; the store does not confirm it" };
@@ -142,6 +86,36 @@ impl Prober<'_> {
             self.probe.note("encryption", Seen::Yes, format!("{}: the bucket does it by itself", own.as_str()));
         }
         true
+    }
+
+    /// Old versions: kept only where one can be read back. Some servers (Garage) name versions and keep none.
+    async fn versions(&mut self) {
+        let first = self.put("versioned", b"first", |request| request).await;
+        let second = self.put("versioned", b"second", |request| request).await;
+        let (Ok(first), Ok(_)) = (first, second) else { return };
+        let Some(old) = version(first.version_id.as_deref()) else {
+            return self.probe.note("versioning", Seen::No, "the bucket keeps no old versions");
+        };
+        let full = self.full("versioned");
+        let request = || self.s3.client.get_object().bucket(&self.s3.bucket).key(&full).version_id(&old);
+        match ask!(self, request()) {
+            Ok(answer) => {
+                let body = answer.body.collect().await.map(aws_sdk_s3::primitives::AggregatedBytes::into_bytes);
+                let keeps = body.is_ok_and(|body| body.as_ref() == b"first");
+                let detail = if keeps {
+                    "the bucket keeps old versions: what `prune` deletes takes room until a lifecycle rule removes them"
+                } else {
+                    "the bucket names versions and keeps no old ones"
+                };
+                self.probe.note("versioning", yes(keeps), detail);
+            }
+            Err(failure) if failure.status == Some(403) => {
+                self.probe.note("versioning", Seen::Unknown, "objects have versions; this key may not read old ones");
+            }
+            Err(_absent) => {
+                self.probe.note("versioning", Seen::No, "the bucket names versions and keeps no old ones");
+            }
+        }
     }
 
     async fn read(&mut self) {
@@ -334,55 +308,5 @@ impl Prober<'_> {
         self.probe.note(names.0, Seen::Yes, format!("{header} is accepted"));
         let detail = if fooled.is_err() { "a wrong one is refused" } else { "a wrong one is accepted too" };
         self.probe.note(names.1, yes(fooled.is_err()), detail);
-    }
-}
-
-/// Reads a small answer to its end; `None` when the connection broke.
-pub(crate) async fn body(stream: aws_sdk_s3::primitives::ByteStream) -> Option<Bytes> {
-    stream.collect().await.ok().map(aws_sdk_s3::primitives::AggregatedBytes::into_bytes)
-}
-
-/// A version that can be deleted by its name; some stores answer `null` where they keep none.
-fn version(id: Option<&str>) -> Option<String> {
-    id.filter(|id| !id.is_empty() && *id != "null").map(str::to_owned)
-}
-
-/// What the answers' headers said. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Heard(Arc<Mutex<Said>>);
-
-#[derive(Debug, Clone, Default)]
-struct Said {
-    server: Option<String>,
-    ahead: Option<i64>,
-}
-
-impl Heard {
-    fn all(&self) -> Said {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Intercept for Heard {
-    fn name(&self) -> &'static str {
-        "Heard"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), aws_sdk_s3::error::BoxError> {
-        let headers = context.response().headers();
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(server) = headers.get("server") {
-            said.server = Some(server.to_owned());
-        }
-        let date = headers.get("date").and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
-        if let Some(date) = date {
-            said.ahead = Some(date.secs() - DateTime::from(SystemTime::now()).secs());
-        }
-        Ok(())
     }
 }

@@ -9,8 +9,8 @@ use md5::{Digest as _, Md5};
 use crate::seal::hash::hex;
 use crate::store::probe::{Litter, Probe, SMALL, Seen, yes};
 use crate::store::s3::attempt::{Failure, Progress};
-use crate::store::s3::probe::{Heard, Prober, ask, body};
-use crate::store::s3::{CHECK_ATTEMPTS, S3};
+use crate::store::s3::probe::prober::{Heard, Prober, ask, body};
+use crate::store::s3::server::{CHECK_ATTEMPTS, S3};
 
 /// The smallest part that S3 takes, but for the last.
 const PART: usize = 5 << 20;

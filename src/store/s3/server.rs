@@ -1,0 +1,44 @@
+//! One bucket and prefix of a server, as all files of this folder use it: the client, the settings, the bounds that its
+//! requests share, and what was learnt of the server. What is done with it stands in the other files.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use tokio::sync::Semaphore;
+
+use crate::store::s3::options::Options;
+
+/// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
+pub(in crate::store::s3) const IN_FLIGHT_BYTES: usize = 32 << 20;
+/// Requests with a body at once: Supabase Storage was seen to take 8 well.
+pub(in crate::store::s3) const IN_FLIGHT: usize = 8;
+/// Largest body of one PUT whose `ETag` is its MD5 on Supabase Storage; larger ones go in parts.
+pub(in crate::store::s3) const SINGLE_PUT: usize = 16 << 20;
+/// Attempts of [`S3::check`]: a person waits for it.
+pub(in crate::store::s3) const CHECK_ATTEMPTS: u32 = 3;
+
+pub(in crate::store::s3) const UNKNOWN: u8 = 0;
+pub(in crate::store::s3) const IS_MD5: u8 = 1;
+pub(in crate::store::s3) const NOT_MD5: u8 = 2;
+
+/// One bucket and prefix of a server.
+pub(crate) struct S3 {
+    pub(in crate::store::s3) client: Client,
+    pub(in crate::store::s3) bucket: String,
+    /// Empty, or ending in `/`.
+    pub(in crate::store::s3) prefix: String,
+    pub(in crate::store::s3) endpoint: Option<String>,
+    pub(in crate::store::s3) max_parts: u32,
+    pub(in crate::store::s3) part_bytes: u64,
+    pub(in crate::store::s3) attempts: u32,
+    pub(in crate::store::s3) stall: Duration,
+    pub(in crate::store::s3) options: Options,
+    pub(in crate::store::s3) bytes: Arc<Semaphore>,
+    pub(in crate::store::s3) requests: Semaphore,
+    /// Whether this store's etags are MD5 sums, learnt from the first upload.
+    pub(in crate::store::s3) etags: AtomicU8,
+    /// True where a deletion was seen to leave an old version.
+    pub(in crate::store::s3) versions: AtomicBool,
+}
