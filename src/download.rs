@@ -4,8 +4,9 @@
 //! run only, and says which in its state file. Memory: the buffers of one stream a job.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,13 +20,13 @@ use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};
 use crate::objects::read;
 use crate::objects::read::Plain;
-pub(crate) use crate::runs::select::table;
 use crate::runs::{find, select};
 use crate::seal::compress::Compression;
 use crate::seal::decode::Opening;
 use crate::seal::keys::Keys;
 use crate::seal::{decode, hash};
 use crate::store::Store;
+use crate::store::dir::{PRIVATE, make_private_folders};
 
 /// Which run the folder holds and what was finished in it.
 const STATE: &str = ".pgstow-download.json";
@@ -252,7 +253,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 
 /// Makes the folder ready for this run, or says why it is not for it.
 fn open_folder(to: &Path, run: &str) -> Result<State> {
-    fs::create_dir_all(to).map_err(|error| at(to, &error, "create"))?;
+    make_private_folders(to).map_err(|error| at(to, &error, "create"))?;
     match fs::read(to.join(STATE)) {
         Ok(bytes) => {
             let state: State = serde_json::from_slice(&bytes)
@@ -298,8 +299,14 @@ fn write_state(to: &Path, state: &State) -> Result<()> {
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let unfinished = unfinished(path);
-    fs::write(&unfinished, bytes).map_err(|error| at(&unfinished, &error, "write"))?;
+    create(&unfinished)?.write_all(bytes).map_err(|error| at(&unfinished, &error, "write"))?;
     fs::rename(&unfinished, path).map_err(|error| at(path, &error, "rename to"))
+}
+
+/// Makes a file that is for its owner only, whatever the umask.
+fn create(path: &Path) -> Result<File> {
+    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(path);
+    made.map_err(|error| at(path, &error, "create"))
 }
 
 fn unfinished(path: &Path) -> PathBuf {
@@ -352,9 +359,9 @@ fn intact(path: &Path, done: &Finished) -> Result<bool> {
 
 fn make(store: &Store, run: &str, path: &Path, target: &Target) -> Result<Finished> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|error| at(folder, &error, "create"))?;
+    make_private_folders(folder).map_err(|error| at(folder, &error, "create"))?;
     let temporary = unfinished(path);
-    let mut file = File::create(&temporary).map_err(|error| at(&temporary, &error, "create"))?;
+    let mut file = create(&temporary)?;
     let result = fill(store, run, &mut file, &temporary, target);
     if result.is_err() {
         // The error counts; what is left over is overwritten next time.

@@ -29,9 +29,36 @@ pub(crate) fn grouped<'a>(things: impl Iterator<Item = (&'a str, String, &'a str
     groups.into_iter().map(line).collect()
 }
 
-/// A name of the database as one line of text: control characters cannot touch the terminal.
+/// True for a character that acts on a terminal or on the order of a line instead of being shown: controls, marks and
+/// overrides of the writing direction, invisible separators.
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+fn escaped(text: &str, stays: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> String {
+    let each = |c: char| if is_harmful(c) && !stays(c) { escape(c) } else { c.to_string() };
+    text.chars().map(each).collect()
+}
+
+/// A name of the database as one line of text: nothing in it can touch the terminal.
 pub(crate) fn plain(name: &str) -> String {
-    name.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    escaped(name, |_| false, |c| c.escape_default().to_string())
+}
+
+/// A text of several lines that cannot touch the terminal.
+pub(crate) fn harmless(text: &str) -> std::borrow::Cow<'_, str> {
+    let stays = |c| matches!(c, '\n' | '\t' | '\r');
+    if text.chars().any(|c| is_harmful(c) && !stays(c)) {
+        escaped(text, stays, |c| c.escape_default().to_string()).into()
+    } else {
+        text.into()
+    }
+}
+
+/// A JSON document whose strings cannot touch the terminal; the values stay what they are.
+pub(crate) fn escaped_json(text: &str) -> String {
+    escaped(text, |c| matches!(c, '\n' | '\t' | '\r'), |c| format!("\\u{:04x}", u32::from(c)))
 }
 
 /// Time since a moment in one or two units; `-` where the text is no moment.
@@ -53,7 +80,18 @@ pub(crate) fn passed(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::grouped;
+    use super::{escaped_json, grouped, harmless, plain};
+
+    #[test]
+    fn nothing_in_a_name_touches_the_terminal() {
+        let name = "a\u{1b}[31m\u{202e}b\u{9b}\n\u{2066}é漢";
+        assert_eq!(plain(name), "a\\u{1b}[31m\\u{202e}b\\u{9b}\\n\\u{2066}é漢");
+        assert_eq!(harmless("a\n\u{1b}b"), "a\n\\u{1b}b");
+        let json = serde_json::to_string(name).unwrap();
+        let shown = escaped_json(&json);
+        assert!(shown.chars().all(|c| !super::is_harmful(c)), "{shown}");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), name);
+    }
 
     #[test]
     fn what_has_a_reason_in_common_is_one_line() {

@@ -1,35 +1,19 @@
-//! The program: reads `.env` and arguments, runs the command, prints an error once, decides the exit code.
+//! The program: reads environment and arguments, runs the command, prints an error once, decides the exit code.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
-use clap::Parser as _;
-use pgstow::cli::Cli;
+use clap::FromArgMatches as _;
 use pgstow::cli::args::LogFormat;
 use pgstow::cli::run::{self, Outcome};
+use pgstow::cli::{Cli, environment, output};
 use pgstow::error::{Error, Kind};
 use pgstow::shutdown::Shutdown;
 
 /// Most threads of async work: readers, hashes and uploads. Compression has threads of its own. More threads read no
 /// faster, and each keeps some memory for itself.
 const WORKERS: usize = 8;
-
-/// What is wrong with `.env`, without the line: it may hold a password.
-fn dotenv_error(error: &dotenvy::Error) -> Error {
-    let what = match error {
-        dotenvy::Error::Io(error) => error.to_string(),
-        dotenvy::Error::LineParse(line, at) => {
-            let name = line.split('=').next().filter(|name| line.len() > name.len()).unwrap_or_default().trim();
-            let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_ ".contains(&b));
-            let name = if is_name { format!(" of {name}") } else { String::new() };
-            format!("the line{name} cannot be parsed, at its byte {at}")
-        }
-        _ => "it cannot be parsed".to_owned(),
-    };
-    Error::usage(format!("read .env: {what}"))
-        .hint("put values with spaces, quotes, # or $ into single quotes, or remove the file")
-}
 
 /// Prints what clap has to say. Errors quote what was typed, which may be a connection string.
 fn print(error: &clap::Error) -> std::io::Result<()> {
@@ -46,15 +30,23 @@ fn print(error: &clap::Error) -> std::io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    if let Err(error) = dotenvy::dotenv()
-        && !error.not_found()
+    let notes = match environment::prepare() {
+        Ok(notes) => notes,
+        Err(error) => return fail(&error),
+    };
+    let parsed = environment::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    if parsed.as_ref().err().is_none_or(clap::Error::use_stderr)
+        && let Err(error) = environment::refuse_unknown()
     {
-        return fail(&dotenv_error(&error));
+        return fail(&error);
     }
-    let cli = match Cli::try_parse() {
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+            if error.use_stderr() {
+                output::print_error(&Error::usage(error.kind().to_string()));
+            }
             return match print(&error) {
                 Ok(()) => ExitCode::from(code),
                 Err(_broken_pipe) => ExitCode::from(code.max(1)),
@@ -77,6 +69,9 @@ fn main() -> ExitCode {
         LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
     }
+    for note in notes {
+        tracing::warn!("{note}");
+    }
     let workers = available_parallelism().map_or(2, usize::from).min(WORKERS);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
         // Never shut down: a reader thread that is still at work would find its timers gone, and panic. What it holds
@@ -97,16 +92,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints an error and its hints on stderr: the one place that does.
+/// Prints an error and its hints on stderr: the one place that does. With `--json` it is a document on stdout too.
 fn fail(error: &Error) -> ExitCode {
-    // A name can hold line ends and worse: the message is one line all the same.
-    let message: String = error.message().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let mut text = format!("error: {message}\n");
+    // A name can contain line ends and worse: the message is one line all the same.
+    let mut text = format!("error: {}\n", output::one_line(&error.message()));
     for hint in error.hints() {
-        text.push_str("hint: ");
-        text.push_str(hint);
-        text.push('\n');
+        text.push_str(&format!("hint: {}\n", output::one_line(hint)));
     }
+    output::print_error(error);
     // Nothing can be done when stderr is gone; the exit code still tells.
     let _unwritable = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(error.kind().exit_code())

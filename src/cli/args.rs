@@ -1,17 +1,18 @@
 //! The flags that several commands share, and how their values are read: durations, sizes.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::seal::decrypt::Identities;
 use crate::seal::keys::Keys;
 use crate::seal::sign::{SigningKey, Trust};
-use crate::store;
 use crate::store::config::{Checksums, LockMode, Sse};
+use crate::store::{self, Store};
 
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
@@ -69,15 +70,8 @@ pub enum Progress {
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
     /// Store of the runs: `s3://bucket/prefix`, or a directory.
-    #[arg(
-        long,
-        value_name = "STORE",
-        help_heading = "Store",
-        global = true,
-        env = "PGSTOW_STORE",
-        default_value = "./pgstow-store"
-    )]
-    pub store: String,
+    #[arg(long, value_name = "STORE", help_heading = "Store", global = true, env = "PGSTOW_STORE")]
+    pub store: Option<String>,
     /// Endpoint of an S3-compatible server, a URL that may have a path. Also AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL.
     #[arg(long, value_name = "URL", help_heading = "Store", global = true, env = "PGSTOW_S3_ENDPOINT")]
     pub s3_endpoint: Option<String>,
@@ -155,12 +149,45 @@ pub struct StoreArgs {
     pub s3_stall_timeout: Duration,
 }
 
+/// Where backups are kept when nothing is named, for somebody who tries the program on a terminal.
+const DEFAULT_STORE: &str = "./pgstow-store";
+
 impl StoreArgs {
+    /// Refuses to go on without a named store where nobody watches: a setting that was forgotten or misspelt must not
+    /// make backups into a folder that goes away with a container.
+    ///
+    /// # Errors
+    /// Kind `Usage`.
+    pub(crate) fn refuse_default(&self) -> Result<()> {
+        if self.store.is_some() || std::io::stderr().is_terminal() {
+            return Ok(());
+        }
+        Err(Error::usage("no store is named").hint(format!(
+            "--store or PGSTOW_STORE says where backups are kept: s3://bucket/prefix, or a directory; {DEFAULT_STORE} is \
+             the default on a terminal only"
+        )))
+    }
+
+    /// Opens a store that must be there already.
+    ///
+    /// # Errors
+    /// Kind `Usage` where its directory does not exist; as [`Store::open`].
+    pub(crate) async fn open_existing(&self) -> Result<Store> {
+        let store = Store::open(self).await?;
+        match store.local_path() {
+            Some(path) if !path.is_dir() => {
+                Err(Error::usage(format!("no store at {}: the directory does not exist", path.display()))
+                    .hint("--store or PGSTOW_STORE says where backups are kept; `pgstow backup` makes a new store"))
+            }
+            _ => Ok(store),
+        }
+    }
+
     /// The store's settings, without clap.
     #[must_use]
     pub fn config(&self) -> store::Config {
         store::Config {
-            location: self.store.clone(),
+            location: self.store.clone().unwrap_or_else(|| DEFAULT_STORE.to_owned()),
             endpoint: self.s3_endpoint.clone(),
             path_style: self.s3_path_style,
             region: self.s3_region.clone(),

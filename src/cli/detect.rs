@@ -1,14 +1,14 @@
 //! `pgstow detect`: what a run would cover, and what the role cannot read.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 
 use clap::Args;
 
 use crate::cli::args::{EXIT_CODES, Global, SourceArgs};
 use crate::cli::outcome::Outcome;
+use crate::cli::output;
 use crate::error::{Error, Result};
+use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::source::detect::{Detection, Relation, detect};
@@ -37,17 +37,13 @@ pub(crate) async fn run(arguments: Detect, global: &Global, shutdown: &Shutdown)
     } else {
         table(&detection)
     };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever read the output has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Outcome::Done),
-        Err(error) => Err(Error::from(error).context("write to stdout")),
-        Ok(()) => Ok(Outcome::Done),
-    }
+    output::print(&text)?;
+    Ok(Outcome::Done)
 }
 
 fn document(value: &impl serde::Serialize) -> Result<String> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::failed(format!("write JSON: {error}")))?;
-    Ok(text + "\n")
+    Ok(human::escaped_json(&text) + "\n")
 }
 
 fn names(detection: &Detection, json: bool) -> Result<String> {
@@ -62,13 +58,14 @@ fn table(detection: &Detection) -> String {
     for relation in &detection.relations {
         by_schema.entry(&relation.schema).or_default().push(relation);
     }
-    let width = detection.schemas.iter().map(|schema| one_line(&schema.name).chars().count()).max().unwrap_or(0).max(6);
+    let width =
+        detection.schemas.iter().map(|schema| human::plain(&schema.name).chars().count()).max().unwrap_or(0).max(6);
     let mut lines = vec![
         format!(
             "PostgreSQL {}, database {}, role {}{}",
             server.version,
-            one_line(&server.database),
-            one_line(&server.role),
+            human::plain(&server.database),
+            human::plain(&server.role),
             if server.superuser { " (superuser)" } else { "" }
         ),
         String::new(),
@@ -92,7 +89,7 @@ fn table(detection: &Detection) -> String {
             notes.push(format!("{unreadable} unreadable"));
         }
         notes.extend(schema.note.clone());
-        lines.push(row(&one_line(&schema.name), width, relations.iter().copied(), &notes.join("; ")));
+        lines.push(row(&human::plain(&schema.name), width, relations.iter().copied(), &notes.join("; ")));
     }
     lines.push(row(
         "total",
@@ -103,7 +100,7 @@ fn table(detection: &Detection) -> String {
     if !detection.unreadable.is_empty() {
         lines.extend([
             String::new(),
-            format!("unreadable by {} ({}), and the cure:", one_line(&server.role), detection.unreadable.len()),
+            format!("unreadable by {} ({}), and the cure:", human::plain(&server.role), detection.unreadable.len()),
         ]);
         for item in &detection.unreadable {
             let name = if item.schema.is_empty() || item.kind == "schema" {
@@ -111,14 +108,17 @@ fn table(detection: &Detection) -> String {
             } else {
                 format!("{}.{}", item.schema, item.name)
             };
-            lines.push(format!("  {} {}: {}", item.kind, one_line(&name), item.reason));
+            lines.push(format!("  {} {}: {}", item.kind, human::plain(&name), item.reason));
             lines.push(format!("      {}", item.cure));
         }
     }
     if !detection.omitted.is_empty() {
         lines.extend([String::new(), "not part of any dump by this role:".to_owned()]);
         lines.extend(
-            detection.omitted.iter().map(|item| format!("  {} {}: {}", item.kind, one_line(&item.name), item.reason)),
+            detection
+                .omitted
+                .iter()
+                .map(|item| format!("  {} {}: {}", item.kind, human::plain(&item.name), item.reason)),
         );
     }
     lines.join("\n") + "\n"
@@ -137,20 +137,6 @@ fn row<'a>(name: &str, width: usize, relations: impl Iterator<Item = &'a Relatio
     }
     let size = indicatif::BinaryBytes(u64::try_from(bytes).unwrap_or(0)).to_string();
     format!("{name:width$}  {tables:>7}  {sequences:>9}  {rows:>12}  {size:>10}  {notes}").trim_end().to_owned()
-}
-
-/// A name that cannot break the line or the terminal.
-fn one_line(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    for c in name.chars() {
-        if c.is_control() {
-            // Writing into a String does not fail.
-            let _written = write!(text, "{}", c.escape_default());
-        } else {
-            text.push(c);
-        }
-    }
-    text
 }
 
 /// `pgstow detect`

@@ -18,6 +18,9 @@ use crate::shutdown::Shutdown;
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Document<'a> {
+    /// False where a check found an error.
+    ok: bool,
+    /// The worst level of all checks.
     verdict: Level,
     checks: &'a [Check],
     store: Option<&'a Looked>,
@@ -41,7 +44,13 @@ pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown)
     let verdict = found.report.verdict();
     let policies = found.policies.as_ref();
     if global.json {
-        output::print_json(&Document { verdict, checks: &found.report.checks, store: found.store.as_ref(), policies })?;
+        output::print_json(&Document {
+            ok: verdict != Level::Error,
+            verdict,
+            checks: &found.report.checks,
+            store: found.store.as_ref(),
+            policies,
+        })?;
     } else {
         output::print(&text(&found.report, policies)?)?;
     }

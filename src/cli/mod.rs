@@ -11,11 +11,12 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub mod download;
 pub mod drill;
+pub mod environment;
 pub(crate) mod help;
 pub(crate) mod list;
 pub(crate) mod manual;
 pub mod outcome;
-pub(crate) mod output;
+pub mod output;
 pub(crate) mod pin;
 pub mod progress;
 pub(crate) mod promote;
@@ -122,4 +123,15 @@ pub enum Command {
     /// Print shell completions.
     #[command(after_help = help::ending("completions"), help_template = help::WITHOUT_STORE)]
     Completions(Completions),
+}
+
+impl Command {
+    /// True for a command that reads or writes backups.
+    pub(crate) const fn uses_store(&self) -> bool {
+        match self {
+            Self::Detect(_) | Self::Schema(_) | Self::Completions(_) | Self::Manual(_) => false,
+            Self::Doctor(doctor) => !doctor.skip_store,
+            _ => true,
+        }
+    }
 }

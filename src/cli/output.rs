@@ -2,15 +2,21 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
 use crate::error::{Context as _, Error, Result};
+use crate::human;
+
+/// True once something is on stdout: `--json` promises one document.
+static PRINTED: AtomicBool = AtomicBool::new(false);
 
 /// Prints on stdout. A reader that went away (`| head`) is no error.
 pub(crate) fn print(text: &str) -> Result<()> {
+    PRINTED.store(true, Ordering::Relaxed);
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(human::harmless(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write to stdout"),
         _ => Ok(()),
     }
@@ -19,7 +25,33 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Prints one JSON document.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::failed(format!("write JSON: {error}")))?;
-    print(&format!("{text}\n"))
+    // In JSON the only place for such a character is a string, where it can be written as its number.
+    print(&human::escaped_json(&format!("{text}\n")))
+}
+
+/// What `--json` prints of an error.
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: String,
+    hints: &'a [String],
+    exit_code: u8,
+}
+
+/// Prints an error as a JSON document on stdout, where `--json` is asked for and no document is there yet.
+pub fn print_error(error: &Error) {
+    let asked = std::env::args_os().any(|arg| arg == "--json" || arg == "--json=true")
+        || std::env::var("PGSTOW_JSON").is_ok_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on"));
+    if asked && !PRINTED.load(Ordering::Relaxed) {
+        let failure = Failure { error: error.message(), hints: error.hints(), exit_code: error.kind().exit_code() };
+        // The error itself goes to stderr; nothing better can be done for a stdout that is gone.
+        let _unwritable = print_json(&failure);
+    }
+}
+
+/// A text of any origin as one line that cannot touch the terminal.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    human::plain(&text.replace(['\n', '\r', '\t'], " "))
 }
 
 /// Rows under a head, columns as wide as their longest cell; those listed in `right` are numbers.

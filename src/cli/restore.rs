@@ -18,7 +18,6 @@ use crate::restore::options::{Content, Destination, Options, Owners, Privileges,
 use crate::restore::progress::Progress;
 use crate::restore::work::Report;
 use crate::shutdown::Shutdown;
-use crate::store::Store;
 
 /// `pgstow restore`
 #[allow(clippy::struct_excessive_bools, reason = "flags a person may combine, not states")]
@@ -175,7 +174,7 @@ impl Restore {
 /// Those of the engine.
 pub(crate) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let options = arguments.options()?;
-    let store = Store::open(&global.store).await?;
+    let store = global.store.open_existing().await?;
     let keys = arguments.keys.read()?;
     let counters = Arc::new(Progress::default());
     let shown = Loading::start(global, &counters);

@@ -15,6 +15,9 @@ use crate::store::Store;
 /// # Errors
 /// What the command failed with; `main` prints it and decides the exit code.
 pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result<Outcome> {
+    if command.uses_store() {
+        global.store.refuse_default()?;
+    }
     match command {
         // Watches the signals itself: what it has open must be aborted first.
         Command::Backup(arguments) => Box::pin(crate::cli::backup::run(arguments, &global, &shutdown)).await,
@@ -34,19 +37,19 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
     let json = global.json;
     let done = |()| Outcome::Done;
     match command {
-        Command::List(_) => list::run(&Store::open(&global.store).await?, json).await.map(done),
-        Command::Show(arguments) => show::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::List(_) => list::run(&global.store.open_existing().await?, json).await.map(done),
+        Command::Show(arguments) => show::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Download(arguments) => {
-            download::run(&Store::open(&global.store).await?, arguments, json).await.map(done)
+            download::run(&global.store.open_existing().await?, arguments, json).await.map(done)
         }
-        Command::Diff(arguments) => diff::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
-        Command::Status(arguments) => status::run(&Store::open(&global.store).await?, &arguments, json).await,
+        Command::Diff(arguments) => diff::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
+        Command::Status(arguments) => status::run(&global.store.open_existing().await?, &arguments, json).await,
         Command::Report(arguments) => report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
-        Command::Prune(arguments) => prune::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
-        Command::Pin(arguments) => pin::pin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
-        Command::Unpin(arguments) => pin::unpin(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Prune(arguments) => prune::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
+        Command::Pin(arguments) => pin::pin(&global.store.open_existing().await?, &arguments, json).await.map(done),
+        Command::Unpin(arguments) => pin::unpin(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Promote(arguments) => {
-            promote::run(&Store::open(&global.store).await?, &arguments, json).await.map(done)
+            promote::run(&global.store.open_existing().await?, &arguments, json).await.map(done)
         }
         Command::Manual(arguments) => manual::run(&arguments, json).map(done),
         Command::Schema(_) => schema::run().map(done),

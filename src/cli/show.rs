@@ -12,9 +12,6 @@ use crate::human;
 use crate::runs::{find, select};
 use crate::store::Store;
 
-#[allow(unused_imports, reason = "the restore's own place for it moves")]
-pub(crate) use crate::runs::select::unknown;
-
 /// Shows a run.
 pub(crate) async fn run(store: &Store, arguments: &Show, json: bool) -> Result<()> {
     let found = find::run(store, &arguments.run).await?;
@@ -28,7 +25,7 @@ pub(crate) async fn run(store: &Store, arguments: &Show, json: bool) -> Result<(
             return output::print_json(&manifest.schemas.first());
         }
         // The very bytes, so that fields this version does not know are shown too.
-        return output::print(&format!("{}\n", String::from_utf8_lossy(&found.bytes).trim_end()));
+        return output::print(&human::escaped_json(&format!("{}\n", String::from_utf8_lossy(&found.bytes).trim_end())));
     }
     let text = match (&arguments.schema, manifest.schemas.first()) {
         (Some(_), Some(schema)) => one_schema(schema),

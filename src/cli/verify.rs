@@ -23,7 +23,7 @@ const RECEIPT: Duration = Duration::from_secs(4);
 /// Verifies a run. A signal that comes when the verdict is there does not take it back.
 pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let examined = async {
-        let store = Store::open(&global.store).await?;
+        let store = global.store.open_existing().await?;
         let keys = arguments.keys.read()?;
         let options = Options { run: arguments.run.clone(), jobs: usize::from(arguments.jobs), keys };
         let receipt = Box::pin(verify(&store, &options)).await?;

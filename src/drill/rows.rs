@@ -17,7 +17,6 @@ use crate::restore::source::{LeaveOut, Loaded};
 use crate::seal::digest::Fingerprint;
 use crate::sql::names::TableName;
 use crate::sql::statements::{copy_columns, names};
-use crate::verify;
 
 /// The tables and rows that were compared, and what was found.
 #[derive(Debug, Default)]
@@ -76,7 +75,7 @@ pub(crate) async fn compare(
 
 fn wanted<'a>(manifest: &'a Manifest, leave_out: &LeaveOut, only_with_rows: bool) -> Vec<Wanted<'a>> {
     let all = manifest.schemas.iter().flat_map(|s| s.tables.iter().map(move |table| (s.name.as_str(), table)));
-    all.filter(|(schema, table)| verify::holds_rows(manifest, schema, table))
+    all.filter(|(schema, table)| manifest.has_rows_of(schema, table))
         .filter(|(schema, table)| !leave_out.tables.contains(&TableName::new(*schema, &table.name)))
         .filter(|(_, table)| !only_with_rows || table.rows > 0)
         .collect()

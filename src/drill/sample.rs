@@ -17,11 +17,10 @@ use crate::archive::partitions::{ancestors, hash_roots, parents};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::restore::source::LeaveOut;
-use crate::runs::receipts;
+use crate::runs::{receipts, select};
 use crate::sql::names::TableName;
 use crate::sql::statements::name;
 use crate::store::Store;
-use crate::{download, verify};
 
 /// Most receipts of drills that are read, the newest first; drills of other kinds may stand between two of a percentage.
 const RECEIPTS: usize = 100;
@@ -117,7 +116,7 @@ fn asked(words: &[String], manifest: &Manifest) -> Result<Asked> {
     }
     let mut names = BTreeSet::new();
     for word in words {
-        let (schema, number) = download::table(manifest, word)
+        let (schema, number) = select::table(manifest, word)
             .map_err(|error| error.hint("--tables takes one percentage (10%), or tables as schema.table"))?;
         let found =
             manifest.schemas.get(schema).and_then(|s| Some(TableName::new(&s.name, &s.tables.get(number)?.name)));
@@ -129,7 +128,7 @@ fn asked(words: &[String], manifest: &Manifest) -> Result<Asked> {
 /// Tables whose rows could be restored.
 fn with_rows(manifest: &Manifest, out: &LeaveOut) -> BTreeSet<TableName> {
     let all = manifest.schemas.iter().flat_map(|schema| schema.tables.iter().map(move |table| (schema, table)));
-    all.filter(|(schema, table)| table.rows > 0 && verify::holds_rows(manifest, &schema.name, table))
+    all.filter(|(schema, table)| table.rows > 0 && manifest.has_rows_of(&schema.name, table))
         .map(|(schema, table)| TableName::new(&schema.name, &table.name))
         .filter(|one| !out.tables.contains(one))
         .collect()

@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use crate::seal::hash;
+
 /// Name of the pointer to the newest complete run, below the prefix.
 pub const LATEST: &str = "latest.json";
 /// Name of the manifest below a run; written last.
@@ -46,6 +48,35 @@ pub fn segment(name: &str) -> String {
         }
     }
     out
+}
+
+/// Longest segment that is written as it is: with what is added to it (`.sql.zst.age.001`, the name of a temporary
+/// file) it must fit the 255 bytes of a file's name.
+const LONGEST: usize = 180;
+
+/// A name as the beginning of a file's name: as [`segment`], but a long one is cut and ends in its hash, behind `=00`,
+/// which is in no PostgreSQL name.
+fn stem(name: &str) -> String {
+    let whole = segment(name);
+    if whole.len() <= LONGEST {
+        return whole;
+    }
+    // Never inside of an `=XX`.
+    let end = (LONGEST - 2..=LONGEST).rev().find(|end| {
+        let tail = whole.get(end - 2..*end).unwrap_or_default();
+        !tail.contains('=')
+    });
+    let head = whole.get(..end.unwrap_or(LONGEST - 2)).unwrap_or_default();
+    format!("{head}=00{}", hash::sha256(name.as_bytes()).get(..32).unwrap_or_default())
+}
+
+/// The folder of a schema's tables. A name that reads like a file of the run itself (`manifest.json`, `x.dump.zst`)
+/// gets its dots escaped, so that no file and folder have one name.
+fn folder(schema: &str) -> String {
+    let stem = stem(schema);
+    let lower = stem.to_ascii_lowercase();
+    let is_file = [MANIFEST, &RESTORE_MD.to_ascii_lowercase()].iter().any(|own| lower.starts_with(*own));
+    if is_file || lower.contains(".dump") { stem.replace('.', "=2E") } else { stem }
 }
 
 /// `runs/<run>/`, below the store's prefix.
@@ -107,19 +138,19 @@ pub fn is_object(key: &str) -> bool {
 /// Stem of a schema's archive, relative to the run: `<schema>.dump`.
 #[must_use]
 pub fn schema_dump(schema: &str) -> String {
-    format!("{}.dump", segment(schema))
+    format!("{}.dump", stem(schema))
 }
 
 /// Stem of a table's SQL file, relative to the run: `<schema>/<table>.sql`.
 #[must_use]
 pub fn table_sql(schema: &str, table: &str) -> String {
-    format!("{}/{}.sql", segment(schema), segment(table))
+    format!("{}/{}.sql", folder(schema), stem(table))
 }
 
 /// Key of a large table's index of pieces, relative to the run: `<schema>/<table>.index`. Never compressed.
 #[must_use]
 pub fn table_index(schema: &str, table: &str) -> String {
-    format!("{}/{}.index", segment(schema), segment(table))
+    format!("{}/{}.index", folder(schema), stem(table))
 }
 
 /// True for a run's name as pgstow makes them: `20261122T150405Z-1a2b3c`.

@@ -8,7 +8,6 @@ use libpgdump::{Entry, ObjectType};
 use crate::archive::catalogue::{namespace, tag};
 use crate::archive::head;
 use crate::archive::partitions::parents;
-
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Object, TableKind};
 use crate::objects::read;
@@ -45,10 +44,8 @@ impl Part {
     /// Kind `Usage` for a schema or table the run does not have.
     pub(crate) fn choose(manifest: &Manifest, options: &Options) -> Result<Self> {
         let mut part = Self { whole: options.is_whole(), ..Self::default() };
-        let names: Vec<&str> = manifest.schemas.iter().map(|schema| schema.name.as_str()).collect();
         for wanted in &options.schemas {
-            let at = names.iter().position(|name| name == wanted);
-            part.schemas.push(at.ok_or_else(|| select::unknown("schema", wanted, &names))?);
+            part.schemas.push(select::schema(manifest, wanted)?);
         }
         for wanted in &options.tables {
             let found = select::table(manifest, wanted)?;

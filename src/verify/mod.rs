@@ -210,8 +210,3 @@ fn compare_forms(manifest: &Manifest, findings: &[(Task, Finding)], problems: &m
         }
     }
 }
-
-/// True where a table's objects must contain a block of rows.
-pub(crate) fn holds_rows(manifest: &Manifest, schema: &str, table: &crate::format::manifest::Table) -> bool {
-    manifest.has_rows_of(schema, table)
-}

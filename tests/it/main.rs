@@ -26,6 +26,7 @@ mod doctor;
 mod doctor_store;
 mod drill;
 mod encryption;
+mod environment;
 mod fault_schedules;
 mod guest;
 mod kill;

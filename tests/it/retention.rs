@@ -320,7 +320,10 @@ pub(crate) fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
     guarded.proxy.follow(move |asked| {
         let target = asked.target.replace("%40", "@");
         let hit = asked.method == "DELETE" && (target.contains(&first) || target.contains(&second));
-        hit.then_some(Fault::Answer(403, "AccessDenied"))
+        // As a store that cannot delete many objects at once.
+        let many = asked.method == "POST" && target.contains("?delete");
+        let refused = many.then_some(Fault::Answer(501, "NotImplemented"));
+        hit.then_some(Fault::Answer(403, "AccessDenied")).or(refused)
     });
     let command = &mut guarded.on(&["prune", "--keep-last", "1", "--json"]);
     let (out, err) = expect_code(command, 1);
@@ -355,7 +358,46 @@ pub(crate) fn prune_of_a_bucket_survives_refusals_and_clears_orphans() {
     assert_eq!((&pruned["deleted_runs"], &pruned["uploads"]), (&json!(3), &json!([orphan])));
     assert_eq!(runs(&a), BTreeSet::from([name("20260304T000000")]));
     assert_eq!(bucket.uploads("a"), ["runs/other/y.dump.zst"]);
-    assert_eq!((files(&a2), bucket.uploads("a2")), (untouched, vec![orphan]));
+    assert_eq!((files(&a2), bucket.uploads("a2")), (untouched, vec![orphan.clone()]));
+    let many = |proxy: &Proxy| {
+        let log = proxy.log();
+        log.iter().filter(|(asked, fault)| asked.target.contains("?delete") && fault.is_none()).count()
+    };
+    assert_eq!(many(&guarded.proxy), 1, "one request for all objects of the run that was whole");
+
+    // A server that does not know how many uploads to list, and one that lists none: prune goes on.
+    let young = format!("runs/{}/z.dump.zst", name("20260105T000000"));
+    guarded.abandon("a", &young);
+    let prune = ["prune", "--keep-last", "1", "--incomplete-older-than", "0s"];
+    guarded.proxy.follow(|asked| asked.target.contains("max-uploads").then_some(Fault::Answer(501, "NotImplemented")));
+    let pruned = json_of(&mut guarded.on(&prune), 0);
+    assert_eq!((&pruned["uploads"], &pruned["failures"]), (&json!([young]), &json!([])));
+    guarded.proxy.follow(|asked| {
+        let lists = asked.method == "GET" && asked.target.contains("?uploads");
+        lists.then_some(Fault::Answer(501, "NotImplemented"))
+    });
+    let pruned = json_of(&mut guarded.on(&prune), 0);
+    assert!(pruned["notes"][0].as_str().unwrap().contains("cannot list unfinished uploads"), "{pruned}");
+}
+
+/// Ceph RGW 16.2 does that to every etag; the pointer moves all the same.
+#[test]
+fn latest_moves_where_a_met_condition_is_refused() {
+    let guarded = Guarded::new();
+    let a = guarded.bucket.path("a");
+    let [first, second] = ["20260301T000000", "20260302T000000"].map(name);
+    copy_run(&a, &first, |_| {});
+    copy_run(&a, &second, |_| {});
+    expect_code(&mut guarded.on(&["promote", &first]), 0);
+    guarded.proxy.follow(|asked| {
+        let refused = asked.method == "PUT" && asked.headers.contains("if-match:");
+        refused.then_some(Fault::Answer(412, "PreconditionFailed"))
+    });
+    expect_code(&mut guarded.on(&["promote", &second]), 0);
+    assert_eq!(read_json(&a.join("latest.json"))["run"], json!(second));
+    let (error, _) = expect_failure(&mut guarded.on(&["promote", &first]), 2);
+    assert!(error.contains("older"), "{error}");
+    assert!(!a.join("claims").exists() || files(&a.join("claims")).is_empty(), "a turn was not ended");
 }
 
 #[test]

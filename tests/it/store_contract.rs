@@ -205,7 +205,7 @@ async fn what_is_wrong_with_a_store_is_said_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let server = S3Server::start(dir.path()).await;
     let mut args = server.store_args("p");
-    args.store = "s3://missing-bucket/p".to_owned();
+    args.store = Some("s3://missing-bucket/p".to_owned());
     let error = failure(&args, server.credentials()).await;
     assert!(error.message().contains("NoSuchBucket"), "{error}");
     assert!(error.hints()[0].contains("create the bucket missing-bucket"), "{:?}", error.hints());

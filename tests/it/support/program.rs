@@ -67,14 +67,20 @@ pub fn expect_code(command: &mut Command, code: i32) -> (String, String) {
     (text(output.stdout), text(output.stderr))
 }
 
-/// A failure as users should see it: that exit code, exactly one `error:` line and it is returned, nothing on stdout.
+/// A failure as users should see it: that exit code, exactly one `error:` line and it is returned. Nothing on stdout;
+/// with `--json` one document, which says the same.
 #[track_caller]
 pub fn expect_failure(command: &mut Command, code: i32) -> (String, String) {
     let (out, err) = expect_code(command, code);
     let errors: Vec<&str> = err.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{err}");
     assert!(!err.contains("panicked"), "{err}");
-    assert_eq!(out, "", "a failure has nothing to say on stdout");
+    if command.get_args().any(|arg| arg == "--json") {
+        let document: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"));
+        assert_eq!(document["exit_code"], code, "{document}");
+    } else {
+        assert_eq!(out, "", "a failure has nothing to say on stdout");
+    }
     (errors[0].to_owned(), err)
 }
 
