@@ -21,17 +21,6 @@ const EXCEPTIONS: &[&str] = &[
     "cli and cli::completions import each other",
     "cli and cli::manual import each other",
     "restore::flow imports verify::object, sideways",
-    "store and store::dir import each other",
-    "store and store::probe import each other",
-    "store and store::s3 import each other",
-    "store and store::s3::upload import each other",
-    "store::s3 and store::s3::attempt import each other",
-    "store::s3 and store::s3::probe import each other",
-    "store::s3 and store::s3::probe::multipart import each other",
-    "store::s3 and store::s3::read import each other",
-    "store::s3 and store::s3::upload import each other",
-    "store::s3::probe and store::s3::probe::multipart import each other",
-    "store::s3::upload and store::writer import each other",
 ];
 
 /// Rooms of one floor that may import each other, in one direction only: the first imports the second.
