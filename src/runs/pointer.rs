@@ -195,7 +195,7 @@ impl<'a> Turn<'a> {
     }
 
     async fn probe(&mut self) -> Result<bool> {
-        self.claim(b"claim").await?;
+        let etag = self.claim(b"claim").await?;
         // Other bytes each time: a refusal whose answer was lost must not look like our own object.
         for (body, condition) in [(&b"absent"[..], Condition::Absent), (b"etag", Condition::Matches(NO_ETAG.into()))] {
             if self.store.put(&self.key, Bytes::from_static(body), condition).await? != Put::Refused {
@@ -203,7 +203,6 @@ impl<'a> Turn<'a> {
             }
         }
         // Ceph RGW refuses the right etag too: a condition could never be met there.
-        let etag = self.store.head(&self.key).await?.and_then(|info| info.etag);
         if let Some(etag) = etag {
             let put = self.store.put(&self.key, Bytes::from_static(b"right"), Condition::Matches(etag)).await?;
             if put == Put::Refused {
@@ -218,9 +217,13 @@ impl<'a> Turn<'a> {
         (self.conditions, self.sends_conditions) = (false, false);
     }
 
-    async fn claim(&mut self, body: &'static [u8]) -> Result<()> {
+    /// Writes the claim; returns its etag, where the store tells one. A key that may only write cannot ask for it.
+    async fn claim(&mut self, body: &'static [u8]) -> Result<Option<String>> {
         self.since = Some(Instant::now());
-        self.store.put(&self.key, Bytes::from_static(body), Condition::None).await.map(drop)
+        match self.store.put(&self.key, Bytes::from_static(body), Condition::None).await? {
+            Put::Stored { etag } => Ok(etag),
+            Put::Refused => Ok(None),
+        }
     }
 
     /// Waits until no other claim is there, where that is needed.

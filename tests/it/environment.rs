@@ -212,7 +212,7 @@ fn no_name_of_a_schema_or_table_collides_or_is_too_long() {
         command
     };
     expect_code(&mut on(&["verify"]), 0);
-    expect_code(on(&["download", "--to"]).arg(&to), 0);
+    expect_code(on(&["download"]).arg("--to").arg(&to), 0);
     let run = json(&store.join("latest.json"))["run"].as_str().unwrap().to_owned();
     let manifest = json(&store.join(format!("runs/{run}/manifest.json")));
     let mut keys: Vec<&str> = Vec::new();

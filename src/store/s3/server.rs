@@ -11,34 +11,34 @@ use tokio::sync::Semaphore;
 use crate::store::s3::options::Options;
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
-pub(in crate::store::s3) const IN_FLIGHT_BYTES: usize = 32 << 20;
+pub(super) const IN_FLIGHT_BYTES: usize = 32 << 20;
 /// Requests with a body at once: Supabase Storage was seen to take 8 well.
-pub(in crate::store::s3) const IN_FLIGHT: usize = 8;
+pub(super) const IN_FLIGHT: usize = 8;
 /// Largest body of one PUT whose `ETag` is its MD5 on Supabase Storage; larger ones go in parts.
-pub(in crate::store::s3) const SINGLE_PUT: usize = 16 << 20;
+pub(super) const SINGLE_PUT: usize = 16 << 20;
 /// Attempts of [`S3::check`]: a person waits for it.
-pub(in crate::store::s3) const CHECK_ATTEMPTS: u32 = 3;
+pub(super) const CHECK_ATTEMPTS: u32 = 3;
 
-pub(in crate::store::s3) const UNKNOWN: u8 = 0;
-pub(in crate::store::s3) const IS_MD5: u8 = 1;
-pub(in crate::store::s3) const NOT_MD5: u8 = 2;
+pub(super) const UNKNOWN: u8 = 0;
+pub(super) const IS_MD5: u8 = 1;
+pub(super) const NOT_MD5: u8 = 2;
 
 /// One bucket and prefix of a server.
 pub(crate) struct S3 {
-    pub(in crate::store::s3) client: Client,
-    pub(in crate::store::s3) bucket: String,
+    pub(super) client: Client,
+    pub(super) bucket: String,
     /// Empty, or ending in `/`.
-    pub(in crate::store::s3) prefix: String,
-    pub(in crate::store::s3) endpoint: Option<String>,
-    pub(in crate::store::s3) max_parts: u32,
-    pub(in crate::store::s3) part_bytes: u64,
-    pub(in crate::store::s3) attempts: u32,
-    pub(in crate::store::s3) stall: Duration,
-    pub(in crate::store::s3) options: Options,
-    pub(in crate::store::s3) bytes: Arc<Semaphore>,
-    pub(in crate::store::s3) requests: Semaphore,
+    pub(super) prefix: String,
+    pub(super) endpoint: Option<String>,
+    pub(super) max_parts: u32,
+    pub(super) part_bytes: u64,
+    pub(super) attempts: u32,
+    pub(super) stall: Duration,
+    pub(super) options: Options,
+    pub(super) bytes: Arc<Semaphore>,
+    pub(super) requests: Semaphore,
     /// Whether this store's etags are MD5 sums, learnt from the first upload.
-    pub(in crate::store::s3) etags: AtomicU8,
+    pub(super) etags: AtomicU8,
     /// True where a deletion was seen to leave an old version.
-    pub(in crate::store::s3) versions: AtomicBool,
+    pub(super) versions: AtomicBool,
 }
