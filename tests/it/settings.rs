@@ -83,7 +83,7 @@ fn make_hostile(cluster: &Cluster, database: &str, money: &str) {
 
 /// A checksum of each table, and the definitions' values, read with neutral settings.
 fn values(cluster: &Cluster, database: &str) -> String {
-    let neutral = "SET lc_monetary = 'C'; SET DateStyle = ISO; SET IntervalStyle = postgres; SET TimeZone = 'UTC'; SET bytea_output = hex;
+    let neutral = "SET statement_timeout = 0; SET lc_monetary = 'C'; SET DateStyle = ISO; SET IntervalStyle = postgres; SET TimeZone = 'UTC'; SET bytea_output = hex;
         SET extra_float_digits = 3; SET standard_conforming_strings = on; SET quote_all_identifiers = off; SET search_path = pg_catalog;
         SET enable_seqscan = on; SET gin_fuzzy_search_limit = 0;";
     let read = |query: &str| cluster.psql(database, &format!("{neutral} {query}"));
@@ -114,7 +114,7 @@ fn hostile_settings_of_database_and_role_change_no_value() {
 
     expect_code(&mut program::backup(&cluster, "app", &store), 0);
     let run = Run::latest(&store);
-    assert!(run.sql("s", "v").contains("SET standard_conforming_strings = on"));
+    assert!(run.sql("s", "v").contains("SET standard_conforming_strings = 'on'"));
     assert!(run.rows("s", "v")[0].contains("$1,234.56"), "{}", run.rows("s", "v")[0]);
 
     // Into databases that are as hostile, in another locale.
