@@ -551,7 +551,7 @@ SELECT 'relation', to_json(n.nspname), to_json(c.relname), c.relkind, c.relispop
 SELECT 'constraint', to_json(n.nspname), to_json(c.conname), c.contype, c.convalidated, c.conislocal, c.coninhcount, to_json(c.conrelid::regclass::text)
   FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace WHERE c.contype <> 'n' AND c.oid >= 16384;
 SELECT 'index', to_json(i.indexrelid::regclass::text), i.indisvalid, i.indisclustered, i.indisreplident, i.indisunique
-  FROM pg_index i WHERE i.indexrelid >= 16384 AND i.indexrelid::regclass::text !~ '^pg_toast';
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.oid >= 16384 AND c.relnamespace <> 'pg_toast'::regnamespace;
 SELECT 'trigger', to_json(t.tgrelid::regclass::text), to_json(t.tgname), t.tgenabled, t.tgisinternal AND t.tgname ~ '^RI_' AS ri
   FROM pg_trigger t WHERE NOT t.tgisinternal;
 SELECT 'column', to_json(a.attrelid::regclass::text), to_json(a.attname), a.attislocal, a.attinhcount, a.attnotnull, a.atthasdef
