@@ -63,9 +63,9 @@ impl<R: Read> Head<'_, R> {
         }
         // Archives before 1.15 have a level of compression there, later ones the number of a method.
         if (*major, *minor) >= (1, 15) {
-            self.take(1)?.clear()
+            self.take(1)?;
         } else {
-            self.int().map(drop)?
+            self.int()?;
         }
         // Seconds, minutes, hours, day, month, year, daylight saving.
         for _ in 0..7 {

@@ -197,7 +197,14 @@ fn note(tally: &mut Tally, played: &Played) {
         *tally.stopped.entry(why.clone()).or_default() += 1;
     }
     if let Some(lost) = &played.like_stock {
-        *tally.like_stock.entry(first_line(lost)).or_default() += 1;
+        let times = tally.like_stock.entry(first_line(lost)).or_default();
+        *times += 1;
+        if *times == 1 {
+            println!(
+                "fuzz: exit 0, though lost, by stock too: {}",
+                lost.lines().take(12).collect::<Vec<_>>().join("\n  ")
+            );
+        }
     }
 }
 

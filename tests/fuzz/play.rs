@@ -78,27 +78,33 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn judge(&self, played: &mut Played) -> Result<(), Verdict> {
         let way = &self.case.way;
-        let source = std::thread::scope(|scope| {
-            let dump = scope.spawn(|| self.server.dump(SOURCE, &["--create"]));
-            let backup = if way.changes { self.backup_of_a_changing_database() } else { self.backup() };
-            let dump = dump.join().expect("the thread does not panic");
-            match (dump, backup.code) {
-                (Err(error), _) => Err(Verdict::Skip(format!("pg_dump itself: {}", signature(&error)))),
-                (Ok(dump), Some(0)) => Ok(Entries::of(&dump)),
-                (Ok(_), _) => finding(&format!("backup {}", signature(&backup.story())), &backup.err),
-            }
-        })?;
+        let dump = || self.server.dump(SOURCE, &["--create"]);
+        let (dump, backup) = if way.changes {
+            // pg_dump fails where definitions go away under it; a backup must not.
+            (dump(), self.backup_of_a_changing_database())
+        } else {
+            std::thread::scope(|scope| {
+                let dump = scope.spawn(dump);
+                let backup = self.backup();
+                (dump.join().expect("the thread does not panic"), backup)
+            })
+        };
+        let source = match (dump, backup.code) {
+            (Err(error), _) => return Err(Verdict::Skip(format!("pg_dump itself: {}", signature(&error)))),
+            (Ok(dump), Some(0)) => Entries::of(&dump),
+            (Ok(_), _) => return finding(&format!("backup {}", signature(&backup.story())), &backup.err),
+        };
         if way.draw % 4 == 0 || way.volumes || way.sealed {
             self.expect(&mut self.pgstow_reading("verify"), "verify")?;
         }
         match way.goal {
             Goal::Create => self.create(&source, played),
-            Goal::Empty => self.empty(&source, played),
+            Goal::Empty => self.empty(played),
             Goal::Halves => self.halves(played),
             Goal::Schema => self.schema(played),
             Goal::Table | Goal::Files => self.table(played),
             Goal::Rows => self.rows(played),
-            Goal::Script => self.script(&source, played),
+            Goal::Script => self.script(played),
             Goal::Drill => self.drill(&source, played),
             Goal::Damage => self.damage(),
             Goal::Kill => self.kill(&source, played),
@@ -283,12 +289,18 @@ impl Stage<'_> {
         self.compare(&ended, source, &["--create"], played)
     }
 
-    /// Into an empty database; properties of the database itself are compared where it was created by us.
-    fn empty(&self, _: &Entries, played: &mut Played) -> Result<(), Verdict> {
+    /// Into an empty database of somebody else's: what its owner has by owning it is not there for stock either.
+    fn empty(&self, played: &mut Played) -> Result<(), Verdict> {
         self.server.fresh(RESTORED);
         let source = Entries::of(&self.dump_of(SOURCE, &[])?);
         let ended = self.restore(&[]);
-        self.compare(&ended, &source, &[], played)
+        self.compare_with(&ended, &source, &[], played, || self.stock_in_empty())
+    }
+
+    fn stock_in_empty(&self) -> Result<(Entries, String), Verdict> {
+        self.server.fresh(STOCK);
+        let errors = self.pipe(&self.dump_of(SOURCE, &[])?, STOCK);
+        Ok((Entries::of(&self.dump_of(STOCK, &[])?), errors))
     }
 
     /// Definitions, then rows: stock in two halves is the yardstick, for a constraint that is not valid stops both.
@@ -399,7 +411,7 @@ impl Stage<'_> {
     }
 
     /// The script of RESTORE.md, by bash.
-    fn script(&self, _: &Entries, played: &mut Played) -> Result<(), Verdict> {
+    fn script(&self, played: &mut Played) -> Result<(), Verdict> {
         let Some(folder) = self.run_folder() else { return Ok(()) };
         let text = fs::read_to_string(folder.join("RESTORE.md")).unwrap_or_default();
         let block = text
@@ -417,7 +429,7 @@ impl Stage<'_> {
         bash.arg(&script).env_clear().env("PATH", path).env("RUN", &folder).env("DB", self.server.url(RESTORED));
         bash.env("LC_ALL", "C.UTF-8").env("KEY", &self.key).current_dir("/");
         let ended = run(&mut bash, b"");
-        self.compare(&ended, &source, &[], played)
+        self.compare_with(&ended, &source, &[], played, || self.stock_in_empty())
     }
 
     /// Rows again, over rows that changed meanwhile.
@@ -444,6 +456,15 @@ impl Stage<'_> {
         command.args(["--create"]).env("PGSTOW_RESTORE_TO", self.server.url(RESTORED));
         let moment = Duration::from_millis(50 + (self.case.way.draw % 1200) as u64);
         let killed = run_until(&mut command, b"", moment);
+        // The server notices a moment later.
+        let others =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        for _ in 0..200 {
+            if self.server.sql("postgres", others).trim() == "0" {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
         // Done before the moment came: the second would find a database that is not empty.
         if !killed.late {
             self.server.drop(RESTORED);
