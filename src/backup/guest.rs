@@ -3,7 +3,7 @@
 //! Two limits end a run cleanly (exit code 1, uploads aborted, no manifest): `--max-block`, how long another session
 //! may wait for a table because of our locks, and `--deadline`, how long the run may take at all. Both hold until the
 //! rows are stored; what is left then (a manifest and a pointer) takes a moment and no lock, and is not cut in two.
-//! Without `--max-block` waiting sessions are told and nothing else happens.
+//! With `--max-block none` waiting sessions are reported and nothing else happens.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::source::detect::ServerInfo;
 use crate::postgres::source::waiters::{Waiter, Watcher};
 
+/// Longest wait for an answer of the watcher's session; then it is made anew.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How often to look. A session that waits for less than that is none of our business.
 const POLL: Duration = Duration::from_secs(1);
 /// Connections of a run besides its readers and the watcher: leader, pg_dump or pg_dumpall, large objects.
@@ -31,6 +33,9 @@ pub(crate) struct Guest {
     counters: Arc<Counters>,
     overstayed: watch::Sender<Option<Error>>,
 }
+
+/// Since when each session has waited for which table.
+type Since = HashMap<(i32, String), Instant>;
 
 /// Looks until it is dropped.
 #[derive(Debug)]
@@ -85,21 +90,25 @@ impl Guest {
         }
         let (guest, info) = (Arc::clone(self), info.clone());
         let task = tokio::spawn(async move {
-            let watcher = match Watcher::connect(&info, look.connect_timeout, &look.run).await {
-                Ok(watcher) => watcher,
-                Err(error) => {
+            let mut since = Since::new();
+            let mut blind: Option<Instant> = None;
+            loop {
+                let error = match Watcher::connect(&info, look.connect_timeout, &look.run).await {
+                    Ok(watcher) => match guest.look(&watcher, &mut since, &mut blind).await {
+                        Ok(()) => return,
+                        Err(error) => error,
+                    },
+                    Err(error) => error,
+                };
+                // Said once for each time that it is blind.
+                if blind.is_none() {
+                    blind = Some(Instant::now());
                     tracing::warn!(
-                        "no connection to look for sessions that wait for the backup's locks{}: {error}",
+                        "cannot see whether sessions wait for the backup's locks{}; trying again: {error}",
                         guest.without()
                     );
-                    return;
                 }
-            };
-            if let Err(error) = guest.look(&watcher).await {
-                tracing::warn!(
-                    "no longer looking for sessions that wait for the backup's locks{}: {error}",
-                    guest.without()
-                );
+                tokio::time::sleep(POLL).await;
             }
         });
         Watch { _task: Some(AbortOnDropHandle::new(task)) }
@@ -109,21 +118,26 @@ impl Guest {
         if self.limits.max_block.is_some() { "; --max-block has no effect" } else { "" }
     }
 
-    /// Looks again and again; ends with an error, or when somebody waited for too long.
-    async fn look(&self, watcher: &Watcher) -> Result<()> {
-        let mut since: HashMap<(i32, String), Instant> = HashMap::new();
+    /// Looks again and again; ends with an error, or when another session was blocked for too long.
+    async fn look(&self, watcher: &Watcher, since: &mut Since, blind: &mut Option<Instant>) -> Result<()> {
         let pause = self.limits.max_block.map_or(POLL, |most| (most / 4).clamp(Duration::from_millis(50), POLL));
         let mut ticks = tokio::time::interval(pause);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let waiters = watcher.waiters().await?;
+            // Sessions that were blocked before a blind time were blocked in it.
+            let waiters = tokio::time::timeout(ANSWER, watcher.waiters())
+                .await
+                .map_err(|_elapsed| Error::failed("the server does not answer on the watcher's connection"))??;
+            if blind.take().is_some() {
+                tracing::info!("sessions that wait for the backup's locks are seen again");
+            }
             let now = Instant::now();
             let key = |waiter: &Waiter| (waiter.pid, waiter.table.clone());
             since.retain(|known, _| waiters.iter().any(|waiter| key(waiter) == *known));
             for waiter in &waiters {
                 let first = *since.entry(key(waiter)).or_insert_with(|| {
-                    tracing::warn!("somebody waits because of this backup: {}", told(waiter));
+                    tracing::warn!("another session is blocked by this backup: {}", described(waiter));
                     now
                 });
                 let waited = now.duration_since(first);
@@ -136,10 +150,10 @@ impl Guest {
     }
 }
 
-/// What a watch needs to know.
+/// The run that a watch belongs to.
 #[derive(Debug)]
 pub(crate) struct Look {
-    /// What the application names of the run's sessions end with.
+    /// The end of the application names of the run's sessions.
     pub(crate) run: String,
     /// Longest time to connect.
     pub(crate) connect_timeout: Duration,
@@ -147,7 +161,7 @@ pub(crate) struct Look {
     pub(crate) jobs: u16,
 }
 
-fn told(waiter: &Waiter) -> String {
+fn described(waiter: &Waiter) -> String {
     let Waiter { pid, table, who, statement, behind } = waiter;
     let queue = match behind {
         0 => String::new(),
@@ -159,12 +173,11 @@ fn told(waiter: &Waiter) -> String {
 
 fn blocked(waiter: &Waiter, waited: Duration, most: Duration) -> Error {
     let (waited, most) = (Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)), most);
-    Error::failed(format!("the backup gave way after {}: {}", humantime::format_duration(waited), told(waiter))).hint(
-        format!(
+    Error::failed(format!("the backup gave way after {}: {}", humantime::format_duration(waited), described(waiter)))
+        .hint(format!(
             "that is --max-block {}: run the backup when no migration is running, or allow more",
             humantime::format_duration(most)
-        ),
-    )
+        ))
 }
 
 /// Says why a connection cannot be spared, where that can be known.

@@ -17,6 +17,7 @@
 
 pub(crate) mod absent;
 pub(crate) mod chunks;
+pub(crate) mod cleanup;
 pub(crate) mod commit;
 pub(crate) mod counters;
 pub(crate) mod drain;
@@ -38,6 +39,7 @@ use bytes::Bytes;
 
 use crate::archive::catalogue::Catalogue;
 use crate::archive::compose;
+use crate::backup::cleanup::Cleanup;
 use crate::backup::commit::Done;
 use crate::backup::counters::{Counters, Total};
 use crate::backup::guest::{Guest, Look};
@@ -52,7 +54,9 @@ use crate::pipeline::rate::Rate;
 use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::settings;
+use crate::postgres::source::leader;
 use crate::postgres::source::leader::{Candidate, Leader};
+use crate::postgres::source::output_names;
 use crate::postgres::source::{absent as own, catalogue, dependents};
 use crate::postgres::target::foreign_keys;
 use crate::shutdown::Shutdown;
@@ -69,8 +73,9 @@ pub(crate) async fn run(
     shutdown: &Shutdown,
 ) -> Result<Done> {
     let committing = Arc::new(AtomicBool::new(false));
+    let cleanup = Cleanup::default();
     let result = {
-        let mut work = Box::pin(backup(options, store, counters, &committing));
+        let mut work = Box::pin(backup(options, store, counters, &committing, &cleanup));
         tokio::select! {
             biased;
             error = shutdown.requested() => if committing.load(Ordering::SeqCst) {
@@ -84,17 +89,27 @@ pub(crate) async fn run(
         }
     };
     // Whatever was dropped above aborts its uploads; wait until that has happened.
-    store.drain().await;
+    if result.is_err() {
+        tokio::join!(store.drain(), cleanup.end_backends());
+    } else {
+        store.drain().await;
+    }
     result
 }
 
 /// Sets `committing` when everything but manifest and pointer is stored; from then on it must not be dropped.
-async fn backup(options: Options, store: &Store, counters: &Arc<Counters>, committing: &AtomicBool) -> Result<Done> {
+async fn backup(
+    options: Options,
+    store: &Store,
+    counters: &Arc<Counters>,
+    committing: &AtomicBool,
+    cleanup: &Cleanup,
+) -> Result<Done> {
     let guest = Arc::new(Guest::new(options.limits.clone(), counters));
     let (run, leader, plan, gathered) = tokio::select! {
         biased;
         error = guest.overstays() => return Err(error),
-        all = Box::pin(store_rows(options, store, counters, &guest)) => all?,
+        all = Box::pin(store_rows(options, store, counters, &guest, cleanup)) => all?,
     };
     // Nobody need wait for the manifest.
     leader.end_transaction().await;
@@ -107,6 +122,7 @@ async fn store_rows(
     store: &Store,
     counters: &Arc<Counters>,
     guest: &Arc<Guest>,
+    cleanup: &Cleanup,
 ) -> Result<(Run, Leader, Plan, Gathered)> {
     let started = jiff::Timestamp::now();
     let name = run::run_name(started);
@@ -124,9 +140,11 @@ async fn store_rows(
         recipients: options.form.recipients.clone(),
         max_object_bytes: options.form.max_object_bytes,
     };
+    cleanup.connected(&options.info, &name);
+    let child_options = pg_dump::backend_options(&candidate.session).await;
     let rate = Rate::new(options.limits.rate);
     let look = Look { run: name.clone(), connect_timeout: options.connect_timeout, jobs: options.limits.jobs };
-    let run = Run { name, started, options, tools, target, counters: Arc::clone(counters), rate };
+    let run = Run { name, started, options, tools, child_options, target, counters: Arc::clone(counters), rate };
     tracing::info!(run = %run.name, database = %run.options.info.database(), store = %store.describe(), "backup started");
     let _watch = guest.watch(&run.options.info, &candidate.detection.server, look);
     let (mut leader, meta) = lead::lead(&run, candidate).await?;
@@ -134,14 +152,23 @@ async fn store_rows(
         // What came up since the first look is as unreadable as what was there.
         preflight::preflight(&leader.detection, false)?;
     }
-    let plan = make_plan(&mut leader, meta).await?;
+    // Before the readers take all connections there are.
+    let may = leader.detection.server.reads_passwords;
+    // pg_dump sets its own timeouts, pg_dumpall keeps those of the role, and no lock of roles is worth a long wait.
+    let own = run.child_options.map(|own| format!(" {own} -c lock_timeout=60s")).unwrap_or_default();
+    let info = run.options.info.with_options(&format!("{}{own}", settings::differing(&leader.session.client).await?));
+    let roles = pg_dump::roles(&run.tools, &info, may, &run.name);
+    let (plan, roles) = tokio::try_join!(make_plan(&mut leader, meta), roles)?;
     let sizes = leader.detection.relations.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0));
     counters.expect(Total {
         schemas: plan.schemas.len() as u64,
         tables: plan.schemas.iter().map(|schema| schema.tables.len() as u64).sum(),
         disk: sizes.sum(),
     });
-    let gathered = gather(&run, &leader, &plan).await?;
+    let gathered = gather(&run, &leader, &plan, roles).await?;
+    let now = run.short_session("check").await?;
+    output_names::refuse_renamed(&leader.session.client, &now.client).await?;
+    now.close().await;
     Ok((run, leader, plan, gathered))
 }
 
@@ -171,27 +198,41 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
 }
 
 /// Reads and stores everything but RESTORE.md and the manifest. The first error ends all of it.
-async fn gather(run: &Run, leader: &Leader, plan: &Plan) -> Result<Gathered> {
+async fn gather(run: &Run, leader: &Leader, plan: &Plan, roles: (Vec<u8>, bool)) -> Result<Gathered> {
+    let (script, passwords) = roles;
     let small = async {
-        let may = leader.detection.server.reads_passwords;
-        let info = run.options.info.with_options(&settings::differing(&leader.session.client).await?);
-        let (script, passwords) = pg_dump::roles(&run.tools, &info, may).await?;
         let object = run.target.put_text(layout::ROLES, Bytes::from(script)).await?;
         let head = compose::head(&plan.catalogue.meta, plan.catalogue.database())?;
         let database = run.target.put_text(layout::DATABASE, Bytes::from(head)).await?;
         Ok((Roles { object, passwords }, database))
     };
-    let (schemas, large_objects, (roles, database)) = tokio::select! {
+    let few = few_connections(run, leader).await?;
+    let reading = async {
+        if few {
+            // Readers would take the connection that the large objects need.
+            let large_objects = Box::pin(large_objects::store(run, leader, plan)).await?;
+            Ok((Box::pin(read::rows(run, leader, plan)).await?, large_objects))
+        } else {
+            tokio::try_join!(Box::pin(read::rows(run, leader, plan)), Box::pin(large_objects::store(run, leader, plan)))
+        }
+    };
+    let ((schemas, large_objects), (roles, database)) = tokio::select! {
         gone = leader.session.closed() => {
             return Err(gone.context("the leader's connection, which holds the snapshot, was lost"));
         }
-        result = async {
-            tokio::try_join!(
-                Box::pin(read::rows(run, leader, plan)),
-                Box::pin(large_objects::store(run, leader, plan)),
-                Box::pin(small),
-            )
-        } => result?,
+        result = async { tokio::try_join!(reading, Box::pin(small)) } => result?,
     };
     Ok(Gathered { schemas, roles, database, large_objects })
+}
+
+/// True where a limit of the server, the role or the database allows fewer sessions than the run would use at once.
+async fn few_connections(run: &Run, leader: &Leader) -> Result<bool> {
+    // Readers, the leader, the watcher, the large objects.
+    let wanted = i64::from(run.options.limits.jobs) + 3;
+    let server = &leader.detection.server;
+    let free = server.max_connections - server.reserved_connections - server.connections;
+    let database = leader::database_connection_limit(&leader.session.client).await?;
+    let limits = [server.role_connection_limit, database];
+    let lowest = limits.into_iter().filter(|limit| *limit >= 0).min();
+    Ok(free < wanted || lowest.is_some_and(|lowest| lowest < wanted))
 }

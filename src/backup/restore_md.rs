@@ -1,5 +1,6 @@
-//! RESTORE.md: how to restore this very run with the stock tools only. Its one `sh` block is a complete script that
-//! a test executes verbatim.
+//! RESTORE.md: how to restore this very run with the stock tools only. Its one `bash` block is a complete
+//! script that a test executes verbatim. The script goes on after a statement that fails, counts, and ends with a code that
+//! says so; no reader of a pipe stops before its end, so that nobody upstream dies of it.
 
 use std::collections::HashSet;
 
@@ -74,19 +75,23 @@ pub(crate) fn compose(facts: &Facts<'_>) -> String {
     text.push_str(&script(facts));
     text.push_str(&parts(facts));
     text.push_str(&gaps(facts));
+    text.push_str(&checksums(facts));
     text
 }
 
 fn fetch(facts: &Facts<'_>) -> String {
-    let (store, run) = (facts.run.target.store.describe(), &facts.run.name);
-    let how = if facts.run.target.store.local_path().is_some() {
-        format!("They are in `{store}/runs/{run}`.\n\n")
+    let store = &facts.run.target.store;
+    let (place, run) = (store.describe(), &facts.run.name);
+    let how = if store.local_path().is_some() {
+        format!("They are in `{place}/runs/{run}`.\n\n")
     } else {
-        format!("For example:\n\n    aws s3 cp --recursive {store}/runs/{run}/ ./{run}/\n\n")
+        let endpoint = store.endpoint().map(|url| format!(" --endpoint-url {}", shell_quoted(url))).unwrap_or_default();
+        format!("For example:\n\n    aws s3 cp{endpoint} --recursive {place}/runs/{run}/ ./{run}/\n\n")
     };
     let mut text = format!(
         "## 1. The files\n\nPut the files of this run into a folder, keeping their names. {how}\
-         `manifest.json` lists the SHA-256 of each: compare before you trust them.\n\n"
+         Compare them, in that folder, with the SHA-256 at the end of this page before you trust them:\n\n    \
+         sed -n '/^```sha256$/,/^```$/{{/^```/!p;}}' RESTORE.md | sha256sum --quiet -c\n\n"
     );
     if facts.run.target.max_object_bytes.is_some() {
         text.push_str(
@@ -94,6 +99,21 @@ fn fetch(facts: &Facts<'_>) -> String {
              together in order (`cat name.001 name.002 ...`), they are that file.\n\n",
         );
     }
+    text
+}
+
+/// The SHA-256 of every file but this page and the manifest, as `sha256sum -c` reads them.
+fn checksums(facts: &Facts<'_>) -> String {
+    let tables = facts.schemas.iter().flat_map(|schema| {
+        let tables = schema.tables.iter().flat_map(|table| std::iter::once(&table.file).chain(&table.index));
+        std::iter::once(&schema.dump).chain(tables)
+    });
+    let objects = [facts.roles, facts.database].into_iter().chain(facts.large_objects).chain(tables);
+    let mut text = String::from("## 5. SHA-256\n\n```sha256\n");
+    for volume in objects.flat_map(read::volumes) {
+        text.push_str(&format!("{}  {}\n", volume.sha256, volume.key));
+    }
+    text.push_str("```\n");
     text
 }
 
@@ -135,13 +155,23 @@ fn script(facts: &Facts<'_>) -> String {
         "## 2. The whole database\n\n\
          Make an empty database on a server with the same extensions available, and give its connection string as\n\
          `DB`, the folder as `RUN`{key_told}. The role should be a superuser.\n\n\
-         ```sh\n\
-         set -euo pipefail\n\
+         ```bash\n\
+         set -Eeuo pipefail\n\
          : \"${{RUN:?folder with the files of this run}}\"\n\
          : \"${{DB:?connection string of the empty database}}\"\n{key_wanted}\
          export PGOPTIONS='{options}'\n\
-         work=$(mktemp -d)\n\
-         trap 'rm -rf \"$work\"' EXIT\n\n\
+         work=$(mktemp -d) failed=0\n\
+         trap 'rm -rf \"$work\"' EXIT\n\
+         trap 'echo \"RESTORE.md: stopped at line $LINENO of the script: $BASH_COMMAND\" >&2\n  \
+           echo \"Mend the cause, drop the database and make it again (roles may stay), and run all of this again.\" >&2' ERR\n\
+         # One step; what PostgreSQL refuses of it is counted, and the others go on. The rest of a pipe is read to its end.\n\
+         load() {{ pg_restore \"$@\" || failed=$((failed + 1)); }}\n\
+         piped() {{ local code=0; pg_restore \"$@\" || code=$?; cat > /dev/null; return \"$code\"; }}\n\n\
+         # A second restore on top of a first one would double its rows.\n\
+         if [ \"$(psql -X -A -t -d \"$DB\" -c \"{NOT_EMPTY}\")\" = t ]; then\n  \
+           echo 'RESTORE.md: the database has tables already: drop it, make it again, and run all of this again.' >&2\n  \
+           exit 1\n\
+         fi\n\n\
          # Roles that are missing; those that exist are left as they are.\n\
          HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(rolname) FROM pg_roles')\n\
          export HAVE\n\
@@ -152,7 +182,7 @@ fn script(facts: &Facts<'_>) -> String {
              print }}' | psql -X -q -d \"$DB\"\n\n\
          # Definitions: extensions, schemas, types, functions, tables.\n\
          {database} > \"$work/database.dump\"\n{list}\
-         pg_restore --exit-on-error{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
+         load{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
          # Rows, schema by schema, those with rows of extensions first. Not in parallel: these rows need their order.\n",
         options = settings::for_every_server(),
         roles = print(facts, facts.roles),
@@ -167,16 +197,16 @@ fn script(facts: &Facts<'_>) -> String {
         } else {
             ""
         };
-        sh.push_str(&format!("{print} | pg_restore --exit-on-error{kept} --section=data -d \"$DB\"\n"));
+        sh.push_str(&format!("{print} | piped{kept} --section=data -d \"$DB\" || failed=$((failed + 1))\n"));
     }
     if let Some(object) = facts.large_objects {
         let print = print(facts, object);
-        sh.push_str(&format!("\n# Large objects.\n{print} | pg_restore --exit-on-error -d \"$DB\"\n"));
+        sh.push_str(&format!("\n# Large objects.\n{print} | piped -d \"$DB\" || failed=$((failed + 1))\n"));
     }
     sh.push_str(&format!(
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
-         pg_restore --exit-on-error{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
-         {silence}pg_restore --exit-on-error{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
+         load{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
+         {silence}load{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
          # Settings, rights and comment of the database itself, under whatever name it has now.\n\
          export NAME={name}\n\
          pg_restore --create -l \"$work/database.dump\" |\n  \
@@ -187,8 +217,15 @@ fn script(facts: &Facts<'_>) -> String {
              if (on) $0 = substr($0, 1, at) \"DATABASE :\\\"DBNAME\\\" \" substr($0, at + 11 + length(ENVIRON[\"NAME\"])) }}\n  \
            on {{ print; open = (open + gsub(/\\047/, \"&\")) % 2; if (!open && /;$/) on = 0 }}' |\n  \
            psql -X -q -v ON_ERROR_STOP=1 -d \"$DB\"\n\
-         psql -X -q -d \"$DB\" -c ANALYZE\n\
-         ```\n\n",
+         psql -X -q -d \"$DB\" -c ANALYZE\n\n\
+         # The end: 0 only when everything is there.\n\
+         if [ \"$failed\" -gt 0 ]; then\n  \
+           echo \"RESTORE.md: $failed steps had errors, named above by pg_restore; everything else is restored.\" >&2\n  \
+           echo \"Run the refused statements by hand; or mend the cause, drop the database and make it again, and start over.\" >&2\n  \
+           exit 1\n\
+         fi\n\
+         {left_out_end}```\n\n",
+        left_out_end = left_out.end(),
         jobs = post_data_jobs(facts),
         silence = if facts.plan.event_triggers { SILENCE } else { "" },
         name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
@@ -234,6 +271,25 @@ impl<'a> LeftOut<'a> {
         (lines, " -L \"$work/kept\"")
     }
 }
+
+impl LeftOut<'_> {
+    /// The last lines of the script: a database without everything is no success.
+    fn end(&self) -> String {
+        if self.ids.is_empty() {
+            return String::new();
+        }
+        format!(
+            "echo \"RESTORE.md: {} objects of this run were left out, as they depend on what it does not contain: see 4.\" >&2\n\
+             exit 3\n",
+            self.ids.len()
+        )
+    }
+}
+
+/// The question for tables that no extension owns.
+const NOT_EMPTY: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c \
+    WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND c.relnamespace >= 2200 AND c.relpersistence <> 't' \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))";
 
 /// Event triggers that extensions brought would see every statement of post-data, and may refuse some.
 const SILENCE: &str = "\

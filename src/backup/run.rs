@@ -1,15 +1,21 @@
 //! One run while it is made: its name, what it was asked for, and what every step of it needs.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::backup::counters::Counters;
 use crate::backup::options::Options;
+use crate::error::Result;
 use crate::format::manifest::{LargeObjects, Object, Roles, Schema};
 use crate::objects::write::Target;
 use crate::pipeline::rate::Rate;
+use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::source::leader::Leader;
 use crate::postgres::source::rows::Readers;
+
+/// Longest wait for a connection to be free.
+const FREE: Duration = Duration::from_secs(5);
 
 /// Everything a run is made with.
 pub(crate) struct Run {
@@ -17,6 +23,8 @@ pub(crate) struct Run {
     pub(crate) started: jiff::Timestamp,
     pub(crate) options: Options,
     pub(crate) tools: PgTools,
+    /// Further words for `PGOPTIONS` of the programs.
+    pub(crate) child_options: Option<&'static str>,
     /// Where its objects go.
     pub(crate) target: Target,
     pub(crate) counters: Arc<Counters>,
@@ -38,6 +46,20 @@ pub(crate) fn run_name(started: jiff::Timestamp) -> String {
 }
 
 impl Run {
+    /// Opens a session for a short question. Where connections are few, waits for one of the run's own to end.
+    pub(crate) async fn short_session(&self, purpose: &str) -> Result<Session> {
+        let begun = Instant::now();
+        let name = format!("{purpose} {}", self.name);
+        loop {
+            match Session::connect(&self.options.info, self.options.connect_timeout, &name).await {
+                Err(error) if error.is_sqlstate("53300") && begun.elapsed() < FREE => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                session => return session,
+            }
+        }
+    }
+
     /// What the readers of this run share.
     pub(crate) fn readers(&self, leader: &Leader) -> Readers {
         Readers {

@@ -37,12 +37,13 @@ pub struct Backup {
     /// Encryption and the size of objects.
     #[command(flatten)]
     pub seal: SealArgs,
-    /// Abort when the lock of a table cannot be had for this long.
+    /// Longest wait for a lock before the backup lets everything go.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
-    /// Abort when another session has been blocked by the backup for this long. Default: warn only.
-    #[arg(long, env = "PGSTOW_MAX_BLOCK", value_parser = duration)]
-    pub max_block: Option<Duration>,
+    /// Abort when another session has been blocked by the backup for this long; `none`: warn only. Five minutes are
+    /// longer than most migrations wait, and shorter than an outage that somebody must end by hand.
+    #[arg(long, env = "PGSTOW_MAX_BLOCK", default_value = "5m", value_parser = max_block)]
+    pub max_block: MaxBlock,
     /// Abort the run, cleanly, when it has taken this long. Set it a minute below the platform's own time limit.
     #[arg(long, env = "PGSTOW_DEADLINE", value_parser = duration)]
     pub deadline: Option<Duration>,
@@ -65,6 +66,17 @@ pub struct Backup {
     #[arg(long, env = "PGSTOW_ALLOW_SAME_PROJECT")]
     pub allow_same_project: bool,
 }
+
+/// A limit, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxBlock(Option<Duration>);
+
+fn max_block(text: &str) -> Result<MaxBlock, String> {
+    if text == "none" { Ok(MaxBlock(None)) } else { duration(text).map(|limit| MaxBlock(Some(limit))) }
+}
+
+/// The server counts in milliseconds, and takes 0 for no limit at all.
+const LOCK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
 
 /// Runs `pgstow backup`.
 ///
@@ -104,8 +116,8 @@ fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options
             begun,
             deadline: arguments.deadline,
             jobs: arguments.jobs,
-            lock_timeout: arguments.lock_timeout,
-            max_block: arguments.max_block,
+            lock_timeout: arguments.lock_timeout.clamp(LOCK_TIMEOUTS.0, LOCK_TIMEOUTS.1),
+            max_block: arguments.max_block.0,
             rate: arguments.rate_limit,
             stall_timeout: arguments.stall_timeout,
         },

@@ -16,6 +16,7 @@
 
 mod backup_extensions;
 mod backup_failures;
+mod backup_names;
 mod backup_oracle;
 mod backup_parallel;
 mod backup_policy;
@@ -29,6 +30,7 @@ mod encryption;
 mod environment;
 mod fault_schedules;
 mod guest;
+mod guest_catalogue;
 mod kill;
 mod left_out;
 mod manual;

@@ -6,24 +6,30 @@
 //! its arguments.
 
 use std::io::BufReader;
-use std::process::Stdio;
 use std::time::Duration;
 
 use libpgdump::format::ArchiveMetadata;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{ChildStderr, Command};
 use tokio::task::JoinHandle;
 
 use crate::archive::head;
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::refuses_options;
+use crate::postgres::connect::session::Session;
+use crate::postgres::programs::child::Program;
 use crate::postgres::programs::tools::PgTools;
 
 /// How much of a child's stderr is kept for messages.
 const KEEP_STDERR: usize = 64 << 10;
-/// How long a child that was told to end may take before it is killed.
-const GRACE: Duration = Duration::from_secs(3);
+/// Times that the roles are read: a connection may not be free at once, a role may be dropped meanwhile.
+const ROLES_ATTEMPTS: u32 = 3;
+/// Longest time to find out what a server takes at the start of a session.
+const PROBE: Duration = Duration::from_secs(5);
+/// The hint for a snapshot that another server exported.
+pub(crate) const SNAPSHOT_ELSEWHERE: &str = "the snapshot is of one server and this session reached another one: name one server, not an endpoint that \
+     spreads connections over several (a reader endpoint, a balancer)";
 
 /// What to ask pg_dump for.
 #[derive(Debug, Clone)]
@@ -42,22 +48,49 @@ pub(crate) struct Request<'a> {
     pub(crate) leave_out: Vec<String>,
 }
 
-/// Why there is no catalogue.
+/// The reasons why there is no catalogue.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// A lock was not to be had in time: let everything go and start over. Holds pg_dump's words.
-    Lock(String),
-    /// Anything else.
-    Failed(Error),
+    /// The program itself failed, perhaps because of what others did meanwhile: a lock, an object that was dropped.
+    Program(Error),
+    /// Nothing that another attempt could mend.
+    Final(Error),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Failed(error)
+        Self::Final(error)
     }
 }
 
+/// The application name of a run's pg_dump.
+#[must_use]
+pub(crate) fn application(run: &str) -> String {
+    format!("pgstow pg_dump {run}")
+}
+
+/// Further words for `PGOPTIONS` of programs on this server: how soon a backend notices that its client is gone. None
+/// where the server has no such setting, or a pooler stands in between, which may refuse start-up options.
+pub(crate) async fn backend_options(session: &Session) -> Option<&'static str> {
+    const OPTIONS: &str = "-c client_connection_check_interval=1s";
+    // The leader's session has set it where server and system can.
+    let sql = "SELECT coalesce(pg_catalog.current_setting('client_connection_check_interval', true), '0') <> '0'";
+    let can: bool = session.client.query_one(sql, &[]).await.ok()?.get(0);
+    let info = session.info().with_options(OPTIONS);
+    let probe = async {
+        let probe = Session::open(&info, PROBE, "probe").await.ok()?;
+        let row =
+            probe.client.query_one("SELECT pg_catalog.current_setting('client_connection_check_interval') = '1s'", &[]);
+        let works: bool = row.await.ok()?.get(0);
+        probe.close().await;
+        works.then_some(OPTIONS)
+    };
+    if can { tokio::time::timeout(PROBE, probe).await.ok().flatten() } else { None }
+}
+
 /// The table of contents of the whole database at the snapshot, and pg_dump's warnings.
+///
+/// Cancel by dropping: pg_dump is asked to end, and cancels its statement.
 pub(crate) async fn table_of_contents(
     tools: &PgTools,
     info: &ConnInfo,
@@ -65,7 +98,7 @@ pub(crate) async fn table_of_contents(
 ) -> Result<(ArchiveMetadata, Vec<String>), Failure> {
     let with = info.with_options(&request.options);
     match ask(tools, &with, request).await {
-        Err(Failure::Failed(error)) if !request.options.is_empty() && refuses_options(info, &with).await => {
+        Err(Failure::Program(error)) if !request.options.is_empty() && refuses_options(info, &with).await => {
             tracing::warn!(
                 "startup options are refused on the way to the server ({error}); pg_dump runs without {}",
                 request.options
@@ -89,8 +122,9 @@ async fn ask(
         .arg(format!("--lock-wait-timeout={}", request.lock_timeout.as_millis()))
         .args(&request.leave_out);
     info.apply(&mut command);
-    command.env("PGAPPNAME", format!("pgstow pg_dump {}", request.run)).env("PGTZ", "UTC");
-    let mut child = spawn(&mut command, "pg_dump")?;
+    command.env("PGAPPNAME", application(request.run)).env("PGTZ", "UTC");
+    let mut program = Program::spawn(&mut command, "pg_dump")?;
+    let child = program.child().ok_or_else(|| Error::failed("pg_dump was not started"))?;
     let stderr = drain_stderr(child.stderr.take());
     let stdout = child.stdout.take().ok_or_else(|| Error::failed("pg_dump has no stdout"))?;
     let pipe = stdout.into_owned_fd().context("read from pg_dump")?;
@@ -99,23 +133,13 @@ async fn ask(
         head::read(&mut reader)
     });
     let parsed = reading.await.map_err(|error| Error::failed(format!("read pg_dump's table of contents: {error}")))?;
-    end(&mut child, parsed.is_ok()).await;
+    // One that failed has ended; one that delivered would go on with the rows.
+    program.end().await;
     let words = stderr.await.unwrap_or_default();
     match parsed {
         Ok(meta) => Ok((meta, warnings(&words))),
         Err(error) => Err(explain(&words, &error)),
     }
-}
-
-fn spawn(command: &mut Command, name: &str) -> Result<Child> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .env("LC_MESSAGES", "C")
-        .spawn()
-        .with_context(|| format!("start {name}"))
 }
 
 /// Reads a child's stderr to its end and keeps its beginning for messages.
@@ -132,21 +156,6 @@ pub(crate) fn drain_stderr(stderr: Option<ChildStderr>) -> JoinHandle<String> {
     })
 }
 
-/// Ends a child that delivered (SIGTERM makes pg_dump cancel its statement), or reaps one that failed.
-async fn end(child: &mut Child, delivered: bool) {
-    if delivered
-        && let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
-        && let Err(gone) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-    {
-        tracing::debug!("pg_dump ended by itself: {gone}");
-    }
-    if tokio::time::timeout(GRACE, child.wait()).await.is_err()
-        && let Err(error) = child.kill().await
-    {
-        tracing::warn!("end pg_dump: {error}");
-    }
-}
-
 /// pg_dump's warnings, without its name, each with its details. What it says of its own end (a broken pipe) is none.
 fn warnings(words: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
@@ -160,20 +169,11 @@ fn warnings(words: &str) -> Vec<String> {
     found
 }
 
+/// The reason for a failure, with what to do. Only hints are chosen by words: a server's may be in any language.
 fn explain(words: &str, error: &libpgdump::Error) -> Failure {
     let text = words.trim();
-    // --lock-wait-timeout is a statement_timeout around LOCK TABLE. The server's words may be in any language, so
-    // what failed decides: the leader has locked these tables, and only waiting or a missing right can stop pg_dump.
-    if text.contains("max_locks_per_transaction") {
-        return Failure::Failed(Error::failed(format!("pg_dump failed: {}", first_error(text))).hint(
-            "raise max_locks_per_transaction on the server: every table needs a lock, twice (leader and pg_dump)",
-        ));
-    }
-    if text.contains("LOCK TABLE") && !text.contains("permission denied") {
-        return Failure::Lock(first_error(text));
-    }
     if let libpgdump::Error::InvalidUtf8(wrong) = error {
-        return Failure::Failed(
+        return Failure::Final(
             Error::failed(format!("read the catalogue: a name or definition is not UTF-8: {wrong}"))
                 .hint("a SQL_ASCII database holds bytes of unknown encoding; rename what is not UTF-8, or give the database an encoding"),
         );
@@ -183,10 +183,15 @@ fn explain(words: &str, error: &libpgdump::Error) -> Failure {
     } else {
         Error::failed(format!("pg_dump failed: {}", first_error(text)))
     };
-    Failure::Failed(if text.contains("server version mismatch") {
+    Failure::Program(if text.contains("max_locks_per_transaction") {
+        error
+            .hint("raise max_locks_per_transaction on the server: every table needs a lock, twice (leader and pg_dump)")
+    } else if text.contains("server version mismatch") {
         error.hint("install a pg_dump at least as new as the server and name its folder with --pg-bin-dir")
     } else if text.contains("permission denied") {
         error.hint("run `pgstow detect` to see what the role cannot read, and the statements that cure it")
+    } else if text.contains("invalid snapshot identifier") {
+        error.hint(SNAPSHOT_ELSEWHERE)
     } else {
         error
     })
@@ -202,14 +207,22 @@ fn first_error(words: &str) -> String {
 /// without them only where the role `may` not read it: a lost connection names the same table.
 ///
 /// Memory: the script (some hundred bytes a role).
-pub(crate) async fn roles(tools: &PgTools, info: &ConnInfo, may: bool) -> Result<(Vec<u8>, bool)> {
-    match dumpall(tools, info, true).await? {
-        Ok(script) => Ok((script, true)),
-        Err(words) if !may && words.contains("pg_authid") => match dumpall(tools, info, false).await? {
-            Ok(script) => Ok((script, false)),
-            Err(words) => Err(roles_failed(&words)),
-        },
-        Err(words) => Err(roles_failed(&words)),
+pub(crate) async fn roles(tools: &PgTools, info: &ConnInfo, may: bool, run: &str) -> Result<(Vec<u8>, bool)> {
+    let mut attempt = 1;
+    loop {
+        let script = dumpall(tools, info, true, run).await?;
+        let script = match script {
+            Ok(script) => return Ok((script, true)),
+            Err(words) if !may && words.contains("pg_authid") => dumpall(tools, info, false, run).await?,
+            failed => failed,
+        };
+        match script {
+            Ok(script) => return Ok((script, false)),
+            Err(words) if attempt >= ROLES_ATTEMPTS => return Err(roles_failed(&words)),
+            Err(words) => tracing::debug!("pg_dumpall failed and is tried again: {}", first_error(words.trim())),
+        }
+        tokio::time::sleep(Duration::from_millis(300) * attempt).await;
+        attempt += 1;
     }
 }
 
@@ -217,17 +230,18 @@ fn roles_failed(words: &str) -> Error {
     Error::failed(format!("pg_dumpall failed: {}", first_error(words.trim())))
 }
 
-async fn dumpall(tools: &PgTools, info: &ConnInfo, passwords: bool) -> Result<Result<Vec<u8>, String>> {
+async fn dumpall(tools: &PgTools, info: &ConnInfo, passwords: bool, run: &str) -> Result<Result<Vec<u8>, String>> {
     let mut command = Command::new(tools.pg_dumpall());
     command.args(["--roles-only", "--no-password", "--encoding=UTF8"]);
     info.apply(&mut command);
-    command.env("PGAPPNAME", "pgstow pg_dumpall");
+    command.env("PGAPPNAME", format!("pgstow pg_dumpall {run}"));
     // Without a database name pg_dumpall connects to `postgres`, which the role may not be allowed to.
     command.arg(format!("--database={}", conninfo_database(info.database())));
     if !passwords {
         command.arg("--no-role-passwords");
     }
-    let mut child = spawn(&mut command, "pg_dumpall")?;
+    let mut program = Program::spawn(&mut command, "pg_dumpall")?;
+    let child = program.child().ok_or_else(|| Error::failed("pg_dumpall was not started"))?;
     let stderr = drain_stderr(child.stderr.take());
     let mut script = Vec::new();
     if let Some(mut stdout) = child.stdout.take() {

@@ -17,12 +17,16 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::source::detect::{Detection, Relation, detect, detect_in_transaction};
+use crate::postgres::source::waiters::end_backend;
 use crate::sql::names::quote;
 
 /// Tables in one LOCK statement: a statement of a few KiB, a round trip for every few hundred tables.
 const LOCKED_AT_ONCE: usize = 200;
 /// How often to start over when tables come and go (Supabase makes and drops realtime partitions every day).
-pub(crate) const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u32 = 3;
+
+/// Longest wait for a connection to let its locks go.
+const LET_GO: Duration = Duration::from_secs(10);
 
 /// What a leader's session is called, before the name of its run (and after the program's).
 const LEADER: &str = "leader ";
@@ -43,7 +47,8 @@ pub(crate) struct Leader {
 /// A session with the advisory lock of this store and database, before any transaction.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    session: Arc<Session>,
+    /// The session.
+    pub(crate) session: Arc<Session>,
     /// What the database holds now.
     pub(crate) detection: Detection,
 }
@@ -52,16 +57,34 @@ impl Leader {
     /// Lets snapshot, locks and the advisory lock go, so that the next attempt finds them free.
     pub(crate) async fn release(self) {
         let sql = "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()";
-        if let Err(error) = self.session.client.batch_execute(sql).await {
-            tracing::debug!("let the locks go: {error}");
-        }
+        let_go(&self.session, sql).await;
     }
 
     /// Lets snapshot and table locks go once everything was read; the advisory lock stays until the leader is dropped.
     pub(crate) async fn end_transaction(&self) {
-        if let Err(error) = self.session.client.batch_execute("ROLLBACK").await {
+        let_go(&self.session, "ROLLBACK").await;
+    }
+}
+
+/// Lets locks go. A connection that does not answer is cut, and its backend ended through another one.
+async fn let_go(session: &Session, sql: &str) {
+    match tokio::time::timeout(LET_GO, session.client.batch_execute(sql)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => {
             tracing::debug!("let the locks go: {error}");
+            return;
         }
+        Err(_elapsed) => session.abandon(),
+    }
+    let end = async {
+        let other = Session::connect(session.info(), LET_GO, "cleanup").await?;
+        end_backend(&other.client, session.pid()).await
+    };
+    match tokio::time::timeout(LET_GO, end).await {
+        Ok(Ok(())) => tracing::warn!("the leader's connection did not answer any more; its backend was ended"),
+        _ => tracing::warn!(
+            "the leader's connection does not answer any more; the server lets its locks go when it notices"
+        ),
     }
 }
 
@@ -150,6 +173,7 @@ impl Candidate {
             Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                 rollback(client).await?;
                 let held = holders(client, &self.detection).await?;
+                let held = held.unwrap_or_else(|| "the holder let go meanwhile".to_owned());
                 let waited = humantime::format_duration(lock_timeout);
                 Err(Error::failed(format!("lock the tables: not to be had within {waited}: {held}"))
                     .hint("wait for that statement, end it, or raise --lock-timeout"))
@@ -176,28 +200,38 @@ async fn rollback(client: &Client) -> Result<()> {
     client.batch_execute("ROLLBACK").await.map_err(|e| failure(&e).context("let the locks go"))
 }
 
+/// The WAL position, where the role may ask. In a transaction that must not fail: behind a savepoint.
 async fn wal_lsn(client: &Client, in_recovery: bool) -> Result<Option<String>> {
     let function = if in_recovery { "pg_last_wal_replay_lsn" } else { "pg_current_wal_lsn" };
-    // Asked through has_function_privilege: an error would end the transaction that holds everything.
-    let sql = format!(
-        "SELECT CASE WHEN pg_catalog.has_function_privilege('pg_catalog.{function}()', 'EXECUTE') \
-         THEN pg_catalog.{function}()::pg_catalog.text END"
-    );
-    let row = client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context("ask for the WAL position"))?;
-    Ok(row.get(0))
+    let context = |e: tokio_postgres::Error| failure(&e).context("ask for the WAL position");
+    client.batch_execute("SAVEPOINT optional").await.map_err(context)?;
+    let asked = client.query_one(&format!("SELECT pg_catalog.{function}()::pg_catalog.text"), &[]).await;
+    client.batch_execute("ROLLBACK TO SAVEPOINT optional; RELEASE SAVEPOINT optional").await.map_err(context)?;
+    match asked {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) => {
+            tracing::debug!("the WAL position is not known: {error}");
+            Ok(None)
+        }
+    }
 }
 
 /// Who holds or waits for a lock that conflicts with reading one of the tables.
-pub(crate) async fn holders(client: &Client, detection: &Detection) -> Result<String> {
+pub(crate) async fn holders(client: &Client, detection: &Detection) -> Result<Option<String>> {
     let oids: Vec<u32> = detection.relations.iter().filter(|r| lockable(r)).map(|r| r.oid).collect();
     let rows = client
         .query(
-            "SELECT l.relation::pg_catalog.regclass::pg_catalog.text, l.pid, l.granted,
-                    coalesce(a.usename::pg_catalog.text, '?'), coalesce(nullif(a.application_name, ''), '?'),
-                    coalesce(a.query, '?')
+            "SELECT l.relation::pg_catalog.regclass::pg_catalog.text, l.granted,
+                    CASE WHEN l.pid IS NULL THEN 'prepared transaction ' || coalesce(
+                        (SELECT p.gid FROM pg_catalog.pg_prepared_xacts p
+                          WHERE p.transaction = (SELECT x.transactionid FROM pg_catalog.pg_locks x
+                             WHERE x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid' LIMIT 1)), '?')
+                    ELSE 'pid ' || l.pid || ' (' || coalesce(a.usename::pg_catalog.text, '?') || ', '
+                        || coalesce(nullif(a.application_name, ''), '?') || ')' END,
+                    CASE WHEN l.pid IS NOT NULL THEN coalesce(a.query, '?') END
                FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
               WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.relation = ANY($1)
-                AND l.pid <> pg_catalog.pg_backend_pid()
+                AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
               ORDER BY l.granted DESC, a.xact_start LIMIT 3",
             &[&oids],
         )
@@ -206,14 +240,31 @@ pub(crate) async fn holders(client: &Client, detection: &Detection) -> Result<St
     let told: Vec<String> = rows
         .iter()
         .map(|row| {
-            let (table, pid, granted): (String, i32, bool) = (row.get(0), row.get(1), row.get(2));
-            let (user, application, query): (String, String, String) = (row.get(3), row.get(4), row.get(5));
+            let (table, granted, who): (String, bool, String) = (row.get(0), row.get(1), row.get(2));
+            let query: Option<String> = row.get(3);
             let does = if granted { "is locked by" } else { "is waited for by" };
-            let query: String = query.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(120).collect();
-            format!("{table} {does} pid {pid} ({user}, {application}): {query}")
+            let query = query.map_or_else(String::new, |query| {
+                let line: String = query.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(120).collect();
+                format!(": {line}")
+            });
+            format!("{table} {does} {who}{query}")
         })
         .collect();
-    Ok(if told.is_empty() { "the holder let go meanwhile".to_owned() } else { told.join("; ") })
+    Ok((!told.is_empty()).then(|| told.join("; ")))
+}
+
+/// Most sessions in the database at once; -1 without a limit.
+pub(crate) async fn database_connection_limit(client: &Client) -> Result<i64> {
+    let sql = "SELECT datconnlimit::pg_catalog.int8 FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
+    let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("ask for the database's limit"))?;
+    Ok(row.get(0))
+}
+
+/// Bytes of the large objects with what surrounds them, the base of the part size planned.
+pub(crate) async fn large_object_bytes(client: &Client) -> Result<u64> {
+    let sql = "SELECT pg_catalog.pg_relation_size('pg_catalog.pg_largeobject')";
+    let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("ask for the size of large objects"))?;
+    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }
 
 fn lock_key(store: &str, identity: &str) -> i64 {

@@ -7,6 +7,8 @@ pub(crate) mod detect;
 pub(crate) mod health;
 pub(crate) mod large_objects;
 pub(crate) mod leader;
+pub(crate) mod output_names;
 pub(crate) mod rows;
+pub(crate) mod vanished;
 pub(crate) mod waiters;
 pub(crate) mod worker;

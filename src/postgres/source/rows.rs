@@ -22,6 +22,12 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::connect::stall::StallDetector;
 use crate::postgres::error::failure;
+use crate::postgres::programs::pg_dump::SNAPSHOT_ELSEWHERE;
+
+/// The hint for a table that the server cannot read.
+const DAMAGED: &str = "the table itself is damaged on the server (the error names the block, or the TOAST value; the message the range of \
+     blocks that was read): restore it from an older backup or salvage its other rows into a new table (SELECT by ctid \
+     ranges finds them), then drop it; check the disk, and the cluster with pg_amcheck";
 
 pub(super) const BEGIN: &str = "open a transaction on the snapshot";
 
@@ -212,7 +218,13 @@ pub(super) fn stalled(error: Error, operation: &str) -> Trouble {
 
 /// Decides what a database error means for the task.
 pub(super) fn trouble(error: &tokio_postgres::Error, operation: &str) -> Trouble {
-    let told = failure(error).context(operation);
+    let mut told = failure(error).context(operation);
+    if operation == BEGIN && (told.is_sqlstate("22023") || told.is_sqlstate("42704")) {
+        told = told.hint(SNAPSHOT_ELSEWHERE);
+    }
+    if told.is_sqlstate("XX001") || told.is_sqlstate("XX002") {
+        told = told.hint(DAMAGED);
+    }
     match error.code() {
         Some(&SqlState::LOCK_NOT_AVAILABLE) => Trouble::Refused,
         Some(code)

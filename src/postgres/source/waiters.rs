@@ -8,6 +8,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio_postgres::Client;
+
 use crate::error::Result;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
@@ -117,6 +119,79 @@ fn with_queues(rows: &[Row]) -> Vec<Waiter> {
     }
     waiters.sort_by_key(|waiter| waiter.pid);
     waiters
+}
+
+/// A lock that a session of the run waits for, and who stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// Process id of the waiting backend.
+    pub(crate) pid: i32,
+    /// The relation, qualified; or the kind of lock.
+    pub(crate) lock: String,
+    /// The sessions in the way, for people.
+    pub(crate) holders: String,
+    /// True while a session of somebody else is blocked by the run.
+    pub(crate) others_wait: bool,
+}
+
+/// The lock that the session with this application name waits for. A blocking process id of 0 stands for a prepared
+/// transaction.
+const WAIT: &str = r"
+    WITH ours AS MATERIALIZED (
+        SELECT pg_catalog.array_agg(pid) AS pids FROM pg_catalog.pg_stat_activity
+         WHERE application_name LIKE 'pgstow %' AND pg_catalog.right(application_name, pg_catalog.length($2)) = $2)
+    SELECT l.pid,
+           CASE WHEN l.relation IS NULL THEN l.locktype ELSE l.relation::pg_catalog.regclass::pg_catalog.text END,
+           (SELECT pg_catalog.string_agg(CASE WHEN b.pid = 0
+                     THEN 'prepared transaction ' || coalesce((SELECT pg_catalog.string_agg(p.gid, ', ')
+                       FROM pg_catalog.pg_prepared_xacts p WHERE p.database = pg_catalog.current_database()), '?')
+                     ELSE 'pid ' || b.pid || ' (' || pg_catalog.concat_ws(', ', h.usename, nullif(h.application_name, ''), h.state)
+                       || '): ' || pg_catalog.left(pg_catalog.regexp_replace(coalesce(h.query, '?'), '\s+', ' ', 'g'), 120) END, '; ')
+              FROM (SELECT DISTINCT pid FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(l.pid)) u(pid)) b
+              LEFT JOIN pg_catalog.pg_stat_activity h ON h.pid = b.pid),
+           EXISTS (SELECT FROM pg_catalog.pg_locks w WHERE NOT w.granted AND w.locktype = 'relation'
+                      AND NOT (w.pid = ANY (o.pids)) AND pg_catalog.pg_blocking_pids(w.pid) && o.pids)
+      FROM ours o, pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+     WHERE NOT l.granted AND a.application_name = $1 LIMIT 1";
+
+/// The lock that the session of this application name waits for now, if it waits for one. May be asked in a transaction
+/// that holds a snapshot: locks and sessions are those of the moment.
+pub(crate) async fn wait_of(client: &Client, application: &str, run: &str) -> Result<Option<Wait>> {
+    let context = |e: &tokio_postgres::Error| failure(e).context("ask for the locks of pg_dump");
+    client.batch_execute("SELECT pg_catalog.pg_stat_clear_snapshot()").await.map_err(|e| context(&e))?;
+    let row = client.query_opt(WAIT, &[&application, &run]).await.map_err(|e| context(&e))?;
+    Ok(row.map(|row| Wait {
+        pid: row.get(0),
+        lock: row.get(1),
+        holders: row.get::<_, Option<String>>(2).unwrap_or_else(|| "the holder let go meanwhile".to_owned()),
+        others_wait: row.get(3),
+    }))
+}
+
+/// The backends of a run, whatever began them; a role may end those of its own.
+const BACKENDS: &str = "
+    FROM pg_catalog.pg_stat_activity
+   WHERE application_name LIKE 'pgstow %' AND pg_catalog.right(application_name, pg_catalog.length($1)) = $1
+     AND usename = current_user AND pid <> pg_catalog.pg_backend_pid()";
+
+/// Ends the backends of a run and returns how many there were.
+pub(crate) async fn terminate(client: &Client, run: &str) -> Result<usize> {
+    let sql = format!("SELECT pg_catalog.pg_terminate_backend(pid) {BACKENDS}");
+    let rows = client.query(&sql, &[&run]).await.map_err(|e| failure(&e).context("end the run's backends"))?;
+    Ok(rows.len())
+}
+
+/// Ends one backend of the role's own.
+pub(crate) async fn end_backend(client: &Client, pid: i32) -> Result<()> {
+    let ended = client.query_one("SELECT pg_catalog.pg_terminate_backend($1)", &[&pid]).await;
+    ended.map(drop).map_err(|e| failure(&e).context("end pg_dump's backend"))
+}
+
+/// The number of backends of a run.
+pub(crate) async fn backends(client: &Client, run: &str) -> Result<i64> {
+    let sql = format!("SELECT count(*) {BACKENDS}");
+    let row = client.query_one(&sql, &[&run]).await.map_err(|e| failure(&e).context("count the run's backends"))?;
+    Ok(row.get(0))
 }
 
 fn one_line(text: &str) -> String {

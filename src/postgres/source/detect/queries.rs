@@ -15,31 +15,46 @@ const COVERED: &str = r"n.nspname NOT IN ('pg_catalog', 'information_schema', 'p
 const SERVER: &str = "
 SELECT current_setting('server_version_num')::int8, current_setting('server_version'), d.datname::text, d.oid,
     pg_encoding_to_char(d.encoding)::text, current_user::text, r.rolsuper, r.rolsuper OR r.rolbypassrls, pg_is_in_recovery(),
-    CASE WHEN has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
-        THEN (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) || '/' || d.oid::text
-        ELSE 'hash/' || md5(concat_ws('/', host(inet_server_addr()), inet_server_port(), d.datname)) END,
+    'hash/' || md5(concat_ws('/', host(inet_server_addr()), inet_server_port(), d.datname)),
     current_setting('max_locks_per_transaction')::int8, current_setting('max_connections')::int8,
     current_setting('max_prepared_transactions')::int8,
     current_setting('superuser_reserved_connections')::int8 + coalesce(current_setting('reserved_connections', true)::int8, 0),
     r.rolconnlimit::int8,
     (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE coalesce(backend_type, 'client backend') = 'client backend'),
-    current_setting('block_size')::int8, has_table_privilege('pg_catalog.pg_authid'::regclass::oid, 'SELECT')
+    current_setting('block_size')::int8, has_table_privilege('pg_catalog.pg_authid'::regclass::oid, 'SELECT'),
+    has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
 WHERE d.datname = current_database() AND r.rolname = current_user";
 
+/// The cluster's identifier, where the role may ask. A query of its own: a function that the role may not call is refused
+/// when a query begins, whatever stands around the call.
+async fn system_identifier(client: &Client, may: bool) -> Result<Option<String>> {
+    if !may {
+        return Ok(None);
+    }
+    let sql = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
+    let row = client.query_one(sql, &[]).await.map_err(|error| failure(&error))?;
+    at(&row, 0).map(Some)
+}
+
 pub(crate) async fn server(client: &Client) -> Result<ServerInfo> {
     let row = client.query_one(SERVER, &[]).await.map_err(|error| failure(&error))?;
+    let database_oid: u32 = at(&row, 3)?;
+    let identity = match system_identifier(client, at(&row, 18)?).await? {
+        Some(system) => format!("{system}/{database_oid}"),
+        None => at(&row, 9)?,
+    };
     Ok(ServerInfo {
         version_num: u32::try_from(at::<i64>(&row, 0)?).unwrap_or(0),
         version: at(&row, 1)?,
         database: at(&row, 2)?,
-        database_oid: at(&row, 3)?,
+        database_oid,
         encoding: at(&row, 4)?,
         role: at(&row, 5)?,
         superuser: at(&row, 6)?,
         bypass_rls: at(&row, 7)?,
         in_recovery: at(&row, 8)?,
-        identity: at(&row, 9)?,
+        identity,
         max_locks_per_transaction: at(&row, 10)?,
         max_connections: at(&row, 11)?,
         max_prepared_transactions: at(&row, 12)?,
