@@ -1,13 +1,13 @@
 //! `pgstow completions`: completions of a shell on stdout.
 
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 
-use crate::cli::{Cli, output};
+use crate::cli::output;
 use crate::error::{Error, Result};
 
-/// Prints them.
-pub(crate) fn run(arguments: &Completions) -> Result<()> {
-    let text = String::from_utf8(completions(arguments.shell))
+/// Prints the completions of the program.
+pub(crate) fn run(arguments: &Completions, program: &mut clap::Command) -> Result<()> {
+    let text = String::from_utf8(completions(arguments.shell, program))
         .map_err(|error| Error::failed(format!("completions: {error}")))?;
     output::print(&text)
 }
@@ -25,8 +25,8 @@ pub struct Completions {
 
 /// The completion script of a shell.
 #[must_use]
-pub(crate) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+pub(crate) fn completions(shell: clap_complete::Shell, program: &mut clap::Command) -> Vec<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "pgstow", &mut script);
+    clap_complete::generate(shell, program, "pgstow", &mut script);
     script
 }

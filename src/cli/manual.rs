@@ -8,10 +8,10 @@ use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::{Command, Stdio};
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use clap::{Arg, ArgAction, Args, CommandFactory as _};
+use clap::{Arg, ArgAction, Args};
 use serde::Serialize;
 
-use crate::cli::{Cli, output};
+use crate::cli::output;
 use crate::error::{Context as _, Result};
 
 /// Prints a page of the manual; without a topic, the list of pages.
@@ -80,8 +80,8 @@ fn topics() -> PossibleValuesParser {
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub(crate) fn run(arguments: &Manual, json: bool) -> Result<()> {
-    let text = text(&arguments.topic);
+pub(crate) fn run(arguments: &Manual, json: bool, program: &clap::Command) -> Result<()> {
+    let text = text(&arguments.topic, program);
     if json {
         return output::print_json(&Document { topic: arguments.topic.clone(), text });
     }
@@ -92,11 +92,11 @@ pub(crate) fn run(arguments: &Manual, json: bool) -> Result<()> {
 }
 
 /// The Markdown text of a page.
-fn text(topic: &str) -> String {
+fn text(topic: &str, program: &clap::Command) -> String {
     let written = PAGES.iter().find(|page| page.topic == topic).map(|page| page.text).unwrap_or_default();
     let generated = match topic {
         INDEX => list(),
-        SETTINGS => settings(),
+        SETTINGS => settings(program),
         _ => String::new(),
     };
     format!("{written}{generated}")
@@ -152,14 +152,13 @@ impl Setting {
 }
 
 /// Every setting of the command line, made from the clap definitions, the ones of all commands first.
-fn settings() -> String {
-    let root = Cli::command();
+fn settings(program: &clap::Command) -> String {
     let mut found: Vec<Setting> = Vec::new();
-    for argument in root.get_arguments() {
+    for argument in program.get_arguments() {
         let heading = argument.get_help_heading().unwrap_or("All commands").to_owned();
         found.push(Setting { heading: Some(heading), text: described(argument), commands: Vec::new() });
     }
-    for command in root.get_subcommands() {
+    for command in program.get_subcommands() {
         for argument in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
             let (text, command) = (described(argument), command.get_name().to_owned());
             match found.iter_mut().find(|setting| setting.text == text) {

@@ -1,10 +1,12 @@
 //! Starts the engine of the command that was asked for and says how it ended.
 
+use clap::CommandFactory as _;
+
 use crate::cli::args::Global;
 pub use crate::cli::outcome::Outcome;
 use crate::cli::{
-    Command, completions, detect, diff, doctor, download, drill, list, manual, pin, promote, prune, report, restore,
-    schema, show, status, verify,
+    Cli, Command, completions, detect, diff, doctor, download, drill, list, manual, pin, promote, prune, report,
+    restore, schema, show, status, verify,
 };
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -51,9 +53,9 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Promote(arguments) => {
             promote::run(&global.store.open_existing().await?, &arguments, json).await.map(done)
         }
-        Command::Manual(arguments) => manual::run(&arguments, json).map(done),
+        Command::Manual(arguments) => manual::run(&arguments, json, &Cli::command()).map(done),
         Command::Schema(_) => schema::run().map(done),
-        Command::Completions(arguments) => completions::run(&arguments).map(done),
+        Command::Completions(arguments) => completions::run(&arguments, &mut Cli::command()).map(done),
         Command::Backup(_)
         | Command::Detect(_)
         | Command::Doctor(_)

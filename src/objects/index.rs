@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::format::manifest::Piece;
+use crate::format::manifest::{FORMAT, Index, Piece, Table};
 use crate::seal::hash::hex;
 
 /// A piece ends at the first frame end at or after this many stored bytes (a promise of the format: about 16 MiB).
@@ -50,4 +50,29 @@ impl Pieces {
         }
         self.done
     }
+}
+
+/// Checks that an index belongs to the table and that its pieces are all of its rows, one after the other.
+pub(crate) fn check(index: &Index, schema: &str, table: &Table) -> Result<(), String> {
+    if index.format.split('.').next() != Some(FORMAT) {
+        return Err(format!("format {:?}", index.format));
+    }
+    if index.schema != schema || index.table != table.name {
+        return Err(format!("belongs to {:?}.{:?}", index.schema, index.table));
+    }
+    let mut next = index.pieces.first().map_or(0, |piece| piece.offset);
+    for (at, piece) in index.pieces.iter().enumerate() {
+        if piece.offset != next {
+            return Err(format!("piece {at} begins at {}, the one before ends at {next}", piece.offset));
+        }
+        next = piece.offset.checked_add(piece.bytes).ok_or_else(|| format!("piece {at} has no end"))?;
+    }
+    if next > table.file.bytes {
+        return Err(format!("its pieces end at {next}, {} has {} bytes", table.file.key, table.file.bytes));
+    }
+    let rows = index.pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.rows));
+    if rows != Some(table.rows) {
+        return Err(format!("its pieces do not add up to {} rows", table.rows));
+    }
+    Ok(())
 }

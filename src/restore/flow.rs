@@ -90,7 +90,7 @@ impl Source {
         let bytes = read::read(&self.store, &self.run, stored, &self.opening.uncompressed()).await?;
         let damaged = |why: String| Error::damage(format!("{}: {why}", stored.key));
         let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        crate::verify::object::sound(&index, schema, table).map_err(damaged)?;
+        crate::objects::index::check(&index, schema, table).map_err(damaged)?;
         if self.opening.identities().is_none() {
             return Ok((index, Head::default()));
         }

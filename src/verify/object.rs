@@ -13,9 +13,9 @@ use crate::archive::reader::Tally;
 use crate::archive::sql_reader::{END, Sql, SqlReader};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::layout;
-use crate::format::manifest::{FORMAT, Index, Manifest, Object, Piece, Schema, Table};
-use crate::objects::read;
+use crate::format::manifest::{Index, Manifest, Object, Piece, Schema, Table};
 use crate::objects::read::{Plain, Stored, Watch};
+use crate::objects::{index, read};
 use crate::runs::contents;
 use crate::runs::listing::Listing;
 use crate::seal::decode;
@@ -238,32 +238,7 @@ async fn read_index(
         Ok(index) => index,
         Err(error) => return Ok(Err(error.to_string())),
     };
-    Ok(sound(&index, schema, table).map(|()| index))
-}
-
-/// Whether an index belongs to the table and its pieces are all of its rows, one after the other.
-pub(crate) fn sound(index: &Index, schema: &str, table: &Table) -> Result<(), String> {
-    if index.format.split('.').next() != Some(FORMAT) {
-        return Err(format!("format {:?}", index.format));
-    }
-    if index.schema != schema || index.table != table.name {
-        return Err(format!("belongs to {:?}.{:?}", index.schema, index.table));
-    }
-    let mut next = index.pieces.first().map_or(0, |piece| piece.offset);
-    for (at, piece) in index.pieces.iter().enumerate() {
-        if piece.offset != next {
-            return Err(format!("piece {at} begins at {}, the one before ends at {next}", piece.offset));
-        }
-        next = piece.offset.checked_add(piece.bytes).ok_or_else(|| format!("piece {at} has no end"))?;
-    }
-    if next > table.file.bytes {
-        return Err(format!("its pieces end at {next}, {} has {} bytes", table.file.key, table.file.bytes));
-    }
-    let rows = index.pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.rows));
-    if rows != Some(table.rows) {
-        return Err(format!("its pieces do not add up to {} rows", table.rows));
-    }
-    Ok(())
+    Ok(index::check(&index, schema, table).map(|()| index))
 }
 
 /// The reading of one object, on a blocking thread.
