@@ -124,6 +124,10 @@ pub(crate) fn owned(entry: &Entry) -> Option<String> {
             | ObjectType::ForeignServer
             | ObjectType::ProceduralLanguage
     );
+    // `public` is neither created nor dropped by an entry; its owner is given all the same.
+    if entry.desc == ObjectType::Schema {
+        return Some(format!("SCHEMA {}", quote(tag(entry))));
+    }
     let what = entry.drop_stmt.as_deref()?.trim().strip_prefix("DROP ")?.strip_suffix(';')?;
     let what = what.strip_prefix("PROCEDURAL ").unwrap_or(what);
     has_owner.then(|| what.to_owned())

@@ -102,37 +102,38 @@ fn a_drill_drops_no_database_that_it_has_not_made() {
     assert!(error.contains("exists"), "{error}");
     kept();
 
-    // Two at once, and somebody's createdb: whoever comes second is refused, and leaves the other's alone.
-    for other in ["drill", "createdb"] {
-        let mut lock = Talk::open(&scene.cluster, "postgres");
-        lock.run("BEGIN; LOCK TABLE pg_catalog.pg_database IN SHARE MODE");
-        let creating = |count: u32| {
-            let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE DATABASE \"raced\"%'";
-            until("the database is being made", || scene.ask(waits) == count.to_string());
-        };
-        let mut first = (other == "createdb").then(|| Talk::open(&scene.cluster, "postgres"));
-        if let Some(talk) = &mut first {
-            talk.send("CREATE DATABASE \"raced\" TEMPLATE template0");
-            creating(1);
-        }
-        let one = Going::start(&mut scene.drill(&["--scratch-name", "raced"]));
-        creating(if first.is_some() { 2 } else { 1 });
-        if let Some(mut talk) = first {
-            // The first in the queue gets it.
-            lock.run("ROLLBACK");
-            talk.wait();
-            let (_, told) = one.expect_code(2);
-            assert!(told.contains("exists"), "{told}");
-            assert_eq!(scene.cluster.psql("raced", "SELECT 1"), "1");
-            scene.cluster.drop_database("raced");
-        } else {
-            let two = Going::start(&mut scene.drill(&["--scratch-name", "raced"]));
-            creating(2);
-            lock.run("ROLLBACK");
-            let mut codes: Vec<i32> = [one, two].into_iter().map(Going::code).collect();
-            codes.sort_unstable();
-            assert_eq!(codes, [0, 2], "one proves the run, the other is refused");
-        }
+    // Two at once, and somebody's createdb: one of them makes the database, and the other leaves it alone.
+    let creating = |count: u32| {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE DATABASE \"raced\"%'";
+        until("the database is being made", || scene.ask(waits) == count.to_string());
+    };
+    let mut lock = Talk::open(&scene.cluster, "postgres");
+    lock.run("BEGIN; LOCK TABLE pg_catalog.pg_database IN SHARE MODE");
+    let one = Going::start(&mut scene.drill(&["--scratch-name", "raced"]));
+    creating(1);
+    let two = Going::start(&mut scene.drill(&["--scratch-name", "raced"]));
+    creating(2);
+    lock.run("ROLLBACK");
+    let mut codes: Vec<i32> = [one, two].into_iter().map(Going::code).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 2], "one proves the run, the other is refused");
+    assert_eq!(scene.databases(), format!("app postgres {name}"));
+
+    lock.run("BEGIN; LOCK TABLE pg_catalog.pg_database IN SHARE MODE");
+    let mut createdb = scene.cluster.command("psql");
+    createdb.args(["-X", "-c", "CREATE DATABASE \"raced\" TEMPLATE template0", "-d", &scene.cluster.url("postgres")]);
+    let somebody = Going::start(&mut createdb);
+    creating(1);
+    let one = Going::start(&mut scene.drill(&["--scratch-name", "raced"]));
+    creating(2);
+    lock.run("ROLLBACK");
+    if somebody.code() == 0 {
+        let (_, told) = one.expect_code(2);
+        assert!(told.contains("exists"), "{told}");
+        assert_eq!(scene.cluster.psql("raced", "SELECT 1"), "1");
+        scene.cluster.drop_database("raced");
+    } else {
+        one.expect_code(0);
     }
     assert_eq!(scene.databases(), format!("app postgres {name}"));
 }
@@ -150,7 +151,6 @@ fn what_a_killed_drill_left_is_removed_by_the_next_one_and_nothing_else_is() {
     let before = scene.ask(roles);
     let mut talk = holder(&scene.cluster);
     let files = tempfile::tempdir().unwrap();
-    let left = || std::fs::read_dir(files.path()).unwrap().count();
     let in_files = |more: &[&str]| {
         let mut command = scene.drill(more);
         command.env("TMPDIR", files.path());
@@ -162,20 +162,23 @@ fn what_a_killed_drill_left_is_removed_by_the_next_one_and_nothing_else_is() {
     let harmless = "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'gone%' AND (rolsuper OR rolcanlogin)";
     assert_eq!(scene.ask(harmless), "0", "a drill makes a superuser");
     killed.signal("KILL");
+    let dead = killed.pid();
     killed.end();
-    assert_eq!(left(), 1, "the file with definitions");
+    // A file with definitions, as a program of PostgreSQL reads it; and one of somebody who lives.
+    let of = |process: u32| files.path().join(format!("pgstow-{process}-0123456789abcdef.dump"));
+    std::fs::write(of(dead), "secret").unwrap();
+    std::fs::write(of(std::process::id()), "secret").unwrap();
 
     // Another one that runs, and a database of somebody's that only has such a name.
     scene.cluster.create_database("pgstow_drill_mine");
     let mut running = Going::start(&mut in_files(&["--roles", "--scratch-name", "running"]));
     loads(&scene, &mut running, "running");
-    assert_eq!(left(), 1, "its own file, and the other one is removed");
+    assert!(!of(dead).exists() && of(std::process::id()).exists());
     assert_eq!(scene.databases(), "app pgstow_drill_mine postgres running", "what was killed is not removed");
     talk.run("SET application_name = 'done'");
     let (out, told) = running.expect_code(0);
     assert!(out.contains("database \"killed\" was left by a killed drill: dropped"), "{out}\n{told}");
     assert!(out.contains(".dump was left by a killed process: removed"), "{out}");
-    assert_eq!(left(), 0);
     assert!(out.contains("\"pgstow_drill_mine\"") && out.contains("by hand"), "{out}");
     assert!(out.contains("gone_role; the drill makes them without that right"), "{out}");
     assert_eq!(scene.databases(), "app pgstow_drill_mine postgres");
@@ -262,5 +265,56 @@ fn the_owner_of_public_is_proven_also_where_something_is_left_out() {
         );
         let (out, told) = expect_code(&mut scene.drill(&[]), 0);
         assert!(out.contains("PROVEN") && !told.contains("are not compared"), "{out}\n{told}");
+    }
+}
+
+#[test]
+fn objects_that_postgresql_refuses_are_differences_with_a_receipt() {
+    for version in pg::servers() {
+        let scene = Scene::new(
+            version,
+            "CREATE TABLE parent (id integer PRIMARY KEY); CREATE TABLE child (id integer REFERENCES parent); INSERT INTO parent VALUES (1);
+             SET session_replication_role = replica; INSERT INTO child VALUES (1), (2); SET session_replication_role = origin;
+             CREATE FUNCTION raises() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE 'not here (P0001): [x]'; END $$;
+             CREATE MATERIALIZED VIEW kept AS SELECT raises() WITH NO DATA;
+             CREATE TABLE other (id integer PRIMARY KEY); INSERT INTO other SELECT generate_series(1, 10)",
+        );
+        let (out, _) = expect_code(&mut scene.drill(&[]), 4);
+        assert!(out.contains("NOT what was saved") && out.contains("child_id_fkey"), "{out}");
+        assert!(!out.contains("public.other") && !out.contains("other_pkey"), "{out}");
+        let receipts = scene.receipts();
+        assert!(receipts.len() == 1 && receipts[0]["ok"] == false, "{receipts:?}");
+        assert_eq!(receipts[0]["rows"], 13, "all rows came back, those of the violated key too");
+        assert_eq!(scene.databases(), "app postgres");
+    }
+}
+
+#[test]
+fn settings_of_the_database_make_no_definition_another_one() {
+    for settings in [
+        "SET bytea_output = escape",
+        "SET quote_all_identifiers = on",
+        "SET standard_conforming_strings = off",
+        "SET TimeZone = 'Asia/Kathmandu'",
+        "SET DateStyle = 'German'",
+        "SET IntervalStyle = 'sql_standard'",
+        "SET extra_float_digits = -5",
+        "SET search_path = 'odd, public'",
+    ] {
+        let scene = Scene::new(
+            15,
+            &format!(
+                "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I {}', current_database()); END $$;
+                 CREATE TABLE public.orders (id int PRIMARY KEY, state varchar(10) CHECK (state IN ('new', 'paid')), b bytea DEFAULT '\\x5c00'::bytea,
+                     at timestamptz DEFAULT '2024-02-03 04:05:06+07', f float8 DEFAULT 0.1234567890123456, i interval DEFAULT '1 day 2 hours');
+                 INSERT INTO public.orders VALUES (1, 'new'), (2, 'paid');
+                 CREATE TABLE public.events (at timestamptz NOT NULL, n int) PARTITION BY RANGE (at);
+                 CREATE TABLE public.events_2024 PARTITION OF public.events FOR VALUES FROM ('2024-01-01 00:00+00') TO ('2025-01-01 00:00+00');
+                 INSERT INTO public.events VALUES ('2024-05-05 05:05+00', 1)",
+                settings.replace('\'', "''")
+            ),
+        );
+        let (out, _) = expect_code(&mut scene.drill(&[]), 0);
+        assert!(out.contains("PROVEN") && !out.contains("difference: "), "{settings}\n{out}");
     }
 }
