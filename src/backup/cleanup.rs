@@ -32,7 +32,7 @@ impl Cleanup {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("sessions of the run may go on for some seconds: {error}"),
             Err(_elapsed) => {
-                tracing::warn!("sessions of the run may go on for some seconds: the server does not answer")
+                tracing::warn!("sessions of the run may go on for some seconds: the server does not answer");
             }
         }
     }

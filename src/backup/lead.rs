@@ -149,7 +149,7 @@ async fn blocked(run: &Run, leader: &Leader) -> Result<Error> {
             _ => Instant::now(),
         };
         waiting = Some((wait.lock.clone(), since));
-        let allowed = if wait.others_wait { longest.min(COURTESY) } else { longest };
+        let allowed = if wait.blocks_others { longest.min(COURTESY) } else { longest };
         if since.elapsed() >= allowed {
             let waited = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs()));
             waiters::end_backend(client, wait.pid).await?;

@@ -192,7 +192,7 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// Kind `Usage`, with the nearest name.
 pub fn refuse_unknown() -> Result<()> {
-    let mut known = BTreeSet::from_iter(NOT_FLAGS.iter().map(|name| (*name).to_owned()));
+    let mut known: BTreeSet<String> = NOT_FLAGS.iter().map(|name| (*name).to_owned()).collect();
     collect(&Cli::command(), &mut known);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     // Kubernetes makes PGSTOW_SERVICE_HOST and the like for a service of this name; tests have names of their own.

@@ -92,8 +92,9 @@ pub(crate) fn properties(entries: &mut Vec<Entry>) {
     entries.retain(|e| e.desc != ObjectType::Comment || !about(e));
     for entry in entries.iter_mut().filter(|e| e.desc == ObjectType::DatabaseProperties) {
         let Some(text) = &entry.defn else { continue };
-        let kept = statements(text).into_iter().filter(|statement| !stands_in_the_way(statement));
-        entry.defn = Some(kept.map(|statement| format!("{statement};\n")).collect());
+        let mut kept = statements(text);
+        kept.retain(|statement| !stands_in_the_way(statement));
+        entry.defn = Some(kept.into_iter().flat_map(|statement| [statement, ";\n"]).collect());
     }
 }
 

@@ -10,7 +10,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 pub(crate) fn is_tls(error: &tokio_postgres::Error) -> bool {
     let io = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
     io.is_some_and(|io| {
-        io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+        io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
             || [std::io::ErrorKind::UnexpectedEof, std::io::ErrorKind::InvalidInput].contains(&io.kind())
     })
 }

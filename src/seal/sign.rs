@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use minisign::{PublicKey, PublicKeyBox, SecretKey, SecretKeyBox, SignatureBox};
 
 use crate::error::{Error, Result};
+use crate::seal::hash;
 
 /// Key files and signatures are a few hundred bytes; anything larger is a mistake.
 const LONGEST: u64 = 64 << 10;
@@ -169,7 +170,8 @@ pub fn signer(signature: &[u8]) -> Option<String> {
 
 /// The number of a key as minisign prints it: eight bytes, little end first, in hexadecimal.
 fn number(bytes: &[u8]) -> String {
-    bytes.iter().rev().map(|byte| format!("{byte:02X}")).collect()
+    let bytes: Vec<u8> = bytes.iter().rev().copied().collect();
+    hash::hex(&bytes).to_ascii_uppercase()
 }
 
 fn public_key(word: &str) -> Result<PublicKey> {

@@ -80,11 +80,12 @@ async fn let_go(session: &Session, sql: &str) {
         let other = Session::connect(session.info(), LET_GO, "cleanup").await?;
         end_backend(&other.client, session.pid()).await
     };
-    match tokio::time::timeout(LET_GO, end).await {
-        Ok(Ok(())) => tracing::warn!("the leader's connection did not answer any more; its backend was ended"),
-        _ => tracing::warn!(
+    if let Ok(Ok(())) = tokio::time::timeout(LET_GO, end).await {
+        tracing::warn!("the leader's connection did not answer any more; its backend was ended");
+    } else {
+        tracing::warn!(
             "the leader's connection does not answer any more; the server lets its locks go when it notices"
-        ),
+        );
     }
 }
 

@@ -131,7 +131,7 @@ pub(crate) struct Wait {
     /// The sessions in the way, for people.
     pub(crate) holders: String,
     /// True while a session of somebody else is blocked by the run.
-    pub(crate) others_wait: bool,
+    pub(crate) blocks_others: bool,
 }
 
 /// The lock that the session with this application name waits for. A blocking process id of 0 stands for a prepared
@@ -164,7 +164,7 @@ pub(crate) async fn wait_of(client: &Client, application: &str, run: &str) -> Re
         pid: row.get(0),
         lock: row.get(1),
         holders: row.get::<_, Option<String>>(2).unwrap_or_else(|| "the holder let go meanwhile".to_owned()),
-        others_wait: row.get(3),
+        blocks_others: row.get(3),
     }))
 }
 

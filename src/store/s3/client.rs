@@ -117,10 +117,7 @@ fn with_slash(endpoint: &str) -> String {
 /// With one of the two variables alone the SDK goes on to ask Amazon's metadata service, and the error is about that.
 fn refuse_half_a_key() -> Result<()> {
     let [id, secret] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, variable(name).is_some()));
-    let (set, missing) = match (id, secret) {
-        ((set, true), (missing, false)) | ((missing, false), (set, true)) => (set, missing),
-        _ => return Ok(()),
-    };
+    let (((set, true), (missing, false)) | ((missing, false), (set, true))) = (id, secret) else { return Ok(()) };
     Err(Error::usage(format!("{set} is set, {missing} is not")).hint(format!("set {missing} too, or unset {set}")))
 }
 

@@ -33,13 +33,11 @@ impl S3 {
         // One key is one request either way.
         while keys.len() > 1 {
             let rest = keys.split_off(keys.len().min(BATCH));
-            match self.delete_batch(&keys).await {
-                Some(failed) => errors.extend(failed),
-                None => {
-                    keys.extend(rest);
-                    break;
-                }
-            }
+            let Some(failed) = self.delete_batch(&keys).await else {
+                keys.extend(rest);
+                break;
+            };
+            errors.extend(failed);
             keys = rest;
         }
         Batches { errors, left: keys }
