@@ -86,7 +86,7 @@ impl<'a> Generator<'a> {
 
     /// The base first, then a random walk over everything, then comments, grants and changes.
     fn fill(&mut self) {
-        for _ in 0..1 + self.dice.below(4) {
+        for _ in 0..=self.dice.below(4) {
             self.schema();
         }
         for _ in 0..self.dice.below(5) {
@@ -101,7 +101,7 @@ impl<'a> Generator<'a> {
         for _ in 0..self.dice.below(3) {
             self.routine();
         }
-        for _ in 0..1 + self.dice.below(3) {
+        for _ in 0..=self.dice.below(3) {
             self.table();
         }
         for _ in 0..10 + self.dice.below(40) {

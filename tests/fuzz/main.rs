@@ -12,6 +12,7 @@
     clippy::panic,
     clippy::expect_used,
     clippy::format_push_string,
+    clippy::indexing_slicing,
     reason = "tests: what they print is read after a failure, and the support is shared with other tests"
 )]
 
@@ -96,7 +97,7 @@ impl Asked {
 }
 
 fn number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("no number: {text:?}"))
+    text.parse().map_err(|_digits| format!("no number: {text:?}"))
 }
 
 /// What a session found.

@@ -94,8 +94,8 @@ impl Stage<'_> {
             (Ok(dump), Some(0)) => Entries::of(&dump),
             (Ok(_), _) => return finding(&format!("backup {}", signature(&backup.story())), &backup.err),
         };
-        if way.draw % 4 == 0 || way.volumes || way.sealed {
-            self.expect(&mut self.pgstow_reading("verify"), "verify")?;
+        if way.draw.is_multiple_of(4) || way.volumes || way.sealed {
+            Self::expect(&mut self.pgstow_reading("verify"), "verify")?;
         }
         match way.goal {
             Goal::Create => self.create(&source, played),
@@ -168,7 +168,7 @@ impl Stage<'_> {
     }
 
     /// Exit code 0 or a finding.
-    fn expect(&self, command: &mut Command, what: &str) -> Result<(), Verdict> {
+    fn expect(command: &mut Command, what: &str) -> Result<(), Verdict> {
         let ended = run(command, b"");
         if ended.code == Some(0) {
             return Ok(());
@@ -265,7 +265,7 @@ impl Stage<'_> {
             self.case.way.goal,
             Goal::Create | Goal::Empty | Goal::Halves | Goal::Drill | Goal::Kill | Goal::Script
         );
-        if self.case.way.draw % 3 != 0 || !whole {
+        if !self.case.way.draw.is_multiple_of(3) || !whole {
             return Ok(());
         }
         let facts = |database: &str| Entries::lines(&self.server.sql(database, FACTS));

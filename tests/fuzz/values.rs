@@ -169,7 +169,7 @@ pub fn value(dice: &mut Dice<'_>, of: &Type) -> String {
         }
         Kind::Bytes => {
             let bytes = dice.draw(proptest::collection::vec(any::<u8>(), 0..20));
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = pgstow::seal::hash::hex(&bytes);
             format!("'\\x{hex}'")
         }
         Kind::Composite(fields) => {

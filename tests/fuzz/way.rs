@@ -121,12 +121,12 @@ impl FromStr for Way {
         for word in words {
             let (name, value) = word.split_once('=').ok_or_else(wrong)?;
             match name {
-                "jobs" => way.jobs = value.parse().map_err(|_| wrong())?,
+                "jobs" => way.jobs = value.parse().map_err(|_digits| wrong())?,
                 "compression" => value.clone_into(&mut way.compression),
                 "sealed" => way.sealed = value == "true",
                 "volumes" => way.volumes = value == "true",
                 "changes" => way.changes = value == "true",
-                "draw" => way.draw = value.parse().map_err(|_| wrong())?,
+                "draw" => way.draw = value.parse().map_err(|_digits| wrong())?,
                 _ => return Err(wrong()),
             }
         }

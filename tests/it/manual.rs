@@ -57,11 +57,10 @@ fn blocks(text: &str) -> (Vec<Block>, String) {
 /// The simple commands of a line of shell, each as its words. Redirections and comments are left out.
 fn simple_commands(line: &str) -> Vec<Vec<String>> {
     let (mut commands, mut words, mut word) = (Vec::new(), Vec::new(), None::<String>);
-    let (mut quote, mut chars) = (None, line.chars().peekable());
-    while let Some(c) = chars.next() {
+    let mut quote = None;
+    for c in line.chars() {
         match (c, quote) {
             (c, Some(open)) if c == open => quote = None,
-            (c, Some(_)) => word.get_or_insert_default().push(c),
             ('\'' | '"', None) => {
                 quote = Some(c);
                 word.get_or_insert_default();
@@ -73,7 +72,7 @@ fn simple_commands(line: &str) -> Vec<Vec<String>> {
                     commands.push(std::mem::take(&mut words));
                 }
             }
-            (c, None) => word.get_or_insert_default().push(c),
+            (c, _) => word.get_or_insert_default().push(c),
         }
     }
     words.extend(word);

@@ -223,7 +223,7 @@ fn names(tests: Tests) -> String {
 fn table() -> String {
     let mut lines = String::new();
     for promise in PROMISES {
-        let _ = match promise {
+        let written = match promise {
             Heading(label) => writeln!(lines, "heading\t{label}\t"),
             Tried(label, tests) => writeln!(lines, "tests\t{label}\t{}", names(tests)),
             EachServer(tests) => writeln!(lines, "server\t-\t{}", names(tests)),
@@ -233,6 +233,7 @@ fn table() -> String {
             Faults(label) => writeln!(lines, "faults\t{label}\t"),
             MoreThan(label, kind, number) => writeln!(lines, "more than {number}\t{label}\t{kind}"),
         };
+        assert!(written.is_ok(), "writing to a String does not fail");
     }
     lines
 }
