@@ -25,24 +25,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
-use crate::human;
 pub use crate::store::config::Config;
-pub(crate) use crate::store::object::check_key;
 pub use crate::store::object::{Condition, ObjectInfo, OpenUpload, Plan, Put, Stored, WriteError};
+pub(crate) use crate::store::object::{check_key, refuse_large};
 pub use crate::store::writer::ObjectWriter;
-
-/// Most bytes of a document that is read whole: manifests, `latest.json`, receipts, pins. A manifest has about 1 KiB a
-/// table, so this is one of half a million tables; what is larger would fill the memory of whoever reads it.
-const LARGEST_DOCUMENT: u64 = 512 << 20;
-
-/// Refuses to read a document of so many bytes.
-fn refuse_large(key: &str, bytes: u64) -> Result<()> {
-    if bytes <= LARGEST_DOCUMENT {
-        return Ok(());
-    }
-    Err(Error::damage(format!("{key} is larger than {}", human::size(LARGEST_DOCUMENT)))
-        .hint("no document of pgstow is that large: look at who can write to the store"))
-}
 
 /// Objects deleted at once, one request each; what a store takes from one client without throttling it.
 const DELETES: usize = 8;

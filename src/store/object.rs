@@ -4,6 +4,20 @@
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
+use crate::human;
+
+/// Most bytes of a document that is read whole: manifests, `latest.json`, receipts, pins. A manifest has about 1 KiB a
+/// table, so this is one of half a million tables; what is larger would fill the memory of whoever reads it.
+const LARGEST_DOCUMENT: u64 = 512 << 20;
+
+/// Refuses to read a document of so many bytes.
+pub(crate) fn refuse_large(key: &str, bytes: u64) -> Result<()> {
+    if bytes <= LARGEST_DOCUMENT {
+        return Ok(());
+    }
+    Err(Error::damage(format!("{key} is larger than {}", human::size(LARGEST_DOCUMENT)))
+        .hint("no document of pgstow is that large: look at who can write to the store"))
+}
 
 /// What a store knows of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
