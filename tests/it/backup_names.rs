@@ -13,14 +13,15 @@ fn newest() -> u32 {
 const ROWS_FLOW: &str = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() \
     AND application_name LIKE 'pgstow reader %' AND query LIKE 'COPY%'";
 
-/// A database with an enum, a column of `regclass` and 4 MiB of rows.
+/// A database with an enum, a column of `regproc` and 4 MiB of rows.
 fn scene(name: &str) -> &'static Cluster {
     let cluster = pg::shared(newest());
     cluster.create_database(name);
     cluster.psql(
         name,
-        "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE other (id int); CREATE TABLE unused (id int);
-         CREATE TABLE z (m mood, r regclass); INSERT INTO z VALUES ('good', 'other');
+        "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE unused (id int);
+         CREATE SCHEMA side; CREATE FUNCTION side.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+         CREATE TABLE z (m mood, r regproc); INSERT INTO z VALUES ('good', 'side.f');
          CREATE TABLE a (id int, t text);
          INSERT INTO a SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, 4096) i",
     );
@@ -36,7 +37,7 @@ fn a_name_that_rows_are_printed_with_and_that_changed_stops_the_run() {
              ALTER TYPE mood RENAME VALUE 'x' TO 'bad'",
             Some(["public.mood", "while rows were read"]),
         ),
-        ("ALTER SCHEMA public RENAME TO elsewhere", Some(["public.z.r", "elsewhere"])),
+        ("ALTER SCHEMA side RENAME TO elsewhere", Some(["public.z.r", "elsewhere"])),
         // Nobody refers to these.
         ("CREATE TABLE new_one (id int); CREATE TYPE mood_2 AS ENUM ('a'); ALTER TYPE mood ADD VALUE 'soso'", None),
     ] {
