@@ -392,5 +392,7 @@ fn the_way_from_a_lost_server_to_a_running_database_works_as_it_is_written() {
         assert_same_database((&lost, "app"), (&fresh, "app"));
         let passwords = "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = 'clerk'";
         assert_eq!(lost.psql("app", passwords), fresh.psql("app", passwords), "{path}");
+        let runs = fs::read_dir(Path::new(store).join("runs")).unwrap().count();
+        assert_eq!(runs, 2, "{path}: the new database has a backup of its own");
     }
 }

@@ -466,39 +466,3 @@ fn tables_come_after_those_they_inherit_from_or_are_partitions_of() {
         &judge::dump_text(cluster, "families_copy", &["-n", "public"]),
     );
 }
-
-/// The chapter of the README that leads from a lost server to a running database, as a person would type it.
-#[test]
-fn the_way_back_in_the_readme_works_as_written() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let chapter = readme.split("\n## ").find(|chapter| chapter.starts_with("It is all gone")).unwrap();
-    let (settings, commands): (Vec<&str>, Vec<&str>) =
-        chapter.lines().filter_map(|line| line.strip_prefix("    ")).partition(|line| line.starts_with("export "));
-    assert_eq!((settings.len(), commands.len()), (2, 6), "{commands:?}");
-
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("store");
-    let lost = Cluster::start(15);
-    lost.psql("postgres", "CREATE ROLE app LOGIN PASSWORD 'its own'; CREATE DATABASE app OWNER app");
-    lost.psql("app", "SET ROLE app; CREATE SCHEMA own; CREATE TABLE own.t (id serial PRIMARY KEY); INSERT INTO own.t SELECT FROM generate_series(1, 100)");
-    expect_code(&mut backup(&lost, "app", &store), 0);
-
-    let new = Cluster::start(15);
-    // Its databases have other numbers than the lost one: the folders of both are copies of one.
-    new.create_database("else");
-    let program = pgstow();
-    let path =
-        [Path::new(program.get_program()).parent().unwrap(), new.bin_dir(), Path::new("/usr/bin"), Path::new("/bin")];
-    let mut script = Command::new("bash");
-    script.args(["-euo", "pipefail", "-c", &commands.join("\n")]).env_clear();
-    script.env("PATH", std::env::join_paths(path).unwrap()).env("PGSTOW_STORE", &store).current_dir(folder.path());
-    script.env("NEW", new.url("").trim_end_matches('/')).env("PGSTOW_PG_BIN_DIR", new.bin_dir());
-    let (out, log) = expect_code(&mut script, 0);
-    assert!(out.contains("is sound") && out.contains("is restored into") && out.contains("own"), "{out}\n{log}");
-    judge::assert_same_database((&lost, "app"), (&new, "app"));
-    // The application comes in with its old password.
-    let mut application = new.command("psql");
-    application.args(["-Atc", "SELECT count(*) FROM own.t", "-d", &new.url_as("app", "its own", "app")]);
-    assert_eq!(expect_code(&mut application, 0).0.trim(), "100");
-    assert_eq!(std::fs::read_dir(store.join("runs")).unwrap().count(), 2, "the new database has a backup of its own");
-}
