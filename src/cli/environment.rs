@@ -23,6 +23,8 @@ const FILE: &str = ".env";
 const PROGRAMS: &[&str] = &["PGSTOW_PG_BIN_DIR", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "PGSYSCONFDIR"];
 /// Settings that are not flags.
 const NOT_FLAGS: &[&str] = &["PGSTOW_SIGN_PASSWORD"];
+/// Settings whose value may be a text of several lines.
+const TEXTS: &[&str] = &["PGSTOW_SIGN_KEY"];
 /// Connection strings: no valid one stands in quotes.
 const URLS: &[&str] = &["DATABASE_URL", "SUPABASE_DB_URL", "PGSTOW_DATABASE_URL"];
 
@@ -82,7 +84,8 @@ fn mended(name: &str, value: &str) -> Result<Option<String>> {
     let is_url = URLS.contains(&name);
     let plain = quoted.filter(|_| is_url || name.starts_with("PGSTOW_") || name.starts_with("AWS_")).unwrap_or(line);
     // The AWS SDK panics on them in a header.
-    if (name.starts_with("AWS_") || name.starts_with("PGSTOW_")) && plain.chars().any(char::is_control) {
+    let refused = |c: char| c.is_control() && !(TEXTS.contains(&name) && c == '\n');
+    if (name.starts_with("AWS_") || name.starts_with("PGSTOW_")) && plain.chars().any(refused) {
         return Err(Error::usage(format!("{name} has a line end or another control character in it"))
             .hint(format!("set {name} to the value alone, on one line")));
     }
