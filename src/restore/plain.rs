@@ -31,6 +31,7 @@ use crate::restore::parts::Part;
 use crate::restore::prepare::Prepared;
 use crate::restore::progress::Progress;
 use crate::restore::rows::{Refused, Rows, Tables};
+use crate::restore::settings::Late;
 use crate::restore::source::{LeaveOut, Loaded, major};
 use crate::restore::wanted::Wanted;
 use crate::restore::work::{Report, Work};
@@ -147,7 +148,7 @@ impl Work<'_> {
             (Found::Nothing, None) => {}
         }
         let (first, last) = self.database_settings().await?;
-        self.set(first).await?;
+        self.set(first.into_iter().map(|statement| Late { statement, is_repeated: false })).await?;
         let defines = options.has_definitions() && self.part.archives();
         if defines {
             let session = self.definer(false).await?;
@@ -198,7 +199,7 @@ impl Work<'_> {
     }
 
     /// The settings, rights and comment of the database: those that rows and definitions may need, and the others.
-    async fn database_settings(&self) -> Result<(Vec<String>, Vec<String>)> {
+    async fn database_settings(&self) -> Result<(Vec<String>, Vec<Late>)> {
         if !self.part.is_whole() || !self.options.has_definitions() {
             return Ok((Vec::new(), Vec::new()));
         }
@@ -207,13 +208,15 @@ impl Work<'_> {
             let statements = statements(&text).into_iter().map(str::to_owned).collect();
             all.extend(settings::taken(&self.control, statements).await?);
         }
-        Ok(all.into_iter().partition(|statement| settings::comes_first(statement)))
+        Ok(settings::in_two_steps(all))
     }
 
     /// Runs statements about the database, each by itself: what the role may not say is listed.
-    async fn set(&self, statements: Vec<String>) -> Result<()> {
-        for statement in statements {
+    async fn set(&self, statements: impl IntoIterator<Item = Late>) -> Result<()> {
+        for Late { statement, is_repeated } in statements {
             match target::execute(&self.control, &statement, "restore the database's settings").await {
+                // It was listed the first time.
+                Err(error) if is_refusal(&error) && is_repeated => {}
                 Err(error) if is_refusal(&error) && !self.options.exit_on_error => {
                     let step = entry::by_hand(&statement);
                     self.ledger.refused("setting", "of the database", &error.cause(), &step, &statement);

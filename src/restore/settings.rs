@@ -4,6 +4,7 @@
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
+use crate::sql::names::quote;
 use crate::sql::statements::name;
 
 /// The setting that `ALTER DATABASE ... SET x TO ...` or `ALTER ROLE ... [IN DATABASE ...] SET x TO ...` sets.
@@ -35,8 +36,37 @@ const LAST: &[&str] = &[
     "zero_damaged_pages",
 ];
 
+/// The statement behind one that removes its setting, which puts the setting at the end of the list that PostgreSQL keeps
+/// of them (`GUCArrayAdd` and `GUCArrayDelete` in `guc.c`); `None` for a statement that sets nothing.
+fn moved_to_the_end(statement: &str) -> Option<String> {
+    let name = setting(statement)?;
+    let (before, after) = statement.split_once(" SET ")?;
+    // A name of the database that contains the word itself is left where it is.
+    let plain = after.starts_with(&name) || after.starts_with(&quote(&name));
+    plain.then(|| format!("{before} RESET {}; {statement}", quote(&name)))
+}
+
+/// A statement about the database that comes after everything else.
+pub(crate) struct Late {
+    pub(crate) statement: String,
+    /// It was run before, and only has to come behind others.
+    pub(crate) is_repeated: bool,
+}
+
+/// The statements that come first, and those that come last: pg_dump prints settings in the order they were made in, so
+/// the ones behind a late one are made once more.
+pub(crate) fn in_two_steps(all: Vec<String>) -> (Vec<String>, Vec<Late>) {
+    let late = all.iter().skip_while(|statement| comes_first(statement)).filter_map(|statement| {
+        let repeated = comes_first(statement);
+        let statement = if repeated { moved_to_the_end(statement)? } else { statement.clone() };
+        Some(Late { statement, is_repeated: repeated })
+    });
+    let late = late.collect();
+    (all.into_iter().filter(|statement| comes_first(statement)).collect(), late)
+}
+
 /// True for a statement whose setting must stand before definitions and rows, which may need it.
-pub(crate) fn comes_first(statement: &str) -> bool {
+fn comes_first(statement: &str) -> bool {
     setting(statement).is_some_and(|name| !LAST.contains(&name.to_ascii_lowercase().as_str()))
 }
 
@@ -60,6 +90,16 @@ pub(crate) async fn taken(session: &Session, statements: Vec<String>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_keep_their_order_where_some_come_last() {
+        let all = ["a", "role", "b"].map(|name| format!("ALTER DATABASE x SET {name} TO '1'"));
+        let (first, late) = in_two_steps(all.to_vec());
+        assert_eq!(first, [all[0].clone(), all[2].clone()]);
+        let late: Vec<_> = late.into_iter().map(|late| (late.statement, late.is_repeated)).collect();
+        let again = format!("ALTER DATABASE x RESET \"b\"; {}", all[2]);
+        assert_eq!(late, [(all[1].clone(), false), (again, true)]);
+    }
 
     #[test]
     fn the_setting_of_a_statement_is_found() {

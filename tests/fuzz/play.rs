@@ -414,12 +414,8 @@ impl Stage<'_> {
     fn script(&self, played: &mut Played) -> Result<(), Verdict> {
         let Some(folder) = self.run_folder() else { return Ok(()) };
         let text = fs::read_to_string(folder.join("RESTORE.md")).unwrap_or_default();
-        let block = text
-            .split("```sh\n")
-            .chain(text.split("```bash\n"))
-            .find_map(|rest| rest.split_once("\n```"))
-            .map_or("", |(block, _)| block);
-        let block = block.rsplit("```sh\n").next().unwrap_or_default();
+        let block = text.split_once("```bash\n").and_then(|(_, rest)| rest.split_once("\n```"));
+        let block = block.map_or("", |(block, _)| block);
         let script = self.folder.join("script");
         fs::write(&script, block).ok();
         self.server.fresh(RESTORED);
