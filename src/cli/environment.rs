@@ -198,8 +198,9 @@ pub fn refuse_unknown() -> Result<()> {
     let mut known: BTreeSet<String> = NOT_FLAGS.iter().map(|name| (*name).to_owned()).collect();
     collect(&Cli::command(), &mut known);
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    // Kubernetes makes PGSTOW_SERVICE_HOST and the like for a service of this name; tests have names of their own.
-    let of_others = ["PGSTOW_SERVICE_", "PGSTOW_PORT_", "PGSTOW_TEST_"];
+    // Kubernetes makes PGSTOW_SERVICE_HOST and the like for a service of this name; tests and their setup have names of
+    // their own.
+    let of_others = ["PGSTOW_SERVICE_", "PGSTOW_PORT_", "PGSTOW_TEST_", "PGSTOW_TOOLS"];
     let mut unknown: Vec<String> = names
         .filter(|name| name.starts_with("PGSTOW_") && !known.contains(name) && name != "PGSTOW_PORT")
         .filter(|name| !of_others.iter().any(|prefix| name.starts_with(prefix)))
