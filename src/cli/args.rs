@@ -332,6 +332,23 @@ impl KeyArgs {
     }
 }
 
+/// The sessions, programs and keys of a command that restores.
+#[derive(Debug, Clone, Args)]
+pub struct RestoringArgs {
+    /// Sessions at the same time, which load rows, build indexes and, in a drill, compare.
+    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Folder of pg_dump, pg_restore and psql. Default: PATH, then the usual folders.
+    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
+    pub pg_bin_dir: Option<PathBuf>,
+    /// Abort when a connection takes longer than this.
+    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
+    pub connect_timeout: Duration,
+    /// The secret keys of an encrypted run.
+    #[command(flatten)]
+    pub keys: KeyArgs,
+}
+
 /// The keys whose signatures are trusted.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TrustArgs {

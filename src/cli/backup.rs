@@ -7,10 +7,10 @@ use clap::Args;
 
 use crate::backup::counters::Counters;
 use crate::backup::options::{Form, Limits, Options, Partial};
-use crate::cli::args::{EXIT_CODES, Global, SealArgs, SourceArgs, duration};
+use crate::cli::args::{Global, SealArgs, SourceArgs, duration};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
-use crate::cli::progress::Progress;
+use crate::cli::progress::Shown;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, Status};
 use crate::human;
@@ -23,7 +23,6 @@ use crate::store::Store;
 /// `pgstow backup`
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Backup {
     /// The database to read.
     #[command(flatten)]
@@ -87,7 +86,7 @@ pub(crate) async fn run(arguments: Backup, global: &Global, shutdown: &Shutdown)
     let store = Store::open(&global.store).await?;
     let options = options(arguments, global, begun)?;
     let counters = Arc::new(Counters::default());
-    let progress = Progress::start(global, &counters);
+    let progress = Shown::backup(global, &counters);
     let result = crate::backup::run(options, &store, &counters, shutdown).await;
     progress.end();
     let done = result?;

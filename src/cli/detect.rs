@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, Global, SourceArgs};
+use crate::cli::args::{Global, SourceArgs};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::error::{Error, Result};
@@ -141,7 +141,6 @@ fn row<'a>(name: &str, width: usize, relations: impl Iterator<Item = &'a Relatio
 
 /// `pgstow detect`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Detect {
     /// The database to read.
     #[command(flatten)]

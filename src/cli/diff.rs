@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::Result;
 use crate::format::manifest::Status;
@@ -141,7 +140,6 @@ fn gaps(text: &mut String, document: &Difference) {
 
 /// `pgstow diff`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Diff {
     /// Older run: its name, the beginning of its name, or `latest`.
     pub a: String,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::args::{EXIT_CODES, Global, SourceArgs, duration};
+use crate::cli::args::{Global, SourceArgs, duration};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::doctor::findings::{Check, Level, Report};
@@ -80,7 +80,6 @@ fn text(report: &Report, policies: Option<&Policies>) -> Result<String> {
 
 /// `pgstow doctor`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Doctor {
     /// The database to read.
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, KeyArgs};
+use crate::cli::args::KeyArgs;
 use crate::cli::output;
 use crate::download::{Options, download};
 use crate::error::Result;
@@ -39,7 +39,6 @@ pub(crate) async fn run(store: &Store, arguments: Download, json: bool) -> Resul
 
 /// `pgstow download`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Download {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]

@@ -1,15 +1,13 @@
 //! `pgstow drill`: its flags, its text and its JSON.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
+use crate::cli::args::{Global, RestoringArgs};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
-use crate::cli::progress::Loading;
+use crate::cli::progress::Shown;
 use crate::drill::options::Options;
 use crate::drill::receipt::{Receipt, Verdict};
 use crate::drill::{self, Drilled};
@@ -21,7 +19,6 @@ use crate::store::Store;
 
 /// `pgstow drill`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Drill {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
@@ -39,18 +36,9 @@ pub struct Drill {
     /// Create the roles that the server lacks, for the time of the drill.
     #[arg(long)]
     pub roles: bool,
-    /// Sessions that load and compare rows at the same time.
-    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub jobs: u16,
-    /// Folder of pg_dump, pg_restore and psql. Default: PATH, then the usual folders.
-    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
-    pub pg_bin_dir: Option<PathBuf>,
-    /// Abort when a connection takes longer than this.
-    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
-    pub connect_timeout: Duration,
-    /// The secret keys of an encrypted run.
+    /// Sessions, programs and keys.
     #[command(flatten)]
-    pub keys: KeyArgs,
+    pub means: RestoringArgs,
 }
 
 /// Proves a run and prints the account of it.
@@ -60,7 +48,7 @@ pub struct Drill {
 pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let store = Store::open(&global.store).await?;
     let counters = Arc::new(Progress::default());
-    let shown = Loading::start(global, &counters);
+    let shown = Shown::restore(global, &counters);
     let drilled = Box::pin(drill::run(store, &options(arguments)?, &counters, shutdown)).await;
     shown.end();
     let Drilled { receipt, left_behind } = drilled?;
@@ -86,10 +74,10 @@ fn options(arguments: Drill) -> Result<Options> {
         scratch_name: arguments.scratch_name,
         tables: arguments.tables,
         roles: arguments.roles,
-        jobs: arguments.jobs,
-        pg_bin_dir: arguments.pg_bin_dir,
-        connect_timeout: arguments.connect_timeout,
-        keys: arguments.keys.read()?,
+        keys: arguments.means.keys.read()?,
+        jobs: arguments.means.jobs,
+        pg_bin_dir: arguments.means.pg_bin_dir,
+        connect_timeout: arguments.means.connect_timeout,
     })
 }
 
@@ -105,14 +93,14 @@ fn text(receipt: &Receipt) -> String {
     };
     let mut text = format!(
         "run {} restored into PostgreSQL {}: {verdict}{sampled}; {} tables, {} rows, {:.1} s of which restore {:.1} s\n",
-        receipt.run,
+        receipt.head.run,
         receipt.server_version,
         human::count(receipt.tables),
         human::count(receipt.rows),
         receipt.seconds,
         receipt.restore_seconds
     );
-    if let Some(sample) = receipt.sample.as_ref().filter(|_| receipt.ok) {
+    if let Some(sample) = receipt.sample.as_ref().filter(|_| receipt.head.ok) {
         text.push_str(&format!("  proven: {}\n", human::plain(&sample.tables.join(", "))));
     }
     for (title, lines) in

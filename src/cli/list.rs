@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::Result;
 use crate::human;
@@ -75,5 +74,4 @@ fn cells(row: &Row) -> Vec<String> {
 
 /// `pgstow list`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct List {}

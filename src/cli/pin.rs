@@ -3,7 +3,6 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::Result;
 use crate::human;
@@ -38,7 +37,6 @@ pub(crate) async fn unpin(store: &Store, arguments: &Unpin, json: bool) -> Resul
 
 /// `pgstow pin`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Pin {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
@@ -50,7 +48,6 @@ pub struct Pin {
 
 /// `pgstow unpin`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Unpin {
     /// Run: its name, or the beginning of it.
     pub run: String,

@@ -1,9 +1,9 @@
-//! What a person sees while a command runs: bars on a terminal, log lines otherwise.
+//! The progress of a command: bars on a terminal, log lines otherwise.
 //!
 //! Log lines and bars share stderr; [`LogWriter`] lifts the bars while a line is written.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn bars() -> &'static MultiProgress {
     BARS.get_or_init(MultiProgress::new)
 }
 
-/// Whether bars are drawn: asked for, or stderr is a terminal and logs are not for a machine.
+/// True where bars are drawn: asked for, or stderr is a terminal and logs are not for a machine.
 #[must_use]
 pub fn draws_bars(global: &Global) -> bool {
     match global.progress {
@@ -54,88 +54,74 @@ impl Write for LogWriter {
     }
 }
 
-/// How often the bar is drawn, and how often a log line is written where there is no bar.
+/// Time between two drawings of the bar, and between two log lines where there is no bar.
 const DRAW: Duration = Duration::from_millis(125);
 const LOG: Duration = Duration::from_secs(10);
 
-/// The progress of a backup: position by the size on disk of what was drained, the only total known before.
+/// The work of a command at one moment.
+struct Moment {
+    /// Position and length of the bar.
+    done: u64,
+    total: u64,
+    /// Bytes so far, for the rate.
+    bytes: u64,
+    text: String,
+}
+
+/// A bar, or a log line now and then, until it is dropped.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Shown {
     bar: ProgressBar,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Progress {
-    /// Shows the counters, from the moment the amount of work is known until it is dropped.
+impl Shown {
+    /// The progress of a backup: position by the size on disk of what was drained, the only total known before.
     #[must_use]
-    pub(crate) fn start(global: &Global, counters: &Arc<Counters>) -> Self {
+    pub(crate) fn backup(global: &Global, counters: &Arc<Counters>) -> Self {
+        let counters = Arc::clone(counters);
+        Self::start(global, move || {
+            let total = counters.total()?;
+            let done = |n: &AtomicU64| n.load(Ordering::Relaxed);
+            let bytes = done(&counters.raw);
+            let text = format!(
+                "schemas {}/{}  tables {}  rows {}  {}",
+                done(&counters.schemas),
+                total.schemas,
+                done(&counters.tables),
+                HumanCount(done(&counters.rows)),
+                HumanBytes(bytes),
+            );
+            Some(Moment { done: done(&counters.disk), total: total.disk, bytes, text })
+        })
+    }
+
+    /// The progress of a restore: bytes of COPY text taken of those of the run.
+    #[must_use]
+    pub(crate) fn restore(global: &Global, counters: &Arc<Loaded>) -> Self {
+        let counters = Arc::clone(counters);
+        Self::start(global, move || {
+            let (done, total) = (counters.taken.load(Ordering::Relaxed), counters.total.load(Ordering::Relaxed));
+            let text = format!("rows: {} of {}", HumanBytes(done), HumanBytes(total));
+            (total > 0).then_some(Moment { done, total, bytes: done, text })
+        })
+    }
+
+    /// Shows moments from the first on; `None` where the amount of work is not known yet.
+    fn start(global: &Global, now: impl Fn() -> Option<Moment> + Send + 'static) -> Self {
         let bar = bar(global, 0, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
-        let (counters, shown, draws) = (Arc::clone(counters), bar.clone(), draws_bars(global));
+        let (shown, draws) = (bar.clone(), draws_bars(global));
         let task = tokio::spawn(async move {
             let mut started = None;
             let mut ticks = tokio::time::interval(if draws { DRAW } else { LOG });
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let Some(total) = counters.total() else { continue };
+                let Some(Moment { done, total, bytes, text }) = now() else { continue };
                 let begun = *started.get_or_insert_with(Instant::now);
-                let done = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-                let raw = done(&counters.raw);
                 #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-                let rate = raw as f64 / begun.elapsed().as_secs_f64().max(0.001);
-                let text = format!(
-                    "schemas {}/{}  tables {}  rows {}  {} at {}/s",
-                    done(&counters.schemas),
-                    total.schemas,
-                    done(&counters.tables),
-                    HumanCount(done(&counters.rows)),
-                    HumanBytes(raw),
-                    human_rate(rate),
-                );
-                if draws {
-                    shown.set_length(total.disk);
-                    shown.set_position(done(&counters.disk).min(total.disk));
-                    shown.set_message(text);
-                } else {
-                    tracing::info!("{text}");
-                }
-            }
-        });
-        Self { bar, _task: AbortOnDropHandle::new(task) }
-    }
-
-    /// Takes the bar away.
-    pub fn end(self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-/// The progress of a restore: bytes of COPY text taken of those of the run.
-#[derive(Debug)]
-pub struct Loading {
-    bar: ProgressBar,
-    _task: AbortOnDropHandle<()>,
-}
-
-impl Loading {
-    /// Shows these counters until it is dropped, as soon as there is something to load.
-    #[must_use]
-    pub(crate) fn start(global: &Global, counters: &Arc<Loaded>) -> Self {
-        let bar = bar(global, 0, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
-        let (counters, shown, draws) = (Arc::clone(counters), bar.clone(), draws_bars(global));
-        let task = tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(if draws { DRAW } else { LOG });
-            let mut started = None;
-            loop {
-                ticks.tick().await;
-                let (done, total) = (counters.taken.load(Ordering::Relaxed), counters.total.load(Ordering::Relaxed));
-                if total == 0 {
-                    continue;
-                }
-                let started = *started.get_or_insert_with(Instant::now);
-                #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-                let rate = done as f64 / started.elapsed().as_secs_f64().max(0.001);
-                let text = format!("rows: {} of {} at {}/s", HumanBytes(done), HumanBytes(total), human_rate(rate));
+                let rate = bytes as f64 / begun.elapsed().as_secs_f64().max(0.001);
+                let text = format!("{text} at {}/s", human_rate(rate));
                 if draws {
                     shown.set_length(total);
                     shown.set_position(done.min(total));
@@ -149,7 +135,7 @@ impl Loading {
     }
 
     /// Takes the bar away.
-    pub fn end(self) {
+    pub(crate) fn end(self) {
         self.bar.finish_and_clear();
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::args::{EXIT_CODES, TrustArgs};
+use crate::cli::args::TrustArgs;
 use crate::cli::output;
 use crate::error::Result;
 use crate::runs::promote::{Options, promote};
@@ -37,7 +37,6 @@ pub(crate) async fn run(store: &Store, arguments: &Promote, json: bool) -> Resul
 
 /// `pgstow promote`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Promote {
     /// Run to make latest: its name, or the beginning of it.
     pub run: String,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, duration};
+use crate::cli::args::duration;
 use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::human;
@@ -100,7 +100,6 @@ fn text(document: &Pruned) -> String {
 
 /// `pgstow prune`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Prune {
     /// Keep the newest N runs.
     #[arg(long, value_name = "N", env = "PGSTOW_KEEP_LAST", value_parser = clap::value_parser!(u32).range(1..))]

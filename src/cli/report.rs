@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::human;
@@ -46,7 +45,6 @@ pub(crate) async fn run(store: &Store, arguments: &Report, json: bool) -> Result
 
 /// `pgstow report`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Report {
     /// File to write; `-` is stdout.
     #[arg(long, value_name = "FILE", env = "PGSTOW_OUT", default_value = "pgstow-report.html")]

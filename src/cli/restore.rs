@@ -1,15 +1,13 @@
 //! `pgstow restore`: its flags, its call of the engine, its text and its JSON.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
+use crate::cli::args::{Global, RestoringArgs};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
-use crate::cli::progress::Loading;
+use crate::cli::progress::Shown;
 use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
@@ -22,7 +20,6 @@ use crate::shutdown::Shutdown;
 /// `pgstow restore`
 #[allow(clippy::struct_excessive_bools, reason = "flags a person may combine, not states")]
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Restore {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
@@ -91,18 +88,9 @@ pub struct Restore {
     /// Gather full statistics at the end also where autovacuum would: by itself restore gathers rough ones there.
     #[arg(long, conflicts_with = "no_analyze")]
     pub full_analyze: bool,
-    /// Sessions that load rows and build indexes at the same time.
-    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub jobs: u16,
-    /// Folder of pg_restore and psql. Default: PATH, then the usual folders.
-    #[arg(long, env = "PGSTOW_PG_BIN_DIR")]
-    pub pg_bin_dir: Option<PathBuf>,
-    /// Abort when a connection takes longer than this.
-    #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
-    pub connect_timeout: Duration,
-    /// The secret keys of an encrypted run.
+    /// Sessions, programs and keys.
     #[command(flatten)]
-    pub keys: KeyArgs,
+    pub means: RestoringArgs,
 }
 
 /// `OLD=NEW`.
@@ -161,9 +149,9 @@ impl Restore {
                 (false, false) => Statistics::Rough,
             },
             allow_source: self.allow_source,
-            jobs: self.jobs,
-            pg_bin_dir: self.pg_bin_dir.clone(),
-            ..Options::whole(target, self.connect_timeout)
+            jobs: self.means.jobs,
+            pg_bin_dir: self.means.pg_bin_dir.clone(),
+            ..Options::whole(target, self.means.connect_timeout)
         })
     }
 }
@@ -175,9 +163,9 @@ impl Restore {
 pub(crate) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let options = arguments.options()?;
     let store = global.store.open_existing().await?;
-    let keys = arguments.keys.read()?;
+    let keys = arguments.means.keys.read()?;
     let counters = Arc::new(Progress::default());
-    let shown = Loading::start(global, &counters);
+    let shown = Shown::restore(global, &counters);
     let result = Box::pin(restore::run(store, &arguments.run, &keys, &options, &counters, shutdown)).await;
     shown.end();
     let report = result?;

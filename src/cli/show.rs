@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use crate::cli::args::EXIT_CODES;
 use crate::cli::output;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, Schema, Status};
@@ -171,7 +170,6 @@ fn missing(text: &mut String, manifest: &Manifest) {
 
 /// `pgstow show`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Show {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]

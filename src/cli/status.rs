@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::cli::args::{EXIT_CODES, duration};
+use crate::cli::args::duration;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::error::Result;
@@ -38,7 +38,6 @@ fn line(found: &Health) -> String {
 
 /// `pgstow status`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Status {
     /// Fail when the run that `latest` names finished longer ago than this.
     #[arg(long, value_name = "DURATION", env = "PGSTOW_MAX_AGE", default_value = "26h", value_parser = duration)]

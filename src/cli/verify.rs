@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use tracing::warn;
 
-use crate::cli::args::{EXIT_CODES, Global, KeyArgs};
+use crate::cli::args::{Global, KeyArgs};
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown
 }
 
 async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome> {
-    receipts::leave(store, &receipt.run, receipt.kind, receipt).await;
+    receipts::leave(store, &receipt.head, receipt).await;
     for warning in &receipt.warnings {
         warn!("{warning}");
     }
@@ -54,24 +54,24 @@ async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome>
     } else {
         output::print(&text(receipt))?;
     }
-    Ok(if receipt.ok { Outcome::Done } else { Outcome::Damage })
+    Ok(if receipt.head.ok { Outcome::Done } else { Outcome::Damage })
 }
 
 fn text(receipt: &Receipt) -> String {
     let rows = if receipt.checked == HASHES { String::new() } else { format!("{} rows, ", human::count(receipt.rows)) };
     let (objects, size) = (human::count(receipt.objects), human::size(receipt.bytes));
     let read = format!("{objects} objects, {size}, {rows}{:.1}s", receipt.seconds);
-    if receipt.ok && receipt.checked == HASHES {
+    if receipt.head.ok && receipt.checked == HASHES {
         return format!(
             "run {} is stored as it was written (sizes and SHA-256): {read}\n\
              {UNOPENED}",
-            receipt.run
+            receipt.head.run
         );
     }
-    if receipt.ok {
-        return format!("run {} is sound: {read}\n", receipt.run);
+    if receipt.head.ok {
+        return format!("run {} is sound: {read}\n", receipt.head.run);
     }
-    let mut text = format!("run {} is DAMAGED: {} of {read}\n", receipt.run, receipt.damaged.len());
+    let mut text = format!("run {} is DAMAGED: {} of {read}\n", receipt.head.run, receipt.damaged.len());
     for damaged in &receipt.damaged {
         for problem in &damaged.problems {
             text.extend(["  ", damaged.key.as_str(), ": ", &human::plain(problem), "\n"]);
@@ -85,7 +85,6 @@ fn text(receipt: &Receipt) -> String {
 
 /// `pgstow verify`
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXIT_CODES)]
 pub struct Verify {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]

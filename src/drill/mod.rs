@@ -90,7 +90,7 @@ pub(crate) async fn run(
         }
     };
     receipt.notes.extend(notes);
-    receipts::leave(&store, &receipt.run, receipt.kind, &receipt).await;
+    receipts::leave(&store, &receipt.head, &receipt).await;
     Ok(Drilled { receipt, left_behind })
 }
 
@@ -204,7 +204,7 @@ async fn drill(
     receipt.add(Box::pin(definitions::compare(tools, loaded, &leave_out, scratch)).await?);
     let mut seen = HashSet::new();
     receipt.differences.retain(|line| seen.insert(line.clone()));
-    receipt.ok = receipt.differences.is_empty();
+    receipt.head.ok = receipt.differences.is_empty();
     receipt.seconds = started.elapsed().as_secs_f64();
     Ok(receipt)
 }

@@ -4,8 +4,8 @@
 use serde::Serialize;
 
 use crate::drill::sample::Sample;
-use crate::format::manifest::Tool;
 use crate::restore::source::Loaded;
+use crate::runs::receipts::Head;
 
 /// Observations of one step of a drill, in words.
 #[derive(Debug, Default)]
@@ -32,13 +32,8 @@ pub(crate) enum Verdict {
 /// The account of a drill.
 #[derive(Debug, Serialize)]
 pub(crate) struct Receipt {
-    pub(crate) kind: &'static str,
-    pub(crate) run: String,
-    /// SHA-256 of the manifest that it speaks of.
-    manifest_sha256: String,
-    at: String,
-    pub(crate) ok: bool,
-    tool: Tool,
+    #[serde(flatten)]
+    pub(crate) head: Head,
     pub(crate) server_version: String,
     pub(crate) tables: u64,
     pub(crate) rows: u64,
@@ -55,12 +50,7 @@ impl Receipt {
     /// The account of a drill that has found nothing yet, on a server of this `server_version_num`.
     pub(crate) fn new(loaded: &Loaded, server_version_num: u32) -> Self {
         Self {
-            kind: "drill",
-            run: loaded.manifest.run.clone(),
-            manifest_sha256: loaded.manifest_sha256.clone(),
-            at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            ok: false,
-            tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+            head: Head::new("drill", &loaded.manifest.run, &loaded.manifest_sha256, false),
             server_version: version(server_version_num),
             tables: 0,
             rows: 0,
@@ -82,7 +72,7 @@ impl Receipt {
 
     /// The verdict.
     pub(crate) const fn verdict(&self) -> Verdict {
-        match (self.ok, self.not_proven.is_empty()) {
+        match (self.head.ok, self.not_proven.is_empty()) {
             (true, true) => Verdict::Proven,
             (true, false) => Verdict::ProvenInPart,
             (false, _) => Verdict::Different,

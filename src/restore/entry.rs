@@ -54,6 +54,25 @@ pub(crate) const fn is_part(entry: &Entry) -> bool {
     )
 }
 
+/// True for the contents of objects, for the database itself and for settings of the session.
+pub(crate) const fn is_content_or_setting(entry: &Entry) -> bool {
+    matches!(
+        entry.desc,
+        ObjectType::Encoding
+            | ObjectType::StdStrings
+            | ObjectType::SearchPath
+            | ObjectType::Database
+            | ObjectType::DatabaseProperties
+            | ObjectType::TableData
+            | ObjectType::SequenceSet
+            | ObjectType::StatisticsData
+            | ObjectType::Blob
+            | ObjectType::BlobMetadata
+            | ObjectType::Blobs
+            | ObjectType::SubscriptionTable
+    )
+}
+
 /// What a person must do about a statement that was refused with this error.
 pub(crate) fn step(error: &Error, statement: &str) -> String {
     match error.sqlstate().as_ref().map(SqlState::as_str) {

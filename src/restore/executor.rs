@@ -49,25 +49,13 @@ pub(crate) fn is_refusal(error: &Error) -> bool {
     error.sqlstate().is_some() && !aborts.iter().any(|class| error.is_sqlstate(class))
 }
 
-/// Handled elsewhere, or not at all: rows, sequence values, large objects, the database itself, settings of the session.
+/// True for what is restored by other means: the contents, the database itself and what is attached to it, settings of
+/// the session.
 fn is_elsewhere(entry: &Entry) -> bool {
-    matches!(
-        entry.desc,
-        ObjectType::Encoding
-            | ObjectType::StdStrings
-            | ObjectType::SearchPath
-            | ObjectType::Database
-            | ObjectType::DatabaseProperties
-            | ObjectType::TableData
-            | ObjectType::SequenceSet
-            | ObjectType::StatisticsData
-            | ObjectType::Blob
-            | ObjectType::BlobMetadata
-            | ObjectType::Blobs
-            | ObjectType::SubscriptionTable
-    ) || matches!(entry.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel)
-        && namespace(entry).is_empty()
-        && tag(entry).starts_with("DATABASE ")
+    entry::is_content_or_setting(entry)
+        || matches!(entry.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel)
+            && namespace(entry).is_empty()
+            && tag(entry).starts_with("DATABASE ")
 }
 
 /// True for event triggers and what is attached to one: they come last, so that they fire for nothing of the restore.

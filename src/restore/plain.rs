@@ -289,11 +289,7 @@ impl Work<'_> {
         }
         let total: u64 = tables.iter().map(|w| w.table.raw_bytes).sum();
         self.progress.total.store(total, Ordering::Relaxed);
-        self.note(|report| {
-            report.tables += tables.len() as u64;
-            report.rows += tables.iter().map(|w| w.table.rows).sum::<u64>();
-            report.raw_bytes += total;
-        });
+        self.count(&tables);
         let blobs = self
             .manifest
             .large_objects
@@ -372,11 +368,7 @@ impl Work<'_> {
         for wanted in self.part.single_tables_in_order(self.manifest, &self.meta.entries) {
             let finish = rows.with_definition(&wanted, self.options).await?;
             after.push((wanted.table_name(), finish));
-            self.note(|report| {
-                report.tables += 1;
-                report.rows += wanted.table.rows;
-                report.raw_bytes += wanted.table.raw_bytes;
-            });
+            self.count([&wanted]);
         }
         Ok(after)
     }

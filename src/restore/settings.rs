@@ -7,17 +7,25 @@ use crate::postgres::target;
 use crate::sql::names::quote;
 use crate::sql::statements::name;
 
-/// The setting that `ALTER DATABASE ... SET x TO ...` or `ALTER ROLE ... [IN DATABASE ...] SET x TO ...` sets.
-fn setting(statement: &str) -> Option<String> {
+/// The words before ` SET ` of `ALTER DATABASE ... SET x TO ...` or `ALTER ROLE ... [IN DATABASE ...] SET x TO ...`, and
+/// the name of the setting.
+fn parts(statement: &str) -> Option<(&str, String)> {
     let of = statement.strip_prefix("ALTER DATABASE ").or_else(|| statement.strip_prefix("ALTER ROLE "))?;
     let (_, mut rest) = name(of)?;
     if let Some(database) = rest.strip_prefix(" IN DATABASE ") {
         rest = name(database)?.1;
     }
+    let before = statement.strip_suffix(rest)?;
     let rest = rest.strip_prefix(" SET ")?;
     // A plain name may have dots.
     let end = rest.find([' ', '=']).unwrap_or(rest.len());
-    if rest.starts_with('"') { name(rest).map(|(setting, _)| setting) } else { rest.get(..end).map(str::to_owned) }
+    let setting = if rest.starts_with('"') { name(rest)?.0 } else { rest.get(..end)?.to_owned() };
+    Some((before, setting))
+}
+
+/// The setting that a statement sets.
+fn setting(statement: &str) -> Option<String> {
+    parts(statement).map(|(_, setting)| setting)
 }
 
 /// Settings that would stand in the way of the restore itself: they come last.
@@ -39,11 +47,8 @@ const LAST: &[&str] = &[
 /// The statement behind one that removes its setting, which puts the setting at the end of the list that PostgreSQL keeps
 /// of them (`GUCArrayAdd` and `GUCArrayDelete` in `guc.c`); `None` for a statement that sets nothing.
 fn moved_to_the_end(statement: &str) -> Option<String> {
-    let name = setting(statement)?;
-    let (before, after) = statement.split_once(" SET ")?;
-    // A name of the database that contains the word itself is left where it is.
-    let plain = after.starts_with(&name) || after.starts_with(&quote(&name));
-    plain.then(|| format!("{before} RESET {}; {statement}", quote(&name)))
+    let (before, setting) = parts(statement)?;
+    Some(format!("{before} RESET {}; {statement}", quote(&setting)))
 }
 
 /// A statement about the database that comes after everything else.
@@ -99,6 +104,18 @@ mod tests {
         let late: Vec<_> = late.into_iter().map(|late| (late.statement, late.is_repeated)).collect();
         let again = format!("ALTER DATABASE x RESET \"b\"; {}", all[2]);
         assert_eq!(late, [(all[1].clone(), false), (again, true)]);
+    }
+
+    #[test]
+    fn settings_keep_their_order_whatever_the_database_is_called() {
+        for database in ["\"a SET b\"", "\"x\"\" SET y SET \"\"\"", "\" IN DATABASE z SET \"", "plain"] {
+            let all = ["role", "b", "\"app.x\""].map(|name| format!("ALTER DATABASE {database} SET {name} TO ' SET '"));
+            let (first, late) = in_two_steps(all.to_vec());
+            assert_eq!(first, [all[1].clone(), all[2].clone()]);
+            let late: Vec<_> = late.into_iter().map(|late| late.statement).collect();
+            let again = |at: usize, name| format!("ALTER DATABASE {database} RESET \"{name}\"; {}", all[at]);
+            assert_eq!(late, [all[0].clone(), again(1, "b"), again(2, "app.x")]);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
 use crate::restore::rows::{Rows, Tables};
 use crate::restore::source::LeaveOut;
+use crate::restore::wanted::Wanted;
 
 /// The result of a restore.
 #[derive(Debug, Default, Serialize)]
@@ -79,6 +80,17 @@ impl Work<'_> {
     /// Arguments of `pg_restore`, with its option for owners.
     pub(crate) fn owned<'a>(&self, arguments: &[&'a str]) -> Vec<&'a str> {
         arguments.iter().copied().chain(self.options.ignores_owners().then_some("--no-owner")).collect()
+    }
+
+    /// Adds the rows of these tables to the report.
+    pub(crate) fn count<'w>(&self, tables: impl IntoIterator<Item = &'w Wanted>) {
+        self.note(|report| {
+            for Wanted { table, .. } in tables {
+                report.tables += 1;
+                report.rows += table.rows;
+                report.raw_bytes += table.raw_bytes;
+            }
+        });
     }
 
     /// Changes the report.

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
+use crate::format::manifest::Tool;
 use crate::human;
 use crate::store::{Condition, Store};
 
@@ -35,6 +36,34 @@ impl Found {
     /// True when a drill left it.
     pub(crate) fn is_of_drill(&self) -> bool {
         self.file().ends_with("-drill.json")
+    }
+}
+
+/// The beginning of every receipt that this program writes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Head {
+    kind: &'static str,
+    pub(crate) run: String,
+    /// SHA-256 of the manifest that the receipt speaks of.
+    manifest_sha256: String,
+    /// Time of writing, RFC 3339 in UTC.
+    at: String,
+    /// True when no damage and no difference was found.
+    pub(crate) ok: bool,
+    tool: Tool,
+}
+
+impl Head {
+    /// The head of a receipt made now.
+    pub(crate) fn new(kind: &'static str, run: &str, manifest_sha256: &str, ok: bool) -> Self {
+        Self {
+            kind,
+            run: run.to_owned(),
+            manifest_sha256: manifest_sha256.to_owned(),
+            at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            ok,
+            tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        }
     }
 }
 
@@ -155,7 +184,7 @@ impl Verdicts {
 }
 
 /// Leaves a receipt. Reading must work with read-only credentials, so a refusal is only logged.
-pub(crate) async fn leave(store: &Store, run: &str, kind: &str, receipt: &impl Serialize) {
+pub(crate) async fn leave(store: &Store, Head { run, kind, .. }: &Head, receipt: &impl Serialize) {
     let at = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ");
     let key = format!("{}{at}-{kind}.json", layout::receipts(run));
     let left = match serde_json::to_vec_pretty(receipt) {

@@ -26,10 +26,10 @@ use tracing::{debug, info, warn};
 
 use crate::error::{Kind, Result};
 use crate::format::layout;
-use crate::format::manifest::{Manifest, Tool};
+use crate::format::manifest::Manifest;
 use crate::objects::read;
 use crate::runs::listing::Listing;
-use crate::runs::receipts::{CONTENTS, HASHES};
+use crate::runs::receipts::{CONTENTS, HASHES, Head};
 use crate::runs::{find, pointer};
 use crate::seal::hash;
 use crate::seal::keys::Keys;
@@ -39,15 +39,10 @@ use crate::verify::object::{Finding, Task};
 /// What a verification found; also the receipt it leaves in the store.
 #[derive(Debug, Serialize)]
 pub(crate) struct Receipt {
-    pub(crate) kind: &'static str,
-    pub(crate) run: String,
-    /// SHA-256 of the manifest that was verified.
-    manifest_sha256: String,
-    at: String,
-    pub(crate) ok: bool,
-    /// The depth that `ok` speaks for: [`CONTENTS`] or [`HASHES`].
+    #[serde(flatten)]
+    pub(crate) head: Head,
+    /// The depth that the verdict speaks for: [`CONTENTS`] or [`HASHES`].
     pub(crate) checked: &'static str,
-    tool: Tool,
     pub(crate) objects: u64,
     pub(crate) bytes: u64,
     pub(crate) rows: u64,
@@ -119,13 +114,8 @@ pub(crate) async fn verify(store: &Store, options: &Options) -> Result<Receipt> 
         note(&mut problems, &key, &found);
     }
     Ok(Receipt {
-        kind: "verify",
-        run: manifest.run.clone(),
-        manifest_sha256,
-        at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        ok: problems.is_empty(),
+        head: Head::new("verify", &manifest.run, &manifest_sha256, problems.is_empty()),
         checked,
-        tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         objects: manifest.objects().len() as u64 + 1,
         bytes,
         // None was counted where none could be read.

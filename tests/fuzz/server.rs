@@ -1,12 +1,12 @@
 //! The server of a session of fuzzing and the programs that act on it, each with a bound on its time.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::pg::{Cluster, PASSWORD};
+use crate::process::piped;
 use crate::words::ident;
 
 /// Longest time that any program may take on databases so small.
@@ -40,21 +40,10 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ended {
 
 /// Runs a program to its end, or kills it after that time.
 pub fn run_until(command: &mut Command, input: &[u8], patience: Duration) -> Ended {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-    let mut stdin = child.stdin.take().expect("stdin is piped");
-    let mut stdout = child.stdout.take().expect("stdout is piped");
-    let mut stderr = child.stderr.take().expect("stderr is piped");
-    let (code, late, out, err) = thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(input).ok());
-        let out = scope.spawn(move || read(&mut stdout));
-        let err = scope.spawn(move || read(&mut stderr));
-        let (started, mut late) = (Instant::now(), false);
-        let status = loop {
+    let mut late = false;
+    let output = piped(command, input, |child| {
+        let started = Instant::now();
+        loop {
             if let Some(status) = child.try_wait().expect("a child can be asked") {
                 break status;
             }
@@ -63,16 +52,10 @@ pub fn run_until(command: &mut Command, input: &[u8], patience: Duration) -> End
                 child.kill().ok();
             }
             thread::sleep(Duration::from_millis(5));
-        };
-        (status.code(), late, out.join().expect("a reader ends"), err.join().expect("a reader ends"))
+        }
     });
-    Ended { code, out, err, late }
-}
-
-fn read(from: &mut impl std::io::Read) -> String {
-    let mut bytes = Vec::new();
-    from.read_to_end(&mut bytes).ok();
-    String::from_utf8_lossy(&bytes).into_owned()
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr), late }
 }
 
 /// The cluster with what every case needs.

@@ -29,7 +29,7 @@ const AT_ONCE: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One way to break a run. The text is its name in reports.
-const KINDS: [&str; 23] = [
+pub(crate) const KINDS: [&str; 23] = [
     "store: reset",
     "store: 503 SlowDown",
     "store: 500 InternalError",

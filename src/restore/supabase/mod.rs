@@ -378,11 +378,7 @@ impl Restoring<'_> {
         };
         let done = async {
             let jobs = managed.load(others).await?;
-            work.note(|report| {
-                report.tables += fresh.len() as u64;
-                report.rows += fresh.iter().map(|wanted| wanted.table.rows).sum::<u64>();
-                report.raw_bytes += fresh.iter().map(|wanted| wanted.table.raw_bytes).sum::<u64>();
-            });
+            work.count(&fresh);
             let applier = self.applier();
             let rows = Arc::new(work.rows(Tables::New));
             let (refused, ()) = tokio::try_join!(rows.load(fresh), blobs.restore(work, &applier))?;

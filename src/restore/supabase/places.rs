@@ -6,6 +6,7 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::postgres::target::project::Project;
+use crate::restore::entry::is_content_or_setting;
 use crate::restore::supabase::platform;
 
 /// Where an entry belongs.
@@ -81,19 +82,8 @@ impl<'a> Map<'a> {
             }
         };
         match entry.desc {
-            ObjectType::Encoding
-            | ObjectType::StdStrings
-            | ObjectType::SearchPath
-            | ObjectType::Database
-            | ObjectType::DatabaseProperties
-            | ObjectType::TableData
-            | ObjectType::SequenceSet
-            | ObjectType::StatisticsData
-            | ObjectType::Blob
-            | ObjectType::BlobMetadata
-            | ObjectType::Blobs
-            | ObjectType::SubscriptionTable
-            | ObjectType::DefaultAcl => Place::Elsewhere,
+            _ if is_content_or_setting(entry) => Place::Elsewhere,
+            ObjectType::DefaultAcl => Place::Elsewhere,
             ObjectType::PublicationTable | ObjectType::PublicationTablesInSchema => Place::Wide,
             ObjectType::Schema => of_schema(tag(entry)),
             ObjectType::Extension => Place::Extension,
