@@ -20,6 +20,7 @@ use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};
 use crate::objects::read;
 use crate::objects::read::Plain;
+use crate::objects::stored_run::StoredRun;
 use crate::runs::{find, select};
 use crate::seal::compress::Compression;
 use crate::seal::decode::Opening;
@@ -97,7 +98,13 @@ pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary
     let started = Instant::now();
     refuse_inside_store(store, &options.to)?;
     let found = find::trusted(store, &options.run, &options.keys.trust).await?;
-    let targets = targets(&found.manifest, options)?;
+    let run = if options.raw {
+        StoredRun::as_stored(store.clone(), found.manifest)
+    } else {
+        StoredRun::new(store.clone(), found.manifest, &options.keys.identities)
+            .map_err(|error| error.hint("or take the objects as they are stored, encrypted: --raw"))?
+    };
+    let targets = targets(&run, options)?;
     let mut state = open_folder(&options.to, &found.name)?;
     let stale = stale(&mut state, &found.name, &options.to, &targets)?;
     write_state(&options.to, &state)?;
@@ -105,7 +112,7 @@ pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary
         Summary { run: found.name.clone(), to: options.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
     let jobs = targets.into_iter().map(|target| {
         let done = state.files.get(&target.path).cloned();
-        fetch(store.clone(), found.name.clone(), options.to.clone(), target, done)
+        fetch(run.clone(), options.to.clone(), target, done)
     });
     let jobs: Vec<_> = jobs.collect();
     let mut results = stream::iter(jobs).buffer_unordered(options.jobs);
@@ -157,13 +164,8 @@ fn together(failures: &[Error]) -> Option<Error> {
 }
 
 /// What was asked for, as files.
-fn targets(manifest: &Manifest, options: &Options) -> Result<Vec<Target>> {
-    let opening = if options.raw {
-        Opening::AS_STORED
-    } else {
-        read::opening(manifest, &options.keys.identities)
-            .map_err(|error| error.hint("or take the objects as they are stored, encrypted: --raw"))?
-    };
+fn targets(run: &StoredRun, options: &Options) -> Result<Vec<Target>> {
+    let StoredRun { manifest, opening, .. } = run;
     let everything = options.schemas.is_empty() && options.tables.is_empty();
     let mut chosen: Vec<&Object> = Vec::new();
     if everything {
@@ -317,8 +319,7 @@ fn unfinished(path: &Path) -> PathBuf {
 
 /// Makes one file; true when it was there already.
 async fn fetch(
-    store: Store,
-    run: String,
+    run: StoredRun,
     to: PathBuf,
     target: Target,
     done: Option<Finished>,
@@ -332,7 +333,7 @@ async fn fetch(
         {
             return Ok((done, true));
         }
-        make(&store, &run, &file, &target).map(|finished| (finished, false))
+        make(&run, &file, &target).map(|finished| (finished, false))
     });
     let result = made.await.unwrap_or_else(|error| Err(Error::failed(format!("write a file: {error}"))));
     (path, result)
@@ -357,12 +358,12 @@ fn intact(path: &Path, done: &Finished) -> Result<bool> {
     Ok(hash::hex(&hash.finalize()) == done.sha256)
 }
 
-fn make(store: &Store, run: &str, path: &Path, target: &Target) -> Result<Finished> {
+fn make(run: &StoredRun, path: &Path, target: &Target) -> Result<Finished> {
     let folder = path.parent().unwrap_or(Path::new("."));
     make_private_folders(folder).map_err(|error| at(folder, &error, "create"))?;
     let temporary = unfinished(path);
     let mut file = create(&temporary)?;
-    let result = fill(store, run, &mut file, &temporary, target);
+    let result = fill(run, &mut file, &temporary, target);
     if result.is_err() {
         // The error counts; what is left over is overwritten next time.
         let _left_over = fs::remove_file(&temporary);
@@ -372,9 +373,9 @@ fn make(store: &Store, run: &str, path: &Path, target: &Target) -> Result<Finish
     Ok(finished)
 }
 
-fn fill(store: &Store, run: &str, file: &mut File, path: &Path, target: &Target) -> Result<Finished> {
+fn fill(run: &StoredRun, file: &mut File, path: &Path, target: &Target) -> Result<Finished> {
     let object = &target.object;
-    let (watch, stored) = read::watched(store, run, object);
+    let (watch, stored) = run.watched(object);
     let mut plain = Plain::new(stored, &target.opening);
     let mut hash = Sha256::new();
     let copied = copy(&mut plain, |part| {

@@ -10,6 +10,18 @@ pub(crate) fn count(number: u64) -> String {
     indicatif::HumanCount(number).to_string()
 }
 
+/// The first `shown` of these texts, joined, and the number of the others: `a, b and 3 more`.
+pub(crate) fn shortened(texts: impl IntoIterator<Item: AsRef<str>>, shown: usize, separator: &str) -> String {
+    let mut texts = texts.into_iter();
+    let first: Vec<_> = texts.by_ref().take(shown).collect();
+    let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
+    let joint = if separator == ", " { " " } else { separator };
+    match texts.count() {
+        0 => first.join(separator),
+        more => format!("{}{joint}and {more} more", first.join(separator)),
+    }
+}
+
 /// Things with a kind, a name and a reason: one line for those that have kind and reason in common, in the order of the
 /// first of them. At most `shown` names in each line.
 pub(crate) fn grouped<'a>(things: impl Iterator<Item = (&'a str, String, &'a str)>, shown: usize) -> Vec<String> {
@@ -21,10 +33,8 @@ pub(crate) fn grouped<'a>(things: impl Iterator<Item = (&'a str, String, &'a str
         }
     }
     let line = |(kind, reason, names): (&str, &str, Vec<String>)| {
-        let more = names.len().saturating_sub(shown);
-        let names = names.into_iter().take(shown).map(|name| plain(&name)).collect::<Vec<_>>().join(", ");
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{kind} {names}{more}: {}", plain(reason))
+        let names = shortened(names.iter().map(|name| plain(name)), shown, ", ");
+        format!("{kind} {names}: {}", plain(reason))
     };
     groups.into_iter().map(line).collect()
 }

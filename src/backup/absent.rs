@@ -8,7 +8,7 @@ use crate::archive::catalogue::{Belongs, Catalogue, PG_CLASS, namespace, oid, ta
 use crate::error::{Error, Result};
 use crate::format::manifest::Omitted;
 use crate::postgres::source::absent::{AbsentSequence, AbsentTable};
-use crate::postgres::source::detect::{Detection, Relation};
+use crate::postgres::source::detect::{Detection, RelKind, Relation};
 
 /// Relations of extensions that pg_dump leaves out: tables, then sequences.
 #[must_use]
@@ -18,12 +18,13 @@ pub(crate) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'
     let values = entries.iter().filter(|e| e.desc == ObjectType::SequenceSet);
     let with_value: HashSet<(&str, &str)> = values.map(|e| (namespace(e), tag(e))).collect();
     let owned = |r: &&Relation| r.extension.is_some() && r.unreadable.is_none() && r.persistence != 'u';
-    let tables = detection.relations.iter().filter(owned).filter(|r| r.relkind == 'r' && !with_rows.contains(&r.oid));
+    let tables =
+        detection.relations.iter().filter(owned).filter(|r| r.relkind == RelKind::Table && !with_rows.contains(&r.oid));
     let sequences = detection
         .relations
         .iter()
         .filter(owned)
-        .filter(|r| r.relkind == 'S' && !with_value.contains(&(r.schema.as_str(), r.name.as_str())));
+        .filter(|r| r.relkind == RelKind::Sequence && !with_value.contains(&(r.schema.as_str(), r.name.as_str())));
     (tables.collect(), sequences.collect())
 }
 
@@ -62,7 +63,7 @@ pub(crate) fn oids_of(entries: &[Entry], descs: &[ObjectType]) -> HashSet<u32> {
 pub(crate) fn adopt_sequences(detection: &mut Detection, belongs: &Belongs) {
     let owners: HashMap<u32, String> =
         detection.relations.iter().filter_map(|r| r.extension.clone().map(|extension| (r.oid, extension))).collect();
-    for sequence in detection.relations.iter_mut().filter(|r| r.relkind == 'S' && r.extension.is_none()) {
+    for sequence in detection.relations.iter_mut().filter(|r| r.relkind == RelKind::Sequence && r.extension.is_none()) {
         let table = belongs.get(&(PG_CLASS, sequence.oid));
         sequence.extension = table.and_then(|table| owners.get(table)).cloned();
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use libpgdump::Entry;
 
 use crate::error::{Error, Result};
-use crate::postgres::source::detect::Relation;
+use crate::postgres::source::detect::{RelKind, Relation};
 use crate::postgres::source::leader::{lockable, qualified};
 use crate::postgres::source::rows::{Chunk, Task};
 use crate::sql::statements::copy_columns;
@@ -59,7 +59,7 @@ pub(crate) fn table_chunks(relation: &Relation, entry: &Entry, own_read: Option<
 /// Ranges of heap blocks; the last one is open, so that no row can fall behind it.
 fn ctid_ranges(relation: &Relation) -> Vec<(i64, Option<i64>)> {
     let pieces = relation.bytes / CHUNK_BYTES;
-    if relation.relkind != 'r'
+    if relation.relkind != RelKind::Table
         || relation.access_method.as_deref() != Some("heap")
         || pieces < 2
         || relation.heap_blocks < 2

@@ -153,7 +153,7 @@ fn skipped(leader: &Leader, plan: &Plan) -> Vec<Skipped> {
             all.push(Skipped {
                 schema: unreadable.schema.clone(),
                 name: unreadable.name.clone(),
-                kind: unreadable.kind.clone(),
+                kind: unreadable.kind.to_string(),
                 reason: unreadable.reason.clone(),
                 entries: Vec::new(),
             });

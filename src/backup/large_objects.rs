@@ -16,6 +16,7 @@ use crate::format::manifest::LargeObjects;
 use crate::objects::write::Output;
 use crate::pipeline::rate::Meter;
 use crate::postgres::connect::stall::StallDetector;
+use crate::postgres::source::detect::GapKind;
 use crate::postgres::source::large_objects::{Sink, read};
 use crate::postgres::source::leader;
 use crate::postgres::source::leader::Leader;
@@ -32,7 +33,7 @@ pub(crate) async fn store(run: &Run, leader: &Leader, plan: &Plan) -> Result<Lar
         .detection
         .unreadable
         .iter()
-        .filter(|u| u.kind == "large object")
+        .filter(|u| u.kind == GapKind::LargeObject)
         .filter_map(|u| u.name.parse().ok())
         .collect();
     let mut blocks = plan.catalogue.large_object_blocks();

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Skipped, TableKind};
 use crate::postgres::source::absent::AbsentTable;
-use crate::postgres::source::detect::{Detection, Relation};
+use crate::postgres::source::detect::{Detection, RelKind, Relation};
 use crate::postgres::source::rows::Chunk;
 use crate::sql::names::TableName;
 
@@ -160,7 +160,7 @@ impl Sources<'_> {
                     continue;
                 }
             }
-            if relation.relkind != 'S' && relation.unreadable.is_none() {
+            if relation.relkind != RelKind::Sequence && relation.unreadable.is_none() {
                 relations.push((relation, data));
             }
         }
@@ -184,10 +184,11 @@ impl Sources<'_> {
             }),
             None => None,
         };
+        let kind = kind(relation).ok_or_else(|| Error::failed("internal error: a sequence was planned as a table"))?;
         Ok(PlannedTable {
             oid: relation.oid,
             name: TableName::new(&relation.schema, &relation.name),
-            kind: kind(relation),
+            kind,
             extension: relation.extension.clone(),
             filter: data.and_then(|_| relation.filter.clone()),
             rows,
@@ -237,10 +238,7 @@ fn rows_in_order(detection: &Detection, schemas: &[PlannedSchema], refers: &[(u3
 /// The reason why a relation's rows (or value) are not in the run, and whether that makes the run partial.
 fn left_out(relation: &Relation, has_rows: bool, described: bool, detection: &Detection) -> Option<(Skipped, bool)> {
     let skip = |reason: &str, grave: bool| {
-        let words = match relation.relkind {
-            'S' => "sequence",
-            _ => kind(relation).as_str(),
-        };
+        let words = kind(relation).map_or("sequence", TableKind::as_str);
         let skipped = Skipped {
             schema: relation.schema.clone(),
             name: relation.name.clone(),
@@ -254,35 +252,46 @@ fn left_out(relation: &Relation, has_rows: bool, described: bool, detection: &De
         return skip(reason, true);
     }
     match (relation.relkind, &relation.extension) {
-        ('r', Some(_)) if !has_rows && relation.persistence == 'u' => {
+        (RelKind::Table, Some(_)) if !has_rows && relation.persistence == 'u' => {
             skip("unlogged table of an extension: a scratch area whose rows must not come back", false)
         }
-        ('r' | 'S', None) if !has_rows && relation.persistence == 'u' && detection.server.in_recovery => {
+        (RelKind::Table | RelKind::Sequence, None)
+            if !has_rows && relation.persistence == 'u' && detection.server.in_recovery =>
+        {
             skip("unlogged: it has no content on a standby", false)
         }
         // What CREATE EXTENSION makes again is not described either; what was attached by hand cannot be told apart.
-        ('p' | 'm' | 'f', Some(extension)) if !described => {
+        (RelKind::PartitionedTable | RelKind::MaterializedView | RelKind::ForeignTable, Some(extension))
+            if !described =>
+        {
             let reason = format!(
                 "pg_dump does not describe what belongs to an extension: it comes back as far as CREATE EXTENSION {extension} makes it"
             );
             skip(&reason, false)
         }
-        ('S', None) if !described && !relation.schema.starts_with("pg_") => {
+        (RelKind::Sequence, None) if !described && !relation.schema.starts_with("pg_") => {
             skip("pg_dump does not describe it (its table was left out)", true)
         }
-        ('r' | 'p' | 'f' | 'm' | 'S', None) if !described => {
-            skip("pg_dump does not describe it (the name of its schema begins with pg_)", true)
-        }
-        ('r', None) if !has_rows => skip("pg_dump does not describe its rows", true),
+        (
+            RelKind::Table
+            | RelKind::PartitionedTable
+            | RelKind::ForeignTable
+            | RelKind::MaterializedView
+            | RelKind::Sequence,
+            None,
+        ) if !described => skip("pg_dump does not describe it (the name of its schema begins with pg_)", true),
+        (RelKind::Table, None) if !has_rows => skip("pg_dump does not describe its rows", true),
         _ => None,
     }
 }
 
-const fn kind(relation: &Relation) -> TableKind {
-    match relation.relkind {
-        'p' => TableKind::PartitionedTable,
-        'f' => TableKind::ForeignTable,
-        'm' => TableKind::MaterializedView,
-        _ => TableKind::Table,
-    }
+/// The kind of a table in the manifest; `None` for a sequence.
+const fn kind(relation: &Relation) -> Option<TableKind> {
+    Some(match relation.relkind {
+        RelKind::Table => TableKind::Table,
+        RelKind::PartitionedTable => TableKind::PartitionedTable,
+        RelKind::ForeignTable => TableKind::ForeignTable,
+        RelKind::MaterializedView => TableKind::MaterializedView,
+        RelKind::Sequence => return None,
+    })
 }

@@ -2,8 +2,9 @@
 //! same questions.
 
 use crate::error::{Error, Result};
+use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::source::detect::{Detection, Unreadable};
+use crate::postgres::source::detect::{Detection, GapKind};
 use crate::runs::{find, pointer};
 use crate::sql::names::quote;
 use crate::store::Store;
@@ -66,8 +67,7 @@ async fn newest(store: &Store) -> Option<String> {
 /// Stops before the first byte when something cannot be read, with the statements that cure it.
 pub(crate) fn preflight(detection: &Detection, allow: bool) -> Result<()> {
     let server = &detection.server;
-    let relations =
-        i64::try_from(detection.relations.iter().filter(|r| matches!(r.relkind, 'r' | 'p')).count()).unwrap_or(0);
+    let relations = i64::try_from(detection.relations.iter().filter(|r| r.relkind.is_lockable()).count()).unwrap_or(0);
     let room = server.max_locks_per_transaction * (server.max_connections + 1);
     if relations * 2 > room {
         tracing::warn!(
@@ -78,11 +78,9 @@ pub(crate) fn preflight(detection: &Detection, allow: bool) -> Result<()> {
     if detection.unreadable.is_empty() {
         return Ok(());
     }
-    let told = detection.unreadable.iter().take(20).map(|u| format!("{} {}: {}", u.kind, named(u), u.reason));
-    let told: Vec<String> = told.collect();
-    let more = detection.unreadable.len().saturating_sub(told.len());
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let what = format!("role {} cannot read everything: {}{more}", server.role, told.join("; "));
+    let gaps = detection.unreadable.iter().map(|gap| format!("{} {}: {}", gap.kind, gap.display_name(), gap.reason));
+    let gaps = human::shortened(gaps, 20, "; ");
+    let what = format!("role {} cannot read everything: {gaps}", server.role);
     if allow {
         tracing::warn!("{what}; left out (--allow-unreadable)");
         return Ok(());
@@ -96,24 +94,16 @@ pub(crate) fn preflight(detection: &Detection, allow: bool) -> Result<()> {
     Err(error.hint("or make a partial run without it: --allow-unreadable"))
 }
 
-fn named(unreadable: &Unreadable) -> String {
-    if unreadable.schema.is_empty() {
-        unreadable.name.clone()
-    } else {
-        format!("{}.{}", unreadable.schema, unreadable.name)
-    }
-}
-
 /// What pg_dump must leave out, as arguments. A sequence keeps its DDL: leaving it out must not cost its table.
 pub(crate) fn leave_out(detection: &Detection) -> Vec<String> {
     let arguments = detection.unreadable.iter().filter_map(|u| {
         let name = format!("{}.{}", quote(&u.schema), quote(&u.name));
-        match u.kind.as_str() {
+        match u.kind {
             // Its types and functions can be read without USAGE, and extensions may be in it.
-            "schema" => Some(format!("--exclude-table={}.*", quote(&u.name))),
-            "sequence" => Some(format!("--exclude-table-data={name}")),
-            "table" => Some(format!("--exclude-table={name}")),
-            _ => None,
+            GapKind::Schema => Some(format!("--exclude-table={}.*", quote(&u.name))),
+            GapKind::Sequence => Some(format!("--exclude-table-data={name}")),
+            GapKind::Table => Some(format!("--exclude-table={name}")),
+            GapKind::LargeObject => None,
         }
     });
     arguments.collect()

@@ -11,7 +11,6 @@ use crate::backup::plan::Plan;
 use crate::backup::run::Run;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
 use crate::human;
-use crate::objects::read;
 use crate::postgres::settings;
 use crate::postgres::source::leader::Leader;
 use crate::seal::compress::Compression;
@@ -110,7 +109,7 @@ fn checksums(facts: &Facts<'_>) -> String {
     });
     let objects = [facts.roles, facts.database].into_iter().chain(facts.large_objects).chain(tables);
     let mut text = String::from("## 5. SHA-256\n\n```sha256\n");
-    for volume in objects.flat_map(read::volumes) {
+    for volume in objects.flat_map(Object::volumes) {
         text.push_str(&format!("{}  {}\n", volume.sha256, volume.key));
     }
     text.push_str("```\n");
@@ -119,7 +118,7 @@ fn checksums(facts: &Facts<'_>) -> String {
 
 /// The command that prints the plain content of an object; `$RUN` is the folder, `$KEY` the file with the secret key.
 fn print(facts: &Facts<'_>, object: &Object) -> String {
-    let (target, key) = (&facts.run.target, read::whole_key(object));
+    let (target, key) = (&facts.run.target, object.whole_key());
     let file = format!("\"$RUN/{key}\"");
     let mut steps = Vec::new();
     if !object.volumes.is_empty() {
@@ -322,7 +321,7 @@ fn parts(facts: &Facts<'_>) -> String {
     );
     for schema in facts.schemas {
         let needs = if schema.needs.is_empty() { "nothing".to_owned() } else { schema.needs.join(", ") };
-        text.push_str(&format!("- `{}`: {}\n", read::whole_key(&schema.dump), in_comment(&needs)));
+        text.push_str(&format!("- `{}`: {}\n", schema.dump.whole_key(), in_comment(&needs)));
     }
     if let Some(schema) = facts.schemas.first() {
         text.push_str(&format!(

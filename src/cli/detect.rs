@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
-use crate::postgres::source::detect::{Detection, Relation, detect};
+use crate::postgres::source::detect::{Detection, RelKind, Relation, detect};
 use crate::shutdown::Shutdown;
 
 /// Runs the command. What cannot be read is part of the answer, not a failure.
@@ -103,12 +103,7 @@ fn table(detection: &Detection) -> String {
             format!("unreadable by {} ({}), and the cure:", human::plain(&server.role), detection.unreadable.len()),
         ]);
         for item in &detection.unreadable {
-            let name = if item.schema.is_empty() || item.kind == "schema" {
-                item.name.clone()
-            } else {
-                format!("{}.{}", item.schema, item.name)
-            };
-            lines.push(format!("  {} {}: {}", item.kind, human::plain(&name), item.reason));
+            lines.push(format!("  {} {}: {}", item.kind, human::plain(&item.display_name()), item.reason));
             lines.push(format!("      {}", item.cure));
         }
     }
@@ -127,12 +122,16 @@ fn table(detection: &Detection) -> String {
 fn row<'a>(name: &str, width: usize, relations: impl Iterator<Item = &'a Relation>, notes: &str) -> String {
     let (mut tables, mut sequences, mut rows, mut bytes) = (0_u64, 0_u64, 0_i64, 0_i64);
     for relation in relations {
-        if relation.relkind == 'S' {
+        if relation.relkind == RelKind::Sequence {
             sequences += 1;
         } else {
             tables += 1;
         }
-        rows = rows.saturating_add(if relation.relkind == 'p' { 0 } else { relation.estimated_rows });
+        rows = rows.saturating_add(if relation.relkind == RelKind::PartitionedTable {
+            0
+        } else {
+            relation.estimated_rows
+        });
         bytes = bytes.saturating_add(relation.bytes);
     }
     let size = indicatif::BinaryBytes(u64::try_from(bytes).unwrap_or(0)).to_string();

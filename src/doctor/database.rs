@@ -11,7 +11,7 @@ use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::PgTools;
-use crate::postgres::source::detect::{Detection, Unreadable, detect};
+use crate::postgres::source::detect::{Detection, RelKind, detect};
 use crate::postgres::source::health::{Blocking, Facts};
 use crate::postgres::source::{health, leader};
 use crate::runs::pointer;
@@ -153,7 +153,7 @@ fn encryption(session: &Session, facts: &Facts, report: &mut Report) {
 
 fn server(detection: &Detection, facts: &Facts, report: &mut Report) {
     let server = &detection.server;
-    let tables = detection.relations.iter().filter(|relation| relation.relkind != 'S').count();
+    let tables = detection.relations.iter().filter(|relation| relation.relkind != RelKind::Sequence).count();
     let size: u64 = detection.relations.iter().map(|relation| u64::try_from(relation.bytes).unwrap_or(0)).sum();
     let text = format!(
         "PostgreSQL {}, database {}: {} schemas, {tables} tables, {}",
@@ -214,17 +214,8 @@ fn privileges(detection: &Detection, report: &mut Report) {
         let what = if server.superuser { ", a superuser," } else { "" };
         return report.ok(AREA, "privileges", format!("{}{what} can read everything", server.role));
     }
-    let one = |gap: &Unreadable| {
-        let name = if gap.schema.is_empty() || gap.kind == "schema" {
-            gap.name.clone()
-        } else {
-            format!("{}.{}", gap.schema, gap.name)
-        };
-        format!("{} {name} ({})", gap.kind, gap.reason)
-    };
-    let named: Vec<String> = detection.unreadable.iter().take(NAMED).map(one).collect();
-    let more = detection.unreadable.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    let gaps = detection.unreadable.iter().map(|gap| format!("{} {} ({})", gap.kind, gap.display_name(), gap.reason));
+    let gaps = human::shortened(gaps, NAMED, ", ");
     let mut cures: Vec<String> = Vec::new();
     if detection.unreadable.len() > MANY && server.version_num >= 140_000 {
         let role = quote(&server.role);
@@ -237,7 +228,7 @@ fn privileges(detection: &Detection, report: &mut Report) {
             cures.push(gap.cure.clone());
         }
     }
-    report.error(AREA, "privileges", format!("{} cannot read {}{more}", server.role, named.join(", ")), cures);
+    report.error(AREA, "privileges", format!("{} cannot read {gaps}", server.role), cures);
 }
 
 fn locks(blocking: &[Blocking], patience: Duration, report: &mut Report) {
@@ -263,7 +254,7 @@ fn locks(blocking: &[Blocking], patience: Duration, report: &mut Report) {
 /// Leader and pg_dump each lock every table; the readers one at a time.
 fn lock_table(detection: &Detection, report: &mut Report) {
     let server = &detection.server;
-    let tables = detection.relations.iter().filter(|relation| matches!(relation.relkind, 'r' | 'p')).count();
+    let tables = detection.relations.iter().filter(|relation| relation.relkind.is_lockable()).count();
     let needed = i64::try_from(tables).unwrap_or(i64::MAX).saturating_mul(2);
     let slots = (server.max_connections + server.max_prepared_transactions).max(1);
     let room = server.max_locks_per_transaction * slots;

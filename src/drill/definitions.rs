@@ -30,8 +30,8 @@ pub(crate) async fn compare(
 ) -> Result<Observations> {
     let mut found = Observations::default();
     let server = scratch.server_version_num();
-    let saved = major(&loaded.manifest.source.server_version);
-    if server / 10_000 != saved || tools.major != major(&loaded.manifest.source.pg_dump_version) {
+    let saved = major(&loaded.run.manifest.source.server_version);
+    if server / 10_000 != saved || tools.major != major(&loaded.run.manifest.source.pg_dump_version) {
         found.notes.push(format!(
             "definitions were not compared: saved from PostgreSQL {saved}, restored into {} with programs of {}",
             server / 10_000,

@@ -47,7 +47,7 @@ pub(crate) async fn choose(loaded: &Loaded, session: &Session, scratch: &str) ->
         } else {
             continue;
         };
-        let tables = tables_of(&loaded.manifest, tag(entry));
+        let tables = tables_of(&loaded.run.manifest, tag(entry));
         let names: Vec<String> = tables.iter().map(TableName::to_string).collect();
         not_proven.push(format!("extension {} {why}; its tables: {}", tag(entry), names.join(", ")));
         out.tables.extend(tables);
@@ -55,7 +55,7 @@ pub(crate) async fn choose(loaded: &Loaded, session: &Session, scratch: &str) ->
         out.entries.insert(entry.dump_id);
     }
     if !extensions.is_empty() {
-        let alone = in_schemas_of(entries, &loaded.manifest, &extensions);
+        let alone = in_schemas_of(entries, &loaded.run.manifest, &extensions);
         out.entries.extend(alone);
         with_dependents(entries, &mut out.entries);
     }

@@ -131,13 +131,13 @@ async fn begin(store: Store, options: &Options) -> Result<Begun> {
     leave_out::properties(&mut loaded.meta.entries);
     let notes = leftovers::clear(&maintenance).await?;
     let name = options.scratch_name.clone().unwrap_or_else(|| {
-        format!("pgstow_drill_{}_{:06x}", loaded.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)
+        format!("pgstow_drill_{}_{:06x}", loaded.run.manifest.run.to_lowercase(), rand::random::<u32>() & 0x00FF_FFFF)
     });
     // Refused again by the server where it is made meanwhile.
     if target::server(&maintenance).await?.databases.contains(&name) {
         return Err(scratch::exists(&name));
     }
-    let mark = Mark::new(&loaded.manifest.run);
+    let mark = Mark::new(&loaded.run.manifest.run);
     target::scratch::hold(&maintenance, &mark).await?;
     let scratch = Scratch::new(&name, &maintenance, options.connect_timeout, mark.clone());
     Ok(Begun { maintenance, loaded, scratch, mark, notes })
@@ -163,13 +163,13 @@ async fn drill(
     commits: TaskTracker,
 ) -> Result<Receipt> {
     let started = Instant::now();
-    let manifest = &loaded.manifest;
+    let manifest = &loaded.run.manifest;
     let mut receipt = Receipt::new(loaded, maintenance.server_version_num());
     let (mut leave_out, found) = leave_out::choose(loaded, maintenance, scratch.info().database()).await?;
     receipt.add(found);
     receipt.differences.extend(loaded.disagreements().await?.into_iter().map(|one| one.problem));
     if !options.tables.is_empty() {
-        let (entries, store) = (&loaded.meta.entries, &loaded.source.store);
+        let (entries, store) = (&loaded.meta.entries, &loaded.run.store);
         let (sample, notes) = sample::choose(&options.tables, manifest, entries, store, &mut leave_out).await?;
         tracing::info!("a sample of {} of {} tables: {}", sample.tables.len(), sample.of, sample.tables.join(", "));
         receipt.sample = Some(sample);
@@ -195,7 +195,7 @@ async fn drill(
         options,
         loaded,
         &leave_out,
-        &scratch.info().with_own_money(loaded.manifest.source.lc_monetary.is_none()),
+        &scratch.info().with_own_money(loaded.run.manifest.source.lc_monetary.is_none()),
     )
     .await?;
     (receipt.tables, receipt.rows) = (compared.tables, compared.rows);

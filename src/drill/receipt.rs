@@ -50,7 +50,7 @@ impl Receipt {
     /// The account of a drill that has found nothing yet, on a server of this `server_version_num`.
     pub(crate) fn new(loaded: &Loaded, server_version_num: u32) -> Self {
         Self {
-            head: Head::new("drill", &loaded.manifest.run, &loaded.manifest_sha256, false),
+            head: Head::new("drill", &loaded.run.manifest.run, &loaded.manifest_sha256, false),
             server_version: version(server_version_num),
             tables: 0,
             rows: 0,

@@ -8,11 +8,11 @@ use crate::drill::options::Options;
 use crate::drill::receipt::Observations;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Table};
+use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target::load;
 use crate::postgres::target::load::{Loader, Readable};
-use crate::restore::flow::Source;
 use crate::restore::source::{LeaveOut, Loaded};
 use crate::seal::digest::Fingerprint;
 use crate::sql::names::TableName;
@@ -48,7 +48,7 @@ pub(crate) async fn compare(
     info: &ConnInfo,
 ) -> Result<Compared> {
     // That tables outside of a sample are empty proves nothing about them.
-    let mut wanted = wanted(&loaded.manifest, leave_out, !options.tables.is_empty());
+    let mut wanted = wanted(&loaded.run.manifest, leave_out, !options.tables.is_empty());
     wanted.sort_by_key(|(_, table)| table.raw_bytes);
     let queue = Mutex::new(wanted);
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -57,7 +57,7 @@ pub(crate) async fn compare(
         let loader = Loader::connect(info, options.connect_timeout).await?;
         let (mut seen, mut missing) = (Vec::new(), Vec::new());
         while let Some(one) = next() {
-            match read_back(&loaded.source, one, &session, &loader).await? {
+            match read_back(&loaded.run, one, &session, &loader).await? {
                 Some(one) => seen.push(one),
                 None => missing.push(format!("table {}.{} is missing", one.0, one.1.name)),
             }
@@ -83,7 +83,7 @@ fn wanted<'a>(manifest: &'a Manifest, leave_out: &LeaveOut, only_with_rows: bool
 
 /// Reads one table; `None` where it is missing.
 async fn read_back<'a>(
-    source: &Source,
+    run: &StoredRun,
     (schema, table): Wanted<'a>,
     session: &Session,
     loader: &Loader,
@@ -93,7 +93,7 @@ async fn read_back<'a>(
     let Some(readable) = load::readable(session, schema, &table.name).await? else { return Ok(None) };
     let mut fingerprint = loader.fingerprint(&copy(&name, table, &readable), &doing).await?;
     let differs = fingerprint.rows == table.rows && fingerprint.digest() != table.digest;
-    let saved = if differs { saved_order(source, table, &readable).await } else { None };
+    let saved = if differs { saved_order(run, table, &readable).await } else { None };
     if let Some(saved) = &saved {
         fingerprint = loader.fingerprint(&copy(&name, table, saved), &doing).await?;
     }
@@ -102,8 +102,8 @@ async fn read_back<'a>(
 
 /// The columns in the order in which they were saved, where they came back in another one: those of a table that
 /// inherits from one which got a column later. `pg_dump` makes the columns of parents first.
-async fn saved_order(source: &Source, table: &Table, readable: &Readable) -> Option<Readable> {
-    let (head, flow) = source.file(&table.file);
+async fn saved_order(run: &StoredRun, table: &Table, readable: &Readable) -> Option<Readable> {
+    let (head, flow) = run.file(&table.file);
     let head = head.await;
     drop(flow);
     let head = head.ok()?;

@@ -11,4 +11,5 @@
 
 pub(crate) mod index;
 pub(crate) mod read;
+pub(crate) mod stored_run;
 pub(crate) mod write;

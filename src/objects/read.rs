@@ -52,26 +52,11 @@ pub(crate) fn opening(manifest: &Manifest, identities: &Identities) -> Result<Op
     )))
 }
 
-/// The volumes of an object.
-pub(crate) fn volumes(object: &Object) -> Vec<Volume> {
-    object.volumes()
-}
-
-/// Every object that the manifest names.
-pub(crate) fn all(manifest: &Manifest) -> Vec<&Object> {
-    manifest.objects()
-}
-
 /// Whether a key can be a file below a folder and nowhere else.
 pub(crate) fn safe(key: &str) -> bool {
     !key.is_empty()
         && !key.contains(['\\', '\0'])
         && key.split('/').all(|segment| !segment.is_empty() && segment != "." && segment != "..")
-}
-
-/// The key of an object without the number of its first volume.
-pub(crate) fn whole_key(object: &Object) -> &str {
-    object.whole_key()
 }
 
 /// The stored bytes of an object, as many as the manifest says; each volume is requested when its turn comes.
@@ -91,7 +76,7 @@ pub(crate) fn range(store: &Store, run: &str, object: &Object, range: Range<u64>
 fn cut(object: &Object, range: Range<u64>) -> Vec<(Volume, Range<u64>)> {
     let mut parts = Vec::new();
     let mut begin = 0_u64;
-    for volume in volumes(object) {
+    for volume in object.volumes() {
         let end = begin.saturating_add(volume.bytes);
         let (from, to) = (range.start.max(begin), range.end.min(end));
         if from < to {
@@ -174,7 +159,7 @@ pub(crate) fn most(object: &Object) -> Result<u64> {
     if object.raw_bytes <= LARGEST_IN_MEMORY {
         return Ok(object.raw_bytes);
     }
-    let (key, size, most) = (whole_key(object), human::size(object.raw_bytes), human::size(LARGEST_IN_MEMORY));
+    let (key, size, most) = (object.whole_key(), human::size(object.raw_bytes), human::size(LARGEST_IN_MEMORY));
     Err(Error::damage(format!("{key}: the manifest says {size}, more than the {most} that are read at once")))
 }
 
@@ -207,7 +192,7 @@ pub(crate) fn settle(watch: &Watch, object: &Object, read: Result<()>, plain: u6
         return Err(Error::damage(format!("{key}: its stored bytes are not the manifest's (SHA-256)")));
     }
     if plain != object.raw_bytes {
-        let (key, said) = (whole_key(object), object.raw_bytes);
+        let (key, said) = (object.whole_key(), object.raw_bytes);
         return Err(Error::damage(format!("{key}: {plain} plain bytes, the manifest says {said}")));
     }
     Ok(())
@@ -279,6 +264,6 @@ mod tests {
         assert_eq!(found(10..20), [(key(2), 0..10)]);
         assert_eq!(found(23..99), [(key(3), 3..4)]);
         assert_eq!(found(5..5), []);
-        assert_eq!(whole_key(&object), "x");
+        assert_eq!(object.whole_key(), "x");
     }
 }

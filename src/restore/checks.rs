@@ -7,6 +7,7 @@ use libpgdump::{Entry, ObjectType};
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
+use crate::human;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::Server;
@@ -31,9 +32,8 @@ pub(crate) async fn refuse_disagreements(loaded: &Loaded, options: &Options) -> 
     if grave.is_empty() {
         return Ok(());
     }
-    let more = if grave.len() > SHOWN { format!("; and {} more", grave.len() - SHOWN) } else { String::new() };
-    let shown: Vec<String> = grave.into_iter().take(SHOWN).map(|one| one.problem).collect();
-    Err(Error::damage(format!("the run's manifest is damaged: {}{more}", shown.join("; "))).hint("nothing was changed"))
+    let problems = human::shortened(grave.iter().map(|one| &one.problem), SHOWN, "; ");
+    Err(Error::damage(format!("the run's manifest is damaged: {problems}")).hint("nothing was changed"))
 }
 
 /// Most problems that one message lists.
@@ -103,9 +103,8 @@ pub(crate) async fn refuse_full(session: &Session, run: &str, options: &Options)
     if contents.is_empty() || options.destination == Destination::Existing || !options.has_definitions() {
         return Ok(Found::Nothing);
     }
-    let told: Vec<String> = contents.iter().take(3).map(|thing| in_comment(thing)).collect();
-    let more = if contents.len() > 3 { ", ..." } else { "" };
-    let refused = Error::usage(format!("{} is not empty: {}{more}", session.info(), told.join(", ")));
+    let contents = human::shortened(contents.iter().map(|thing| in_comment(thing)), 3, ", ");
+    let refused = Error::usage(format!("{} is not empty: {contents}", session.info()));
     let refused = if target::is_project(session).await? {
         refused.hint("if it is a Supabase project, whose platform has made schemas of its own: --profile supabase")
     } else {

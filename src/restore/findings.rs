@@ -101,13 +101,11 @@ pub(crate) struct Ledger {
     grantees: Mutex<BTreeMap<String, u32>>,
 }
 
-/// Names told of a long list.
-const TOLD: usize = 12;
+/// Names that one line shows of a long list.
+const SHOWN: usize = 12;
 
 fn list(names: &[String]) -> String {
-    let told: Vec<&str> = names.iter().take(TOLD).map(String::as_str).collect();
-    let more = names.len().saturating_sub(TOLD);
-    if more == 0 { told.join(", ") } else { format!("{} and {more} more", told.join(", ")) }
+    human::shortened(names, SHOWN, ", ")
 }
 
 impl Ledger {

@@ -16,10 +16,9 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{Index, Object, Piece, Table};
 use crate::objects::read;
 use crate::objects::read::Plain;
-use crate::seal::decode::Opening;
+use crate::objects::stored_run::StoredRun;
 use crate::seal::decrypt::HEAD_BYTES;
 use crate::seal::digest::Fingerprint;
-use crate::store::Store;
 
 /// Bytes of COPY text sent at once.
 const PART_BYTES: usize = 256 << 10;
@@ -27,17 +26,6 @@ const PART_BYTES: usize = 256 << 10;
 const PARTS: usize = 6;
 /// Definitions before a table's rows are held; PostgreSQL allows 1,600 columns, whose comments may be long.
 const LONGEST_HEAD: usize = 64 << 20;
-
-/// Where a run's objects are.
-#[derive(Clone)]
-pub(crate) struct Source {
-    /// The store.
-    pub(crate) store: Store,
-    /// Name of the run.
-    pub(crate) run: String,
-    /// How its objects are opened.
-    pub(crate) opening: Opening,
-}
 
 /// The begin of an encrypted SQL file, by which its pieces are opened; of others nothing.
 #[derive(Debug, Clone, Default)]
@@ -79,22 +67,18 @@ impl Flow {
     }
 }
 
-impl Source {
-    /// A whole object in memory, plain, verified.
-    pub(crate) async fn read(&self, object: &Object) -> Result<Vec<u8>> {
-        read::read(&self.store, &self.run, object, &self.opening).await
-    }
-
+/// The rows of a run.
+impl StoredRun {
     /// The index of a large table, verified, and what its pieces are found by.
     pub(crate) async fn index(&self, schema: &str, table: &Table, stored: &Object) -> Result<(Index, Head)> {
-        let bytes = read::read(&self.store, &self.run, stored, &self.opening.uncompressed()).await?;
+        let bytes = self.read_with(stored, &self.opening.uncompressed()).await?;
         let damaged = |why: String| Error::damage(format!("{}: {why}", stored.key));
         let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         crate::objects::index::check(&index, schema, table).map_err(damaged)?;
         if self.opening.identities().is_none() {
             return Ok((index, Head::default()));
         }
-        let (_, mut stored) = read::range(&self.store, &self.run, &table.file, 0..HEAD_BYTES.min(table.file.bytes));
+        let (_, mut stored) = self.range(&table.file, 0..HEAD_BYTES.min(table.file.bytes));
         let mut head = Vec::new();
         stored.read_to_end(&mut head).await.map_err(Error::from)?;
         Ok((index, Head(head.into())))
@@ -104,7 +88,7 @@ impl Source {
     pub(crate) fn file(&self, object: &Object) -> (oneshot::Receiver<Before>, Flow) {
         let (tell, head) = oneshot::channel();
         let (send, rows) = mpsc::channel(PARTS);
-        let (watch, stored) = read::watched(&self.store, &self.run, object);
+        let (watch, stored) = self.watched(object);
         let (object, opening) = (object.clone(), self.opening.clone());
         let end = tokio::task::spawn_blocking(move || {
             let mut plain = Plain::new(stored, &opening);
@@ -131,12 +115,12 @@ impl Source {
         let located = match self.opening.identities() {
             Some(identities) => {
                 let located = identities.locate(&head.0, object.bytes, range.clone());
-                Some(located.map_err(|error| error.context(read::whole_key(object)))?)
+                Some(located.map_err(|error| error.context(object.whole_key()))?)
             }
             None => None,
         };
         let range = located.as_ref().map_or(range, |located| located.stored.clone());
-        let (keys, stored) = read::range(&self.store, &self.run, object, range);
+        let (keys, stored) = self.range(object, range);
         let (send, rows) = mpsc::channel(PARTS);
         let (piece, opening) = (piece.clone(), self.opening.clone());
         let end = tokio::task::spawn_blocking(move || {

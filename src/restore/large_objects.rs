@@ -9,7 +9,6 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Object;
-use crate::objects::read;
 use crate::objects::read::Watch;
 use crate::restore::work::Work;
 use crate::seal::decode;
@@ -20,8 +19,8 @@ const BLOBS_AT_ONCE: u64 = 2_000;
 impl Work<'_> {
     /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
     pub(crate) async fn large_objects(&self, object: &Object, more: &[&str]) -> Result<()> {
-        let (watch, stored) = read::watched(&self.source.store, &self.source.run, object);
-        let plain = self.source.opening.decoder(stored);
+        let (watch, stored) = self.run.watched(object);
+        let plain = self.run.opening.decoder(stored);
         let (watched, damage) = (watch.clone(), Arc::new(Mutex::new(None)));
         let mut held = HeldBack {
             inner: plain,
@@ -32,7 +31,7 @@ impl Work<'_> {
             damage: Arc::clone(&damage),
         };
         let mut arguments = more.to_vec();
-        if self.manifest.large_objects.count <= BLOBS_AT_ONCE {
+        if self.run.manifest.large_objects.count <= BLOBS_AT_ONCE {
             arguments.push("--single-transaction");
         }
         let arguments = self.owned(&arguments);
@@ -45,7 +44,7 @@ impl Work<'_> {
             return Err(damaged);
         }
         result?;
-        self.note(|report| report.large_objects = self.manifest.large_objects.count);
+        self.note(|report| report.large_objects = self.run.manifest.large_objects.count);
         Ok(())
     }
 }

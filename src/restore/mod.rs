@@ -100,7 +100,7 @@ async fn restore(
     }
     let leave_out = LeaveOut::of_gaps(&loaded);
     let mut report = plain::restore(options, &loaded, &leave_out, progress, commits).await?;
-    let part = Part::choose(&loaded.manifest, options)?.with_contents(&loaded.source, &loaded.manifest).await?;
+    let part = Part::choose(&loaded.run.manifest, options)?.with_contents(&loaded.run).await?;
     let lost = gaps(part.entries(&loaded.meta), &leave_out).into_iter();
     report.findings.not_restored.extend(lost.map(|entry| Finding {
         kind: findings::kind(entry),

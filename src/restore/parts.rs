@@ -6,15 +6,12 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::archive::head;
 use crate::archive::partitions::parents;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::manifest::{Manifest, Object, TableKind};
-use crate::objects::read;
-use crate::objects::read::Plain;
+use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::session::Session;
 use crate::restore::checks;
-use crate::restore::flow::Source;
 use crate::restore::options::Options;
 use crate::restore::wanted::Wanted;
 use crate::runs::select;
@@ -58,17 +55,10 @@ impl Part {
     }
 
     /// Reads which entries the schemas' archives hold.
-    pub(crate) async fn with_contents(mut self, source: &Source, manifest: &Manifest) -> Result<Self> {
-        for schema in self.schemas.iter().filter_map(|at| manifest.schemas.get(*at)) {
-            let stored = read::open(&source.store, &source.run, &schema.dump);
-            let (key, opening) = (schema.dump.key.clone(), source.opening.clone());
-            // The table of contents stands at the begin; the rest of the archive is not fetched.
-            let read = tokio::task::spawn_blocking(move || {
-                let mut plain = Plain::new(stored, &opening);
-                head::read(&mut plain).map_err(|error| Error::damage(format!("{key}: {error}")))
-            });
-            let meta = read.await.map_err(|error| Error::failed(format!("read an archive: {error}")))??;
-            self.of_schemas.extend(meta.entries.iter().map(|entry| entry.dump_id));
+    pub(crate) async fn with_contents(mut self, run: &StoredRun) -> Result<Self> {
+        for schema in self.schemas.iter().filter_map(|at| run.manifest.schemas.get(*at)) {
+            let contents = run.table_of_contents(&schema.dump).await?;
+            self.of_schemas.extend(contents.entries.iter().map(|entry| entry.dump_id));
         }
         Ok(self)
     }
@@ -115,7 +105,7 @@ impl Part {
     /// The objects that will be read.
     pub(crate) fn objects<'a>(&self, manifest: &'a Manifest) -> Vec<&'a Object> {
         if self.whole {
-            let mut all = read::all(manifest);
+            let mut all = manifest.objects();
             all.retain(|object| manifest.restore_md.as_ref() != Some(object));
             return all;
         }

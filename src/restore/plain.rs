@@ -58,10 +58,11 @@ pub(crate) async fn restore(
     commits: TaskTracker,
 ) -> Result<Report> {
     let started = Instant::now();
-    let Loaded { source, manifest, meta, .. } = loaded;
+    let Loaded { run, meta, .. } = loaded;
+    let manifest = &*run.manifest;
     let part = Part::choose(manifest, options)?;
-    prepare::compare_sizes(source, manifest, &part).await?;
-    let mut part = part.with_contents(source, manifest).await?;
+    prepare::compare_sizes(run, &part).await?;
+    let mut part = part.with_contents(run).await?;
     if !options.has_definitions() {
         part = part.with_sequences(manifest, meta);
     }
@@ -84,8 +85,7 @@ pub(crate) async fn restore(
     let work = Work {
         options,
         progress,
-        manifest,
-        source,
+        run,
         meta,
         leave_out,
         part,
@@ -101,7 +101,7 @@ pub(crate) async fn restore(
         ledger: Ledger::default(),
         report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
     };
-    tracing::info!(run = %work.manifest.run, into = %work.info, "restore started");
+    tracing::info!(run = %work.run.manifest.run, into = %work.info, "restore started");
     let role = Box::pin(work.all(found, &entries)).await?;
     work.control.close().await;
     let mut report = work.report.into_inner().unwrap_or_default();
@@ -128,7 +128,7 @@ impl Work<'_> {
     /// All steps; returns the role that restored.
     async fn all(&self, found: Found, entries: &[&Entry]) -> Result<String> {
         let options = self.options;
-        let mark = checks::mark(&self.manifest.run, options);
+        let mark = checks::mark(&self.run.manifest.run, options);
         let executor = Executor::new(&self.control, options, &self.ledger, &self.meta.entries).await?;
         let role = executor.role().to_owned();
         match (found, &mark) {
@@ -204,7 +204,7 @@ impl Work<'_> {
             return Ok((Vec::new(), Vec::new()));
         }
         let mut all = Vec::new();
-        for text in database::settings(&self.meta.entries, &self.manifest.source.database, self.info.database()) {
+        for text in database::settings(&self.meta.entries, &self.run.manifest.source.database, self.info.database()) {
             let statements = statements(&text).into_iter().map(str::to_owned).collect();
             all.extend(settings::taken(&self.control, statements).await?);
         }
@@ -266,7 +266,7 @@ impl Work<'_> {
     /// Rows and large objects.
     async fn data(&self, into: Tables, executor: &Executor<'_>, entries: &[&Entry]) -> Result<()> {
         let options = self.options;
-        let mut tables = self.part.tables(self.manifest, !options.has_definitions());
+        let mut tables = self.part.tables(&self.run.manifest, !options.has_definitions());
         tables.retain(|w| !self.leave_out.tables.contains(&w.table_name()));
         tables.retain(|wanted| wanted.table.rows > 0 || into == Tables::Existing { replace: true });
         if into == (Tables::Existing { replace: false }) && options.destination != Destination::Existing {
@@ -291,6 +291,7 @@ impl Work<'_> {
         self.progress.total.store(total, Ordering::Relaxed);
         self.count(&tables);
         let blobs = self
+            .run
             .manifest
             .large_objects
             .object
@@ -365,7 +366,7 @@ impl Work<'_> {
     async fn single_tables(&self) -> Result<Vec<(TableName, Vec<String>)>> {
         let rows = self.rows(Tables::New);
         let mut after = Vec::new();
-        for wanted in self.part.single_tables_in_order(self.manifest, &self.meta.entries) {
+        for wanted in self.part.single_tables_in_order(&self.run.manifest, &self.meta.entries) {
             let finish = rows.with_definition(&wanted, self.options).await?;
             after.push((wanted.table_name(), finish));
             self.count([&wanted]);

@@ -1,22 +1,20 @@
 //! The steps before anything is restored: objects are compared with the store's listing, the target is connected to
 //! (created first, if asked for), and everything that can be known to be missing is refused.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use libpgdump::Entry;
 use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::archive::partitions;
-use crate::error::{Context as _, Error, Result};
-use crate::format::layout;
-use crate::format::manifest::Manifest;
-use crate::objects::read;
+use crate::error::{Error, Result};
+use crate::human;
+use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::{Server, project, wipe};
 use crate::restore::checks::Found;
-use crate::restore::flow::Source;
 use crate::restore::options::{Destination, Options, Roles};
 use crate::restore::parts::Part;
 use crate::restore::roles::Script;
@@ -24,24 +22,14 @@ use crate::restore::source::Loaded;
 use crate::restore::wanted::Wanted;
 use crate::restore::work::Work;
 use crate::restore::{checks, database, rights, roles, settings};
+use crate::runs::listing::Listing;
 use crate::sql::names::{TableName, in_comment};
 
 /// Objects that are missing or of another size fail the restore before it begins.
-pub(crate) async fn compare_sizes(source: &Source, manifest: &Manifest, part: &Part) -> Result<()> {
-    let prefix = layout::run_prefix(&source.run);
-    let listing = source.store.list(&prefix).await.context("list the run's objects")?;
-    let sizes: HashMap<&str, u64> =
-        listing.iter().filter_map(|o| Some((o.key.strip_prefix(&prefix)?, o.bytes))).collect();
-    let mut problems = Vec::new();
-    for volume in part.objects(manifest).into_iter().flat_map(read::volumes) {
-        match sizes.get(volume.key.as_str()) {
-            None => problems.push(format!("{}: missing", volume.key)),
-            Some(bytes) if *bytes != volume.bytes => {
-                problems.push(format!("{}: is {bytes} bytes, the manifest says {}", volume.key, volume.bytes));
-            }
-            Some(_) => {}
-        }
-    }
+pub(crate) async fn compare_sizes(run: &StoredRun, part: &Part) -> Result<()> {
+    let listing = Listing::read(&run.store, &run.manifest.run).await?;
+    let wrong = part.objects(&run.manifest).into_iter().flat_map(|object| listing.mismatches(object));
+    let problems: Vec<String> = wrong.map(|one| format!("{}: {}", one.key, one.problem())).collect();
     if problems.is_empty() { Ok(()) } else { Err(Error::damage(problems.join("; ")).hint("nothing was changed")) }
 }
 
@@ -80,7 +68,8 @@ pub(crate) async fn connect(
     entries: &[&Entry],
     commits: &TaskTracker,
 ) -> Result<Prepared> {
-    let Loaded { manifest, meta, script, .. } = loaded;
+    let Loaded { run, meta, script, .. } = loaded;
+    let manifest = &*run.manifest;
     let info = &options.target;
     let timeout = options.connect_timeout;
     if options.destination != Destination::Create {
@@ -165,7 +154,7 @@ impl Work<'_> {
         // Rows of hash partitions by an enumeration move between them: they count as those of the topmost table.
         let above = partitions::parents(&self.meta.entries);
         let mut counts: BTreeMap<TableName, (u64, u64)> = BTreeMap::new();
-        for wanted in self.part.tables(self.manifest, false) {
+        for wanted in self.part.tables(&self.run.manifest, false) {
             let name = wanted.table_name();
             let root = partitions::ancestors(&name, &above).last().unwrap_or(&name).clone();
             let (here, saved) = counts.entry(root).or_default();
@@ -181,15 +170,13 @@ impl Work<'_> {
         if strangers.is_empty() {
             return Ok(());
         }
-        let named: Vec<String> = strangers.iter().take(3).map(|thing| in_comment(thing)).collect();
-        let more = if strangers.len() > 3 { ", ..." } else { "" };
-        Err(Error::usage(format!(
-            "{} holds an unfinished restore, and more than that: {}{more}",
-            self.info,
-            named.join(", ")
-        ))
-        .hint("--start-over removes everything in it and restores again")
-        .hint(format!("to keep it as it is, take the mark away: DROP SCHEMA {}; nothing was changed", target::MARK)))
+        let strangers = human::shortened(strangers.iter().map(|thing| in_comment(thing)), 3, ", ");
+        Err(Error::usage(format!("{} holds an unfinished restore, and more than that: {strangers}", self.info))
+            .hint("--start-over removes everything in it and restores again")
+            .hint(format!(
+                "to keep it as it is, take the mark away: DROP SCHEMA {}; nothing was changed",
+                target::MARK
+            )))
     }
 
     /// Triggers that are `ENABLE ALWAYS` or `ENABLE REPLICA` fire in a session that loads as a replica does, and would change what is loaded.
@@ -208,7 +195,7 @@ impl Work<'_> {
 
     /// Large objects keep their numbers, so those that are there would collide, after the tables were replaced.
     pub(crate) async fn refuse_large_objects(&self) -> Result<()> {
-        if !self.part.is_whole() || self.leave_out.large_objects || self.manifest.large_objects.count == 0 {
+        if !self.part.is_whole() || self.leave_out.large_objects || self.run.manifest.large_objects.count == 0 {
             return Ok(());
         }
         if target::has_rows(&self.control, "pg_catalog.pg_largeobject_metadata").await? {

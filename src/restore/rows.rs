@@ -16,12 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Index;
+use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::target::load::Loader;
 use crate::postgres::target::project;
 use crate::postgres::target::{foreign_keys, load};
 use crate::restore::executor::is_refusal;
-use crate::restore::flow::{Before, Flow, Head, Source};
+use crate::restore::flow::{Before, Flow, Head};
 use crate::restore::progress::Progress;
 use crate::restore::wanted::{Wanted, referred_first};
 use crate::seal::digest::Fingerprint;
@@ -46,7 +47,7 @@ pub(crate) enum Tables {
 /// Loads rows.
 pub(crate) struct Rows {
     /// Where they come from.
-    pub(crate) source: Source,
+    pub(crate) run: StoredRun,
     /// Where they go.
     pub(crate) info: ConnInfo,
     /// Longest time to connect.
@@ -211,7 +212,7 @@ impl Rows {
         for (at, wanted) in tables.iter().enumerate() {
             let index = match &wanted.table.index {
                 Some(object) if self.in_pieces && self.tables == Tables::New && wanted.table.raw_bytes > share => {
-                    let found = self.source.index(&wanted.schema, &wanted.table, object).await?;
+                    let found = self.run.index(&wanted.schema, &wanted.table, object).await?;
                     // Rows that go through another table (a partition's root) are loaded by one session: that table
                     // cannot be emptied for one of its partitions.
                     Some(found).filter(|(index, _)| into_itself(&index.copy, wanted))
@@ -348,7 +349,7 @@ impl Rows {
             if left.is_empty() {
                 continue;
             }
-            let (head, flow) = self.source.file(&one.table.file);
+            let (head, flow) = self.run.file(&one.table.file);
             let through = matches!(head.await, Ok(head) if !into_itself(&head.copy, one));
             drop(flow);
             if through {
@@ -415,7 +416,7 @@ impl Rows {
     }
 
     async fn begin(&self, wanted: &Wanted) -> Result<(Before, Flow)> {
-        let (head, flow) = self.source.file(&wanted.table.file);
+        let (head, flow) = self.run.file(&wanted.table.file);
         let Ok(head) = head.await else {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
@@ -466,7 +467,7 @@ impl Rows {
     async fn piece(&self, loader: &Loader, wanted: &Wanted, large: &Large, number: usize) -> Result<Fingerprint> {
         let doing = format!("load {}.{}", wanted.schema, wanted.table.name);
         let piece = large.index.pieces.get(number).ok_or_else(|| Error::failed("a piece is missing"))?;
-        let flow = self.source.piece(&wanted.table.file, piece, &large.head, number)?;
+        let flow = self.run.piece(&wanted.table.file, piece, &large.head, number)?;
         let (fingerprint, counted) = self.copy(loader, &large.index.copy, flow, &doing).await?;
         if counted == fingerprint.rows {
             Ok(fingerprint)

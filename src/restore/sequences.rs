@@ -21,7 +21,7 @@ impl Work<'_> {
     pub(crate) async fn sequences(&self, entries: &[&Entry], into: Tables) -> Result<()> {
         let emptied: Vec<String> = match into {
             Tables::Existing { replace: true } => {
-                self.part.tables(self.manifest, true).iter().map(|wanted| literal(&wanted.name())).collect()
+                self.part.tables(&self.run.manifest, true).iter().map(|wanted| literal(&wanted.name())).collect()
             }
             _ => Vec::new(),
         };

@@ -26,7 +26,7 @@ impl Rows {
         let plain = project::plain_table_privileges(&wanted.name());
         let loader = self.session().await?;
         if wanted.table.kind != TableKind::Table {
-            let text = self.source.read(&wanted.table.file).await?;
+            let text = self.run.read(&wanted.table.file).await?;
             let text = String::from_utf8(text)
                 .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
             let (privileges, mut made): (Vec<String>, Vec<String>) =
@@ -37,7 +37,7 @@ impl Rows {
             loader.close().await;
             return Ok(Vec::new());
         }
-        let (head, mut flow) = self.source.file(&wanted.table.file);
+        let (head, mut flow) = self.run.file(&wanted.table.file);
         let Ok(head) = head.await else {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));

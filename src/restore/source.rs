@@ -8,10 +8,8 @@ use libpgdump::{Entry, ObjectType};
 use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::head;
 use crate::error::{Error, Result};
-use crate::format::manifest::Manifest;
-use crate::objects::read;
+use crate::objects::stored_run::StoredRun;
 use crate::postgres::programs::tools::PgTools;
-use crate::restore::flow::Source;
 use crate::restore::options::Options;
 use crate::restore::roles::Script;
 use crate::runs::contents::{self, Disagreement};
@@ -24,8 +22,7 @@ use crate::store::Store;
 
 /// A run with what of it is small: its manifest, definitions and roles.
 pub(crate) struct Loaded {
-    pub(crate) source: Source,
-    pub(crate) manifest: Manifest,
+    pub(crate) run: StoredRun,
     /// SHA-256 of the manifest's bytes.
     pub(crate) manifest_sha256: String,
     pub(crate) meta: ArchiveMetadata,
@@ -36,15 +33,14 @@ impl Loaded {
     pub(crate) async fn read(store: Store, wanted: &str, keys: &Keys) -> Result<Self> {
         let found = find::trusted(&store, wanted, &keys.trust).await?;
         let manifest_sha256 = hash::sha256(&found.bytes);
-        let manifest = found.manifest;
-        let opening = read::opening(&manifest, &keys.identities)?;
-        let source = Source { store, run: found.name, opening };
-        let database = source.read(&manifest.database.object).await?;
+        let run = StoredRun::new(store, found.manifest, &keys.identities)?;
+        let manifest = &run.manifest;
+        let database = run.read(&manifest.database.object).await?;
         let meta = head::read(&mut database.as_slice())
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
-        let script = source.read(&manifest.roles.object).await?;
+        let script = run.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;
-        Ok(Self { source, manifest, manifest_sha256, meta, script })
+        Ok(Self { run, manifest_sha256, meta, script })
     }
 
     /// Every disagreement of the manifest with what the run's own objects say they contain.
@@ -52,11 +48,11 @@ impl Loaded {
     /// # Errors
     /// A store that cannot be read; a RESTORE.md that is damaged or missing is `verify`'s business.
     pub(crate) async fn disagreements(&self) -> Result<Vec<Disagreement>> {
-        let mut found = contents::disagreements(&self.manifest, &self.meta.entries);
-        let Some(object) = &self.manifest.restore_md else { return Ok(found) };
-        match read::read(&self.source.store, &self.source.run, object, &Opening::AS_STORED).await {
+        let mut found = contents::disagreements(&self.run.manifest, &self.meta.entries);
+        let Some(object) = &self.run.manifest.restore_md else { return Ok(found) };
+        match self.run.read_with(object, &Opening::AS_STORED).await {
             Ok(text) => {
-                let problem = contents::large_objects_unnamed(&self.manifest, &String::from_utf8_lossy(&text));
+                let problem = contents::large_objects_unnamed(&self.run.manifest, &String::from_utf8_lossy(&text));
                 found.extend(problem.map(|problem| Disagreement { schema: String::new(), problem }));
             }
             Err(error) => tracing::debug!("RESTORE.md of the run: {error}"),
@@ -66,7 +62,7 @@ impl Loaded {
 
     /// The programs that read the run's archives.
     pub(crate) fn tools(&self, options: &Options) -> Result<PgTools> {
-        PgTools::find(options.pg_bin_dir.as_deref(), major(&self.manifest.source.pg_dump_version) * 10_000)
+        PgTools::find(options.pg_bin_dir.as_deref(), major(&self.run.manifest.source.pg_dump_version) * 10_000)
     }
 }
 
@@ -87,7 +83,7 @@ impl LeaveOut {
     /// What a partial run holds but cannot bring back, since it depends on what the run does not hold.
     pub(crate) fn of_gaps(loaded: &Loaded) -> Self {
         let mut entries: HashSet<i32> =
-            loaded.manifest.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();
+            loaded.run.manifest.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();
         with_dependents(&loaded.meta.entries, &mut entries);
         let tables = loaded.meta.entries.iter().filter(|e| e.desc == ObjectType::Table && entries.contains(&e.dump_id));
         let tables = tables.map(|e| TableName::new(namespace(e), tag(e))).collect();

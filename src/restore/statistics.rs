@@ -17,7 +17,7 @@ impl Work<'_> {
         if self.part.is_whole() {
             tables.retain(|table| !table.is_partition);
         } else {
-            let ours = self.part.tables(self.manifest, true);
+            let ours = self.part.tables(&self.run.manifest, true);
             let ours: HashSet<(&str, &str)> = ours.iter().map(|w| (w.schema.as_str(), w.table.name.as_str())).collect();
             tables.retain(|table| ours.contains(&(&table.schema, &table.name)));
         }

@@ -8,13 +8,12 @@ use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Result;
-use crate::format::manifest::Manifest;
+use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_restore::PgRestore;
 use crate::restore::checks;
 use crate::restore::findings::{Findings, Ledger};
-use crate::restore::flow::Source;
 use crate::restore::options::Options;
 use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
@@ -48,8 +47,7 @@ pub(crate) struct Phase {
 pub(crate) struct Work<'a> {
     pub(crate) options: &'a Options,
     pub(crate) progress: &'a Arc<Progress>,
-    pub(crate) manifest: &'a Manifest,
-    pub(crate) source: &'a Source,
+    pub(crate) run: &'a StoredRun,
     pub(crate) meta: &'a ArchiveMetadata,
     pub(crate) leave_out: &'a LeaveOut,
     pub(crate) info: ConnInfo,
@@ -101,13 +99,13 @@ impl Work<'_> {
     /// A loader of rows into such tables.
     pub(crate) fn rows(&self, tables: Tables) -> Rows {
         Rows {
-            source: self.source.clone(),
+            run: self.run.clone(),
             info: self.info.clone(),
             connect_timeout: self.options.connect_timeout,
             jobs: usize::from(self.options.jobs),
             tables,
             no_owner: self.options.ignores_owners(),
-            in_pieces: checks::mark(&self.manifest.run, self.options).is_some(),
+            in_pieces: checks::mark(&self.run.manifest.run, self.options).is_some(),
             progress: Arc::clone(self.progress),
             commits: self.commits.clone(),
             goes_on: !self.options.exit_on_error,

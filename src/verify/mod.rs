@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use crate::error::{Kind, Result};
 use crate::format::layout;
 use crate::format::manifest::Manifest;
-use crate::objects::read;
+use crate::objects::stored_run::StoredRun;
 use crate::runs::listing::Listing;
 use crate::runs::receipts::{CONTENTS, HASHES, Head};
 use crate::runs::{find, pointer};
@@ -91,17 +91,20 @@ pub(crate) async fn verify(store: &Store, options: &Options) -> Result<Receipt> 
         Err(error) if error.kind() == Kind::Damage => warnings.push(error.message()),
         Err(error) => return Err(error),
     }
-    let manifest = Arc::new(found.manifest);
+    let sealed_away = found.manifest.encryption.is_some() && identities.is_empty();
+    let stored = if sealed_away {
+        StoredRun::as_stored(store.clone(), found.manifest)
+    } else {
+        StoredRun::new(store.clone(), found.manifest, identities)?
+    };
+    let manifest = Arc::clone(&stored.manifest);
     check_manifest(&manifest, &mut problems);
     let listing = Listing::read(store, &manifest.run).await?;
     let strangers = listing.strangers(&manifest);
     warnings
         .extend(strangers.iter().map(|key| format!("{key}: in the run's folder, but the manifest does not name it")));
-    let sealed_away = manifest.encryption.is_some() && identities.is_empty();
-    let opening = if sealed_away { None } else { Some(read::opening(&manifest, identities)?) };
-    let checked = if opening.is_some() { CONTENTS } else { HASHES };
-    let context =
-        object::Run { store: store.clone(), opening, manifest: Arc::clone(&manifest), listing: Arc::new(listing) };
+    let checked = if sealed_away { HASHES } else { CONTENTS };
+    let context = object::Run { stored, sealed_away, listing: Arc::new(listing) };
     let mut tasks = object::tasks(&manifest);
     // The largest first: no job is left alone with it at the end.
     tasks.sort_by_key(|task| std::cmp::Reverse(task.object(&manifest).map_or(0, |object| object.bytes)));
@@ -139,7 +142,7 @@ async fn examine(run: &object::Run, task: Task) -> Result<(Task, Finding)> {
     for (key, problem) in &finding.problems {
         warn!(object = %key, "{problem}");
     }
-    debug!(object = ?task.object(&run.manifest).map(|object| &object.key), "read");
+    debug!(object = ?task.object(&run.stored.manifest).map(|object| &object.key), "read");
     Ok((task, finding))
 }
 

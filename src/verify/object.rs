@@ -15,6 +15,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::layout;
 use crate::format::manifest::{Index, Manifest, Object, Piece, Schema, Table};
 use crate::objects::read::{Plain, Stored, Watch};
+use crate::objects::stored_run::StoredRun;
 use crate::objects::{index, read};
 use crate::runs::contents;
 use crate::runs::listing::Listing;
@@ -22,21 +23,18 @@ use crate::seal::decode;
 use crate::seal::decode::Opening;
 use crate::seal::digest::Fingerprint;
 use crate::seal::hash::{Tap, Tapped};
-use crate::store::Store;
 
 /// Bytes of RESTORE.md that are read for its statements; the list of what is missing stands behind them.
 const LONGEST_RESTORE_MD: u64 = 16 << 20;
 
-/// What every check needs to know.
+/// The run that is verified.
 #[derive(Clone)]
 pub(crate) struct Run {
-    /// Where the run is.
-    pub(crate) store: Store,
-    /// How its objects are opened; `None` where they cannot be: then only their stored bytes are compared.
-    pub(crate) opening: Option<Opening>,
-    /// Its manifest.
-    pub(crate) manifest: Arc<Manifest>,
-    /// What the store lists of it.
+    /// The run.
+    pub(crate) stored: StoredRun,
+    /// True where its objects cannot be opened: then only their stored bytes are compared.
+    pub(crate) sealed_away: bool,
+    /// The keys and sizes that the store lists of it.
     pub(crate) listing: Arc<Listing>,
 }
 
@@ -112,9 +110,9 @@ pub(crate) struct Finding {
 /// When the store fails; damage is no error but in the finding.
 pub(crate) async fn examine(run: &Run, task: Task) -> Result<Finding> {
     let mut finding = Finding::default();
-    let Some(object) = task.object(&run.manifest).cloned() else {
+    let Some(object) = task.object(&run.stored.manifest).cloned() else {
         match task {
-            Task::LargeObjects if run.manifest.large_objects.count > 0 => {
+            Task::LargeObjects if run.stored.manifest.large_objects.count > 0 => {
                 let problem = "the manifest counts large objects, but names no archive of them";
                 finding.problems.push((layout::MANIFEST.to_owned(), problem.to_owned()));
             }
@@ -125,29 +123,27 @@ pub(crate) async fn examine(run: &Run, task: Task) -> Result<Finding> {
         return Ok(finding);
     };
     let mut index = None;
-    if let Some((schema, table)) = task.table(&run.manifest)
+    if let Some((schema, table)) = task.table(&run.stored.manifest)
         && let Some(stored) = &table.index
         && present(run, stored, &mut finding)
     {
-        match &run.opening {
-            None => stored_bytes(run, stored, &mut finding).await?,
-            Some(opening) => match read_index(run, opening, stored, &schema.name, table).await? {
+        if run.sealed_away {
+            stored_bytes(run, stored, &mut finding).await?;
+        } else {
+            match read_index(&run.stored, stored, &schema.name, table).await? {
                 Ok(found) => index = Some((found, stored.key.clone())),
                 Err(problem) => finding.problems.push((stored.key.clone(), problem)),
-            },
+            }
         }
     }
     if !present(run, &object, &mut finding) {
         return Ok(finding);
     }
-    let opening = match (&run.opening, task) {
-        (_, Task::RestoreMd) => Opening::AS_STORED,
-        (Some(opening), _) => opening.clone(),
-        (None, _) => {
-            stored_bytes(run, &object, &mut finding).await?;
-            return Ok(finding);
-        }
-    };
+    if run.sealed_away && task != Task::RestoreMd {
+        stored_bytes(run, &object, &mut finding).await?;
+        return Ok(finding);
+    }
+    let opening = if task == Task::RestoreMd { Opening::AS_STORED } else { run.stored.opening.clone() };
     let before = finding.problems.len();
     let mut finding = read_once(run, &opening, task, object.clone(), finding, index).await?;
     if let Some((key, problem)) = finding.pieces.take() {
@@ -166,7 +162,7 @@ pub(crate) async fn examine(run: &Run, task: Task) -> Result<Finding> {
 
 /// Compares the stored bytes of an object with the manifest, whatever they mean.
 async fn stored_bytes(run: &Run, object: &Object, finding: &mut Finding) -> Result<()> {
-    let (watch, mut stored) = read::watched(&run.store, &run.manifest.run, object);
+    let (watch, mut stored) = run.stored.watched(object);
     let read = tokio::task::spawn_blocking(move || {
         let copied = io::copy(&mut tokio_util::io::SyncIoBridge::new(&mut stored), &mut io::sink());
         copied.map(drop).map_err(Error::from)
@@ -198,8 +194,8 @@ async fn read_once(
     finding: Finding,
     index: Option<(Index, String)>,
 ) -> Result<Finding> {
-    let (watch, stored) = read::watched(&run.store, &run.manifest.run, &object);
-    let (manifest, opening) = (Arc::clone(&run.manifest), opening.clone());
+    let (watch, stored) = run.stored.watched(&object);
+    let (manifest, opening) = (Arc::clone(&run.stored.manifest), opening.clone());
     let of_manifest = Vec::new();
     let reading = Reading { manifest, opening, task, object, watch: watch.clone(), finding, index, of_manifest };
     let read = tokio::task::spawn_blocking(move || reading.read(stored)).await;
@@ -222,14 +218,8 @@ fn present(run: &Run, object: &Object, finding: &mut Finding) -> bool {
 }
 
 /// The index of a table, or what is wrong with it.
-async fn read_index(
-    run: &Run,
-    opening: &Opening,
-    stored: &Object,
-    schema: &str,
-    table: &Table,
-) -> Result<Result<Index, String>> {
-    let bytes = match read::read(&run.store, &run.manifest.run, stored, &opening.uncompressed()).await {
+async fn read_index(run: &StoredRun, stored: &Object, schema: &str, table: &Table) -> Result<Result<Index, String>> {
+    let bytes = match run.read_with(stored, &run.opening.uncompressed()).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == Kind::Damage => return Ok(Err(error.message())),
         Err(error) => return Err(error),

@@ -10,7 +10,7 @@ use crate::archive::catalogue::{Belongs, PG_CLASS, by_object};
 use crate::error::Result;
 use crate::format::manifest::Skipped;
 use crate::postgres::error::failure;
-use crate::postgres::source::detect::Detection;
+use crate::postgres::source::detect::{Detection, GapKind, RelKind};
 
 /// Tables that pg_dump leaves out, and everything that it may leave out of a schema; what `CREATE EXTENSION` makes is none
 /// of it. pg_dump needs USAGE on a schema for its tables and sequences only: what it describes all the same (types,
@@ -56,10 +56,10 @@ pub(crate) async fn dependents(
     belongs: &Belongs,
     entries: &[Entry],
 ) -> Result<Vec<Skipped>> {
-    let gaps = || detection.unreadable.iter().filter(|gap| gap.kind == "schema");
+    let gaps = || detection.unreadable.iter().filter(|gap| gap.kind == GapKind::Schema);
     let closed = detection.schemas.iter().filter(|schema| gaps().any(|gap| gap.name == schema.name));
     let closed: Vec<u32> = closed.map(|schema| schema.oid).collect();
-    let tables = detection.relations.iter().filter(|r| r.relkind != 'S' && r.unreadable.is_some());
+    let tables = detection.relations.iter().filter(|r| r.relkind != RelKind::Sequence && r.unreadable.is_some());
     let tables: Vec<u32> = tables.map(|r| r.oid).collect();
     if closed.is_empty() && tables.is_empty() {
         return Ok(Vec::new());

@@ -98,7 +98,7 @@ pub(crate) fn qualified(relation: &Relation) -> String {
 /// Whether `LOCK TABLE` takes it: ordinary and partitioned tables that the role can read.
 #[must_use]
 pub(crate) fn lockable(relation: &Relation) -> bool {
-    matches!(relation.relkind, 'r' | 'p') && relation.unreadable.is_none()
+    relation.relkind.is_lockable() && relation.unreadable.is_none()
 }
 
 impl Candidate {

@@ -77,7 +77,7 @@ fn statement(job: &Job, work: &Work<'_>, project: &Project) -> String {
     let (schedule, command) = (literal(&job.schedule), literal(&job.command));
     let name = job.name.as_deref().map(literal);
     // Jobs of the saved database are jobs of this one, whatever its name.
-    let here = job.database == work.manifest.source.database;
+    let here = job.database == work.run.manifest.source.database;
     let call = if here && job.role == project.role {
         let named = name.map(|name| format!("{name}, ")).unwrap_or_default();
         format!("cron.schedule({named}{schedule}, {command})")
@@ -98,7 +98,7 @@ fn statement(job: &Job, work: &Work<'_>, project: &Project) -> String {
 
 /// Reads the rows of `cron.job`; there are few.
 async fn read(work: &Work<'_>, wanted: &Wanted) -> Result<Vec<Job>> {
-    let (head, mut flow) = work.source.file(&wanted.table.file);
+    let (head, mut flow) = work.run.file(&wanted.table.file);
     let Ok(head) = head.await else {
         flow.finish().await?;
         return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));

@@ -3,10 +3,8 @@
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::tag;
-use crate::archive::head;
-use crate::error::{Error, Result};
-use crate::objects::read;
-use crate::objects::read::Plain;
+use crate::error::Result;
+use crate::human;
 use crate::postgres::target::project;
 use crate::restore::supabase::apply::Applier;
 use crate::restore::work::Work;
@@ -30,17 +28,11 @@ impl LargeObjects {
     /// # Errors
     /// Damage of the store.
     pub(crate) async fn read(work: &Work<'_>) -> Result<Self> {
-        let object = work.manifest.large_objects.object.as_ref();
+        let object = work.run.manifest.large_objects.object.as_ref();
         let Some(object) = object.filter(|_| work.part.is_whole() && work.options.has_rows()) else {
             return Ok(Self::default());
         };
-        let stored = read::open(&work.source.store, &work.source.run, object);
-        let (key, opening) = (object.key.clone(), work.source.opening.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let mut plain = Plain::new(stored, &opening);
-            head::read(&mut plain).map_err(|error| Error::damage(format!("{key}: {error}")))
-        });
-        let meta = read.await.map_err(|error| Error::failed(format!("read an archive: {error}")))??;
+        let meta = work.run.table_of_contents(object).await?;
         let mut this = Self::default();
         for entry in meta.entries {
             let numbers: Vec<u32> = match entry.desc {
@@ -68,13 +60,13 @@ impl LargeObjects {
     /// # Errors
     /// Damage of the store, lost connections, what `pg_restore` fails with.
     pub(crate) async fn restore(&self, work: &Work<'_>, applier: &Applier<'_>) -> Result<()> {
-        let Some(object) = work.manifest.large_objects.object.as_ref().filter(|_| !self.oids.is_empty()) else {
+        let Some(object) = work.run.manifest.large_objects.object.as_ref().filter(|_| !self.oids.is_empty()) else {
             return Ok(());
         };
         let taken = project::large_objects(&work.control, &self.oids).await?;
         if !taken.is_empty() {
-            let told: Vec<String> = taken.iter().take(10).map(ToString::to_string).collect();
-            let why = format!("of these numbers {} are taken in this project: {}", taken.len(), told.join(", "));
+            let numbers = human::shortened(taken.iter().map(ToString::to_string), 10, ", ");
+            let why = format!("of these numbers {} are taken in this project: {numbers}", taken.len());
             let step =
                 "remove those (lo_unlink), then restore them from @large-objects.dump with pg_restore --no-owner";
             applier.ledger.lost("large objects", &format!("({})", self.oids.len()), &why, step);

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
+use crate::human;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_restore::PgRestore;
 use crate::postgres::target;
@@ -62,10 +63,11 @@ pub(crate) async fn restore(
     commits: TaskTracker,
 ) -> Result<Report> {
     let started = Instant::now();
-    let Loaded { source, manifest, meta, script, .. } = loaded;
+    let Loaded { run, meta, script, .. } = loaded;
+    let manifest = &*run.manifest;
     let part = Part::choose(manifest, options)?;
-    prepare::compare_sizes(source, manifest, &part).await?;
-    let part = part.with_contents(source, manifest).await?;
+    prepare::compare_sizes(run, &part).await?;
+    let part = part.with_contents(run).await?;
     let entries = part.entries(meta);
     let control = Session::connect(&options.target, options.connect_timeout, "restore").await?;
     checks::refuse_source(&control, manifest, options).await?;
@@ -95,8 +97,7 @@ pub(crate) async fn restore(
     let work = Work {
         options,
         progress,
-        manifest,
-        source,
+        run,
         meta,
         leave_out: &leave_out,
         part,
@@ -206,15 +207,10 @@ async fn refuse(
     if full.is_empty() || options.destination == Destination::Existing {
         return Ok(());
     }
-    let told: Vec<String> = full.iter().take(3).map(|thing| in_comment(thing)).collect();
-    let more = if full.len() > 3 { ", ..." } else { "" };
-    Err(Error::usage(format!(
-        "the application's schemas of {} are not empty: {}{more}",
-        control.info(),
-        told.join(", ")
-    ))
-    .hint("restore into a new project")
-    .hint("if what is restored does not collide with what is there: --into-existing"))
+    let full = human::shortened(full.iter().map(|thing| in_comment(thing)), 3, ", ");
+    Err(Error::usage(format!("the application's schemas of {} are not empty: {full}", control.info()))
+        .hint("restore into a new project")
+        .hint("if what is restored does not collide with what is there: --into-existing"))
 }
 
 /// A restore under way.
@@ -255,7 +251,7 @@ impl Restoring<'_> {
 
     async fn all(&mut self, kept: Option<BTreeSet<(String, String)>>) -> Result<()> {
         let (work, options) = (self.work, self.work.options);
-        let mark = mark(options, work.manifest);
+        let mark = mark(options, &work.run.manifest);
         let blobs = large_objects::LargeObjects::read(work).await?;
         if let Some(kept) = kept {
             tracing::info!("an unfinished restore of this run is removed first");
@@ -358,7 +354,7 @@ impl Restoring<'_> {
     /// objects.
     async fn rows(&self, blobs: &large_objects::LargeObjects) -> Result<()> {
         let work = self.work;
-        let mut wanted = work.part.tables(work.manifest, false);
+        let mut wanted = work.part.tables(&work.run.manifest, false);
         wanted.retain(|wanted| wanted.table.rows > 0);
         let key = |wanted: &Wanted| (wanted.schema.clone(), wanted.table.name.clone());
         let fresh = |wanted: &Wanted| {
@@ -453,7 +449,7 @@ impl Restoring<'_> {
             applier.wide(entry).await?;
         }
         if self.work.part.is_whole() {
-            let from = &self.work.manifest.source.database;
+            let from = &self.work.run.manifest.source.database;
             let texts = database::settings(&self.work.meta.entries, from, self.work.info.database());
             applier.settings(&texts).await?;
         }

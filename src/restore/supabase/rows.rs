@@ -193,7 +193,7 @@ impl Managed<'_> {
 
     async fn in_transaction(&self, loader: &Loader, wanted: &Wanted, replica: bool) -> Result<bool> {
         let doing = format!("load {}", told(wanted));
-        let (head, flow) = self.rows.source.file(&wanted.table.file);
+        let (head, flow) = self.rows.run.file(&wanted.table.file);
         let Ok(head) = head.await else {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));

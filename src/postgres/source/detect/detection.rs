@@ -1,6 +1,7 @@
 //! The answer of a detection: the server, every schema and relation, and what the role cannot read of them.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -86,6 +87,41 @@ pub(crate) struct SchemaInfo {
     pub(crate) note: Option<String>,
 }
 
+/// The kind of a relation, written by PostgreSQL's letters (`pg_class.relkind`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) enum RelKind {
+    /// An ordinary table or a partition that holds rows.
+    #[serde(rename = "r")]
+    Table,
+    #[serde(rename = "p")]
+    PartitionedTable,
+    #[serde(rename = "f")]
+    ForeignTable,
+    #[serde(rename = "m")]
+    MaterializedView,
+    #[serde(rename = "S")]
+    Sequence,
+}
+
+impl RelKind {
+    /// The kind of a letter; `None` for a relation of another kind.
+    pub(super) const fn of(letter: char) -> Option<Self> {
+        Some(match letter {
+            'r' => Self::Table,
+            'p' => Self::PartitionedTable,
+            'f' => Self::ForeignTable,
+            'm' => Self::MaterializedView,
+            'S' => Self::Sequence,
+            _ => return None,
+        })
+    }
+
+    /// True for ordinary and partitioned tables: `LOCK TABLE` takes these only.
+    pub(crate) const fn is_lockable(self) -> bool {
+        matches!(self, Self::Table | Self::PartitionedTable)
+    }
+}
+
 /// One relation of a covered schema.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Relation {
@@ -95,8 +131,8 @@ pub(crate) struct Relation {
     pub(crate) schema: String,
     /// Its name.
     pub(crate) name: String,
-    /// `r` table, `p` partitioned table, `f` foreign table, `m` materialised view, `S` sequence.
-    pub(crate) relkind: char,
+    /// Its kind.
+    pub(crate) relkind: RelKind,
     /// `p` permanent, `u` unlogged, `t` temporary.
     pub(crate) persistence: char,
     /// Its access method, `heap` for most tables.
@@ -122,6 +158,30 @@ pub(crate) struct Relation {
     pub(crate) unreadable: Option<String>,
 }
 
+/// The kind of something that the role cannot read. It decides what pg_dump leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) enum GapKind {
+    #[serde(rename = "table")]
+    Table,
+    #[serde(rename = "sequence")]
+    Sequence,
+    #[serde(rename = "schema")]
+    Schema,
+    #[serde(rename = "large object")]
+    LargeObject,
+}
+
+impl fmt::Display for GapKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Table => "table",
+            Self::Sequence => "sequence",
+            Self::Schema => "schema",
+            Self::LargeObject => "large object",
+        })
+    }
+}
+
 /// Something this role cannot read.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Unreadable {
@@ -129,8 +189,8 @@ pub(crate) struct Unreadable {
     pub(crate) schema: String,
     /// Its name.
     pub(crate) name: String,
-    /// `table`, `sequence`, `schema`, `large object`.
-    pub(crate) kind: String,
+    /// Its kind.
+    pub(crate) kind: GapKind,
     /// Why.
     pub(crate) reason: String,
     /// The SQL that would cure it; what to do instead, where no SQL would.
@@ -144,6 +204,14 @@ pub(crate) struct Privileges {
     pub(super) row_security: bool,
 }
 
+impl Unreadable {
+    /// The name as people read it, with the schema where there is one.
+    pub(crate) fn display_name(&self) -> String {
+        let alone = self.schema.is_empty() || self.kind == GapKind::Schema;
+        if alone { self.name.clone() } else { format!("{}.{}", self.schema, self.name) }
+    }
+}
+
 impl Detection {
     pub(super) fn note_unreadable(&mut self, privileges: &[Privileges]) {
         let role = quote(&self.server.role);
@@ -151,16 +219,16 @@ impl Detection {
         let mut list = Vec::new();
         for (relation, may) in self.relations.iter_mut().zip(privileges) {
             // The DDL of foreign tables and materialised views is readable by all, and their rows are not saved.
-            if !['r', 'p', 'S'].contains(&relation.relkind) {
+            if matches!(relation.relkind, RelKind::ForeignTable | RelKind::MaterializedView) {
                 continue;
             }
-            let sequence = relation.relkind == 'S';
-            let kind = if sequence { "sequence" } else { "table" };
+            let sequence = relation.relkind == RelKind::Sequence;
+            let kind = if sequence { GapKind::Sequence } else { GapKind::Table };
             let name = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
             let (reason, cure) = if !may.select {
                 let word = if sequence { "SEQUENCE" } else { "TABLE" };
                 (format!("no SELECT on the {kind}"), format!("GRANT SELECT ON {word} {name} TO {role};"))
-            } else if relation.relkind == 'r' && may.row_security {
+            } else if relation.relkind == RelKind::Table && may.row_security {
                 let reason = "row-level security would hide rows from this role".to_owned();
                 (reason, format!("ALTER ROLE {role} BYPASSRLS;"))
             } else if !may.usage {
@@ -175,7 +243,7 @@ impl Detection {
             }
             relation.unreadable = Some(reason.clone());
             let (schema, name) = (relation.schema.clone(), relation.name.clone());
-            list.push(Unreadable { schema, name, kind: kind.to_owned(), reason, cure });
+            list.push(Unreadable { schema, name, kind, reason, cure });
         }
         self.unreadable = closed
             .into_iter()
@@ -183,7 +251,7 @@ impl Detection {
                 cure: format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(&schema)),
                 name: schema.clone(),
                 schema,
-                kind: "schema".to_owned(),
+                kind: GapKind::Schema,
                 reason: "no USAGE on the schema".to_owned(),
             })
             .chain(list)

@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 use crate::error::Result;
 use crate::format::manifest::Omitted;
 use crate::postgres::error::failure;
+use crate::postgres::source::detect::RelKind;
 use crate::postgres::source::detect::detection::Detection;
 use crate::postgres::source::detect::queries::at;
 
@@ -83,9 +84,9 @@ pub(crate) async fn omitted(client: &Client, detection: &Detection) -> Result<Ve
     }
     for relation in &detection.relations {
         let name = format!("{}.{}", relation.schema, relation.name);
-        if relation.relkind == 'f' {
+        if relation.relkind == RelKind::ForeignTable {
             push(&mut list, "foreign table rows", &name, "the rows are on the foreign server".to_owned());
-        } else if relation.schema == "storage" && relation.name == "objects" && relation.relkind == 'r' {
+        } else if relation.schema == "storage" && relation.name == "objects" && relation.relkind == RelKind::Table {
             let reason = format!(
                 "the database holds the index of the files only (about {} rows): save the files from Storage itself",
                 relation.estimated_rows

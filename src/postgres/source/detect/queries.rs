@@ -5,7 +5,9 @@ use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, Result};
 use crate::postgres::error::failure;
-use crate::postgres::source::detect::detection::{Detection, Privileges, Relation, SchemaInfo, ServerInfo, Unreadable};
+use crate::postgres::source::detect::detection::{
+    Detection, GapKind, Privileges, RelKind, Relation, SchemaInfo, ServerInfo, Unreadable,
+};
 use crate::sql::names::quote;
 
 /// What is covered: every schema but PostgreSQL's own. The names of temporary schemas end in a number.
@@ -141,7 +143,7 @@ pub(crate) async fn relations(
             oid: at(row, 0)?,
             schema: at(row, 1)?,
             name: at(row, 2)?,
-            relkind: letter(row, 3)?,
+            relkind: RelKind::of(letter(row, 3)?).ok_or_else(|| Error::failed("a relation of an unknown kind"))?,
             persistence: letter(row, 4)?,
             access_method: at(row, 5)?,
             owner: at(row, 6)?,
@@ -226,7 +228,7 @@ pub(crate) async fn large_objects(client: &Client, detection: &mut Detection) ->
         detection.unreadable.push(Unreadable {
             schema: String::new(),
             name: oid.to_string(),
-            kind: "large object".to_owned(),
+            kind: GapKind::LargeObject,
             reason: format!("no SELECT on the large object of {owner}"),
             cure: format!("GRANT SELECT ON LARGE OBJECT {oid} TO {};", quote(&detection.server.role)),
         });
