@@ -2,16 +2,19 @@
 //! table's SQL file. Owns the object layout inside a schema; of where rows come from it knows the queue they come
 //! through, and the leader's session, which reads what a reader was refused.
 //!
-//! Memory: the frames at hand; writers hold what the store's own budget allows. Several finished SQL files may be on
-//! their way into the store at once. When the drain is dropped or fails, every writer aborts its upload.
+//! Memory: the frames at hand; writers hold what the store's own budget allows. Finished objects are on their way into
+//! the store while the next tables and schemas are drained: at a distance small objects are all latency. What they hold
+//! is bounded by [`FINISHING`] and [`FINISHING_BYTES`]. When the drain is dropped or fails, every writer aborts its
+//! upload.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::archive::compose::Framing;
 use crate::backup::counters::Counters;
@@ -27,8 +30,10 @@ use crate::seal::digest::Fingerprint;
 use crate::sql::names::TableName;
 use crate::store::WriteError;
 
-/// SQL files on their way into the store at once: small PUTs are all latency.
-const FINISHING: usize = 24;
+/// Finished objects on their way into the store at once; the store decides how many requests that are.
+const FINISHING: usize = 96;
+/// Bytes that they hold in memory together.
+const FINISHING_BYTES: usize = 16 << 20;
 /// Tables above this many stored bytes get an index (a promise of the format).
 const INDEX_FROM: u64 = 64 << 20;
 
@@ -43,6 +48,8 @@ pub(crate) enum Stopped {
         key: String,
         /// Size of its parts.
         part_bytes: u64,
+        /// Number of the table whose rows were being written, where there was one.
+        table: Option<usize>,
     },
     /// Anything else.
     Failed(Error),
@@ -70,67 +77,109 @@ pub(crate) struct Drain<'a> {
 }
 
 type Finishing = JoinSet<Result<(usize, Table), WriteError>>;
+type Closing = JoinSet<(usize, Result<Schema, WriteError>)>;
 
 impl Drain<'_> {
-    /// Drains the schemas from number `first` on, whose chunks come in `delivery` as tasks of these sizes.
+    /// Drains the schemas that are not in `done`, whose chunks come in `delivery` as tasks of these sizes. What is done
+    /// when an error is returned is whole and need not be drained again.
     pub(crate) async fn run(
         &self,
         schemas: &[PlannedSchema],
-        first: usize,
         delivery: Delivery,
         tasks: VecDeque<usize>,
-        done: &mut Vec<Schema>,
+        done: &mut BTreeMap<usize, Schema>,
     ) -> Result<(), Stopped> {
         let mut chunks = Chunks { delivery, tasks, task: 0, left: 0, current: None };
-        for (at, plan) in schemas.iter().enumerate().skip(first) {
-            let finished = self.schema(plan, &mut chunks).await.map_err(|error| match error {
-                WriteError::PartsExhausted { key, part_bytes } => {
-                    Stopped::PartsExhausted { schema: at, key, part_bytes }
+        let room = Room::new();
+        let mut closing = Closing::new();
+        for (at, plan) in schemas.iter().enumerate() {
+            if done.contains_key(&at) {
+                continue;
+            }
+            let opened = {
+                let mut draining = pin!(self.schema(at, plan, &mut chunks, &room));
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(joined) = closing.join_next() => self.closed(joined, done)?,
+                        opened = &mut draining => break opened,
+                    }
                 }
-                WriteError::Failed(error) => Stopped::Failed(error),
-            })?;
-            done.push(finished);
-            self.counters.schemas.fetch_add(1, Ordering::Relaxed);
+            };
+            match opened {
+                Ok(schema) => {
+                    closing.spawn(async move { (at, schema.close().await) });
+                }
+                Err(stopped) => {
+                    if let Stopped::PartsExhausted { .. } = stopped {
+                        self.all_closed(&mut closing, done).await?;
+                    }
+                    return Err(stopped);
+                }
+            }
+        }
+        self.all_closed(&mut closing, done).await
+    }
+
+    async fn all_closed(&self, closing: &mut Closing, done: &mut BTreeMap<usize, Schema>) -> Result<(), Stopped> {
+        while let Some(joined) = closing.join_next().await {
+            self.closed(joined, done)?;
         }
         Ok(())
     }
 
-    async fn schema(&self, plan: &PlannedSchema, chunks: &mut Chunks) -> Result<Schema, WriteError> {
+    fn closed(
+        &self,
+        joined: Result<(usize, Result<Schema, WriteError>), JoinError>,
+        done: &mut BTreeMap<usize, Schema>,
+    ) -> Result<(), Stopped> {
+        let (at, schema) = joined.map_err(|error| Error::failed(format!("finish a schema: {error}")))?;
+        done.insert(at, schema.map_err(|error| stopped(error, at, None))?);
+        self.counters.schemas.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes everything of a schema but the ends of its objects.
+    async fn schema(
+        &self,
+        at: usize,
+        plan: &PlannedSchema,
+        chunks: &mut Chunks,
+        room: &Room,
+    ) -> Result<OpenSchema, Stopped> {
+        let outside = |error| stopped(error, at, None);
         let mut dump = self.target.open(&plan.dump, plan.expected)?;
-        dump.text(self.texts.head(plan)?).await?;
+        dump.text(self.texts.head(plan)?).await.map_err(outside)?;
         let mut between = Vec::new();
         let mut finishing = Finishing::new();
         let mut tables: Vec<Option<Table>> = vec![None; plan.tables.len()];
-        for (at, table) in plan.tables.iter().enumerate() {
+        for (number, table) in plan.tables.iter().enumerate() {
+            let inside = |error| stopped(error, at, Some(number));
             let TableText { sql, copy } = self.texts.table(table);
-            let mut open = OpenTable::begin(&self.target, table, sql.before).await?;
+            let mut open = OpenTable::begin(&self.target, table, sql.before).await.map_err(inside)?;
             if let Some(rows) = &table.rows {
                 self.framing.begin_data(&mut between, rows.dump_id);
                 for chunk in &rows.chunks {
-                    self.chunk(chunks, chunk, &mut dump, &mut between, &mut open).await?;
+                    self.chunk(chunks, chunk, &mut dump, &mut between, &mut open).await.map_err(inside)?;
                 }
                 self.framing.end_rows(&mut between)?;
             }
             self.counters.tables.fetch_add(1, Ordering::Relaxed);
             self.counters.disk.fetch_add(table.expected, Ordering::Relaxed);
-            while finishing.len() >= FINISHING {
-                collect(&mut finishing, &mut tables).await?;
+            while let Some(joined) = finishing.try_join_next() {
+                collect(joined, &mut tables).map_err(outside)?;
             }
+            let place = room.place(open.sql.held()).await?;
             let (target, table) = (self.target.clone(), table.clone());
-            finishing.spawn(async move { Ok((at, open.finish(&target, table, sql.after, copy).await?)) });
+            finishing.spawn(async move {
+                let _place = place;
+                Ok((number, open.finish(&target, table, sql.after, copy).await?))
+            });
         }
-        dump.text(between).await?;
-        while !finishing.is_empty() {
-            collect(&mut finishing, &mut tables).await?;
-        }
-        let tables: Option<Vec<Table>> = tables.into_iter().collect();
-        Ok(Schema {
-            name: plan.name.clone(),
-            owner: plan.owner.clone(),
-            dump: dump.finish().await?,
-            tables: tables.ok_or_else(|| Error::failed("a table was not finished"))?,
-            needs: self.texts.needs(plan),
-        })
+        dump.text(between).await.map_err(outside)?;
+        let place = room.place(dump.held()).await?;
+        let (name, owner, needs) = (plan.name.clone(), plan.owner.clone(), self.texts.needs(plan));
+        Ok(OpenSchema { name, owner, needs, dump, finishing, tables, _place: place })
     }
 
     /// Drains one chunk into both forms.
@@ -174,13 +223,74 @@ impl Drain<'_> {
     }
 }
 
-/// Waits for one table that is being finished.
-async fn collect(finishing: &mut Finishing, tables: &mut [Option<Table>]) -> Result<(), WriteError> {
-    let Some(joined) = finishing.join_next().await else { return Ok(()) };
-    let (at, table) = joined.map_err(|error| Error::failed(format!("finish a table: {error}")))??;
-    let slot = tables.get_mut(at).ok_or_else(|| Error::failed(format!("table {} was not planned", table.name)))?;
+fn stopped(error: WriteError, schema: usize, table: Option<usize>) -> Stopped {
+    match error {
+        WriteError::PartsExhausted { key, part_bytes } => Stopped::PartsExhausted { schema, key, part_bytes, table },
+        WriteError::Failed(error) => Stopped::Failed(error),
+    }
+}
+
+/// Notes a table that was finished.
+fn collect(
+    joined: Result<Result<(usize, Table), WriteError>, JoinError>,
+    tables: &mut [Option<Table>],
+) -> Result<(), WriteError> {
+    let (number, table) = joined.map_err(|error| Error::failed(format!("finish a table: {error}")))??;
+    let slot = tables.get_mut(number).ok_or_else(|| Error::failed(format!("table {} was not planned", table.name)))?;
     *slot = Some(table);
     Ok(())
+}
+
+/// Room for finished objects that are on their way.
+struct Room {
+    places: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+/// The room of one object; given back when dropped.
+struct Place {
+    _place: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self { places: Arc::new(Semaphore::new(FINISHING)), bytes: Arc::new(Semaphore::new(FINISHING_BYTES)) }
+    }
+
+    /// Waits for room for an object that holds so many bytes. One larger than all the room takes all of it.
+    async fn place(&self, bytes: usize) -> Result<Place> {
+        let failed = |closed| Error::failed(format!("wait for room: {closed}"));
+        let bytes = u32::try_from(bytes.min(FINISHING_BYTES)).unwrap_or(u32::MAX);
+        Ok(Place {
+            _place: Arc::clone(&self.places).acquire_owned().await.map_err(failed)?,
+            _bytes: Arc::clone(&self.bytes).acquire_many_owned(bytes).await.map_err(failed)?,
+        })
+    }
+}
+
+/// A schema all of whose rows are written; its objects are being finished.
+struct OpenSchema {
+    name: String,
+    owner: String,
+    needs: Vec<String>,
+    dump: Output,
+    finishing: Finishing,
+    tables: Vec<Option<Table>>,
+    _place: Place,
+}
+
+impl OpenSchema {
+    /// Ends all objects of the schema.
+    async fn close(mut self) -> Result<Schema, WriteError> {
+        let dump = self.dump.finish().await?;
+        while let Some(joined) = self.finishing.join_next().await {
+            collect(joined, &mut self.tables)?;
+        }
+        let tables: Option<Vec<Table>> = self.tables.into_iter().collect();
+        let tables = tables.ok_or_else(|| Error::failed("a table was not finished"))?;
+        Ok(Schema { name: self.name, owner: self.owner, dump, tables, needs: self.needs })
+    }
 }
 
 async fn next_of(receiver: &mut mpsc::Receiver<Item>) -> Result<Item> {

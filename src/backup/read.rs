@@ -1,6 +1,7 @@
-//! Reading all rows: one pass of readers and drain over the schemas, and another from the schema on whose objects
+//! Reading all rows: one pass of readers and drain over the schemas, and another over those whose objects
 //! needed larger parts. What is started here is waited for here; the first error ends all of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,20 +31,21 @@ const RESERVE_BYTES: usize = 8 << 20;
 /// Reads all rows into both forms; starts again at a schema whose object came near the limit of parts.
 pub(crate) async fn rows(run: &Run, leader: &Leader, plan: &Plan) -> Result<Vec<Schema>> {
     let mut schemas = plan.schemas.clone();
-    let mut done = Vec::with_capacity(schemas.len());
+    let mut done = BTreeMap::new();
     loop {
         match pass(run, leader, plan, &schemas, &mut done).await {
-            Ok(()) => return Ok(done),
+            Ok(()) => return Ok(done.into_values().collect()),
             Err(Stopped::Failed(error)) => return Err(error),
-            Err(Stopped::PartsExhausted { schema, key, part_bytes }) => {
+            Err(Stopped::PartsExhausted { schema, key, part_bytes, table }) => {
                 tracing::warn!("{key} needs larger parts than planned; writing its schema again");
                 let again = schemas.get_mut(schema).ok_or_else(|| Error::failed("a schema was not planned"))?;
+                // The rows that did not fit are in the table's file and in the archive: both get larger parts at once.
                 let expected = larger(part_bytes, run.options.form.max_parts);
-                for table in again.tables.iter_mut().filter(|table| key.contains(&table.sql)) {
-                    table.expected = expected;
-                }
-                if key.contains(&again.dump) {
-                    again.expected = expected;
+                again.expected = again.expected.max(expected);
+                for (number, planned) in again.tables.iter_mut().enumerate() {
+                    if table == Some(number) || key.contains(&planned.sql) {
+                        planned.expected = planned.expected.max(expected);
+                    }
                 }
             }
         }
@@ -61,10 +63,10 @@ async fn pass(
     leader: &Leader,
     plan: &Plan,
     schemas: &[PlannedSchema],
-    done: &mut Vec<Schema>,
+    done: &mut BTreeMap<usize, Schema>,
 ) -> Result<(), Stopped> {
-    let first = done.len();
-    let tables = schemas.iter().skip(first).flat_map(|s| &s.tables);
+    let left = schemas.iter().enumerate().filter(|(at, _)| !done.contains_key(at));
+    let tables = left.flat_map(|(_, schema)| &schema.tables);
     let with_rows = tables.filter_map(|t| Some((t.rows.as_ref()?.chunks.as_slice(), t.expected)));
     let tasks = chunks::tasks(with_rows);
     let sizes = tasks.iter().map(|task| task.chunks.len()).collect();
@@ -86,7 +88,7 @@ async fn pass(
         head,
     };
     let mut workers = start(&readers, &tasks, wanted).await?;
-    let drained = drain.run(schemas, first, delivery, sizes, done);
+    let drained = drain.run(schemas, delivery, sizes, done);
     let result = race(&mut workers, drained).await;
     workers.shutdown().await;
     result

@@ -119,6 +119,12 @@ impl Output {
         self.framed
     }
 
+    /// Bytes of the object that are in memory and not on their way yet.
+    #[must_use]
+    pub(crate) fn held(&self) -> usize {
+        self.volumes.held()
+    }
+
     /// Compresses a text into a frame of its own and writes it.
     pub(crate) async fn text(&mut self, text: Vec<u8>) -> Result<(), WriteError> {
         if text.is_empty() {
@@ -215,6 +221,12 @@ impl Volumes {
     fn open(&self, key: &str) -> ObjectWriter {
         let expected_bytes = self.expected.min(self.target.max_object_bytes.unwrap_or(u64::MAX));
         self.target.store.writer(&format!("{}{key}", self.target.prefix), Plan { expected_bytes })
+    }
+
+    fn held(&self) -> usize {
+        let waiting = usize::try_from(self.held_bytes).unwrap_or(usize::MAX);
+        let held = if self.held.is_empty() { 0 } else { waiting };
+        held + self.writer.as_ref().map_or(0, ObjectWriter::held)
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {

@@ -272,6 +272,10 @@ impl Writer {
         }
     }
 
+    pub(crate) fn held(&self) -> usize {
+        self.waiting_bytes
+    }
+
     pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<()> {
         if self.failed {
             return Err(Error::failed(format!("write {}: an earlier write failed", self.key)));

@@ -75,6 +75,14 @@ impl ObjectWriter {
         }
     }
 
+    /// Bytes in memory that are not on their way yet.
+    pub(crate) fn held(&self) -> usize {
+        match &self.sink {
+            Sink::Dir(writer) => writer.held(),
+            Sink::S3(writer) => writer.held(),
+        }
+    }
+
     /// Size of the parts this object is stored in.
     #[must_use]
     pub fn part_bytes(&self) -> u64 {

@@ -23,6 +23,7 @@ mod backup_policy;
 mod backup_snapshot;
 mod contents;
 mod detect;
+mod distance;
 mod doctor;
 mod doctor_store;
 mod drill;

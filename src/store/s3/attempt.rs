@@ -74,6 +74,11 @@ impl Failure {
         self.status == Some(501) || self.code.as_deref() == Some("NotImplemented")
     }
 
+    /// The server asks for fewer requests at once. 544 is Supabase Storage's for a database that cannot follow.
+    pub(crate) fn is_throttled(&self) -> bool {
+        matches!(self.status, Some(429 | 503 | 544)) || self.code.as_deref() == Some("SlowDown")
+    }
+
     /// The credentials may not do that.
     pub(crate) fn is_denied(&self) -> bool {
         self.status == Some(403) || matches!(self.code.as_deref(), Some("AccessDenied" | "AllAccessDisabled"))

@@ -8,6 +8,7 @@
 pub(crate) mod attempt;
 pub(crate) mod client;
 pub(crate) mod delete;
+mod flight;
 pub(crate) mod options;
 pub(crate) mod probe;
 pub(crate) mod read;
@@ -31,11 +32,12 @@ use crate::error::{Error, Result, without_secrets};
 use crate::seal::hash::hex;
 use crate::store::config::Config;
 use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::flight::Flight;
 pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;
 pub(crate) use crate::store::s3::probe::probe;
 pub(crate) use crate::store::s3::server::S3;
-use crate::store::s3::server::{CHECK_ATTEMPTS, IN_FLIGHT, IN_FLIGHT_BYTES, IS_MD5, NOT_MD5, SINGLE_PUT, UNKNOWN};
+use crate::store::s3::server::{CHECK_ATTEMPTS, IN_FLIGHT_BYTES, IS_MD5, NOT_MD5, SINGLE_PUT, UNKNOWN};
 pub(crate) use crate::store::s3::upload::Writer;
 use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key, refuse_large};
 
@@ -54,7 +56,7 @@ impl S3 {
             attempts: config.attempts,
             stall: config.stall_timeout,
             bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
-            requests: Semaphore::new(IN_FLIGHT),
+            flight: Flight::new(),
             versions: AtomicBool::new(false),
             etags: AtomicU8::new(if options.hides_md5() { NOT_MD5 } else { UNKNOWN }),
             options,
@@ -178,7 +180,9 @@ impl S3 {
     }
 
     async fn put_once(&self, full: &str, body: &Bytes, condition: &Condition) -> Result<Option<String>, Failure> {
-        let _turn = self.requests.acquire().await.map_err(|error| Failure::of(&error))?;
+        let weight = u32::try_from(body.len().min(IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
+        let _allowed = self.bytes.acquire_many(weight).await.map_err(|error| Failure::of(&error))?;
+        let turn = self.flight.turn().await.map_err(|error| Failure::of(&error))?;
         let md5 = self.md5(body);
         let request = self.put_request(full, body);
         let request = match condition {
@@ -187,7 +191,8 @@ impl S3 {
             Condition::Matches(etag) => request.if_match(etag),
         };
         let progress = Progress::default();
-        let answer = self.watch(&progress, request.customize().interceptor(progress.interceptor(body)).send()).await?;
+        let request = request.customize().interceptor(progress.interceptor(body)).send();
+        let answer = turn.answered(self.watch(&progress, request).await)?;
         if body.len() <= SINGLE_PUT {
             self.compare(answer.e_tag.as_deref(), md5.as_deref())?;
         }

@@ -8,12 +8,11 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use tokio::sync::Semaphore;
 
+use crate::store::s3::flight::Flight;
 use crate::store::s3::options::Options;
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
 pub(super) const IN_FLIGHT_BYTES: usize = 32 << 20;
-/// Requests with a body at once: Supabase Storage was seen to take 8 well.
-pub(super) const IN_FLIGHT: usize = 8;
 /// Largest body of one PUT whose `ETag` is its MD5 on Supabase Storage; larger ones go in parts.
 pub(super) const SINGLE_PUT: usize = 16 << 20;
 /// Attempts of [`S3::check`]: a person waits for it.
@@ -36,7 +35,7 @@ pub(crate) struct S3 {
     pub(super) stall: Duration,
     pub(super) options: Options,
     pub(super) bytes: Arc<Semaphore>,
-    pub(super) requests: Semaphore,
+    pub(super) flight: Flight,
     /// Whether this store's etags are MD5 sums, learnt from the first upload.
     pub(super) etags: AtomicU8,
     /// True where a deletion was seen to leave an old version.

@@ -73,6 +73,10 @@ impl Writer {
         }
     }
 
+    pub(crate) fn held(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     pub(crate) fn part_bytes(&self) -> u64 {
         self.part_bytes as u64
     }
@@ -330,11 +334,11 @@ async fn create(s3: &S3, full: &str, strays: &AtomicBool) -> Result<String, Fail
 }
 
 async fn part(s3: &S3, full: &str, id: &str, number: i32, body: &Bytes) -> Result<Part, Failure> {
-    let _turn = s3.requests.acquire().await.map_err(|error| Failure::of(&error))?;
+    let turn = s3.flight.turn().await.map_err(|error| Failure::of(&error))?;
     let md5 = s3.md5(body);
     let progress = Progress::default();
     let request = s3.part_request(full, id, number, body).customize().interceptor(progress.interceptor(body)).send();
-    let answer = s3.watch(&progress, request).await?;
+    let answer = turn.answered(s3.watch(&progress, request).await)?;
     let checked = s3.compare(answer.e_tag.as_deref(), md5.as_deref())?;
     Ok(Part { number, etag: answer.e_tag, md5: md5.filter(|_| checked) })
 }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -96,6 +97,10 @@ struct Shared {
     script: Mutex<Script>,
     times: Mutex<HashMap<(String, String), usize>>,
     log: Mutex<Vec<(Asked, Option<Fault>)>>,
+    /// How long each request is held before it goes on, as a long way would.
+    away: Mutex<Duration>,
+    under_way: AtomicUsize,
+    most: AtomicUsize,
     upstream: u16,
 }
 
@@ -116,6 +121,9 @@ impl Proxy {
             script: Mutex::new(Box::new(script)),
             times: Mutex::default(),
             log: Mutex::default(),
+            away: Mutex::default(),
+            under_way: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
             upstream,
         });
         let stop = CancellationToken::new();
@@ -132,6 +140,16 @@ impl Proxy {
             }
         }));
         Self { endpoint, shared, _stop: stop.drop_guard() }
+    }
+
+    /// Holds each request so long before it goes on.
+    pub fn moves_away(&self, by: Duration) {
+        *self.shared.away.lock().unwrap() = by;
+    }
+
+    /// The most PUTs that were under way at once.
+    pub fn most_puts_at_once(&self) -> usize {
+        self.shared.most.load(Ordering::SeqCst)
     }
 
     /// Another script from now on.
@@ -156,7 +174,22 @@ impl Proxy {
     }
 }
 
+/// A PUT under way.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Shared {
+    fn count(&self) -> UnderWay<'_> {
+        let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        UnderWay(&self.under_way)
+    }
+
     fn decide(&self, head: &str) -> (Asked, Option<Fault>) {
         let mut words = head.split(' ');
         let mut word = || words.next().unwrap_or_default().to_owned();
@@ -178,7 +211,12 @@ impl Shared {
 
 async fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
     let head = read_head(&mut client).await?;
-    let (_asked, fault) = shared.decide(&head);
+    let (asked, fault) = shared.decide(&head);
+    let _counted = (asked.method == "PUT").then(|| shared.count());
+    let away = *shared.away.lock().unwrap();
+    if !away.is_zero() {
+        tokio::time::sleep(away).await;
+    }
     let length = field(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0_u64);
     match fault {
         Some(Fault::Reset(after)) => {
