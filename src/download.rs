@@ -8,9 +8,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Instant;
 
-use futures::stream::{self, StreamExt as _};
+use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracing::debug;
@@ -18,9 +19,9 @@ use tracing::debug;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};
-use crate::objects::read;
 use crate::objects::read::Plain;
 use crate::objects::stored_run::StoredRun;
+use crate::objects::{read, turns};
 use crate::runs::{find, select};
 use crate::seal::compress::Compression;
 use crate::seal::decode::Opening;
@@ -110,12 +111,16 @@ pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary
     write_state(&options.to, &state)?;
     let mut summary =
         Summary { run: found.name.clone(), to: options.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
-    let jobs = targets.into_iter().map(|target| {
-        let done = state.files.get(&target.path).cloned();
-        fetch(run.clone(), options.to.clone(), target, done)
-    });
-    let jobs: Vec<_> = jobs.collect();
-    let mut results = stream::iter(jobs).buffer_unordered(options.jobs);
+    let files = state.files.clone();
+    let mut results = pin!(turns::side_by_side(
+        targets,
+        options.jobs,
+        |target| target.object.bytes,
+        |target| {
+            let done = files.get(&target.path).cloned();
+            fetch(run.clone(), options.to.clone(), target, done)
+        }
+    ));
     let mut failures = Vec::new();
     while let Some((path, result)) = results.next().await {
         match result {

@@ -89,7 +89,7 @@ pub struct Verify {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
-    /// Objects read at the same time.
+    /// Large objects read at the same time; of small ones up to 16 times as many.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// The secret keys of an encrypted run.

@@ -12,4 +12,5 @@
 pub(crate) mod index;
 pub(crate) mod read;
 pub(crate) mod stored_run;
+pub(crate) mod turns;
 pub(crate) mod write;

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use serde::Serialize;
 use tracing::{debug, info, warn};
 
@@ -28,6 +28,7 @@ use crate::error::{Kind, Result};
 use crate::format::layout;
 use crate::format::manifest::Manifest;
 use crate::objects::stored_run::StoredRun;
+use crate::objects::turns;
 use crate::runs::listing::Listing;
 use crate::runs::receipts::{CONTENTS, HASHES, Head};
 use crate::runs::{find, pointer};
@@ -109,8 +110,9 @@ pub(crate) async fn verify(store: &Store, options: &Options) -> Result<Receipt> 
     // The largest first: no job is left alone with it at the end.
     tasks.sort_by_key(|task| std::cmp::Reverse(task.object(&manifest).map_or(0, |object| object.bytes)));
     info!(run = %manifest.run, objects = tasks.len(), "verifying");
-    let findings: Vec<(Task, Finding)> =
-        stream::iter(tasks).map(|task| examine(&context, task)).buffer_unordered(options.jobs).try_collect().await?;
+    let size = |task: &Task| task.object(&manifest).map_or(0, |object| object.bytes);
+    let examined = turns::side_by_side(tasks, options.jobs, size, |task| examine(&context, task));
+    let findings: Vec<(Task, Finding)> = examined.try_collect().await?;
     let bytes = findings.iter().map(|(_, finding)| finding.bytes).sum();
     compare_forms(&manifest, &findings, &mut problems);
     for (key, found) in findings.into_iter().flat_map(|(_, finding)| finding.problems) {

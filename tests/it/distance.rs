@@ -37,10 +37,20 @@ fn small_objects_of_several_schemas_are_under_way_together() {
     let mut command = bucket.backup(cluster, name, "pre");
     expect_code(command.args(["--s3-endpoint", &proxy.endpoint]), 0);
     // A schema has four objects: more than eight at once are of several, and more than a store nearby is sent.
-    assert!(proxy.most_puts_at_once() > 16, "{}", proxy.most_puts_at_once());
-    expect_code(&mut bucket.command("pre", &["verify"]), 0);
+    assert!(proxy.most_at_once("PUT") > 16, "{}", proxy.most_at_once("PUT"));
     let puts = proxy.log().into_iter().filter(|(asked, _)| asked.method == "PUT" && asked.target.contains("/s1"));
     assert!(puts.map(|(asked, _)| asked.time).all(|time| time == 1), "an object was sent twice");
+    for (number, command) in ["verify", "download"].into_iter().enumerate() {
+        let proxy = bucket.runtime.block_on(Proxy::start(bucket.server.port, |_asked| None));
+        proxy.moves_away(Duration::from_millis(200));
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = bucket.command("pre", &[command, "--jobs", "2", "--s3-endpoint", &proxy.endpoint]);
+        if number == 1 {
+            command.args(["--to", folder.path().to_str().unwrap()]);
+        }
+        expect_code(&mut command, 0);
+        assert!(proxy.most_at_once("GET") > 16, "{}", proxy.most_at_once("GET"));
+    }
     cluster.drop_database(name);
 }
 

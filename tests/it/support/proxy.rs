@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -99,8 +98,8 @@ struct Shared {
     log: Mutex<Vec<(Asked, Option<Fault>)>>,
     /// How long each request is held before it goes on, as a long way would.
     away: Mutex<Duration>,
-    under_way: AtomicUsize,
-    most: AtomicUsize,
+    /// By method: requests under way, and the most there were.
+    under_way: Mutex<HashMap<String, (usize, usize)>>,
     upstream: u16,
 }
 
@@ -122,8 +121,7 @@ impl Proxy {
             times: Mutex::default(),
             log: Mutex::default(),
             away: Mutex::default(),
-            under_way: AtomicUsize::new(0),
-            most: AtomicUsize::new(0),
+            under_way: Mutex::default(),
             upstream,
         });
         let stop = CancellationToken::new();
@@ -147,9 +145,9 @@ impl Proxy {
         *self.shared.away.lock().unwrap() = by;
     }
 
-    /// The most PUTs that were under way at once.
-    pub fn most_puts_at_once(&self) -> usize {
-        self.shared.most.load(Ordering::SeqCst)
+    /// The most requests of a method that were under way at once.
+    pub fn most_at_once(&self, method: &str) -> usize {
+        self.shared.under_way.lock().unwrap().get(method).map_or(0, |(_, most)| *most)
     }
 
     /// Another script from now on.
@@ -174,20 +172,22 @@ impl Proxy {
     }
 }
 
-/// A PUT under way.
-struct UnderWay<'a>(&'a AtomicUsize);
+/// A request under way.
+struct UnderWay<'a>(&'a Shared, String);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.under_way.lock().unwrap().entry(self.1.clone()).or_default().0 -= 1;
     }
 }
 
 impl Shared {
-    fn count(&self) -> UnderWay<'_> {
-        let now = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
-        self.most.fetch_max(now, Ordering::SeqCst);
-        UnderWay(&self.under_way)
+    fn count(&self, method: &str) -> UnderWay<'_> {
+        let mut all = self.under_way.lock().unwrap();
+        let (now, most) = all.entry(method.to_owned()).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        UnderWay(self, method.to_owned())
     }
 
     fn decide(&self, head: &str) -> (Asked, Option<Fault>) {
@@ -212,7 +212,7 @@ impl Shared {
 async fn serve(shared: &Shared, mut client: TcpStream) -> io::Result<()> {
     let head = read_head(&mut client).await?;
     let (asked, fault) = shared.decide(&head);
-    let _counted = (asked.method == "PUT").then(|| shared.count());
+    let _counted = shared.count(&asked.method);
     let away = *shared.away.lock().unwrap();
     if !away.is_zero() {
         tokio::time::sleep(away).await;
