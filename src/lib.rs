@@ -5,8 +5,8 @@
 //!
 //! - [`cli`]: one verb a file: its flags, its call of the engine, its text and its JSON. The only place that knows clap,
 //!   a terminal and progress bars;
-//! - `drill`, `doctor`: prove a run; check what could stop the next one;
-//! - `restore`, `backup`, `verify`, `download`, `report`: the engines;
+//! - `drill`, `doctor`, `rescue`: prove a run; check what could stop the next one; bring single rows back;
+//! - `restore`, `backup`, `verify`, `download`, `peek`, `report`: the engines;
 //! - `objects`, `runs`: one object of a run, in both directions; the runs of a store;
 //! - `postgres`, [`store`]: connections, programs, the saved database and the target (tokio-postgres lives here only);
 //!   S3 (the AWS crates live in `store::s3` only) and directories;
@@ -26,9 +26,11 @@ pub mod format;
 mod hostile;
 pub(crate) mod human;
 pub(crate) mod objects;
+pub(crate) mod peek;
 pub mod pipeline;
 pub(crate) mod postgres;
 pub(crate) mod report;
+pub(crate) mod rescue;
 pub(crate) mod restore;
 pub(crate) mod runs;
 pub mod seal;

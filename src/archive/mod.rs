@@ -2,7 +2,9 @@
 //! reading both back to the last byte. Sees entries and bytes, never PostgreSQL or a store.
 
 pub(crate) mod catalogue;
+pub(crate) mod columns;
 pub(crate) mod compose;
+pub(crate) mod copy_text;
 pub(crate) mod head;
 pub(crate) mod order;
 pub(crate) mod partitions;

@@ -47,6 +47,22 @@ fn of(command: &str) -> (&'static [&'static str], &'static str) {
             ],
             "retention",
         ),
+        "peek" => (
+            &[
+                "pgstow peek public.orders",
+                "pgstow peek 20261122 public.orders --where-key id=4711",
+                "pgstow peek public.orders --limit 0 --csv > orders.csv",
+            ],
+            "rescue",
+        ),
+        "rescue" => (
+            &[
+                "pgstow rescue --table public.orders --to postgresql://owner@host/app",
+                "pgstow rescue --table public.orders --where 'customer = 4711' --to postgresql://owner@host/app --apply missing",
+                "pgstow rescue 20261122 --table public.orders --to postgresql://owner@host/app --apply both --with-referenced",
+            ],
+            "rescue",
+        ),
         "restore" => (
             &[
                 "pgstow restore --to postgresql://postgres@new-host/app --create --roles --role-passwords",

@@ -47,6 +47,7 @@ macro_rules! page {
 /// In the order in which the list shows them: what is needed in a hurry comes first.
 const PAGES: &[Page] = &[
     page!("restore", "from a lost server back to a running database; parts of a run; stock tools"),
+    page!("rescue", "after a wrong DELETE or UPDATE: single rows back; rows of a run on the screen"),
     page!("tour", "the first steps, with the output of each"),
     page!("supabase", "back a Supabase project up, and restore into one"),
     page!("drill", "prove that a run can be restored"),

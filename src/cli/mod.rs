@@ -17,12 +17,15 @@ pub(crate) mod list;
 pub(crate) mod manual;
 pub mod outcome;
 pub mod output;
+pub(crate) mod peek;
 pub(crate) mod pin;
 pub mod progress;
 pub(crate) mod promote;
 pub mod prune;
 pub mod report;
+pub(crate) mod rescue;
 pub mod restore;
+pub(crate) mod rows;
 pub mod run;
 pub mod schema;
 pub(crate) mod show;
@@ -42,10 +45,12 @@ use crate::cli::download::Download;
 use crate::cli::drill::Drill;
 use crate::cli::list::List;
 use crate::cli::manual::Manual;
+use crate::cli::peek::Peeking;
 use crate::cli::pin::{Pin, Unpin};
 use crate::cli::promote::Promote;
 use crate::cli::prune::Prune;
 pub(crate) use crate::cli::report::Report;
+use crate::cli::rescue::Rescue;
 use crate::cli::restore::Restore;
 use crate::cli::show::Show;
 use crate::cli::status::Status;
@@ -90,6 +95,12 @@ pub enum Command {
     /// Fetch a run, or a part of it, as plain files, verified.
     #[command(after_help = help::ending("download"))]
     Download(Download),
+    /// Show rows of a table of a run, without a database.
+    #[command(after_help = help::ending("peek"), override_usage = "pgstow peek [OPTIONS] [RUN] <TABLE>")]
+    Peek(Peeking),
+    /// Compare rows of a table of a run with the live table, and bring them back.
+    #[command(after_help = help::ending("rescue"))]
+    Rescue(Rescue),
     /// Restore a run, or a part of it, into a database.
     #[command(after_help = help::ending("restore"))]
     Restore(Restore),

@@ -1,7 +1,7 @@
 //! What commands print on stdout: results only, as text or as one JSON document.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
@@ -19,6 +19,24 @@ pub(crate) fn print(text: &str) -> Result<()> {
     match out.write_all(human::harmless(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("write to stdout"),
         _ => Ok(()),
+    }
+}
+
+/// Prints bytes as they are, but on a terminal, where nothing in them can touch it. False when the reader went away.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<bool> {
+    PRINTED.store(true, Ordering::Relaxed);
+    let out = std::io::stdout();
+    let shown;
+    let bytes = if out.is_terminal() {
+        shown = human::harmless(&String::from_utf8_lossy(bytes)).into_owned();
+        shown.as_bytes()
+    } else {
+        bytes
+    };
+    let mut out = out.lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        other => other.context("write to stdout").map(|()| true),
     }
 }
 

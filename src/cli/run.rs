@@ -5,8 +5,8 @@ use clap::CommandFactory as _;
 use crate::cli::args::Global;
 pub use crate::cli::outcome::Outcome;
 use crate::cli::{
-    Cli, Command, completions, detect, diff, doctor, download, drill, list, manual, pin, promote, prune, report,
-    restore, schema, show, status, verify,
+    Cli, Command, completions, detect, diff, doctor, download, drill, list, manual, peek, pin, promote, prune, report,
+    rescue, restore, schema, show, status, verify,
 };
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -47,6 +47,8 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Diff(arguments) => diff::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Status(arguments) => status::run(&global.store.open_existing().await?, &arguments, json).await,
         Command::Report(arguments) => report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Peek(arguments) => peek::run(global.store.open_existing().await?, arguments, json).await.map(done),
+        Command::Rescue(arguments) => rescue::run(global.store.open_existing().await?, arguments, json).await.map(done),
         Command::Prune(arguments) => prune::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Pin(arguments) => pin::pin(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Unpin(arguments) => pin::unpin(&global.store.open_existing().await?, &arguments, json).await.map(done),

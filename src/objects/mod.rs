@@ -9,7 +9,9 @@
 //!    large tables come piece by piece, by their [`index`].
 //! 4. [`crate::restore`] hands the rows to [`crate::postgres::target`], which writes them into `COPY ... FROM STDIN`.
 
+pub(crate) mod flow;
 pub(crate) mod index;
+pub(crate) mod lines;
 pub(crate) mod read;
 pub(crate) mod stored_run;
 pub(crate) mod turns;

@@ -10,7 +10,6 @@ pub(crate) mod database;
 pub(crate) mod entry;
 pub(crate) mod executor;
 pub(crate) mod findings;
-pub(crate) mod flow;
 pub(crate) mod large_objects;
 pub(crate) mod options;
 pub(crate) mod parts;

@@ -16,13 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Index;
+use crate::objects::flow::{Before, Flow, Head};
 use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::target::load::Loader;
 use crate::postgres::target::project;
 use crate::postgres::target::{foreign_keys, load};
 use crate::restore::executor::is_refusal;
-use crate::restore::flow::{Before, Flow, Head};
 use crate::restore::progress::Progress;
 use crate::restore::wanted::{Wanted, referred_first};
 use crate::seal::digest::Fingerprint;

@@ -8,6 +8,7 @@ pub(crate) mod contents;
 pub(crate) mod diff;
 pub(crate) mod find;
 pub(crate) mod health;
+pub(crate) mod holders;
 pub(crate) mod inventory;
 pub(crate) mod listing;
 pub(crate) mod pins;

@@ -28,7 +28,8 @@ pub(crate) fn statements(script: &str) -> Vec<&str> {
 }
 
 /// Length of what begins at `at`: a literal, quoted name, dollar quote or comment whole, anything else one byte.
-fn token(bytes: &[u8], at: usize) -> usize {
+#[must_use]
+pub(crate) fn token(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     let before = |back: usize| at.checked_sub(back).and_then(|at| bytes.get(at)).copied().unwrap_or(b' ');
     match rest {

@@ -22,13 +22,15 @@ const CHECK: &str = "SET client_connection_check_interval = '2s'";
 #[derive(Debug)]
 pub(crate) struct Loader {
     session: Session,
+    /// An error of a COPY comes with the place where it happened, which may hold values.
+    explains: bool,
 }
 
 impl Loader {
     /// Connects. Commits of this session need not be on disk when they return: the restore ends with one that is.
     pub(crate) async fn connect(info: &ConnInfo, timeout: Duration) -> Result<Self> {
         let session = Session::connect(info, timeout, "restore").await?;
-        let loader = Self { session };
+        let loader = Self { session, explains: false };
         loader.execute("SET synchronous_commit = off", "set up a session for loading").await?;
         // Not known before 14, nor allowed on every system: without it a session whose client is gone notices when it
         // next reads rows, and keeps its locks until then.
@@ -36,6 +38,11 @@ impl Loader {
             tracing::debug!("{error}");
         }
         Ok(loader)
+    }
+
+    /// Loads by a session that is connected already. Where a COPY is refused, the line and the column are shown.
+    pub(crate) const fn of(session: Session) -> Self {
+        Self { session, explains: true }
     }
 
     /// Turns triggers and foreign keys off for this session; false where the role may not.
@@ -62,7 +69,14 @@ impl Loader {
         rows: &mut mpsc::Receiver<Result<Bytes>>,
         doing: &str,
     ) -> Result<u64> {
-        let failed = |e: &tokio_postgres::Error| failure(e).context(doing);
+        let failed = |e: &tokio_postgres::Error| {
+            let place = e.as_db_error().and_then(tokio_postgres::error::DbError::where_).filter(|_| self.explains);
+            let failed = failure(e).context(doing);
+            match place {
+                Some(place) => failed.hint(place.replace('\n', " ")),
+                None => failed,
+            }
+        };
         let statement = statement.trim().trim_end_matches(';');
         let sink = self.session.client.copy_in(statement).await.map_err(|e| failed(&e))?;
         let mut sink = std::pin::pin!(sink);

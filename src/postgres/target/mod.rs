@@ -2,10 +2,12 @@
 
 pub(crate) mod constraints;
 pub(crate) mod foreign_keys;
+pub(crate) mod live;
 pub(crate) mod load;
 pub(crate) mod mark;
 pub(crate) mod project;
 pub(crate) mod scratch;
+pub(crate) mod staging;
 pub(crate) mod wipe;
 
 use std::collections::BTreeSet;

@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Kind, Result};
+use crate::objects::flow::Flow;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::foreign_keys::ForeignKey;
 use crate::postgres::target::load::Loader;
 use crate::postgres::target::project::{Project, Table};
 use crate::postgres::target::{foreign_keys, project};
 use crate::restore::findings::Ledger;
-use crate::restore::flow::Flow;
 use crate::restore::rows;
 use crate::restore::rows::{Refused, Rows};
 use crate::restore::supabase::platform;
