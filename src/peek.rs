@@ -5,7 +5,9 @@ use crate::archive::columns::{self, Definition};
 use crate::archive::copy_text::Value;
 use crate::error::{Error, Result};
 use crate::format::manifest::TableKind;
-use crate::objects::lines::{Line, Lines};
+use crate::human;
+use crate::objects::index;
+use crate::objects::lines::{self, Chosen, Line, Lines};
 use crate::objects::stored_run::StoredRun;
 use crate::runs::{find, holders, select};
 use crate::seal::keys::Keys;
@@ -70,12 +72,12 @@ impl Peek {
         };
         let holders = holders::of(&manifest, at, entries.as_deref().unwrap_or_default())?;
         let rows = holders.iter().map(|(_, table)| table.rows).sum();
-        let mut lines = Lines::new(&source, holders);
-        let Some(before) = lines.open().await? else {
+        let Some((_, first)) = holders.first() else {
             return Err(Error::usage(format!("{name} has no partitions in run {}: it has no rows", manifest.run)));
         };
+        let before = lines::before(&source, &first.file).await?;
         let mut definition = columns::definition(&before.before);
-        let names = lines.columns().to_vec();
+        let names = lines::columns(&before.copy).unwrap_or_default();
         let incomplete = |definition: &Definition| names.iter().any(|name| !definition.types.contains_key(name));
         if incomplete(&definition) && !definition.from.is_empty() {
             let entries = match entries.take() {
@@ -86,16 +88,13 @@ impl Peek {
         }
         let kind = |name: &str| definition.types.get(name).cloned();
         let columns: Vec<Column> = names.iter().map(|name| Column { kind: kind(name), name: name.clone() }).collect();
-        let wanted = options.wanted.iter().map(|(column, value)| {
-            if !names.contains(column) {
-                let known: Vec<&str> = names.iter().map(String::as_str).collect();
-                let near = select::nearest(column, &known).join(" or ");
-                let error = Error::usage(format!("{name} has no column {column:?} in this run"));
-                return Err(if near.is_empty() { error } else { error.hint(format!("did you mean {near}?")) });
-            }
-            Ok(Wanted { column: column.clone(), value: value.clone(), kind: kind(column) })
-        });
-        let wanted = wanted.collect::<Result<_>>()?;
+        let wanted = wanted(&options.wanted, &name, &columns)?;
+        let chosen =
+            Chosen::new(&source, holders, &wanted.iter().filter_map(Wanted::range).collect::<Vec<_>>()).await?;
+        if let Some(plan) = chosen.plan() {
+            tracing::info!("reading {name}: {plan}, {}", human::size(chosen.bytes));
+        }
+        let lines = Lines::new(&source, chosen);
         Ok(Self { run: manifest.run.clone(), table: name, columns, rows, lines, wanted })
     }
 
@@ -124,7 +123,31 @@ impl Peek {
     }
 }
 
+/// Refuses a column that the rows do not have.
+fn wanted(asked: &[(String, String)], table: &TableName, columns: &[Column]) -> Result<Vec<Wanted>> {
+    let each = asked.iter().map(|(name, value)| {
+        let Some(column) = columns.iter().find(|column| column.name == *name) else {
+            let known: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            let near = select::nearest(name, &known).join(" or ");
+            let error = Error::usage(format!("{table} has no column {name:?} in this run"));
+            return Err(if near.is_empty() { error } else { error.hint(format!("did you mean {near}?")) });
+        };
+        Ok(Wanted { column: name.clone(), value: value.clone(), kind: column.kind.clone() })
+    });
+    each.collect()
+}
+
 impl Wanted {
+    /// The same for an index, with the value as PostgreSQL writes it; `None` where that is not certain.
+    fn range(&self) -> Option<index::Wanted> {
+        let value = match self.kind.as_deref()? {
+            "smallint" | "integer" | "bigint" => number(self.value.as_bytes())?.to_string(),
+            "uuid" => self.value.to_ascii_lowercase(),
+            _ => self.value.clone(),
+        };
+        Some(index::Wanted { column: self.column.clone(), spans: vec![(Some(value.clone()), Some(value))] })
+    }
+
     fn is_met_by(&self, line: &Line) -> bool {
         let at = line.columns.iter().position(|name| *name == self.column);
         let Some(Some(value)) = at.and_then(|at| line.values.get(at)) else { return false };

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use libpgdump::Entry;
 
 use crate::error::{Error, Result};
+use crate::pipeline::extremes::Fields;
 use crate::postgres::source::detect::{RelKind, Relation};
 use crate::postgres::source::leader::{lockable, qualified};
 use crate::postgres::source::rows::{Chunk, Task};
-use crate::sql::statements::copy_columns;
+use crate::sql::statements::{copy_columns, names};
 
 /// A large heap table is cut into chunks of about so many bytes on disk: enough that a COPY's start costs nothing,
 /// small enough that four sessions share a table of 64 MiB.
@@ -25,11 +26,20 @@ const BATCH_BYTES: u64 = 8 << 20;
 const BATCH_TABLES: usize = 256;
 
 /// The chunks of one table's rows.
-pub(crate) fn table_chunks(relation: &Relation, entry: &Entry, own_read: Option<&str>) -> Result<Vec<Arc<Chunk>>> {
+pub(crate) fn table_chunks(
+    relation: &Relation,
+    entry: &Entry,
+    own_read: Option<&str>,
+    watched: impl FnOnce(&[String]) -> Fields,
+) -> Result<Vec<Arc<Chunk>>> {
     let table = qualified(relation);
     let label = format!("{}.{}", relation.schema, relation.name);
     let lockable = lockable(relation);
-    let chunk = |copy: String, label: String| Arc::new(Chunk { table: table.clone(), copy, label, lockable });
+    let no_fields = Fields::default();
+    let with = |copy: String, label: String, watched: &Fields| {
+        Arc::new(Chunk { table: table.clone(), copy, label, lockable, watched: Fields::clone(watched) })
+    };
+    let chunk = |copy: String, label: String| with(copy, label, &no_fields);
     if let Some(read) = own_read {
         return Ok(vec![chunk(read.to_owned(), label)]);
     }
@@ -43,6 +53,7 @@ pub(crate) fn table_chunks(relation: &Relation, entry: &Entry, own_read: Option<
     if ranges.len() <= 1 {
         return Ok(vec![chunk(format!("COPY {table} {columns} TO STDOUT"), label)]);
     }
+    let watched = watched(&names(bare));
     Ok(ranges
         .into_iter()
         .map(|(from, to)| {
@@ -51,7 +62,7 @@ pub(crate) fn table_chunks(relation: &Relation, entry: &Entry, own_read: Option<
                 "COPY (SELECT {bare} FROM ONLY {table} WHERE ctid >= '({from},0)'::pg_catalog.tid{upper}) TO STDOUT"
             );
             let to = to.map_or_else(|| "end".to_owned(), |to| to.to_string());
-            chunk(copy, format!("{label} (blocks {from} to {to})"))
+            with(copy, format!("{label} (blocks {from} to {to})"), &watched)
         })
         .collect())
 }

@@ -21,9 +21,10 @@ use crate::backup::counters::Counters;
 use crate::backup::plan::{PlannedSchema, PlannedTable};
 use crate::backup::texts::{TableText, Texts};
 use crate::error::{Context as _, Error, Result};
-use crate::format::manifest::{FORMAT, Index, Schema, Table};
+use crate::format::manifest::{FORMAT, Index, IndexColumn, Schema, Table};
 use crate::objects::index::Pieces;
 use crate::objects::write::{Output, Target};
+use crate::pipeline::extremes::Bounds;
 use crate::pipeline::feed::{Delivery, Item};
 use crate::postgres::source::rows::{Chunk, LeaderReads};
 use crate::seal::digest::Fingerprint;
@@ -216,7 +217,7 @@ impl Drain<'_> {
             self.framing.chunk(between, raw)?;
             dump.text(std::mem::take(between)).await?;
             dump.frame(frame.bytes.clone(), bytes).await?;
-            table.frame(frame.bytes.clone(), &frame.fingerprint).await?;
+            table.frame(frame.bytes.clone(), &frame.fingerprint, &frame.extremes).await?;
             self.counters.rows.fetch_add(frame.fingerprint.rows, Ordering::Relaxed);
             self.counters.raw.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -340,14 +341,15 @@ impl OpenTable {
         let mut sql = target.open(&plan.sql, plan.expected)?;
         sql.text(before.into_bytes()).await?;
         let is_large = plan.rows.as_ref().is_some_and(|rows| rows.chunks.len() > 1);
-        let pieces = is_large.then(|| Pieces::starting_at(sql.framed()));
+        let orders = plan.rows.iter().flat_map(|rows| &rows.key_columns).map(|column| column.field.order).collect();
+        let pieces = is_large.then(|| Pieces::starting_at(sql.framed(), orders));
         Ok(Self { sql, fingerprint: Fingerprint::default(), pieces })
     }
 
-    async fn frame(&mut self, frame: Bytes, fingerprint: &Fingerprint) -> Result<(), WriteError> {
+    async fn frame(&mut self, frame: Bytes, fingerprint: &Fingerprint, extremes: &[Bounds]) -> Result<(), WriteError> {
         self.fingerprint.append(fingerprint);
         if let Some(pieces) = &mut self.pieces {
-            pieces.add(&frame, fingerprint.rows);
+            pieces.add(&frame, fingerprint.rows, extremes);
         }
         self.sql.frame(frame, fingerprint.bytes).await
     }
@@ -365,7 +367,9 @@ impl OpenTable {
         let index = if pieces.iter().map(|p| p.bytes).sum::<u64>() > INDEX_FROM {
             let copy = copy.ok_or_else(|| Error::failed(format!("{}: its COPY statement is missing", plan.name)))?;
             let TableName { schema, table } = plan.name.clone();
-            let index = Index { format: FORMAT.to_owned(), schema, table, copy, pieces };
+            let columns = plan.rows.iter().flat_map(|rows| &rows.key_columns);
+            let columns = columns.map(|one| IndexColumn { name: one.name.clone(), kind: one.kind.clone() }).collect();
+            let index = Index { format: FORMAT.to_owned(), schema, table, copy, columns, pieces };
             let json = serde_json::to_vec_pretty(&index).map_err(std::io::Error::from).context("write an index")?;
             Some(target.put_uncompressed(&plan.index, Bytes::from(json)).await?)
         } else {

@@ -16,6 +16,7 @@ use crate::backup::chunks::table_chunks;
 use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{Skipped, TableKind};
+use crate::objects::key_columns::{self, KeyColumn};
 use crate::postgres::source::absent::AbsentTable;
 use crate::postgres::source::detect::{Detection, RelKind, Relation};
 use crate::postgres::source::rows::Chunk;
@@ -49,6 +50,8 @@ pub(crate) struct PlannedRows {
     pub(crate) dump_id: i32,
     /// The chunks in which they are read, in order; at least one.
     pub(crate) chunks: Vec<Arc<Chunk>>,
+    /// The columns whose smallest and largest values are kept, of a table that may get an index.
+    pub(crate) key_columns: Vec<KeyColumn>,
 }
 
 /// A schema of the run.
@@ -95,6 +98,7 @@ struct Sources<'a> {
     described: HashSet<u32>,
     /// Statements of our own that read the tables pg_dump leaves out.
     reads: HashMap<u32, &'a str>,
+    entries: &'a [Entry],
 }
 
 /// What is left out of the run, and whether that makes it partial.
@@ -120,6 +124,7 @@ pub(crate) fn plan(
         rows: with_rows.map(|(at, e)| (oid(e), (at, e))).collect(),
         described: oids_of(entries, &described),
         reads: absent.iter().map(|t| (t.oid, t.read.as_str())).collect(),
+        entries,
     };
     let mut gaps = Gaps::default();
     let schemas = detection.schemas.iter().map(|schema| {
@@ -178,10 +183,15 @@ impl Sources<'_> {
 
     fn table(&self, relation: &Relation, data: Option<&Entry>) -> Result<PlannedTable> {
         let rows = match data {
-            Some(entry) => Some(PlannedRows {
-                dump_id: entry.dump_id,
-                chunks: table_chunks(relation, entry, self.reads.get(&relation.oid).copied())?,
-            }),
+            Some(entry) => {
+                let mut key_columns = Vec::new();
+                let own_read = self.reads.get(&relation.oid).copied();
+                let chunks = table_chunks(relation, entry, own_read, |columns| {
+                    key_columns = key_columns::of(self.entries, &relation.schema, &relation.name, columns);
+                    key_columns.iter().map(|column| column.field).collect()
+                })?;
+                Some(PlannedRows { dump_id: entry.dump_id, chunks, key_columns })
+            }
             None => None,
         };
         let kind = kind(relation).ok_or_else(|| Error::failed("internal error: a sequence was planned as a table"))?;

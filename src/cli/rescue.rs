@@ -27,22 +27,30 @@ pub(crate) async fn run(store: Store, arguments: Rescue, json: bool) -> Result<(
 fn text(report: &Report, limit: u64, applies: bool) -> String {
     let table = human::plain(&report.table.to_string());
     let mut text = format!(
-        "{table} of run {} beside {}: {} rows in the run, {} chosen; {} read, {:.1} s\n\n",
+        "{table} of run {} beside {}: {} rows in the run, {} chosen; {} read{}, {:.1} s\n\n",
         report.run,
         report.into,
         human::count(report.rows),
         human::count(report.chosen),
         human::size(report.read_bytes),
+        report.plan.as_ref().map(|plan| format!(" ({plan})")).unwrap_or_default(),
         report.seconds
     );
     let summary = [
         ("missing", report.missing.count, "in the run, and not in the live table"),
         ("changed", report.changed.count, "in both, with other content"),
-        ("extra", report.extra.count, "in the live table, and not in the run"),
     ];
     for (word, count, meaning) in summary {
         text.push_str(&format!("  {word:<8} {:>12}  {meaning}\n", human::count(count)));
     }
+    text.push_str(&match &report.extra {
+        Some(extra) => {
+            format!("  {:<8} {:>12}  in the live table, and not in the run\n", "extra", human::count(extra.count))
+        }
+        None => {
+            format!("  {:<8} {:>12}  not known: not all rows of the run were read, or a column is gone\n", "extra", "-")
+        }
+    });
     for needed in &report.needed {
         let (name, rows) = (human::plain(&needed.table.to_string()), human::count(needed.rows));
         text.push_str(&if needed.brought {
@@ -54,8 +62,8 @@ fn text(report: &Report, limit: u64, applies: bool) -> String {
             )
         });
     }
-    for (word, found) in [("missing", &report.missing), ("extra", &report.extra)] {
-        text.push_str(&found_rows(word, found, limit));
+    for (word, found) in [("missing", Some(&report.missing)), ("extra", report.extra.as_ref())] {
+        text.push_str(&found.map(|found| found_rows(word, found, limit)).unwrap_or_default());
     }
     text.push_str(&changes(&report.changed, limit));
     for note in &report.notes {
@@ -159,11 +167,12 @@ fn document(report: &Report) -> Result<String> {
         ("into", string(&report.into)?),
         ("key", list(&mut report.key.iter().map(String::as_str))?),
         ("read_bytes", report.read_bytes.to_string()),
+        ("pieces", report.plan.as_deref().map_or_else(|| Ok("null".to_owned()), rows::string)?),
         ("rows", report.rows.to_string()),
         ("chosen", report.chosen.to_string()),
         ("missing", found_json(&report.missing)?),
         ("changed", changed_json(&report.changed)?),
-        ("extra", found_json(&report.extra)?),
+        ("extra", report.extra.as_ref().map_or_else(|| Ok("null".to_owned()), found_json)?),
         ("referenced", format!("[{}]", needed.collect::<Result<Vec<String>>>()?.join(", "))),
         ("notes", list(&mut report.notes.iter().map(String::as_str))?),
         ("applied", applied),

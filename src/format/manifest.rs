@@ -357,8 +357,21 @@ pub struct Index {
     pub table: String,
     /// The `COPY ... FROM stdin;` statement the rows belong to.
     pub copy: String,
+    /// The columns whose smallest and largest values each piece names, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<IndexColumn>,
     /// Consecutive pieces; each is whole rows and decompresses on its own. Together they are all rows of the table.
     pub pieces: Vec<Piece>,
+}
+
+/// A column of a large table by which rows are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct IndexColumn {
+    /// Name of the column.
+    pub name: String,
+    /// Its type, as pg_dump writes it: whole numbers, `date`, timestamps or `uuid`.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// One piece of a table's rows in its SQL file: offset, bytes and SHA-256 are of the compressed text, which is what the
@@ -373,6 +386,10 @@ pub struct Piece {
     pub rows: u64,
     /// SHA-256 of these bytes.
     pub sha256: String,
+    /// For each of `columns`, the smallest and the largest value in these rows, as PostgreSQL writes them; NULL does not
+    /// count. `null` where they are not known, or there is no value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<Option<[String; 2]>>,
 }
 
 /// The pointer `latest.json`.

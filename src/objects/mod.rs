@@ -11,6 +11,7 @@
 
 pub(crate) mod flow;
 pub(crate) mod index;
+pub(crate) mod key_columns;
 pub(crate) mod lines;
 pub(crate) mod read;
 pub(crate) mod stored_run;

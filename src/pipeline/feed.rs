@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::pipeline::budget::{Budget, Permit};
+use crate::pipeline::extremes::{self, Bounds, Fields};
 use crate::pipeline::segment::Segment;
 use crate::seal::compress::Compression;
 use crate::seal::digest::Fingerprint;
@@ -22,6 +23,8 @@ pub(crate) struct Frame {
     pub(crate) bytes: Bytes,
     /// Rows, raw bytes and sums of the rows in it.
     pub(crate) fingerprint: Fingerprint,
+    /// Smallest and largest values of the fields that are watched.
+    pub(crate) extremes: Vec<Bounds>,
     _permit: Permit,
 }
 
@@ -128,8 +131,8 @@ impl<T> TaskQueue<T> {
 
 impl Feed {
     /// Sends the next rows of the current chunk: waits for memory, then for a core, and returns while they are being
-    /// compressed.
-    pub(crate) async fn segment(&self, segment: Segment) -> Result<()> {
+    /// compressed. These fields of them are watched.
+    pub(crate) async fn segment(&self, segment: Segment, fields: &Fields) -> Result<()> {
         let mut permit = self.compressor.budget.acquire(self.task, segment.bytes).await?;
         let core = Arc::clone(&self.compressor.cores)
             .acquire_owned()
@@ -137,13 +140,15 @@ impl Feed {
             .map_err(|closed| Error::failed(format!("wait for a core: {closed}")))?;
         let (done, frame) = oneshot::channel();
         let compression = self.compressor.compression;
+        let fields = Fields::clone(fields);
         tokio::task::spawn_blocking(move || {
             let _core = core;
             let compressed = compress(compression, &segment);
+            let extremes = extremes::of(&fields, &segment.parts);
             drop(segment);
             let result = compressed.map(|(bytes, fingerprint)| {
                 permit.shrink_to(bytes.len());
-                Frame { bytes, fingerprint, _permit: permit }
+                Frame { bytes, fingerprint, extremes, _permit: permit }
             });
             // When nobody waits any more, the run is ending.
             drop(done.send(result));

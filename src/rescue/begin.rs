@@ -5,18 +5,21 @@ use libpgdump::Entry;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Table, TableKind};
 use crate::human;
+use crate::objects::flow::Flow;
+use crate::objects::lines::{Chosen, Part};
 use crate::objects::stored_run::StoredRun;
+use crate::objects::{index, key_columns};
 use crate::postgres::connect::session::Session;
 use crate::postgres::source::detect;
 use crate::postgres::target::live::Live;
 use crate::postgres::target::load::{self, Loader};
-use crate::postgres::target::staging::Staging;
+use crate::postgres::target::staging::{self, Staging};
 use crate::rescue::options::Options;
+use crate::rescue::pushdown;
 use crate::restore::rows::compare;
 use crate::restore::wanted::Wanted;
 use crate::runs::{find, holders, select};
 use crate::sql::names::TableName;
-use crate::sql::statements;
 use crate::store::Store;
 
 /// Room for temporary tables in the memory of the server's process, before they go to its disk.
@@ -29,13 +32,18 @@ pub(crate) struct Begun {
     /// The place of the table in the manifest.
     at: (usize, usize),
     key: Vec<String>,
-    chooses_all: bool,
+    condition: Option<String>,
+    with_referenced: bool,
     /// The database's definitions, once they were needed.
     entries: Option<Vec<Entry>>,
     /// Stored bytes of the objects that were read for rows.
     pub(crate) read_bytes: u64,
     /// Rows of the table that is rescued.
     pub(crate) rows: u64,
+    /// The pieces that are read, in words, where not all of them are.
+    pub(crate) plan: Option<String>,
+    /// Every row of the run that a live row could be was read.
+    pub(crate) extra_is_known: bool,
 }
 
 impl Begun {
@@ -64,10 +72,13 @@ impl Begun {
             loader,
             at,
             key: options.key.clone(),
-            chooses_all: options.condition.is_none(),
+            condition: options.condition.clone(),
+            with_referenced: options.with_referenced,
             entries: None,
             read_bytes: 0,
             rows: 0,
+            plan: None,
+            extra_is_known: true,
         })
     }
 
@@ -84,7 +95,7 @@ impl Begun {
             return Err(Error::usage(format!("{name} belongs to an extension, which makes some of its rows"))
                 .hint("`pgstow peek` shows the rows that the run contains"));
         }
-        let (key, all) = (self.key.clone(), self.chooses_all);
+        let (key, all) = (self.key.clone(), self.condition.is_none());
         let staging = self.stage(&name, self.at, 0, key, all).await?;
         self.rows = staging.1;
         Ok(staging.0)
@@ -123,40 +134,77 @@ impl Begun {
             return Err(Error::usage(format!("{name} has no primary key, and no unique index without NULL"))
                 .hint("--key names the columns by which its rows are told apart"));
         }
+        let wanted = if number == 0 { self.wanted(&live).await? } else { Vec::new() };
         let holders = self.holders(at).await?;
-        let bytes: u64 = holders.iter().map(|(_, table)| table.file.bytes).sum();
-        tracing::info!("reading {name}: {} in {} objects", human::size(bytes), holders.len());
-        self.read_bytes += bytes;
-        let (mut staging, mut live, mut rows) = (None, Some(live), 0);
-        for (of, table) in holders {
-            rows += table.rows;
-            let (head, mut flow) = self.source.file(&table.file);
-            let Ok(head) = head.await else {
-                flow.finish().await?;
-                return Err(Error::damage(format!("{}: has no COPY statement", table.file.key)));
-            };
-            let list = statements::copy_columns(&head.copy).unwrap_or_default();
-            let inner = list.strip_prefix('(').and_then(|list| list.strip_suffix(')')).unwrap_or_default();
-            let columns = statements::names(inner);
+        let rows = holders.iter().map(|(_, table)| table.rows).sum();
+        let chosen = Chosen::new(&self.source, holders, &wanted).await?;
+        let plan = chosen.plan().unwrap_or_else(|| format!("{} objects", chosen.parts.len()));
+        tracing::info!("reading {name}: {plan}, {}", human::size(chosen.bytes));
+        self.read_bytes += chosen.bytes;
+        self.extra_is_known &= chosen.pieces == chosen.of || wanted.iter().all(|wanted| key.contains(&wanted.column));
+        self.plan = chosen.plan().or(self.plan.take());
+        let mut live = Some(live);
+        let mut staging = None;
+        for part in chosen.parts {
+            let (columns, flow) = part.open(&self.source).await?;
             if let Some(live) = live.take() {
                 check_key(&live, &columns, &key)?;
                 staging = Some(Staging::create(&self.loader, live, columns.clone(), key.clone(), number, all).await?);
             }
-            let Some(staging) = &staging else { continue };
-            let doing = format!("read the rows of {of}");
-            let counted = self.loader.copy(&staging.copy(&columns), &mut flow.rows, &doing).await;
-            let (fingerprint, _) = flow.finish().await?;
-            let counted = counted.map_err(|error| {
-                error.hint("a type of the live table does not take what the run holds: `pgstow peek` shows the rows")
-            })?;
-            compare(&Wanted { schema: of.schema, table }, &fingerprint)?;
-            if counted != fingerprint.rows {
-                return Err(load::miscounted(&doing, fingerprint.rows, counted));
+            if let Some(staging) = &staging {
+                self.load(staging, part, &columns, flow).await?;
             }
         }
         let staging =
             staging.ok_or_else(|| Error::usage(format!("{name} has no rows in run {}", self.source.manifest.run)))?;
         Ok((staging, rows))
+    }
+
+    /// Brings the rows of one part into the temporary table.
+    async fn load(&self, staging: &Staging, part: Part, columns: &[String], mut flow: Flow) -> Result<()> {
+        let doing = format!("read the rows of {}", part.name);
+        let counted = self.loader.copy(&staging.copy(columns), &mut flow.rows, &doing).await;
+        let (fingerprint, _) = flow.finish().await?;
+        let counted = counted.map_err(|error| {
+            error.hint("a type of the live table does not take what the run holds: `pgstow peek` shows the rows")
+        })?;
+        if part.is_whole() {
+            compare(&Wanted { schema: part.name.schema, table: part.table }, &fingerprint)?;
+        }
+        if counted != fingerprint.rows {
+            return Err(load::miscounted(&doing, fingerprint.rows, counted));
+        }
+        Ok(())
+    }
+
+    /// What the condition says of columns whose order is certain, with constants as PostgreSQL writes them. A constant
+    /// that it does not take excludes nothing here: the condition itself will be refused.
+    async fn wanted(&self, live: &Live) -> Result<Vec<index::Wanted>> {
+        let condition = self.condition.as_deref().unwrap_or_default();
+        let mut found = Vec::new();
+        let into_itself = live.references(self.loader.session()).await?.iter().any(|one| one.to == live.name);
+        if self.with_referenced && into_itself {
+            // A row that is referred to may stand in any piece.
+            return Ok(found);
+        }
+        for mut wanted in pushdown::restrictions(condition, &live.name.table) {
+            let Some(column) = live.column(&wanted.column) else { continue };
+            if key_columns::order(&column.kind).is_none() {
+                continue;
+            }
+            let mut certain = true;
+            for end in wanted.spans.iter_mut().flat_map(|(from, to)| [from, to]) {
+                let Some(text) = end else { continue };
+                match staging::as_written(&self.loader, text, &column.kind).await {
+                    Some(written) => *text = written,
+                    None => certain = false,
+                }
+            }
+            if certain {
+                found.push(wanted);
+            }
+        }
+        Ok(found)
     }
 
     /// The objects that hold the rows of a table.

@@ -3,6 +3,7 @@
 
 use crate::archive::copy_text::Value;
 use crate::error::Result;
+use crate::postgres::error::is_rejection;
 use crate::postgres::target::load::Loader;
 use crate::postgres::target::staging::{self, Staging};
 use crate::sql::names::quote;
@@ -35,7 +36,8 @@ pub(crate) struct Change {
     pub(crate) columns: Vec<(String, String, Value, Value)>,
 }
 
-/// Missing, changed and extra rows, and how many rows of the run were chosen.
+/// Missing, changed and extra rows, and how many rows of the run were chosen. Extra rows are not known where the condition
+/// names a column that the live table no longer has.
 ///
 /// # Errors
 /// What the server refuses; the condition may fail on the live table only.
@@ -44,7 +46,7 @@ pub(crate) async fn all(
     staging: &Staging,
     condition: Option<&str>,
     limit: u64,
-) -> Result<(Found, Changed, Found, u64)> {
+) -> Result<(Found, Changed, Option<Found>, u64)> {
     let name = &staging.live.name;
     let chosen = staging::count(loader, &staging.chosen(), &format!("count the rows of {name}")).await?;
     let kind = |name: &String| {
@@ -62,21 +64,31 @@ pub(crate) async fn all(
         },
     };
     let changed = Changed { key: staging.key.iter().map(kind).collect(), ..changes(loader, staging, limit).await? };
-    let doing = format!("look for extra rows of {name}");
-    // Read with the search path of the role: the condition is a person's.
-    let path = |to: &str| format!("SET LOCAL search_path {to}");
-    loader.execute(&path("TO DEFAULT"), &doing).await?;
-    let extra = staging.extra(condition);
-    let columns: Vec<String> = staging.live.columns.iter().map(|column| column.name.clone()).collect();
-    let names: Vec<String> = columns.iter().map(|name| quote(name)).collect();
-    let key: Vec<String> = staging.key.iter().map(|name| quote(name)).collect();
-    let extra = Found {
-        count: staging::count(loader, &extra, &doing).await?,
-        columns: columns.iter().map(kind).collect(),
-        rows: staging::rows(loader, &names, &extra, &key, limit, &doing).await?,
+    // Read with the search path of the role: the condition is a person's. Gone with the savepoint.
+    loader.execute("SAVEPOINT extra; SET LOCAL search_path TO DEFAULT", "look for extra rows").await?;
+    let extra = match extra(loader, staging, condition, limit).await {
+        Ok(extra) => Some(extra),
+        Err(error) if condition.is_some() && !staging.lost().is_empty() && is_rejection(&error) => {
+            tracing::info!("{error}");
+            None
+        }
+        Err(error) => return Err(error),
     };
-    loader.execute(&path("= ''"), &doing).await?;
+    loader.execute("ROLLBACK TO SAVEPOINT extra", "look for extra rows").await?;
     Ok((missing, changed, extra, chosen))
+}
+
+async fn extra(loader: &Loader, staging: &Staging, condition: Option<&str>, limit: u64) -> Result<Found> {
+    let doing = format!("look for extra rows of {}", staging.live.name);
+    let rows = staging.extra(condition);
+    let columns = &staging.live.columns;
+    let names: Vec<String> = columns.iter().map(|column| quote(&column.name)).collect();
+    let key: Vec<String> = staging.key.iter().map(|name| quote(name)).collect();
+    Ok(Found {
+        count: staging::count(loader, &rows, &doing).await?,
+        columns: columns.iter().map(|column| (column.name.clone(), column.kind.clone())).collect(),
+        rows: staging::rows(loader, &names, &rows, &key, limit, &doing).await?,
+    })
 }
 
 async fn changes(loader: &Loader, staging: &Staging, limit: u64) -> Result<Changed> {

@@ -15,6 +15,7 @@ pub(crate) mod apply;
 pub(crate) mod begin;
 pub(crate) mod compare;
 pub(crate) mod options;
+pub(crate) mod pushdown;
 pub(crate) mod referenced;
 
 use std::time::Instant;
@@ -40,13 +41,16 @@ pub(crate) struct Report {
     pub(crate) key: Vec<String>,
     /// Stored bytes that were read for rows.
     pub(crate) read_bytes: u64,
+    /// The pieces that were read, in words, where not all of them were.
+    pub(crate) plan: Option<String>,
     /// Rows of the table in the run.
     pub(crate) rows: u64,
     /// Those that the condition chose.
     pub(crate) chosen: u64,
     pub(crate) missing: Found,
     pub(crate) changed: Changed,
-    pub(crate) extra: Found,
+    /// `None` where not all rows of the run were read that a live row could be.
+    pub(crate) extra: Option<Found>,
     /// Missing rows of other tables that missing rows refer to.
     pub(crate) needed: Vec<Needed>,
     pub(crate) notes: Vec<String>,
@@ -101,11 +105,12 @@ async fn rescue(store: Store, options: &Options, started: Instant) -> Result<Rep
         into: begun.loader.session().info().to_string(),
         key: first.key.clone(),
         read_bytes: begun.read_bytes,
+        plan: begun.plan.clone(),
         rows: begun.rows,
         chosen,
         missing,
         changed,
-        extra,
+        extra: extra.filter(|_| begun.extra_is_known),
         needed,
         notes,
         applied: None,

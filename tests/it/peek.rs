@@ -91,7 +91,7 @@ fn parsed(text: &str) -> Value {
 fn values_have_their_types(source: &Awkward) {
     let name = "kinds.values_of_all_kinds";
     let ours = parsed(&expect_code(&mut peek(&source.run, &[name, "--limit", "0", "--json"]), 0).0);
-    let text = asked(source, &format!("SELECT json_agg(row_to_json(t)) FROM ONLY {name} t"));
+    let text = asked(source, &format!("SELECT json_agg(row_to_json(whole_row)) FROM ONLY {name} whole_row"));
     let theirs = parsed(&String::from_utf8(text).unwrap());
     let (ours, theirs) = (ours["rows"].as_array().unwrap(), theirs.as_array().unwrap());
     assert!(ours.len() == theirs.len() && ours.len() > 15);

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::encryption::Key;
 use crate::support::bucket::Bucket;
 use crate::support::pg::{self, Cluster, quote};
+use crate::support::process::succeed;
 use crate::support::program::{Run, awkward, backup, expect_code, expect_failure, pgstow};
 use crate::support::session::until;
 
@@ -282,4 +283,88 @@ pub(crate) fn an_owner_without_superuser_rescues_and_nobody_else_sees_the_rows()
     assert_eq!(done["applied"]["inserted"]["shop.secrets"], 100_000, "{done}");
     assert_eq!(cluster.psql(name, "SELECT count(*) FROM shop.secrets WHERE t = 'secret ' || id"), "200000");
     assert_eq!(leftovers(cluster, name), "");
+}
+
+#[test]
+pub(crate) fn one_row_of_a_large_table_costs_one_piece() {
+    let (name, cluster) = ("rescue_pieces", pg::shared(15));
+    cluster.create_database(name);
+    cluster.psql(
+        name,
+        "CREATE TABLE large (t text, id bigint PRIMARY KEY, at timestamptz NOT NULL, random uuid, day date);
+         INSERT INTO large SELECT repeat(md5(i::text), 22), i, '2026-01-01'::timestamptz + i * interval '1 second', md5(i::text)::uuid,
+             CASE WHEN i = 5 THEN 'infinity' ELSE '2026-01-01'::date + i / 1000 END FROM generate_series(-20000, 110000) i",
+    );
+    let key = Key::make();
+    let more = ["--compression", "none", "--encrypt", key.public.as_str(), "--max-object-size", "30MB"];
+    let (_store, run) = run_of(cluster, name, &more);
+    let index = run.folder.join(run.table("public", "large")["index"]["key"].as_str().unwrap());
+    let opened = succeed(Command::new("age").arg("-d").arg("-i").arg(&key.file).arg(&index));
+    let index: Value = serde_json::from_str(&opened).unwrap();
+    let columns: Vec<&str> =
+        index["columns"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["id", "at", "day"], "the uuid is no key");
+    // What each piece says is what PostgreSQL says of these rows, in their order on disk.
+    let (mut first, mut odd) = (0, 0);
+    let pieces = index["pieces"].as_array().unwrap();
+    for piece in pieces {
+        let rows = piece["rows"].as_u64().unwrap();
+        let sql = format!("SELECT json_build_array(min(id)::text, max(id)::text) || '|' || json_build_array(min(at)::text, max(at)::text)
+            || '|' || CASE WHEN max(day) = 'infinity' THEN 'null' ELSE json_build_array(min(day)::text, max(day)::text)::text END
+            FROM (SELECT * FROM large ORDER BY ctid OFFSET {first} LIMIT {rows}) x");
+        let expected = cluster.psql(name, &format!("SET TimeZone = 'UTC'; {sql}"));
+        let expected: Vec<Value> = expected.split('|').map(|text| serde_json::from_str(text).unwrap()).collect();
+        assert_eq!(piece["ranges"], Value::from(expected));
+        odd += usize::from(piece["ranges"][2].is_null());
+        first += rows;
+    }
+    assert!(pieces.len() > 5 && odd == 1 && first == 130_001, "{} pieces", pieces.len());
+
+    let with_key = |words: &[&str]| {
+        let mut command = rescue(&run, cluster, name, "public.large", words);
+        command.arg("--identity").arg(&key.file);
+        command
+    };
+    let state = "SELECT count(*) || md5(string_agg(l::text, ',' ORDER BY id)) FROM large l";
+    let before = cluster.psql(name, state);
+    cluster.psql(name, "DELETE FROM large WHERE id IN (-77, 60000, 60001)");
+    let all = pieces.len();
+    for (condition, missing, read, extra) in [
+        ("id = 60000", 1, 1, true),
+        ("id = '-77' AND t LIKE '%'", 1, 1, true),
+        ("id IN (-77, 60000)", 2, 2, true),
+        ("id >= 109999", 0, 1, true),
+        ("at = '2026-01-01 16:40:01'", 1, 1, false),
+        ("day BETWEEN '2026-03-02' AND '2026-03-03'", 2, 2, false),
+        ("id + 0 = 60000", 1, all, true),
+        ("id = 60000 OR id = -77", 2, all, true),
+        ("id = 7000000", 0, 1, true),
+    ] {
+        let found = report(&mut with_key(&["--where", condition]));
+        assert_eq!(found["missing"]["count"], missing, "{condition}: {found}");
+        assert_eq!(found["extra"].is_null(), !extra, "{condition}: {found}");
+        let pieces = found["pieces"].as_str().map_or(all, |text| text.split(' ').next().unwrap().parse().unwrap());
+        assert!(pieces == read || (read == 2 && pieces <= 3), "{condition}: {found}");
+        let bytes = found["read_bytes"].as_u64().unwrap();
+        assert!(pieces == all || bytes < (pieces as u64) * (20 << 20), "{condition}: {bytes}");
+    }
+    // The other pieces are not even looked at.
+    let object = run.table("public", "large")["file"]["volumes"][0]["key"].as_str().unwrap();
+    let mut bytes = std::fs::read(run.folder.join(object)).unwrap();
+    bytes[20_000_000] ^= 1;
+    std::fs::write(run.folder.join(object), bytes).unwrap();
+    let mut peek = pgstow();
+    peek.args(["peek", "public.large", "--where-key", "id=+60000", "--csv", "--limit", "1", "--store"]).arg(&run.store);
+    let (rows, log) = expect_code(peek.arg("--identity").arg(&key.file), 0);
+    assert!(rows.contains(",60000,2026-01-01 16:40:00+00,") && log.contains("pieces can hold"), "{rows}{log}");
+    let done = report(&mut with_key(&["--where", "id > 50000 AND id < 70000", "--apply", "missing"]));
+    assert_eq!(done["applied"]["inserted"]["public.large"], 2, "{done}");
+    report(&mut with_key(&["--where", "id = 60001"]));
+    expect_failure(&mut with_key(&[]), 1);
+    cluster.psql(
+        name,
+        "INSERT INTO large SELECT repeat(md5(i::text), 22), i, '2026-01-01'::timestamptz + i * interval '1 second',
+        md5(i::text)::uuid, '2026-01-01'::date + i / 1000 FROM generate_series(-77, -77) i",
+    );
+    assert_eq!(cluster.psql(name, state), before);
 }

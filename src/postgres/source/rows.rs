@@ -15,6 +15,7 @@ use tokio_postgres::{Client, CopyOutStream};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
+use crate::pipeline::extremes::Fields;
 use crate::pipeline::feed::{Compressor, Item};
 use crate::pipeline::rate::Rate;
 use crate::pipeline::{Feed, Segment, Segmenter};
@@ -42,6 +43,8 @@ pub(crate) struct Chunk {
     pub(crate) label: String,
     /// Whether the relation is of a kind `LOCK TABLE` takes.
     pub(crate) lockable: bool,
+    /// The fields whose smallest and largest values are kept.
+    pub(crate) watched: Fields,
 }
 
 /// Chunks read in one transaction of one worker.
@@ -135,7 +138,7 @@ impl Readers {
             .await
             .map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
         let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-        copy(stream, feed, sent, &chunk.label, &self.rate, Some(stall_detector)).await?;
+        copy(stream, feed, sent, chunk, &self.rate, Some(stall_detector)).await?;
         feed.end().await.map_err(Trouble::Fatal)
     }
 }
@@ -152,10 +155,11 @@ pub(super) async fn copy(
     stream: CopyOutStream,
     feed: &Feed,
     sent: &mut Vec<u128>,
-    label: &str,
+    chunk: &Chunk,
     rate: &Rate,
     stall_detector: Option<StallDetector<'_>>,
 ) -> Result<(), Trouble> {
+    let label = chunk.label.as_str();
     let mut stream = std::pin::pin!(stream);
     let mut meter = rate.meter();
     let mut segmenter = Segmenter::default();
@@ -174,14 +178,14 @@ pub(super) async fn copy(
         let message = message.map_err(|e| trouble(&e, &format!("read {label}")))?;
         meter.read(message.len()).await;
         if let Some(segment) = segmenter.push(message) {
-            deliver(segment, feed, sent, number, already, label).await?;
+            deliver(segment, feed, sent, number, already, chunk).await?;
             number += 1;
         }
     }
     meter.settle().await;
     let last = segmenter.finish().map_err(|why| Trouble::Fatal(Error::failed(format!("read {label}: {why}"))))?;
     if let Some(segment) = last {
-        deliver(segment, feed, sent, number, already, label).await?;
+        deliver(segment, feed, sent, number, already, chunk).await?;
         number += 1;
     }
     if number < already {
@@ -196,16 +200,16 @@ async fn deliver(
     sent: &mut Vec<u128>,
     number: usize,
     already: usize,
-    label: &str,
+    chunk: &Chunk,
 ) -> Result<(), Trouble> {
     let mut hash = Xxh3::new();
     segment.parts.iter().for_each(|part| hash.update(part));
     let hash = hash.digest128();
     if number < already {
-        return if sent.get(number) == Some(&hash) { Ok(()) } else { Err(changed(label)) };
+        return if sent.get(number) == Some(&hash) { Ok(()) } else { Err(changed(&chunk.label)) };
     }
     sent.push(hash);
-    feed.segment(segment).await.map_err(Trouble::Fatal)
+    feed.segment(segment, &chunk.watched).await.map_err(Trouble::Fatal)
 }
 
 fn changed(label: &str) -> Trouble {
@@ -265,7 +269,7 @@ impl LeaderReads {
             let read = async {
                 let stream = leader.client.copy_out(chunk.copy.as_str()).await;
                 let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &feed, &mut sent, &chunk.label, &this.rate, None).await?;
+                copy(stream, &feed, &mut sent, &chunk, &this.rate, None).await?;
                 feed.end().await.map_err(Trouble::Fatal)
             };
             if let Err(trouble) = read.await {

@@ -167,7 +167,7 @@ impl Worker<'_> {
                 let stream =
                     stall_detector.wait(stream).await.map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
                 let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &taken.feed, &mut taken.sent, &chunk.label, &readers.rate, Some(stall_detector)).await?;
+                copy(stream, &taken.feed, &mut taken.sent, chunk, &readers.rate, Some(stall_detector)).await?;
                 taken.feed.end().await.map_err(Trouble::Fatal)?;
                 taken.done += 1;
                 taken.sent.clear();

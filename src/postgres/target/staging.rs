@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::postgres::error::failure;
 use crate::postgres::target::live::{Column, Live, Reference};
 use crate::postgres::target::load::Loader;
-use crate::sql::names::quote;
+use crate::sql::names::{literal, quote};
 
 /// How the two tables are called in a statement; no table of a person is called so.
 const RUN: &str = "\"pgstow:run\"";
@@ -318,6 +318,13 @@ impl Staging {
     pub(crate) fn live_column(name: &str) -> String {
         format!("{LIVE}.{}", quote(name))
     }
+}
+
+/// A constant as PostgreSQL writes values of that type; `None` where it does not take it.
+pub(crate) async fn as_written(loader: &Loader, text: &str, kind: &str) -> Option<String> {
+    let sql = format!("SELECT CAST({} AS {kind})::pg_catalog.text", literal(text));
+    let row = loader.session().client.query_one(&sql, &[]).await.ok()?;
+    row.try_get(0).ok()
 }
 
 /// The number that `SELECT count(*)` gives for these rows.
