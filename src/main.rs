@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use clap::FromArgMatches as _;
-use pgstow::cli::args::LogFormat;
+use pgstow::cli::args::{Global, LogFormat};
+use pgstow::cli::progress::LogWriter;
 use pgstow::cli::run::{self, Outcome};
 use pgstow::cli::{Cli, environment, output};
 use pgstow::error::{Error, Kind};
@@ -15,7 +16,7 @@ use pgstow::shutdown::Shutdown;
 /// faster, and each keeps some memory for itself.
 const WORKERS: usize = 8;
 
-/// Prints what clap has to say. Errors quote what was typed, which may be a connection string.
+/// Prints the message of clap. Errors quote what was typed, which may be a connection string.
 fn print(error: &clap::Error) -> std::io::Result<()> {
     if !error.use_stderr() {
         return error.print();
@@ -53,21 +54,8 @@ fn main() -> ExitCode {
             };
         }
     };
-    // The SDK warns of each place where it finds no region or credentials; what that means is in our error.
-    let quiet = matches!(cli.global.log.as_str(), "info" | "warn").then_some(",aws_config=error").unwrap_or_default();
-    let filter = match tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", cli.global.log)) {
-        Ok(filter) => filter,
-        Err(error) => {
-            return fail(
-                &Error::usage(format!("--log {:?}: {error}", cli.global.log))
-                    .hint("use error, warn, info, debug or trace"),
-            );
-        }
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(pgstow::cli::progress::LogWriter::default);
-    match cli.global.log_format {
-        LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
+    if let Err(error) = start_log(&cli.global) {
+        return fail(&error);
     }
     for note in notes {
         tracing::warn!("{note}");
@@ -92,6 +80,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Starts the log on stderr.
+fn start_log(global: &Global) -> Result<(), Error> {
+    // The SDK warns of each place where it finds no region or credentials; what that means is in our error.
+    let quiet = matches!(global.log.as_str(), "info" | "warn").then_some(",aws_config=error").unwrap_or_default();
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", global.log)).map_err(|error| {
+        Error::usage(format!("--log {:?}: {error}", global.log)).hint("use error, warn, info, debug or trace")
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriter::default);
+    match global.log_format {
+        LogFormat::Text => log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
+    }
+    Ok(())
+}
+
 /// Prints an error and its hints on stderr: the one place that does. With `--json` it is a document on stdout too.
 fn fail(error: &Error) -> ExitCode {
     // A name can contain line ends and worse: the message is one line all the same.
@@ -100,7 +103,7 @@ fn fail(error: &Error) -> ExitCode {
         text.push_str(&format!("hint: {}\n", output::one_line(hint)));
     }
     output::print_error(error);
-    // Nothing can be done when stderr is gone; the exit code still tells.
+    // Nothing can be done when stderr is gone; the exit code still says so.
     let _unwritable = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(error.kind().exit_code())
 }

@@ -170,24 +170,7 @@ impl SqlReader {
         match &mut self.state {
             State::Plain => return self.plain(byte),
             State::Rows => {}
-            State::Literal { escapes, escaped } => {
-                if *escaped {
-                    *escaped = false;
-                } else if *escapes && byte == b'\\' {
-                    *escaped = true;
-                } else if byte == b'\'' {
-                    self.state = State::LiteralEnd { escapes: *escapes };
-                }
-                self.statement.push(byte)?;
-            }
-            State::LiteralEnd { escapes } => {
-                if byte != b'\'' {
-                    self.state = State::Plain;
-                    return self.plain(byte);
-                }
-                self.state = State::Literal { escapes: *escapes, escaped: false };
-                self.statement.push(byte)?;
-            }
+            State::Literal { .. } | State::LiteralEnd { .. } => return self.literal(byte),
             State::Quoted => {
                 if byte == b'"' {
                     self.state = State::Plain;
@@ -227,6 +210,31 @@ impl SqlReader {
                 }
                 self.state = State::Rows;
             }
+        }
+        Ok(())
+    }
+
+    fn literal(&mut self, byte: u8) -> Result<()> {
+        match &mut self.state {
+            State::Literal { escapes, escaped } => {
+                if *escaped {
+                    *escaped = false;
+                } else if *escapes && byte == b'\\' {
+                    *escaped = true;
+                } else if byte == b'\'' {
+                    self.state = State::LiteralEnd { escapes: *escapes };
+                }
+                self.statement.push(byte)?;
+            }
+            State::LiteralEnd { escapes } => {
+                if byte != b'\'' {
+                    self.state = State::Plain;
+                    return self.plain(byte);
+                }
+                self.state = State::Literal { escapes: *escapes, escaped: false };
+                self.statement.push(byte)?;
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -29,20 +29,20 @@ pub(crate) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'
 }
 
 /// `pg_dump` 16 and newer writes `run_as_owner = true` for subscriptions of older servers: that is how those work, but no
-/// option that they know, so the statement would fail on them. Takes it away; returns what is to be told of that.
+/// option that they know, so the statement would fail on them. Removes it; returns a note for each subscription.
 pub(crate) fn without_run_as_owner(entries: &mut [Entry], server_version_num: u32) -> Vec<Omitted> {
     const WORDS: &str = ", run_as_owner = true";
     if server_version_num >= 160_000 {
         return Vec::new();
     }
-    let mut told = Vec::new();
+    let mut notes = Vec::new();
     for entry in entries.iter_mut().filter(|e| e.desc == ObjectType::Subscription) {
         // The options stand last, behind every text of the user's.
         let Some(defn) = entry.defn.as_mut() else { continue };
         let Some(options) = defn.rfind(" WITH (connect = false") else { continue };
         let Some(at) = defn.get(options..).and_then(|options| options.find(WORDS)) else { continue };
         defn.replace_range(options + at..options + at + WORDS.len(), "");
-        told.push(Omitted {
+        notes.push(Omitted {
             kind: "subscription option".to_owned(),
             name: tag(entry).to_owned(),
             reason:
@@ -51,7 +51,7 @@ pub(crate) fn without_run_as_owner(entries: &mut [Entry], server_version_num: u3
                     .to_owned(),
         });
     }
-    told
+    notes
 }
 
 pub(crate) fn oids_of(entries: &[Entry], descs: &[ObjectType]) -> HashSet<u32> {
@@ -88,29 +88,7 @@ pub(crate) fn add_absent(
     let mut entry = |relation: &Relation, desc: ObjectType, section: Section| {
         next += 1;
         let extension = relation.extension.as_ref().and_then(|name| extension_ids.get(name));
-        Entry {
-            dump_id: next,
-            had_dumper: false,
-            table_oid: "0".to_owned(),
-            oid: relation.oid.to_string(),
-            tag: Some(relation.name.clone()),
-            desc,
-            section,
-            defn: None,
-            drop_stmt: None,
-            copy_stmt: None,
-            namespace: Some(relation.schema.clone()),
-            tablespace: None,
-            tableam: None,
-            relkind: None,
-            // No owner: the statements of these entries say it where it matters.
-            owner: Some(String::new()),
-            with_oids: false,
-            dependencies: extension.copied().into_iter().collect(),
-            data_state: OffsetState::NoData,
-            offset: 0,
-            filename: None,
-        }
+        own_entry(relation, next, extension.copied(), desc, section)
     };
     let relation = |oid: u32| by_oid.get(&oid).copied().ok_or_else(|| Error::failed(format!("relation {oid} is gone")));
     for table in tables {
@@ -135,4 +113,31 @@ pub(crate) fn add_absent(
         catalogue.add(set, None);
     }
     Ok(())
+}
+
+/// An entry of our own for a relation of an extension, which pg_dump left out.
+fn own_entry(relation: &Relation, dump_id: i32, extension: Option<i32>, desc: ObjectType, section: Section) -> Entry {
+    Entry {
+        dump_id,
+        had_dumper: false,
+        table_oid: "0".to_owned(),
+        oid: relation.oid.to_string(),
+        tag: Some(relation.name.clone()),
+        desc,
+        section,
+        defn: None,
+        drop_stmt: None,
+        copy_stmt: None,
+        namespace: Some(relation.schema.clone()),
+        tablespace: None,
+        tableam: None,
+        relkind: None,
+        // No owner: the statements of these entries say it where it matters.
+        owner: Some(String::new()),
+        with_oids: false,
+        dependencies: extension.into_iter().collect(),
+        data_state: OffsetState::NoData,
+        offset: 0,
+        filename: None,
+    }
 }

@@ -153,11 +153,11 @@ async fn store_rows(
         preflight::preflight(&leader.detection, false)?;
     }
     // Before the readers take all connections there are.
-    let may = leader.detection.server.reads_passwords;
+    let passwords = leader.detection.server.reads_passwords;
     // pg_dump sets its own timeouts, pg_dumpall keeps those of the role, and no lock of roles is worth a long wait.
     let own = run.child_options.map(|own| format!(" {own} -c lock_timeout=60s")).unwrap_or_default();
     let info = run.options.info.with_options(&format!("{}{own}", settings::differing(&leader.session.client).await?));
-    let roles = pg_dump::roles(&run.tools, &info, may, &run.name);
+    let roles = pg_dump::roles(&run.tools, &info, passwords, &run.name);
     let (plan, roles) = tokio::try_join!(make_plan(&mut leader, meta), roles)?;
     let sizes = leader.detection.relations.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0));
     counters.expect(Total {
@@ -165,7 +165,7 @@ async fn store_rows(
         tables: plan.schemas.iter().map(|schema| schema.tables.len() as u64).sum(),
         disk: sizes.sum(),
     });
-    let gathered = gather(&run, &leader, &plan, roles).await?;
+    let gathered = gather(&run, &leader, &plan, (roles, passwords)).await?;
     let now = run.short_session("check").await?;
     output_names::refuse_renamed(&leader.session.client, &now.client).await?;
     now.close().await;

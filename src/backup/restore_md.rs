@@ -138,9 +138,20 @@ fn print(facts: &Facts<'_>, object: &Object) -> String {
     steps.join(" | ")
 }
 
+/// The script that restores the whole database.
 fn script(facts: &Facts<'_>) -> String {
+    let left_out = LeftOut::of(facts.plan);
+    let (list, kept) = left_out.list();
+    let mut sh = definitions(facts, &list, kept);
+    rows(facts, &left_out, &mut sh);
+    sh.push_str(&rest(facts, &left_out, kept));
+    sh
+}
+
+/// The script up to the rows: checks, roles and definitions.
+fn definitions(facts: &Facts<'_>, list: &str, kept: &str) -> String {
     let encrypted = facts.run.target.recipients.is_some();
-    let (key_told, key_wanted) = if encrypted {
+    let (key_named, key_wanted) = if encrypted {
         (
             ", and the file with the secret key as `KEY`",
             ": \"${KEY:?file with the secret key (AGE-SECRET-KEY-1...)}\"\n",
@@ -148,12 +159,10 @@ fn script(facts: &Facts<'_>) -> String {
     } else {
         ("", "")
     };
-    let left_out = LeftOut::of(facts.plan);
-    let (list, kept) = left_out.list();
-    let mut sh = format!(
+    format!(
         "## 2. The whole database\n\n\
          Make an empty database on a server with the same extensions available, and give its connection string as\n\
-         `DB`, the folder as `RUN`{key_told}. The role should be a superuser.\n\n\
+         `DB`, the folder as `RUN`{key_named}. The role should be a superuser.\n\n\
          ```bash\n\
          set -Eeuo pipefail\n\
          : \"${{RUN:?folder with the files of this run}}\"\n\
@@ -186,7 +195,11 @@ fn script(facts: &Facts<'_>) -> String {
         options = settings::for_every_server(),
         roles = print(facts, facts.roles),
         database = print(facts, facts.database),
-    );
+    )
+}
+
+/// The part of the script that loads rows and large objects.
+fn rows(facts: &Facts<'_>, left_out: &LeftOut<'_>, sh: &mut String) {
     for schema in facts.plan.rows_in_order.iter().filter_map(|number| facts.schemas.get(*number)) {
         let print = print(facts, &schema.dump);
         let kept = if left_out.rows_of.contains(schema.name.as_str()) {
@@ -202,7 +215,11 @@ fn script(facts: &Facts<'_>) -> String {
         let print = print(facts, object);
         sh.push_str(&format!("\n# Large objects.\n{print} | piped -d \"$DB\" || failed=$((failed + 1))\n"));
     }
-    sh.push_str(&format!(
+}
+
+/// The script after the rows.
+fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str) -> String {
+    format!(
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
          load{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
          {silence}load{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
@@ -228,11 +245,10 @@ fn script(facts: &Facts<'_>) -> String {
         jobs = post_data_jobs(facts),
         silence = if facts.plan.event_triggers { SILENCE } else { "" },
         name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
-    ));
-    sh
+    )
 }
 
-/// What a partial run holds and cannot bring back, since it depends on what the run does not hold.
+/// The saved objects that cannot be restored because they depend on objects that this run does not contain.
 struct LeftOut<'a> {
     /// Dump ids, which are the same in every archive of a run; ascending.
     ids: Vec<i32>,

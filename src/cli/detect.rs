@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
-use crate::postgres::source::detect::{Detection, RelKind, Relation, detect};
+use crate::postgres::source::detect::{Detection, RelKind, Relation, SchemaInfo, detect};
 use crate::shutdown::Shutdown;
 
 /// Runs the command. What cannot be read is part of the answer, not a failure.
@@ -76,20 +76,8 @@ fn table(detection: &Detection) -> String {
     ];
     for schema in &detection.schemas {
         let relations = by_schema.get(schema.name.as_str()).map_or(&[][..], Vec::as_slice);
-        let mut notes = Vec::new();
-        let mut extensions: Vec<&str> = relations.iter().filter_map(|relation| relation.extension.as_deref()).collect();
-        extensions.extend(schema.extension.as_deref());
-        extensions.sort_unstable();
-        extensions.dedup();
-        if !extensions.is_empty() {
-            notes.push(format!("extension {}", extensions.join(", ")));
-        }
-        let unreadable = relations.iter().filter(|relation| relation.unreadable.is_some()).count();
-        if unreadable > 0 {
-            notes.push(format!("{unreadable} unreadable"));
-        }
-        notes.extend(schema.note.clone());
-        lines.push(row(&human::plain(&schema.name), width, relations.iter().copied(), &notes.join("; ")));
+        let notes = notes(schema, relations);
+        lines.push(row(&human::plain(&schema.name), width, relations.iter().copied(), &notes));
     }
     lines.push(row(
         "total",
@@ -97,6 +85,32 @@ fn table(detection: &Detection) -> String {
         detection.relations.iter(),
         &format!("{} schemas, {} large objects", detection.schemas.len(), detection.large_objects),
     ));
+    lines.extend(gaps(detection));
+    lines.join("\n") + "\n"
+}
+
+/// The extensions of a schema, the number of its unreadable relations, and its own note.
+fn notes(schema: &SchemaInfo, relations: &[&Relation]) -> String {
+    let mut notes = Vec::new();
+    let mut extensions: Vec<&str> = relations.iter().filter_map(|relation| relation.extension.as_deref()).collect();
+    extensions.extend(schema.extension.as_deref());
+    extensions.sort_unstable();
+    extensions.dedup();
+    if !extensions.is_empty() {
+        notes.push(format!("extension {}", extensions.join(", ")));
+    }
+    let unreadable = relations.iter().filter(|relation| relation.unreadable.is_some()).count();
+    if unreadable > 0 {
+        notes.push(format!("{unreadable} unreadable"));
+    }
+    notes.extend(schema.note.clone());
+    notes.join("; ")
+}
+
+/// The lines about what the role cannot read and what no dump by it can hold.
+fn gaps(detection: &Detection) -> Vec<String> {
+    let server = &detection.server;
+    let mut lines = Vec::new();
     if !detection.unreadable.is_empty() {
         lines.extend([
             String::new(),
@@ -116,7 +130,7 @@ fn table(detection: &Detection) -> String {
                 .map(|item| format!("  {} {}: {}", item.kind, human::plain(&item.name), item.reason)),
         );
     }
-    lines.join("\n") + "\n"
+    lines
 }
 
 fn row<'a>(name: &str, width: usize, relations: impl Iterator<Item = &'a Relation>, notes: &str) -> String {

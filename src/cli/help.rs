@@ -12,9 +12,9 @@ pub(crate) const WITHOUT_STORE: &str = "{about-with-newline}\n{usage-heading} {u
 
 /// The end of a command's help; of the program's own help for an empty name.
 pub(crate) fn ending(command: &str) -> String {
-    let (examples, topic) = of(command);
+    let (_, topic, examples) = ENDINGS.iter().find(|(name, ..)| *name == command).unwrap_or(&("", "", &[]));
     let mut text = String::from("Examples:\n");
-    for example in examples {
+    for example in *examples {
         text.push_str("  ");
         text.push_str(example);
         text.push('\n');
@@ -22,81 +22,90 @@ pub(crate) fn ending(command: &str) -> String {
     format!("{text}\n{EXIT_CODES}\n\nMore: pgstow manual {topic}").trim_end().to_owned()
 }
 
-/// Command lines, and the page of the manual.
-fn of(command: &str) -> (&'static [&'static str], &'static str) {
-    match command {
-        "backup" => (
-            &[
-                "pgstow backup --database-url postgresql://user@host/app --store s3://bucket/app",
-                "pgstow backup --encrypt age1... --max-object-size 50MB",
-                "pgstow backup --max-block 60s --deadline 14m",
-            ],
-            "backup",
-        ),
-        "detect" => (&["pgstow detect", "pgstow detect --schemas"], "backup"),
-        "doctor" => (&["pgstow doctor", "pgstow doctor --skip-database --store s3://bucket/app"], "doctor"),
-        "list" => (&["pgstow list", "pgstow list --json"], "retention"),
-        "show" => (&["pgstow show", "pgstow show 20261122T182104Z-3a5474 --schema auth"], "retention"),
-        "diff" => (&["pgstow diff 20261121 latest"], "retention"),
-        "verify" => (&["pgstow verify", "pgstow verify 20261122T182104Z-3a5474 --identity key.txt"], "retention"),
-        "download" => (
-            &[
-                "pgstow download --to backups/latest",
-                "pgstow download --table public.orders --table auth.users --to two-tables",
-                "pgstow download --raw --to run",
-            ],
-            "retention",
-        ),
-        "peek" => (
-            &[
-                "pgstow peek public.orders",
-                "pgstow peek 20261122 public.orders --where-key id=4711",
-                "pgstow peek public.orders --limit 0 --csv > orders.csv",
-            ],
-            "rescue",
-        ),
-        "rescue" => (
-            &[
-                "pgstow rescue --table public.orders --to postgresql://owner@host/app",
-                "pgstow rescue --table public.orders --where 'customer = 4711' --to postgresql://owner@host/app --apply missing",
-                "pgstow rescue 20261122 --table public.orders --to postgresql://owner@host/app --apply both --with-referenced",
-            ],
-            "rescue",
-        ),
-        "restore" => (
-            &[
-                "pgstow restore --to postgresql://postgres@new-host/app --create --roles --role-passwords",
-                "pgstow restore 20261122 --to postgresql://postgres@host/app --into-existing --table public.orders",
-                "pgstow restore --profile supabase --roles --to postgresql://postgres.REF@host:5432/postgres",
-            ],
-            "restore",
-        ),
-        "drill" => (
-            &[
-                "pgstow drill --on postgresql://postgres@test-host/postgres",
-                "pgstow drill --on postgresql://postgres@test-host/postgres --tables 10%",
-            ],
-            "drill",
-        ),
-        "status" => (&["pgstow status --max-age 26h || page-the-operator"], "retention"),
-        "report" => (&["pgstow report --out backups.html"], "retention"),
-        "prune" => (
-            &["pgstow prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run", "pgstow prune --keep-last 10"],
-            "retention",
-        ),
-        "pin" => (&["pgstow pin 20261122T182104Z-3a5474 --reason 'before the billing migration'"], "retention"),
-        "unpin" => (&["pgstow unpin 20261122T182104Z-3a5474"], "retention"),
-        "promote" => (&["pgstow promote 20261121T030000Z-77b20e --backwards"], "retention"),
-        "manual" => (&["pgstow manual restore", "pgstow manual settings | grep -A1 lock"], ""),
-        "schema" => (&["pgstow schema > manifest.schema.json"], "format"),
-        "completions" => (&["pgstow completions bash > /etc/bash_completion.d/pgstow"], "deploy"),
-        _ => (
-            &[
-                "pgstow doctor                          check what could stop a backup",
-                "pgstow backup                          save the database of DATABASE_URL",
-                "pgstow restore --create --to URL       restore the latest run into a new database",
-            ],
-            "",
-        ),
-    }
-}
+/// The end of one command: its name, the page of the manual, and command lines.
+type Ending = (&'static str, &'static str, &'static [&'static str]);
+
+/// The endings; the program's own stands last.
+const ENDINGS: &[Ending] = &[
+    (
+        "backup",
+        "backup",
+        &[
+            "pgstow backup --database-url postgresql://user@host/app --store s3://bucket/app",
+            "pgstow backup --encrypt age1... --max-object-size 50MB",
+            "pgstow backup --max-block 60s --deadline 14m",
+        ],
+    ),
+    ("detect", "backup", &["pgstow detect", "pgstow detect --schemas"]),
+    ("doctor", "doctor", &["pgstow doctor", "pgstow doctor --skip-database --store s3://bucket/app"]),
+    ("list", "retention", &["pgstow list", "pgstow list --json"]),
+    ("show", "retention", &["pgstow show", "pgstow show 20261122T182104Z-3a5474 --schema auth"]),
+    ("diff", "retention", &["pgstow diff 20261121 latest"]),
+    ("verify", "retention", &["pgstow verify", "pgstow verify 20261122T182104Z-3a5474 --identity key.txt"]),
+    (
+        "download",
+        "retention",
+        &[
+            "pgstow download --to backups/latest",
+            "pgstow download --table public.orders --table auth.users --to two-tables",
+            "pgstow download --raw --to run",
+        ],
+    ),
+    (
+        "peek",
+        "rescue",
+        &[
+            "pgstow peek public.orders",
+            "pgstow peek 20261122 public.orders --where-key id=4711",
+            "pgstow peek public.orders --limit 0 --csv > orders.csv",
+        ],
+    ),
+    (
+        "rescue",
+        "rescue",
+        &[
+            "pgstow rescue --table public.orders --to postgresql://owner@host/app",
+            "pgstow rescue --table public.orders --where 'customer = 4711' --to postgresql://owner@host/app --apply missing",
+            "pgstow rescue 20261122 --table public.orders --to postgresql://owner@host/app --apply both --with-referenced",
+        ],
+    ),
+    (
+        "restore",
+        "restore",
+        &[
+            "pgstow restore --to postgresql://postgres@new-host/app --create --roles --role-passwords",
+            "pgstow restore 20261122 --to postgresql://postgres@host/app --into-existing --table public.orders",
+            "pgstow restore --profile supabase --roles --to postgresql://postgres.REF@host:5432/postgres",
+        ],
+    ),
+    (
+        "drill",
+        "drill",
+        &[
+            "pgstow drill --on postgresql://postgres@test-host/postgres",
+            "pgstow drill --on postgresql://postgres@test-host/postgres --tables 10%",
+        ],
+    ),
+    ("status", "retention", &["pgstow status --max-age 26h || page-the-operator"]),
+    ("report", "retention", &["pgstow report --out backups.html"]),
+    (
+        "prune",
+        "retention",
+        &["pgstow prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run", "pgstow prune --keep-last 10"],
+    ),
+    ("pin", "retention", &["pgstow pin 20261122T182104Z-3a5474 --reason 'before the billing migration'"]),
+    ("unpin", "retention", &["pgstow unpin 20261122T182104Z-3a5474"]),
+    ("promote", "retention", &["pgstow promote 20261121T030000Z-77b20e --backwards"]),
+    ("manual", "", &["pgstow manual restore", "pgstow manual settings | grep -A1 lock"]),
+    ("schema", "format", &["pgstow schema > manifest.schema.json"]),
+    ("completions", "deploy", &["pgstow completions bash > /etc/bash_completion.d/pgstow"]),
+    (
+        "",
+        "",
+        &[
+            "pgstow doctor                          check what could stop a backup",
+            "pgstow backup                          save the database of DATABASE_URL",
+            "pgstow restore --create --to URL       restore the latest run into a new database",
+        ],
+    ),
+];

@@ -41,15 +41,26 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 
 fn whole(manifest: &Manifest) -> String {
     let mut text = String::new();
+    head(&mut text, manifest);
+    for schema in &manifest.schemas {
+        text.push('\n');
+        text.push_str(&one_schema(schema));
+    }
+    missing(&mut text, manifest);
+    text
+}
+
+/// The lines about the run as a whole.
+fn head(text: &mut String, manifest: &Manifest) {
     let (source, totals) = (&manifest.source, &manifest.totals);
     let status = match manifest.status {
         crate::format::manifest::Status::Complete => "complete",
         crate::format::manifest::Status::Partial => "PARTIAL",
     };
-    line(&mut text, format_args!("run        {} ({status})", manifest.run));
-    line(&mut text, format_args!("time       {} to {}", manifest.started_at, manifest.finished_at));
+    line(text, format_args!("run        {} ({status})", manifest.run));
+    line(text, format_args!("time       {} to {}", manifest.started_at, manifest.finished_at));
     line(
-        &mut text,
+        text,
         format_args!(
             "source     {} on {}:{}, PostgreSQL {}, {}, as {}{}",
             human::plain(&source.database),
@@ -62,7 +73,7 @@ fn whole(manifest: &Manifest) -> String {
         ),
     );
     line(
-        &mut text,
+        text,
         format_args!(
             "holds      {} schemas, {} tables, {} rows, {} of rows",
             human::count(totals.schemas),
@@ -73,7 +84,7 @@ fn whole(manifest: &Manifest) -> String {
     );
     let sealed = if manifest.encryption.is_some() { ", encrypted" } else { "" };
     line(
-        &mut text,
+        text,
         format_args!(
             "stored     {} in {} objects, {}{sealed}, by {} {}",
             human::size(totals.stored_bytes),
@@ -84,21 +95,12 @@ fn whole(manifest: &Manifest) -> String {
         ),
     );
     if let Some(encryption) = &manifest.encryption {
-        line(&mut text, format_args!("encrypted  {}, to {}", encryption.scheme, encryption.recipients.join(", ")));
+        line(text, format_args!("encrypted  {}, to {}", encryption.scheme, encryption.recipients.join(", ")));
     }
     let large = &manifest.large_objects;
-    line(
-        &mut text,
-        format_args!("also       {} large objects ({})", human::count(large.count), human::size(large.bytes)),
-    );
+    line(text, format_args!("also       {} large objects ({})", human::count(large.count), human::size(large.bytes)));
     let roles = if manifest.roles.passwords { "with password hashes" } else { "without passwords" };
-    line(&mut text, format_args!("           roles {roles}"));
-    for schema in &manifest.schemas {
-        text.push('\n');
-        text.push_str(&one_schema(schema));
-    }
-    missing(&mut text, manifest);
-    text
+    line(text, format_args!("           roles {roles}"));
 }
 
 fn one_schema(schema: &Schema) -> String {

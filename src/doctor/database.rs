@@ -9,6 +9,7 @@ use crate::doctor::options::Database;
 use crate::error::Result;
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::pooler::Refused;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::source::detect::{Detection, RelKind, detect};
@@ -43,9 +44,9 @@ pub(crate) async fn examine(
     let begun = Instant::now();
     let session = match Session::connect_unpooled(info, asked.connect_timeout, "doctor").await {
         Ok(session) => session,
-        Err(error) => {
-            let pooler = error.message().contains("pooler in transaction mode");
-            report.failed(AREA, if pooler { "pooler" } else { "connection" }, &error);
+        Err(refused) => {
+            let check = if matches!(refused, Refused::Pooler(_)) { "pooler" } else { "connection" };
+            report.failed(AREA, check, &refused.into());
             return None;
         }
     };

@@ -117,17 +117,16 @@ pub(crate) async fn refuse_full(session: &Session, run: &str, options: &Options)
 
 /// Names what the entries need and the server does not have.
 pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, options: &Options) -> Result<()> {
-    let mut lacking: Vec<String> = Vec::new();
     let extensions: BTreeSet<&str> =
         entries.iter().filter(|e| e.desc == ObjectType::Extension).map(|e| tag(e)).collect();
-    lacking.extend(
-        extensions.iter().filter(|name| !server.extensions.contains(**name)).map(|name| format!("extension {name}")),
-    );
+    let extensions = extensions.into_iter().filter(|name| !server.extensions.contains(*name));
+    let mut lacking: Vec<String> = extensions.map(|name| format!("extension {name}")).collect();
+    let lacks_extensions = !lacking.is_empty();
     let named = entries.iter().filter_map(|e| e.tablespace.as_deref()).filter(|name| !name.is_empty());
     let tablespaces: BTreeSet<&str> = named.filter_map(|name| options.tablespace(name)).collect();
-    lacking.extend(
-        tablespaces.iter().filter(|name| !server.tablespaces.contains(**name)).map(|name| format!("tablespace {name}")),
-    );
+    let tablespaces: Vec<&str> = tablespaces.into_iter().filter(|name| !server.tablespaces.contains(*name)).collect();
+    let lacks_tablespaces = !tablespaces.is_empty();
+    lacking.extend(tablespaces.into_iter().map(|name| format!("tablespace {name}")));
     let mut roles = missing_roles(entries, script, server);
     if options.creates_roles() {
         let made = script.roles();
@@ -147,10 +146,10 @@ pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, opti
     if by_role && !options.creates_roles() {
         error = error.hint("--roles creates the missing roles, without passwords");
     }
-    if told.iter().any(|thing| thing.starts_with("extension ")) {
+    if lacks_extensions {
         error = error.hint("install the extensions' packages on the server");
     }
-    if told.iter().any(|thing| thing.starts_with("tablespace ")) {
+    if lacks_tablespaces {
         error = error.hint("CREATE TABLESPACE with that name; or --no-tablespaces, or --tablespace OLD=NEW");
     }
     Err(error.hint("--best-effort restores the rest and lists what cannot be").hint("nothing was changed"))

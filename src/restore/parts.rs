@@ -165,7 +165,7 @@ impl Part {
     pub(crate) fn single_tables_in_order(&self, manifest: &Manifest, entries: &[Entry]) -> Vec<Wanted> {
         let mut tables = self.single_tables(manifest);
         let depths = depths(entries);
-        tables.sort_by_key(|wanted| depths.get(&(wanted.schema.clone(), wanted.table.name.clone())).copied());
+        tables.sort_by_key(|wanted| depths.get(&wanted.table_name()).copied());
         tables
     }
 
@@ -212,20 +212,20 @@ impl Part {
     }
 }
 
-/// How many ancestors stand above each table at most: tables that it inherits from or is a partition of.
-fn depths(entries: &[Entry]) -> HashMap<(String, String), usize> {
-    let named = |e: &Entry| (namespace(e).to_owned(), tag(e).to_owned());
+/// The longest line of ancestors above each table: tables that it inherits from or is a partition of.
+fn depths(entries: &[Entry]) -> HashMap<TableName, usize> {
+    let named = |e: &Entry| TableName::new(namespace(e), tag(e));
     let tables: HashMap<i32, &Entry> =
         entries.iter().filter(|e| e.desc == ObjectType::Table).map(|e| (e.dump_id, e)).collect();
-    let mut above: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
+    let mut above: HashMap<TableName, Vec<TableName>> = HashMap::new();
     for (child, parent) in parents(entries) {
-        above.entry((child.schema, child.table)).or_default().push((parent.schema, parent.table));
+        above.entry(child).or_default().push(parent);
     }
     for entry in tables.values() {
         let parents = entry.dependencies.iter().filter_map(|id| tables.get(id)).map(|parent| named(parent));
         above.entry(named(entry)).or_default().extend(parents);
     }
-    let mut depths: HashMap<(String, String), usize> = above.keys().map(|one| (one.clone(), 0)).collect();
+    let mut depths: HashMap<TableName, usize> = above.keys().map(|one| (one.clone(), 0)).collect();
     // As many rounds as the deepest line has steps; tables that depend on each other would go on for ever.
     for _ in 0..above.len() {
         let mut changed = false;

@@ -9,8 +9,8 @@
 //! the mark, removes what was made and starts over; it never removes anything from a database without the mark.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use libpgdump::{Entry, ObjectType};
@@ -20,12 +20,10 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::postgres::connect::session::Session;
-use crate::postgres::programs::pg_restore::PgRestore;
 use crate::postgres::target;
 use crate::postgres::target::{EventTriggers, constraints, project};
 use crate::restore::checks::Found;
 use crate::restore::executor::{Executor, is_refusal};
-use crate::restore::findings::Ledger;
 use crate::restore::options::{Content, Destination, Options, Statistics};
 use crate::restore::parts::Part;
 use crate::restore::prepare::Prepared;
@@ -68,7 +66,8 @@ pub(crate) async fn restore(
     }
     let mut entries = part.entries(meta);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
-    let tools = loaded.tools(options)?;
+    // Missing programs fail it before the target is touched.
+    loaded.tools(options)?;
     let Prepared { control, found, created } = prepare::connect(options, loaded, &entries, &commits).await?;
     warn(manifest, &part, &control);
     if let Err(error) = part.check(&control, meta, options).await {
@@ -82,33 +81,10 @@ pub(crate) async fn restore(
         let known = target::known(&control).await?;
         entries.retain(|entry| !parts::exists(entry, &known));
     }
-    let work = Work {
-        options,
-        progress,
-        run,
-        meta,
-        leave_out,
-        part,
-        pg_restore: PgRestore {
-            tools,
-            info: options.target.with_own_money(manifest.source.lc_monetary.is_none()),
-            server_version_num: control.server_version_num(),
-            no_event_triggers: false,
-        },
-        info: options.target.with_own_money(manifest.source.lc_monetary.is_none()),
-        control,
-        commits,
-        ledger: Ledger::default(),
-        report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
-    };
+    let work = Work::new(options, progress, loaded, leave_out, (part, control), commits)?;
     tracing::info!(run = %work.run.manifest.run, into = %work.info, "restore started");
     let role = Box::pin(work.all(found, &entries)).await?;
-    work.control.close().await;
-    let mut report = work.report.into_inner().unwrap_or_default();
-    report.into = work.info.to_string();
-    report.findings = work.ledger.finish(&role);
-    report.seconds = started.elapsed().as_secs_f64();
-    Ok(report)
+    Ok(work.finish(&role, started).await)
 }
 
 /// Warns of an older server, and of partitioned tables whose rows were not asked for.
@@ -137,13 +113,7 @@ impl Work<'_> {
                 self.statistics(mark.is_some()).await?;
                 return Ok(role);
             }
-            (Found::Unfinished, _) => {
-                target::end_others(&self.control).await?;
-                self.refuse_strangers().await?;
-                tracing::info!("an unfinished restore of this run is removed first");
-                let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
-                target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await?;
-            }
+            (Found::Unfinished, _) => self.remove_unfinished().await?,
             (Found::Nothing, Some(mark)) => target::mark(&self.control, mark).await?,
             (Found::Nothing, None) => {}
         }
@@ -187,6 +157,15 @@ impl Work<'_> {
         }
         self.statistics(mark.is_some()).await?;
         Ok(role)
+    }
+
+    /// Removes everything that an unfinished restore of this run made, once nothing else is in the database.
+    async fn remove_unfinished(&self) -> Result<()> {
+        target::end_others(&self.control).await?;
+        self.refuse_strangers().await?;
+        tracing::info!("an unfinished restore of this run is removed first");
+        let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
+        target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await
     }
 
     /// The last step, after which nothing is unfinished.

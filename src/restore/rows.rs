@@ -552,14 +552,11 @@ async fn refuse_dangling(loader: &Loader, tables: &[Wanted]) -> Result<()> {
     let names: Vec<String> = tables.iter().map(Wanted::name).collect();
     let mut dangling = Vec::new();
     for key in foreign_keys::touching(loader.session(), &names).await? {
-        let doing = format!("check the references of {}.{}", key.from.0, key.from.1);
+        let doing = format!("check the references of {}", key.from);
         let rows = project::count(loader.session(), &key.orphans, &doing).await?;
         if rows > 0 {
-            let ((schema, table), (to_schema, to_table)) = (&key.from, &key.to);
-            dangling.push(format!(
-                "{rows} rows of {schema}.{table} would refer to rows that {to_schema}.{to_table} does not have ({})",
-                key.name
-            ));
+            let (name, from, to) = (&key.name, &key.from, &key.to);
+            dangling.push(format!("{rows} rows of {from} would refer to rows that {to} does not have ({name})"));
         }
     }
     if dangling.is_empty() {

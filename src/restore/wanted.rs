@@ -29,5 +29,5 @@ impl Wanted {
 /// Tables in the order of these foreign keys: those that are referred to first.
 pub(crate) fn referred_first(tables: Vec<Wanted>, keys: &[ForeignKey]) -> Vec<Wanted> {
     let refers: Vec<_> = keys.iter().map(|key| (key.from.clone(), key.to.clone())).collect();
-    order::referred_first(tables, |wanted| (wanted.schema.clone(), wanted.table.name.clone()), &refers)
+    order::referred_first(tables, Wanted::table_name, &refers)
 }

@@ -18,7 +18,7 @@ use crate::restore::options::Options;
 use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
 use crate::restore::rows::{Rows, Tables};
-use crate::restore::source::LeaveOut;
+use crate::restore::source::{LeaveOut, Loaded};
 use crate::restore::wanted::Wanted;
 
 /// The result of a restore.
@@ -60,7 +60,42 @@ pub(crate) struct Work<'a> {
     pub(crate) report: Mutex<Report>,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// A restore of this part of a run, steered by `control`.
+    ///
+    /// # Errors
+    /// Programs that are missing or too old.
+    pub(crate) fn new(
+        options: &'a Options,
+        progress: &'a Arc<Progress>,
+        loaded: &'a Loaded,
+        leave_out: &'a LeaveOut,
+        (part, control): (Part, Session),
+        commits: TaskTracker,
+    ) -> Result<Self> {
+        let manifest = &loaded.run.manifest;
+        let info = options.target.with_own_money(manifest.source.lc_monetary.is_none());
+        let pg_restore = PgRestore {
+            tools: loaded.tools(options)?,
+            info: info.clone(),
+            server_version_num: control.server_version_num(),
+            no_event_triggers: false,
+        };
+        let report = Mutex::new(Report { run: manifest.run.clone(), ..Report::default() });
+        let (run, meta, ledger) = (&loaded.run, &loaded.meta, Ledger::default());
+        Ok(Self { options, progress, run, meta, leave_out, info, part, pg_restore, control, commits, ledger, report })
+    }
+
+    /// Ends the control session; returns the report of a restore by this role that began at `started`.
+    pub(crate) async fn finish(self, role: &str, started: Instant) -> Report {
+        self.control.close().await;
+        let mut report = self.report.into_inner().unwrap_or_default();
+        report.into = self.info.to_string();
+        report.findings = self.ledger.finish(role);
+        report.seconds = started.elapsed().as_secs_f64();
+        report
+    }
+
     /// Runs one step, timed; ends with an error when the control session is lost meanwhile.
     pub(crate) async fn step<T>(&self, name: &'static str, doing: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let started = Instant::now();
@@ -76,7 +111,7 @@ impl Work<'_> {
     }
 
     /// Arguments of `pg_restore`, with its option for owners.
-    pub(crate) fn owned<'a>(&self, arguments: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn owned<'w>(&self, arguments: &[&'w str]) -> Vec<&'w str> {
         arguments.iter().copied().chain(self.options.ignores_owners().then_some("--no-owner")).collect()
     }
 

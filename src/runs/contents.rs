@@ -37,21 +37,17 @@ pub(crate) fn disagreements(manifest: &Manifest, entries: &[Entry]) -> Vec<Disag
     let mut unnamed: BTreeSet<&str> = BTreeSet::new();
     for entry in entries {
         let kind = entry.desc.to_string().to_lowercase();
-        if entry.desc == ObjectType::Schema {
-            let is_skipped = skipped.contains(&TableName::new(tag(entry), tag(entry)));
-            if !schemas.contains(tag(entry)) && !is_skipped && unnamed.insert(tag(entry)) {
-                note(
-                    tag(entry),
-                    format!("schema {} is in @database.dump and not in the manifest", in_comment(tag(entry))),
-                );
+        match entry.desc {
+            ObjectType::Schema => {
+                let is_skipped = skipped.contains(&TableName::new(tag(entry), tag(entry)));
+                if !schemas.contains(tag(entry)) && !is_skipped && unnamed.insert(tag(entry)) {
+                    let shown = in_comment(tag(entry));
+                    note(tag(entry), format!("schema {shown} is in @database.dump and not in the manifest"));
+                }
+                continue;
             }
-            continue;
-        }
-        if !matches!(
-            entry.desc,
-            ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView | ObjectType::Sequence
-        ) {
-            continue;
+            ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView | ObjectType::Sequence => {}
+            _ => continue,
         }
         let name = TableName::new(namespace(entry), tag(entry));
         let shown = in_comment(&name.to_string());

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::pooler::Refused;
 use crate::postgres::connect::session::Session;
 
 /// Longest time to find out why a program was refused.
@@ -42,7 +43,7 @@ impl Session {
     /// # Errors
     /// One message that names the server (never a password), with hints.
     pub(crate) async fn connect(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
-        Self::connect_to_one(info, timeout, name, false).await
+        Ok(Self::connect_to_one(info, timeout, name, false).await?)
     }
 
     /// As [`Session::connect`], and refuses a pooler that gives each transaction another backend, before anything is
@@ -52,12 +53,12 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::connect`], and the pooler, with what to connect to instead.
-    pub(crate) async fn connect_unpooled(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+    pub(crate) async fn connect_unpooled(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self, Refused> {
         Self::connect_to_one(info, timeout, name, true).await
     }
 
-    async fn connect_to_one(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self> {
-        let mut last = Error::usage("no host to connect to");
+    async fn connect_to_one(info: &ConnInfo, timeout: Duration, name: &str, unpooled: bool) -> Result<Self, Refused> {
+        let mut last = Refused::Other(Error::usage("no host to connect to"));
         let mut hosts = info.each_host();
         if info.get("load_balance_hosts") == Some("random") {
             shuffle(&mut hosts);
@@ -76,11 +77,10 @@ impl Session {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(error)) => last = error,
                 Err(_elapsed) => {
-                    last = Error::failed(format!(
-                        "connect to {host}: no answer within {}",
-                        humantime::format_duration(timeout)
-                    ))
-                    .hint("is the port right, and does a firewall let it through? --connect-timeout waits longer");
+                    let waited = humantime::format_duration(timeout);
+                    let late = Error::failed(format!("connect to {host}: no answer within {waited}"))
+                        .hint("is the port right, and does a firewall let it through? --connect-timeout waits longer");
+                    last = Refused::Other(late);
                 }
             }
         }
@@ -93,7 +93,7 @@ impl Session {
         name: &str,
         unpooled: bool,
         standby: Option<bool>,
-    ) -> Result<Self> {
+    ) -> Result<Self, Refused> {
         if unpooled {
             pooler::refuse_by_name(info)?;
         }
@@ -104,7 +104,8 @@ impl Session {
         {
             let (is, attrs) = (if standby { "a primary" } else { "a standby" }, info.get("target_session_attrs"));
             return Err(Error::failed(format!("connect to {info}: the server is {is}"))
-                .hint(format!("target_session_attrs={} wants the other", attrs.unwrap_or_default())));
+                .hint(format!("target_session_attrs={} wants the other", attrs.unwrap_or_default()))
+                .into());
         }
         if unpooled {
             pooler::refuse(&session, timeout / 2).await?;

@@ -1,4 +1,4 @@
-//! Poolers that give each transaction another backend: told by what they do, before anything is set.
+//! Poolers that give each transaction another backend: recognised by what they do, before anything is set.
 //!
 //! A session of ours sets a search path, a time zone and more, once, after connecting. Behind such a pooler the next
 //! transaction may run elsewhere, without these settings, and the next client of that backend would get them: a
@@ -17,11 +17,34 @@ use crate::postgres::error::failure;
 /// How long to wait for the second session's backend to end, so that it does not count against a limit any more.
 const GONE: Duration = Duration::from_secs(1);
 
+/// The reason why there is no session.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// A pooler that shares backends, with what to connect to instead.
+    Pooler(Error),
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Pooler(error) | Refused::Other(error) => error,
+        }
+    }
+}
+
 /// Refuses what is known to be such a pooler by host and port, without connecting.
 ///
 /// # Errors
-/// The pooler, with what to connect to instead.
-pub(crate) fn refuse_by_name(info: &ConnInfo) -> Result<()> {
+/// The pooler.
+pub(crate) fn refuse_by_name(info: &ConnInfo) -> Result<(), Refused> {
     let supabase = info.host().ends_with(".pooler.supabase.com") || info.host().ends_with(".supabase.co");
     if supabase && info.port() == 6543 { Err(refusal(info, "port 6543 is the transaction pooler")) } else { Ok(()) }
 }
@@ -29,8 +52,8 @@ pub(crate) fn refuse_by_name(info: &ConnInfo) -> Result<()> {
 /// Refuses a session whose backend is shared between transactions. `timeout` bounds the second session.
 ///
 /// # Errors
-/// The pooler, with what to connect to instead; a connection that failed meanwhile.
-pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<()> {
+/// The pooler; a connection that failed meanwhile.
+pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<(), Refused> {
     let info = session.info();
     let first = backend(session, "").await?;
     if backend(session, "").await? != first {
@@ -106,15 +129,15 @@ async fn wait_for_end(session: &Session, pid: i32) {
     }
 }
 
-fn refusal(info: &ConnInfo, sign: &str) -> Error {
+fn refusal(info: &ConnInfo, sign: &str) -> Refused {
     let refused = Error::failed(format!(
         "connect to {info}: a pooler in transaction mode stands in the way ({sign}); a backup needs sessions that keep their backend"
     ));
-    if info.host().ends_with(".pooler.supabase.com") {
+    Refused::Pooler(if info.host().ends_with(".pooler.supabase.com") {
         refused.hint("use port 5432 of the same host: the session pooler")
     } else if info.host().ends_with(".supabase.co") {
         refused.hint("use port 5432 of the same host (the direct connection), or the session pooler: aws-N-REGION.pooler.supabase.com, port 5432, user postgres.PROJECT")
     } else {
         refused.hint("connect to the server itself, or through a pool in session mode (PgBouncer: pool_mode = session)")
-    }
+    })
 }

@@ -18,6 +18,11 @@ pub(crate) const GRACE: Duration = Duration::from_secs(3);
 /// Waits for the end of its input, which comes with the end of this program, and then ends the child.
 const WATCHDOG: &str = "cat > /dev/null; kill -TERM \"$0\" 2> /dev/null";
 
+/// Makes a program's own words English, whatever the user's language: its warnings are recognised by a word.
+pub(crate) fn in_english(command: &mut Command) -> &mut Command {
+    command.env("LC_MESSAGES", "C").env_remove("LC_ALL")
+}
+
 /// A running program.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -30,11 +35,10 @@ pub(crate) struct Program {
 impl Program {
     /// Starts a program with its output piped and no input.
     pub(crate) fn spawn(command: &mut Command, name: &str) -> Result<Self> {
-        let child = command
+        let child = in_english(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .env("LC_MESSAGES", "C")
             .spawn()
             .with_context(|| format!("start {name}"))?;
         let watchdog = child.id().and_then(watchdog);

@@ -203,21 +203,14 @@ fn first_error(words: &str) -> String {
     lines.join("; ").replace("pg_dump: ", "").replace("pg_dumpall: ", "")
 }
 
-/// The roles script of the cluster, and whether it holds passwords. A failure to read `pg_authid` means a script
-/// without them only where the role `may` not read it: a lost connection names the same table.
+/// The roles script of the cluster, `passwords` included where the role may read `pg_authid`.
 ///
 /// Memory: the script (some hundred bytes a role).
-pub(crate) async fn roles(tools: &PgTools, info: &ConnInfo, may: bool, run: &str) -> Result<(Vec<u8>, bool)> {
+pub(crate) async fn roles(tools: &PgTools, info: &ConnInfo, passwords: bool, run: &str) -> Result<Vec<u8>> {
     let mut attempt = 1;
     loop {
-        let script = dumpall(tools, info, true, run).await?;
-        let script = match script {
-            Ok(script) => return Ok((script, true)),
-            Err(words) if !may && words.contains("pg_authid") => dumpall(tools, info, false, run).await?,
-            failed => failed,
-        };
-        match script {
-            Ok(script) => return Ok((script, false)),
+        match dumpall(tools, info, passwords, run).await? {
+            Ok(script) => return Ok(script),
             Err(words) if attempt >= ROLES_ATTEMPTS => return Err(roles_failed(&words)),
             Err(words) => tracing::debug!("pg_dumpall failed and is tried again: {}", first_error(words.trim())),
         }

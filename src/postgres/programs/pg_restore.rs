@@ -16,6 +16,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::refuses_options;
 use crate::postgres::connect::session::Session;
+use crate::postgres::programs::child::in_english;
 use crate::postgres::programs::pg_dump::drain_stderr;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::settings;
@@ -66,7 +67,7 @@ pub(crate) async fn definitions_of_database(tools: &PgTools, info: &ConnInfo) ->
 }
 
 async fn text(command: &mut Command, name: &'static str) -> Result<String> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).env("LC_MESSAGES", "C");
+    in_english(command).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut running = Running::start(command, name)?;
     let mut text = Vec::new();
     if let Some(mut stdout) = running.child.stdout.take() {
@@ -192,7 +193,7 @@ impl PgRestore {
     fn environment(&self, command: &mut Command, options: bool) {
         let info = if options { self.info.with_options(&self.options()) } else { self.info.clone() };
         info.apply(command);
-        command.env("LC_MESSAGES", "C").env("PGAPPNAME", crate::postgres::target::APPLICATION);
+        in_english(command).env("PGAPPNAME", crate::postgres::target::APPLICATION);
     }
 
     fn options(&self) -> String {

@@ -12,7 +12,9 @@ pub(crate) mod queries;
 use tokio_postgres::Client;
 
 use crate::error::{Context as _, Result};
-pub(crate) use crate::postgres::source::detect::detection::{Detection, GapKind, RelKind, Relation, ServerInfo};
+pub(crate) use crate::postgres::source::detect::detection::{
+    Detection, GapKind, RelKind, Relation, SchemaInfo, ServerInfo,
+};
 
 /// Looks at a database, outside a transaction. Memory: about 300 bytes a relation.
 ///

@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
+use crate::sql::names::TableName;
 
 /// References between two tables of extensions: (oid of the one that refers, oid of the other). These foreign keys are
 /// there before any row is restored, so the rows of the one can only come after those of the other.
@@ -27,10 +28,10 @@ pub(crate) async fn of_extensions(client: &Client) -> Result<Vec<(u32, u32)>> {
 pub(crate) struct ForeignKey {
     /// Its name.
     pub(crate) name: String,
-    /// Schema and name of the table that refers.
-    pub(crate) from: (String, String),
-    /// Schema and name of the table that is referred to.
-    pub(crate) to: (String, String),
+    /// The table that refers.
+    pub(crate) from: TableName,
+    /// The table that is referred to.
+    pub(crate) to: TableName,
     /// Counts the rows of the one that refer to no row of the other.
     pub(crate) orphans: String,
 }
@@ -78,10 +79,12 @@ async fn matching(
                 ORDER BY k.oid");
     let rows =
         session.client.query(&sql, parameters).await.map_err(|e| failure(&e).context("look at the foreign keys"))?;
+    let table =
+        |row: &tokio_postgres::Row, at: usize| TableName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1));
     let key = |row: &tokio_postgres::Row| ForeignKey {
         name: row.get(0),
-        from: (row.get(1), row.get(2)),
-        to: (row.get(3), row.get(4)),
+        from: table(row, 1),
+        to: table(row, 3),
         orphans: row.get(5),
     };
     Ok(rows.iter().map(key).collect())

@@ -8,7 +8,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::query::{execute, strings};
 use crate::postgres::target::mark::MARK;
-use crate::sql::names::{literal, quote};
+use crate::sql::names::{TableName, literal, quote};
 
 /// A schema of the target.
 #[derive(Debug, Clone)]
@@ -64,8 +64,8 @@ pub(crate) struct Project {
     pub(crate) creates_schemas: bool,
     /// Schemas by name.
     pub(crate) schemas: BTreeMap<String, Schema>,
-    /// Tables (ordinary and partitioned) by schema and name.
-    pub(crate) tables: BTreeMap<(String, String), Table>,
+    /// Tables, ordinary and partitioned.
+    pub(crate) tables: BTreeMap<TableName, Table>,
     /// What there is: kind, schema (empty for what is in none), name. As [`target::known`], and `trigger`, `policy`,
     /// `constraint` and `rule` named `table name`, `publication`, `published` (publication as schema, `schema.table` as
     /// name), `event trigger`, `wrapper`, `language`.
@@ -134,7 +134,7 @@ pub(crate) async fn project(session: &Session) -> Result<Project> {
     })
 }
 
-async fn tables(session: &Session) -> Result<BTreeMap<(String, String), Table>> {
+async fn tables(session: &Session) -> Result<BTreeMap<TableName, Table>> {
     let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
                       EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e'),
                       c.relrowsecurity, a.attname::pg_catalog.text, a.attgenerated <> '',
@@ -145,7 +145,7 @@ async fn tables(session: &Session) -> Result<BTreeMap<(String, String), Table>> 
                 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
                 ORDER BY c.oid, a.attnum";
     let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the project's tables"))?;
-    let mut tables: BTreeMap<(String, String), Table> = BTreeMap::new();
+    let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
     for row in rows {
         let fresh = || Table {
             extension: row.get(2),
@@ -154,7 +154,8 @@ async fn tables(session: &Session) -> Result<BTreeMap<(String, String), Table>> 
             emptyable: row.get(7),
             columns: Vec::new(),
         };
-        let table = tables.entry((row.get(0), row.get(1))).or_insert_with(fresh);
+        let table =
+            tables.entry(TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).or_insert_with(fresh);
         if let Some(name) = row.get(4) {
             table.columns.push(Column { name, generated: row.get(5) });
         }

@@ -10,7 +10,7 @@ use crate::restore::findings::may_hold_secret;
 use crate::restore::rows;
 use crate::restore::wanted::Wanted;
 use crate::restore::work::Work;
-use crate::sql::names::literal;
+use crate::sql::names::{TableName, literal};
 
 /// A job as the run has it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ struct Job {
 /// Damage of the store, lost connections.
 pub(crate) async fn jobs(work: &Work<'_>, project: &Project, ledger: &Ledger, wanted: &Wanted) -> Result<()> {
     let jobs = read(work, wanted).await?;
-    let has_cron = project.tables.contains_key(&("cron".to_owned(), "job".to_owned()));
+    let has_cron = project.tables.contains_key(&TableName::new("cron", "job"));
     let mut scheduled = 0;
     for job in &jobs {
         let sql = statement(job, work, project);

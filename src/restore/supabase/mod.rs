@@ -19,8 +19,8 @@ pub(crate) mod roles;
 pub(crate) mod rows;
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use libpgdump::{Entry, ObjectType};
@@ -31,7 +31,6 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::human;
 use crate::postgres::connect::session::Session;
-use crate::postgres::programs::pg_restore::PgRestore;
 use crate::postgres::target;
 use crate::postgres::target::project::Project;
 use crate::postgres::target::{load, project};
@@ -41,6 +40,7 @@ use crate::restore::findings::Ledger;
 use crate::restore::options::{Destination, Options, Roles, Statistics};
 use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
+use crate::restore::roles::Script;
 use crate::restore::rows::Tables;
 use crate::restore::source::{LeaveOut, Loaded};
 use crate::restore::supabase::apply::{Applier, Failed};
@@ -83,36 +83,9 @@ pub(crate) async fn restore(
     if !resumed {
         refuse(&control, options, manifest, &map, &before).await?;
     }
-    let server = target::server(&control).await?;
-    let mut lacking = checks::missing_roles(&entries, script, &server);
-    let made = script.roles();
-    lacking.retain(|role| !(platform::reserves_role(role) || options.creates_roles() && made.contains(role)));
-    if !lacking.is_empty() {
-        let told: Vec<String> = lacking.iter().map(|role| format!("role {}", in_comment(role))).collect();
-        return Err(Error::failed(format!("the project lacks what the run needs: {}", told.join(", ")))
-            .hint("--roles creates the missing roles, without passwords")
-            .hint("nothing was changed"));
-    }
+    refuse_missing_roles(&control, options, &entries, script).await?;
     let leave_out = LeaveOut::default();
-    let work = Work {
-        options,
-        progress,
-        run,
-        meta,
-        leave_out: &leave_out,
-        part,
-        pg_restore: PgRestore {
-            tools: loaded.tools(options)?,
-            info: options.target.with_own_money(manifest.source.lc_monetary.is_none()),
-            server_version_num: control.server_version_num(),
-            no_event_triggers: false,
-        },
-        info: options.target.with_own_money(manifest.source.lc_monetary.is_none()),
-        control,
-        commits,
-        ledger: Ledger::default(),
-        report: Mutex::new(Report { run: manifest.run.clone(), ..Report::default() }),
-    };
+    let work = Work::new(options, progress, loaded, &leave_out, (part, control), commits)?;
     tracing::info!(run = %manifest.run, into = %work.info, "restore into a project started");
     let ledger = &work.ledger;
     let failed = Failed::default();
@@ -130,18 +103,28 @@ pub(crate) async fn restore(
         roles::make(&work.control, script, &restoring.before, passwords, ledger).await?;
     }
     Box::pin(restoring.all(kept)).await?;
-    tell_gaps(manifest, &work.part, ledger);
+    note_gaps(manifest, &work.part, ledger);
     let role = restoring.before.role.clone();
-    work.control.close().await;
-    let mut report = work.report.into_inner().unwrap_or_default();
-    report.into = work.info.to_string();
-    report.findings = work.ledger.finish(&role);
-    report.seconds = started.elapsed().as_secs_f64();
-    Ok(report)
+    Ok(work.finish(&role, started).await)
 }
 
-/// Tells what the run itself does not hold, of a whole run.
-fn tell_gaps(manifest: &Manifest, part: &Part, ledger: &Ledger) {
+/// Refuses a project without roles that the run needs and that this restore does not create.
+async fn refuse_missing_roles(control: &Session, options: &Options, entries: &[&Entry], script: &Script) -> Result<()> {
+    let server = target::server(control).await?;
+    let mut lacking = checks::missing_roles(entries, script, &server);
+    let made = script.roles();
+    lacking.retain(|role| !(platform::reserves_role(role) || options.creates_roles() && made.contains(role)));
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let roles: Vec<String> = lacking.iter().map(|role| format!("role {}", in_comment(role))).collect();
+    Err(Error::failed(format!("the project lacks what the run needs: {}", roles.join(", ")))
+        .hint("--roles creates the missing roles, without passwords")
+        .hint("nothing was changed"))
+}
+
+/// Notes the gaps of a whole run.
+fn note_gaps(manifest: &Manifest, part: &Part, ledger: &Ledger) {
     if part.is_whole() {
         let skipped = manifest.skipped.iter().map(|s| format!("{} {}.{}: {}", s.kind, s.schema, s.name, s.reason));
         let omitted = manifest.omitted.iter().map(|o| format!("{} {}: {}", o.kind, o.name, o.reason));
@@ -162,14 +145,14 @@ fn names(entries: &[&Entry], part: &Part, manifest: &Manifest) -> BTreeSet<Strin
     names
 }
 
-/// What the mark of this very command says; `None` where no mark is made.
+/// The text of the mark of this very command; `None` where no mark is made.
 fn mark(options: &Options, manifest: &Manifest) -> Option<String> {
     let whole = options.schemas.is_empty() && options.destination != Destination::Existing;
     let only = if options.has_rows() { "" } else { " --schema-only" };
     whole.then(|| format!("{} --profile supabase{only}", manifest.run))
 }
 
-/// Whether the project holds an unfinished restore by this very command; one by another is refused.
+/// True where the project holds an unfinished restore by this very command; one by another is refused.
 async fn unfinished(control: &Session, options: &Options, manifest: &Manifest) -> Result<bool> {
     match target::unfinished(control).await? {
         Some(other) if mark(options, manifest).as_ref() == Some(&other) => Ok(true),
@@ -244,7 +227,7 @@ impl Restoring<'_> {
         }
     }
 
-    async fn look(&mut self) -> Result<()> {
+    async fn read_project(&mut self) -> Result<()> {
         self.project = Some(project::project(&self.work.control).await?);
         Ok(())
     }
@@ -266,14 +249,14 @@ impl Restoring<'_> {
             project::mark(&work.control, mark, &things).await?;
         }
         target::execute(&work.control, SETTINGS, "set up the session").await?;
-        self.look().await?;
+        self.read_project().await?;
         if !options.ignores_owners()
             && roles::join(&work.control, &self.application(), self.project(), self.ledger).await?
         {
-            self.look().await?;
+            self.read_project().await?;
         }
         work.step("definitions", self.definitions()).await?;
-        self.look().await?;
+        self.read_project().await?;
         if options.has_rows() {
             work.step("rows", Box::pin(self.rows(&blobs))).await?;
             work.step("sequences", self.sequences()).await?;
@@ -323,14 +306,14 @@ impl Restoring<'_> {
                 _ => {}
             }
         }
-        self.look().await?;
+        self.read_project().await?;
         let applier = self.applier();
         for (entry, after) in entry::sections(self.entries) {
             let now = !after
                 && self.map.place(entry) == Place::Application
                 && !matches!(entry.desc, ObjectType::Acl | ObjectType::Schema | ObjectType::MaterializedViewData);
             if now {
-                self.tell_tablespace(entry);
+                self.note_tablespace(entry);
                 applier.make(entry).await?;
             }
             // Foreign tables need their servers.
@@ -341,7 +324,7 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    fn tell_tablespace(&self, entry: &Entry) {
+    fn note_tablespace(&self, entry: &Entry) {
         if let Some(tablespace) = entry.tablespace.as_deref().filter(|name| !name.is_empty()) {
             self.ledger.note(format!(
                 "{}: was in tablespace {tablespace}, is in the database's own here",
@@ -356,11 +339,10 @@ impl Restoring<'_> {
         let work = self.work;
         let mut wanted = work.part.tables(&work.run.manifest, false);
         wanted.retain(|wanted| wanted.table.rows > 0);
-        let key = |wanted: &Wanted| (wanted.schema.clone(), wanted.table.name.clone());
         let fresh = |wanted: &Wanted| {
             self.map.application.contains(&wanted.schema)
-                && !self.before.tables.contains_key(&key(wanted))
-                && self.project().tables.get(&key(wanted)).is_some_and(|table| !table.extension)
+                && !self.before.tables.contains_key(&wanted.table_name())
+                && self.project().tables.get(&wanted.table_name()).is_some_and(|table| !table.extension)
         };
         let (fresh, others): (Vec<Wanted>, Vec<Wanted>) = wanted.into_iter().partition(fresh);
         let total = fresh.iter().chain(&others).map(|wanted| wanted.table.raw_bytes).sum();
@@ -397,7 +379,7 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// What is made when the rows are there.
+    /// Makes everything that comes after the rows.
     async fn after(&self) -> Result<()> {
         let applier = self.applier();
         let of = |place: Place| {
@@ -435,7 +417,7 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Materialised views, and what is the database's: default privileges, publications, event triggers, settings.
+    /// Materialised views, and everything of the database as a whole: default privileges, publications, event triggers, settings.
     async fn rest(&self) -> Result<()> {
         let applier = self.applier();
         if self.work.options.has_rows() {

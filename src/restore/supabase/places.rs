@@ -8,6 +8,7 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::postgres::target::project::Project;
 use crate::restore::entry::is_content_or_setting;
 use crate::restore::supabase::platform;
+use crate::sql::names::TableName;
 
 /// Where an entry belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +142,7 @@ pub(crate) fn there(entry: &Entry, project: &Project) -> bool {
         ObjectType::Rule => "rule",
         ObjectType::Constraint | ObjectType::FkConstraint | ObjectType::CheckConstraint => "constraint",
         ObjectType::RowSecurity => {
-            let table = project.tables.get(&(schema.to_owned(), name.to_owned()));
+            let table = project.tables.get(&TableName::new(schema, name));
             return table.is_some_and(|table| table.row_security);
         }
         ObjectType::Cast

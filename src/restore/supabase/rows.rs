@@ -4,7 +4,7 @@
 //! manifest. Any other goes through a temporary table: columns are matched by name, and what is inserted is what has
 //! no row with the same key there; rows that are there are never changed. `--truncate` empties the tables first.
 //! Triggers and foreign keys are off where the role may turn them off; the foreign keys are counted afterwards, so a row
-//! that refers to nothing is told. Where it may not, tables are loaded one by one in the order of their foreign keys.
+//! that refers to nothing is reported. Where it may not, tables are loaded one by one in the order of their foreign keys.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,13 +23,12 @@ use crate::restore::supabase::platform;
 use crate::restore::supabase::platform::Rows as Way;
 use crate::restore::wanted::{Wanted, referred_first};
 use crate::restore::work::Work;
-use crate::sql::names::quote;
+use crate::seal::digest::Fingerprint;
+use crate::sql::names::{TableName, quote};
 use crate::sql::statements::name;
 
 /// Name of the temporary table.
 const STAGE: &str = "pg_temp.pgstow_rows";
-
-type Name = (String, String);
 
 /// Loads rows of tables that are there.
 pub(crate) struct Managed<'a> {
@@ -45,13 +44,13 @@ pub(crate) struct Managed<'a> {
     pub(crate) replace: bool,
 }
 
-/// What became of the tables.
+/// The tables that were loaded.
 #[derive(Default)]
 struct Done {
     /// All rows of the run are in the table.
-    whole: BTreeSet<Name>,
+    whole: BTreeSet<TableName>,
     /// Some may be missing.
-    partly: BTreeSet<Name>,
+    partly: BTreeSet<TableName>,
 }
 
 impl Managed<'_> {
@@ -65,11 +64,11 @@ impl Managed<'_> {
         for table in tables.into_iter().filter(|wanted| wanted.table.rows > 0) {
             match platform::rows(&table.schema, &table.table.name) {
                 Way::Jobs => jobs.push(table),
-                Way::Leave(why) => self.ledger.left("rows of", &told(&table), why),
+                Way::Leave(why) => self.ledger.left("rows of", &shown(&table), why),
                 Way::Cannot(why, step) => {
-                    self.ledger.lost("rows of", &told(&table), &format!("{} rows: {why}", table.table.rows), step);
+                    self.ledger.lost("rows of", &shown(&table), &format!("{} rows: {why}", table.table.rows), step);
                 }
-                Way::Load => match self.project.tables.get(&key(&table)) {
+                Way::Load => match self.project.tables.get(&table.table_name()) {
                     Some(there) if there.fillable => wanted.push(table),
                     Some(_) => {
                         let why = format!("{} rows; role {} may not insert any", table.table.rows, self.project.role);
@@ -79,7 +78,7 @@ impl Managed<'_> {
                             quote(&self.project.role),
                             table.schema
                         );
-                        self.ledger.lost("rows of", &told(&table), &why, &step);
+                        self.ledger.lost("rows of", &shown(&table), &why, &step);
                     }
                     None => self.missing(&table),
                 },
@@ -91,7 +90,8 @@ impl Managed<'_> {
         let loader = self.connect().await?;
         let replica = loader.replica_role().await;
         if self.replace {
-            let may = |wanted: &&Wanted| self.project.tables.get(&key(wanted)).is_some_and(|table| table.emptyable);
+            let may =
+                |wanted: &&Wanted| self.project.tables.get(&wanted.table_name()).is_some_and(|table| table.emptyable);
             let emptied: Vec<Wanted> = wanted.iter().filter(may).cloned().collect();
             loader.execute("BEGIN", "empty the tables").await?;
             self.rows.empty(&loader, &emptied).await?;
@@ -127,11 +127,11 @@ impl Managed<'_> {
         let rows = wanted.table.rows;
         if platform::passes_by(&wanted.schema, &wanted.table.name) {
             let why = format!("{rows} rows; the platform makes and drops these partitions day by day");
-            return self.ledger.left("rows of", &told(wanted), &why);
+            return self.ledger.left("rows of", &shown(wanted), &why);
         }
         let step = wanted.table.extension.as_ref().map_or_else(
             || {
-                let whence = format!("pgstow download --table {} has its definition and rows", told(wanted));
+                let whence = format!("pgstow download --table {} has its definition and rows", shown(wanted));
                 if platform::makes_schema(&wanted.schema) {
                     format!(
                         "turn on the feature it belongs to, then restore again with --schema {}; {whence}",
@@ -145,7 +145,7 @@ impl Managed<'_> {
         );
         self.ledger.lost(
             "rows of",
-            &told(wanted),
+            &shown(wanted),
             &format!("{rows} rows; this project does not have the table"),
             &step,
         );
@@ -175,7 +175,7 @@ impl Managed<'_> {
             Err(error) if error.kind() != Kind::Damage && is_rejection(&error) => {
                 let step = "give the role what it lacks, or load `pgstow download --table` of it by hand";
                 let why = format!("{} rows: {}", wanted.table.rows, error.cause());
-                self.ledger.lost("rows of", &told(wanted), &why, step);
+                self.ledger.lost("rows of", &shown(wanted), &why, step);
                 drop(loader);
                 let fresh = self.connect().await?;
                 if replica {
@@ -187,20 +187,20 @@ impl Managed<'_> {
         };
         let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = if whole { &mut done.whole } else { &mut done.partly };
-        tables.insert(key(wanted));
+        tables.insert(wanted.table_name());
         Ok(loader)
     }
 
     async fn in_transaction(&self, loader: &Loader, wanted: &Wanted, replica: bool) -> Result<bool> {
-        let doing = format!("load {}", told(wanted));
+        let doing = format!("load {}", shown(wanted));
         let (head, flow) = self.rows.run.file(&wanted.table.file);
         let Ok(head) = head.await else {
             flow.finish().await?;
             return Err(Error::damage(format!("{}: has no COPY statement", wanted.table.file.key)));
         };
-        let Some(table) = self.project.tables.get(&key(wanted)) else { return Ok(false) };
+        let Some(table) = self.project.tables.get(&wanted.table_name()) else { return Ok(false) };
         let columns = Columns::new(&head.copy, table);
-        self.tell_extra(wanted, &columns);
+        self.note_extra(wanted, &columns);
         loader.execute("BEGIN", &doing).await?;
         let empty = !crate::postgres::target::has_rows(loader.session(), &wanted.name()).await?;
         if !(empty && columns.missing.is_empty()) {
@@ -222,14 +222,14 @@ impl Managed<'_> {
                 "{} rows were sent, {counted} taken, some changed by triggers of the platform",
                 fingerprint.rows
             );
-            self.ledger.lost("rows of", &told(wanted), &why, "compare with `pgstow download --table` of it");
+            self.ledger.lost("rows of", &shown(wanted), &why, "compare with `pgstow download --table` of it");
         }
         self.count(wanted, counted, fingerprint.bytes);
         Ok(whole)
     }
 
     fn count(&self, wanted: &Wanted, rows: u64, bytes: u64) {
-        tracing::debug!(table = told(wanted), rows, "loaded");
+        tracing::debug!(table = shown(wanted), rows, "loaded");
         self.work.note(|report| {
             report.tables += 1;
             report.rows += rows;
@@ -237,17 +237,17 @@ impl Managed<'_> {
         });
     }
 
-    fn tell_extra(&self, wanted: &Wanted, columns: &Columns) {
+    fn note_extra(&self, wanted: &Wanted, columns: &Columns) {
         if !columns.extra.is_empty() {
             self.ledger.note(format!(
                 "{}: columns that the run does not have take their defaults: {}",
-                told(wanted),
+                shown(wanted),
                 columns.extra.join(", ")
             ));
         }
     }
 
-    /// Takes the rows into a temporary table and inserts those that are missing; says whether all of them are there.
+    /// Copies the rows into a temporary table and inserts those that are missing; true when all of them are in the table.
     async fn merge(
         &self,
         loader: &Loader,
@@ -256,32 +256,9 @@ impl Managed<'_> {
         flow: Flow,
         replica: bool,
     ) -> Result<bool> {
-        let doing = &format!("load {}", told(wanted));
+        let doing = &format!("load {}", shown(wanted));
         let (table, session) = (wanted.name(), loader.session());
-        let selected: Vec<String> =
-            columns
-                .all
-                .iter()
-                .map(|c| {
-                    if columns.missing.contains(c) {
-                        format!("NULL::pg_catalog.text AS {}", quote(c))
-                    } else {
-                        quote(c)
-                    }
-                })
-                .collect();
-        let stage = format!(
-            "CREATE TEMPORARY TABLE pgstow_rows ON COMMIT DROP AS SELECT {} FROM {table} WITH NO DATA",
-            selected.join(", ")
-        );
-        loader.execute(&stage, doing).await?;
-        let copy = format!("COPY {STAGE}{} FROM stdin", columns.listed());
-        let (fingerprint, _) = self.rows.copy(loader, &copy, flow, doing).await?;
-        rows::compare(wanted, &fingerprint)?;
-        for missing in &columns.missing {
-            let sql = format!("SELECT count(*) FROM {STAGE} WHERE {} IS NOT NULL", quote(missing));
-            self.tell_missing(wanted, missing, project::count(session, &sql, doing).await?, columns);
-        }
+        let saved = self.stage(loader, wanted, columns, flow).await?;
         let common = columns.common();
         let unique = format!(
             "SELECT count(*) FROM pg_catalog.pg_index WHERE indisunique AND indrelid = {}::pg_catalog.regclass",
@@ -296,46 +273,57 @@ impl Managed<'_> {
             );
             added = project::run(session, &insert, doing).await?;
         }
-        let mut whole = true;
-        if added != fingerprint.rows || !replica {
+        let mut lacking = 0;
+        if added != saved.rows || !replica {
             let row = format!("ROW({common})::pg_catalog.text");
             let sql =
                 format!("SELECT count(*) FROM (SELECT {row} FROM {STAGE} EXCEPT ALL SELECT {row} FROM {table}) x");
-            let lacking = project::count(session, &sql, doing).await?;
-            whole = lacking == 0;
-            if !whole {
-                let why = if had == 0 {
-                    format!(
-                        "{lacking} of {} rows were changed by triggers of the platform as they were loaded",
-                        fingerprint.rows
-                    )
-                } else if keyed {
-                    format!(
-                        "{lacking} of {} rows: other rows with the same keys are there, and were kept",
-                        fingerprint.rows
-                    )
-                } else {
-                    format!(
-                        "{lacking} of {} rows: the table is not empty and has no key to tell them by",
-                        fingerprint.rows
-                    )
-                };
-                self.ledger.lost("rows of", &told(wanted), &why, "--truncate replaces what is there");
-            }
+            lacking = project::count(session, &sql, doing).await?;
+        }
+        if lacking != 0 {
+            let why = match (had, keyed) {
+                (0, _) => "rows were changed by triggers of the platform as they were loaded",
+                (_, true) => "rows: other rows with the same keys are there, and were kept",
+                (_, false) => "rows: the table is not empty and has no key to compare them by",
+            };
+            let why = format!("{lacking} of {} {why}", saved.rows);
+            self.ledger.lost("rows of", &shown(wanted), &why, "--truncate replaces what is there");
         }
         if had > 0 {
-            self.ledger.note(format!(
-                "{}: {had} rows were there; {added} of the run's {} were added",
-                told(wanted),
-                fingerprint.rows
-            ));
+            let name = shown(wanted);
+            self.ledger.note(format!("{name}: {had} rows were there; {added} of the run's {} were added", saved.rows));
         }
-        self.count(wanted, added, fingerprint.bytes);
-        Ok(whole)
+        self.count(wanted, added, saved.bytes);
+        Ok(lacking == 0)
     }
 
-    fn tell_missing(&self, wanted: &Wanted, column: &str, values: i64, columns: &Columns) {
-        let name = format!("{}.{column}", told(wanted));
+    /// Copies the rows into a temporary table, compared with the manifest; reports values of columns that the table does
+    /// not take.
+    async fn stage(&self, loader: &Loader, wanted: &Wanted, columns: &Columns, flow: Flow) -> Result<Fingerprint> {
+        let doing = &format!("load {}", shown(wanted));
+        let select = |column: &String| match quote(column) {
+            name if columns.missing.contains(column) => format!("NULL::pg_catalog.text AS {name}"),
+            name => name,
+        };
+        let selected: Vec<String> = columns.all.iter().map(select).collect();
+        let stage = format!(
+            "CREATE TEMPORARY TABLE pgstow_rows ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA",
+            selected.join(", "),
+            wanted.name()
+        );
+        loader.execute(&stage, doing).await?;
+        let copy = format!("COPY {STAGE}{} FROM stdin", columns.listed());
+        let (fingerprint, _) = self.rows.copy(loader, &copy, flow, doing).await?;
+        rows::compare(wanted, &fingerprint)?;
+        for missing in &columns.missing {
+            let sql = format!("SELECT count(*) FROM {STAGE} WHERE {} IS NOT NULL", quote(missing));
+            self.note_missing(wanted, missing, project::count(loader.session(), &sql, doing).await?, columns);
+        }
+        Ok(fingerprint)
+    }
+
+    fn note_missing(&self, wanted: &Wanted, column: &str, values: i64, columns: &Columns) {
+        let name = format!("{}.{column}", shown(wanted));
         if columns.computed.contains(column) {
             return self.ledger.note(format!("{name}: this project computes the column itself"));
         }
@@ -345,33 +333,29 @@ impl Managed<'_> {
         let why = format!("{values} values; this project's table does not have the column");
         let step = format!(
             "add the column (the platform's: bring the project up to date) and load its values from pgstow download --table {}",
-            told(wanted)
+            shown(wanted)
         );
         self.ledger.lost("column", &name, &why, &step);
     }
 
-    /// Tells of rows that refer to rows which are not there: possible where triggers were off and something was missing.
+    /// Reports rows that refer to missing rows: possible where triggers were off and something was not loaded.
     async fn count_orphans(&self, keys: &[ForeignKey], done: &Done) -> Result<()> {
-        let loaded = |table: &Name| done.whole.contains(table) || done.partly.contains(table);
+        let loaded = |table: &TableName| done.whole.contains(table) || done.partly.contains(table);
         for key in keys.iter().filter(|k| loaded(&k.from) && !done.whole.contains(&k.to)) {
-            let doing = format!("count rows of {}.{} that refer to nothing", key.from.0, key.from.1);
+            let doing = format!("count rows of {} that refer to nothing", key.from);
             let orphans = match project::count(&self.work.control, &key.orphans, &doing).await {
                 Ok(orphans) => orphans,
                 Err(error) if is_rejection(&error) => {
-                    self.ledger.note(format!("not looked at: {}", error.message()));
+                    self.ledger.note(format!("not checked: {}", error.message()));
                     continue;
                 }
                 Err(error) => return Err(error),
             };
             if orphans > 0 {
                 let (name, from, to) = (&key.name, &key.from, &key.to);
-                let why = format!(
-                    "{orphans} rows of {}.{} refer to rows that {}.{} does not have",
-                    from.0, from.1, to.0, to.1
-                );
-                let step =
-                    format!("load what is missing in {}.{}, or delete them; found by: {}", to.0, to.1, key.orphans);
-                self.ledger.lost("references of", &format!("{}.{} ({name})", from.0, from.1), &why, &step);
+                let why = format!("{orphans} rows of {from} refer to rows that {to} does not have");
+                let step = format!("load what is missing in {to}, or delete them; found by: {}", key.orphans);
+                self.ledger.lost("references of", &format!("{from} ({name})"), &why, &step);
             }
         }
         Ok(())
@@ -381,16 +365,13 @@ impl Managed<'_> {
 /// Lists rows of a new table that the server refused.
 pub(crate) fn lost(ledger: &Ledger, refused: &Refused) {
     let Refused { wanted, why } = refused;
-    let step = format!("when the table can take them: load `pgstow download --table {}`", told(wanted));
-    ledger.lost("rows of", &told(wanted), &format!("{} rows: {}", wanted.table.rows, why.cause()), &step);
+    let step = format!("when the table can take them: load `pgstow download --table {}`", shown(wanted));
+    ledger.lost("rows of", &shown(wanted), &format!("{} rows: {}", wanted.table.rows, why.cause()), &step);
 }
 
-fn key(wanted: &Wanted) -> Name {
-    (wanted.schema.clone(), wanted.table.name.clone())
-}
-
-fn told(wanted: &Wanted) -> String {
-    format!("{}.{}", wanted.schema, wanted.table.name)
+/// The name of a table as the ledger shows it.
+fn shown(wanted: &Wanted) -> String {
+    wanted.table_name().to_string()
 }
 
 /// Columns of the run's rows beside those of the table that is there.

@@ -13,7 +13,7 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, ProvideCredentials as _, Region, RequestChecksumCalculation,
-    ResponseChecksumValidation, SharedHttpClient, StalledStreamProtectionConfig,
+    ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
@@ -45,27 +45,9 @@ pub(crate) async fn connect(
         sdk = sdk.credentials_provider(Credentials::new(key, secret, None, None, "given"));
         (named, None)
     } else {
-        let named = named.or_else(named_endpoint);
-        refuse_half_a_key()?;
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
-        if let Some(region) = &config.region {
-            loader = loader.region(Region::new(region.clone()));
-        } else if named.is_some() {
-            // Without the question to Amazon's metadata service that the usual chain ends with: elsewhere nobody answers,
-            // which costs seconds.
-            let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new());
-            loader = loader.region(chain.or_else(ProfileFileRegionProvider::new()).or_else(Region::new(ANY_REGION)));
-        }
-        let shared = Box::pin(loader.load()).await;
-        let Some(provider) = shared.credentials_provider() else {
-            return Err(Error::failed("no AWS credentials found").hint(client_hint()));
-        };
-        provider
-            .provide_credentials()
-            .await
-            .map_err(|error| Error::failed(format!("find AWS credentials: {}", causes(&error))).hint(client_hint()))?;
-        sdk = sdk.credentials_provider(provider);
-        (named.or_else(|| shared.endpoint_url().map(str::to_owned)), shared.region().cloned())
+        let found = Surroundings::read(config, &http).await?;
+        sdk = sdk.credentials_provider(found.credentials);
+        (found.endpoint, found.region)
     };
     let endpoint = endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()).filter(|it| !it.is_empty());
     if let Some(endpoint) = &endpoint {
@@ -98,6 +80,40 @@ pub(crate) async fn connect(
     };
     sdk.set_endpoint_url(endpoint.as_deref().map(with_slash));
     Ok((Client::from_conf(sdk.build()), endpoint))
+}
+
+/// The settings that the AWS SDK finds in variables, profiles and metadata services.
+struct Surroundings {
+    credentials: SharedCredentialsProvider,
+    endpoint: Option<String>,
+    region: Option<Region>,
+}
+
+impl Surroundings {
+    /// Reads them; an endpoint or a region of `config` comes first.
+    async fn read(config: &Config, http: &SharedHttpClient) -> Result<Self> {
+        let named = config.endpoint.clone().or_else(named_endpoint);
+        refuse_half_a_key()?;
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
+        if let Some(region) = &config.region {
+            loader = loader.region(Region::new(region.clone()));
+        } else if named.is_some() {
+            // Without the question to Amazon's metadata service that the usual chain ends with: elsewhere nobody answers,
+            // which costs seconds.
+            let chain = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new());
+            loader = loader.region(chain.or_else(ProfileFileRegionProvider::new()).or_else(Region::new(ANY_REGION)));
+        }
+        let shared = Box::pin(loader.load()).await;
+        let Some(credentials) = shared.credentials_provider() else {
+            return Err(Error::failed("no AWS credentials found").hint(client_hint()));
+        };
+        credentials
+            .provide_credentials()
+            .await
+            .map_err(|error| Error::failed(format!("find AWS credentials: {}", causes(&error))).hint(client_hint()))?;
+        let endpoint = named.or_else(|| shared.endpoint_url().map(str::to_owned));
+        Ok(Self { credentials, endpoint, region: shared.region().cloned() })
+    }
 }
 
 fn sensible(endpoint: &str) -> Result<()> {
