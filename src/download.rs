@@ -34,7 +34,7 @@ use crate::store::dir::{PRIVATE, make_private_folders};
 const STATE: &str = ".pgstow-download.json";
 /// Finished files between two writes of the state.
 const STATE_EVERY: u64 = 64;
-/// What an unfinished file's name ends in.
+/// The suffix of an unfinished file's name.
 const UNFINISHED: &str = ".pgstow-part";
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ struct Target {
     opening: Opening,
 }
 
-/// What a download did.
+/// The result of a download.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) run: String,
@@ -73,7 +73,7 @@ pub(crate) struct Summary {
     pub(crate) seconds: f64,
 }
 
-/// What is asked for.
+/// The options.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// `latest`, a run's name or the beginning of one.
@@ -130,7 +130,7 @@ pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary
                 summary.bytes += finished.bytes;
                 summary.kept += u64::from(kept);
                 state.files.insert(path, finished);
-                // What is lost of it by a crash is fetched again; the file grows with the run.
+                // Files whose entry a crash loses are fetched again; the state grows with the run.
                 if !kept && summary.files.is_multiple_of(STATE_EVERY) {
                     write_state(&options.to, &state)?;
                 }
@@ -168,7 +168,7 @@ fn together(failures: &[Error]) -> Option<Error> {
     })
 }
 
-/// What was asked for, as files.
+/// The files that the options ask for.
 fn targets(run: &StoredRun, options: &Options) -> Result<Vec<Target>> {
     let StoredRun { manifest, opening, .. } = run;
     let everything = options.schemas.is_empty() && options.tables.is_empty();
@@ -344,7 +344,7 @@ async fn fetch(
     (path, result)
 }
 
-/// Whether a finished file still is what was written.
+/// True when a finished file still is what was written.
 fn intact(path: &Path, done: &Finished) -> Result<bool> {
     let mut file = match File::open(path) {
         Ok(file) => file,

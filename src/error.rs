@@ -9,7 +9,7 @@ use std::fmt;
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can decide on; each kind is one exit code of the contract.
+/// The kind of an error, on which a caller can decide; each is one exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The operation failed; nothing was promoted. Exit 1.
@@ -131,7 +131,7 @@ impl Error {
         self
     }
 
-    /// What the caller can decide on.
+    /// The kind, on which the caller can decide.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
@@ -149,7 +149,7 @@ impl Error {
         self.sqlstate.is_some_and(|state| state.is(class))
     }
 
-    /// What went wrong, without the operations that it happened in.
+    /// The cause, without the operations that it happened in.
     #[must_use]
     pub fn cause(&self) -> String {
         match self.sqlstate {

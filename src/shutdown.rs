@@ -1,4 +1,4 @@
-//! How a run is told to stop: one token that every task watches, and the signal that caused it.
+//! The way in which a run is stopped: one token that every task watches, and the signal that caused it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind};
 
-/// Tells every task of the program to stop; clones share the state.
+/// Asks every task of the program to stop; clones share the state.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     token: CancellationToken,
@@ -42,13 +42,13 @@ impl Shutdown {
         &self.token
     }
 
-    /// Waits until the program was told to stop and returns the error to end with.
+    /// Waits until the program is asked to stop and returns the error to end with.
     pub async fn requested(&self) -> Error {
         self.token.cancelled().await;
         self.error()
     }
 
-    /// The error to end with once the program was told to stop.
+    /// The error to end with once the program was asked to stop.
     #[must_use]
     pub fn error(&self) -> Error {
         if self.signal.load(Ordering::SeqCst) == 15 {

@@ -3,9 +3,9 @@
 //! Belonging is decided by what the entries say of themselves (catalogue id, namespace, dependencies) and by
 //! [`Belongs`], a map made from the system catalogues; never by taking a tag apart, since a name can hold anything.
 //!
-//! Facts (PostgreSQL `src/bin/pg_dump/pg_dump.c`): a `TABLE DATA` entry carries the table's oid with catalogue id 0; comments, ACLs,
-//! security labels, `SEQUENCE OWNED BY`, `SEQUENCE SET` and attach entries carry no oid and name their object as first
-//! dependency.
+//! Facts (PostgreSQL `src/bin/pg_dump/pg_dump.c`): a `TABLE DATA` entry carries the table's oid with catalogue id 0;
+//! comments, ACLs, security labels, `SEQUENCE OWNED BY`, `SEQUENCE SET` and attach entries carry no oid and name their
+//! object as first dependency.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
@@ -22,7 +22,7 @@ pub(crate) const PG_CLASS: u32 = 1259;
 /// indexes, triggers, rules, policies, defaults, extended statistics and owned sequences.
 pub(crate) type Belongs = HashMap<(u32, u32), u32>;
 
-/// What an extension has to do with schemas: an archive of any of them holds its `EXTENSION` entry.
+/// The schemas that an extension concerns: an archive of any of them holds its `EXTENSION` entry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ExtensionReach {
     /// Oid of the extension.
@@ -210,8 +210,9 @@ impl Catalogue {
     /// Puts the rows of extensions' tables before all other rows: values of other tables may need them (a `pcpoint` is
     /// read by the formats in pointcloud's table). Among them what is referred to comes first, since their foreign keys
     /// exist before the rows, and each depends on what it refers to, so that a parallel `pg_restore` keeps that order.
-    /// `refers` are (oid of the table that refers, oid of the other). pg_dump orders its own by foreign keys (`pg_dump.c`,
-    /// `processExtensionTables`), but writes no such dependency, does not know ours, and puts tables in order of name.
+    /// `refers` are (oid of the table that refers, oid of the other). pg_dump orders its own by foreign keys
+    /// (`pg_dump.c`, `processExtensionTables`), but writes no such dependency, does not know ours, and puts tables in
+    /// order of name.
     pub(crate) fn order_rows(&mut self, of_extensions: &HashSet<u32>, refers: &[(u32, u32)]) {
         self.places.take();
         let entries = self.meta.entries.iter().enumerate();
@@ -311,7 +312,8 @@ impl Catalogue {
         found
     }
 
-    /// What a schema's archive refers to and does not hold: `schema "x"`, `extension "y"`, `role "z"`, sorted.
+    /// The objects that a schema's archive refers to and does not contain: `schema "x"`, `extension "y"`, `role "z"`,
+    /// sorted.
     #[must_use]
     pub(crate) fn needs(&self, schema: &str, extensions: &[ExtensionReach]) -> Vec<String> {
         let own = self.positions(schema, extensions);
@@ -345,12 +347,12 @@ impl Catalogue {
     }
 }
 
-/// Whether an ACL, comment or label is attached to one of these entries.
+/// True when an ACL, comment or label is attached to one of these entries.
 fn hangs_on(entry: &Entry, ids: &HashSet<i32>) -> bool {
     is_attachment(&entry.desc) && entry.dependencies.first().is_some_and(|first| ids.contains(first))
 }
 
-/// Whether an ACL, comment or label is a large object's: by its entry, or by the tag where objects are grouped (17+).
+/// True when an ACL, comment or label is a large object's: by its entry, or by the tag where objects are grouped (17+).
 fn is_of_large_object(entry: &Entry, blobs: &HashSet<i32>) -> bool {
     hangs_on(entry, blobs)
         || (is_attachment(&entry.desc) && namespace(entry).is_empty() && tag(entry).starts_with("LARGE OBJECT"))
@@ -406,7 +408,8 @@ fn inherited_table(
                 })
             })
             .and_then(table_of_id),
-        // No identity of its own (the default that an inheritance child says it has not): its tag begins with its table's.
+        // No identity of its own (the default that an inheritance child says it has not): its tag begins with its
+        // table's.
         _ if number(&entry.table_oid) == 0 && oid(entry) == 0 => entry
             .dependencies
             .iter()

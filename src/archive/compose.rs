@@ -14,7 +14,7 @@ use libpgdump::{ArchiveData, Entry};
 
 use crate::error::{Error, Result};
 
-/// What follows the rows in a table's data block, as pg_dump writes it: without it `pg_restore -f - | psql` restores
+/// The text behind the rows of a table's data block, as pg_dump writes it: without it `pg_restore -f - | psql` restores
 /// no row.
 pub(crate) const END_OF_ROWS: &[u8] = b"\\.\n\n\n";
 

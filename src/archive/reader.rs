@@ -1,4 +1,5 @@
-//! Reads a custom-format archive from front to back, as `pg_restore` reads a pipe: head, table of contents, data blocks.
+//! Reads a custom-format archive from front to back, as `pg_restore` reads a pipe: head, table of contents, data
+//! blocks.
 //!
 //! Owns the walk over the blocks and its rules: every entry with data has exactly one block, in the order of the table
 //! of contents, and after the last one the archive ends. Offsets are not needed; where an archive has them they must
@@ -210,7 +211,7 @@ impl<R: Read> Counted<R> {
     }
 }
 
-/// What the blocks of an archive hold.
+/// The contents of an archive's blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// One for each block of rows, in order.
@@ -237,7 +238,7 @@ pub(crate) struct TableRows {
 /// Large objects seen; the sum is the manifest's (`LargeObjects::digest`).
 #[derive(Clone, Default)]
 pub(crate) struct LargeObjects {
-    /// How many.
+    /// The number.
     pub(crate) count: u64,
     /// Bytes of their contents.
     pub(crate) bytes: u64,

@@ -54,13 +54,13 @@ impl Rows {
         &self.all
     }
 
-    /// Whether the end marker was met.
+    /// True when the end marker was met.
     #[must_use]
     pub(crate) const fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Whether the last byte taken ended a row (or nothing was taken).
+    /// True when the last byte taken ended a row (or nothing was taken).
     #[must_use]
     pub(crate) const fn between_rows(&self) -> bool {
         self.open_bytes == 0

@@ -8,7 +8,7 @@ use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
 use crate::seal::digest::Fingerprint;
 
-/// How the last line of every SQL file begins; without it the file was cut off.
+/// The beginning of every SQL file's last line; without it the file was cut off.
 pub(crate) const END: &str = "-- pgstow: end";
 
 /// 1,600 columns with names of 63 bytes, all of them quotes, make 208 KB.
@@ -17,7 +17,7 @@ const LONGEST_COPY: usize = 1 << 20;
 /// Longest comment line kept for comparison with [`END`]; a name of 63 bytes may be escaped.
 const LONGEST_END: usize = 1024;
 
-/// What a SQL file holds.
+/// The contents of a SQL file.
 #[derive(Debug, Clone)]
 pub(crate) struct Sql {
     /// Its `COPY ... FROM stdin;` statement, where it has one.

@@ -25,7 +25,7 @@ pub(crate) struct TableSql {
     pub(crate) after: String,
 }
 
-/// Says what the file is, in its first lines.
+/// Writes the first lines of the file, which describe it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Title<'a> {
     /// Schema of the table.

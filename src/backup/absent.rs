@@ -1,4 +1,5 @@
-//! What pg_dump leaves out of extensions: compared with its table of contents, and added as entries of our own.
+//! The relations of extensions that pg_dump leaves out: compared with its table of contents, and added as entries of
+//! our own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -28,8 +29,8 @@ pub(crate) fn absent<'a>(detection: &'a Detection, entries: &[Entry]) -> (Vec<&'
     (tables.collect(), sequences.collect())
 }
 
-/// `pg_dump` 16 and newer writes `run_as_owner = true` for subscriptions of older servers: that is how those work, but no
-/// option that they know, so the statement would fail on them. Removes it; returns a note for each subscription.
+/// `pg_dump` 16 and newer writes `run_as_owner = true` for subscriptions of older servers: that is how those work, but
+/// no option that they know, so the statement would fail on them. Removes it; returns a note for each subscription.
 pub(crate) fn without_run_as_owner(entries: &mut [Entry], server_version_num: u32) -> Vec<Omitted> {
     const WORDS: &str = ", run_as_owner = true";
     if server_version_num >= 160_000 {

@@ -1,5 +1,6 @@
-//! The end of a run that failed or was stopped: nothing that it began is left in the database. A dropped connection does
-//! not do that: a backend that waits for a lock, or scans a table without a row to send, keeps its locks until it looks.
+//! The end of a run that failed or was stopped: nothing that it began is left in the database. A dropped connection
+//! does not do that: a backend that waits for a lock, or scans a table without a row to send, keeps its locks until it
+//! looks.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::source::waiters;
 
-/// What is left after this long is said, and left to the server.
+/// Uploads that are left after this time are reported, and left to the server.
 const MOST: Duration = Duration::from_secs(4);
 /// pg_dump cancels its statement when it is asked to end: backends have this long to go by themselves.
 const BY_THEMSELVES: Duration = Duration::from_millis(150);

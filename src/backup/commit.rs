@@ -11,7 +11,7 @@ use crate::backup::run::{Gathered, Run};
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{
-    AGE, Database, Encryption, FORMAT, Latest, Manifest, Object, Omitted, Skipped, Source, Status, Tool, Totals,
+    AGE, Database, Encryption, FORMAT, Manifest, Object, Omitted, Skipped, Source, Status, Tool, Totals,
 };
 use crate::postgres::source::leader::Leader;
 use crate::runs::pointer::Way;
@@ -57,7 +57,7 @@ pub(crate) async fn finish(
     Ok(Done { manifest, is_latest })
 }
 
-/// What the run does not contain, for the manifest and RESTORE.md.
+/// The objects that the run does not contain, for the manifest and RESTORE.md.
 struct Gaps {
     skipped: Vec<Skipped>,
     omitted: Vec<Omitted>,
@@ -111,13 +111,7 @@ async fn promote(run: &Run, manifest: &Manifest, sha256: String) -> Result<bool>
         tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
         return Ok(false);
     }
-    let pointer = Latest {
-        run: run.name.clone(),
-        manifest: layout::in_run(&run.name, layout::MANIFEST),
-        sha256,
-        finished_at: manifest.finished_at.clone(),
-        identity: manifest.source.identity.clone(),
-    };
+    let pointer = pointer::naming(manifest, sha256);
     let moved = pointer::advance(&run.target.store, &pointer, Way::Forward).await;
     moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))
 }

@@ -1,4 +1,4 @@
-//! How far a run is: counted while it reads, shown by the progress display, quoted by the error of a deadline.
+//! The progress of a run: counted while it reads, shown by the progress display, quoted by the error of a deadline.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

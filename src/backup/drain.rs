@@ -73,7 +73,7 @@ pub(crate) struct Drain<'a> {
     /// Reads the chunks whose lock a reader was refused.
     pub(crate) fallback: &'a LeaderReads,
     pub(crate) counters: Arc<Counters>,
-    /// Tells the budget which task is being drained.
+    /// Reports to the budget which task is being drained.
     pub(crate) head: watch::Sender<u64>,
 }
 

@@ -21,7 +21,7 @@ use crate::postgres::source::waiters::{Waiter, Watcher};
 
 /// Longest wait for an answer of the watcher's session; then it is made anew.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How often to look. A session that waits for less than that is none of our business.
+/// Time between two checks. A session that waits for less than that is not reported.
 const POLL: Duration = Duration::from_secs(1);
 /// Connections of a run besides its readers and the watcher: leader, pg_dump or pg_dumpall, large objects.
 const BESIDES: i64 = 3;
@@ -37,7 +37,7 @@ pub(crate) struct Guest {
 /// Since when each session has waited for which table.
 type Since = HashMap<(i32, String), Instant>;
 
-/// Looks until it is dropped.
+/// Checks until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     _task: Option<AbortOnDropHandle<()>>,
@@ -118,7 +118,7 @@ impl Guest {
         if self.limits.max_block.is_some() { "; --max-block has no effect" } else { "" }
     }
 
-    /// Looks again and again; ends with an error, or when another session was blocked for too long.
+    /// Checks again and again; ends with an error, or when another session was blocked for too long.
     async fn look(&self, watcher: &Watcher, since: &mut Since, blind: &mut Option<Instant>) -> Result<()> {
         let pause = self.limits.max_block.map_or(POLL, |most| (most / 4).clamp(Duration::from_millis(50), POLL));
         let mut ticks = tokio::time::interval(pause);
@@ -180,7 +180,7 @@ fn blocked(waiter: &Waiter, waited: Duration, most: Duration) -> Error {
         ))
 }
 
-/// Says why a connection cannot be spared, where that can be known.
+/// The reason why a connection cannot be spared, where that can be known.
 fn too_few(server: &ServerInfo, jobs: u16) -> Option<String> {
     // The leader's own connection is among those that were counted.
     let needed = i64::from(jobs) + BESIDES;

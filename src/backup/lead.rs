@@ -1,10 +1,10 @@
 //! Locks, snapshot and catalogue: the beginning of a run, tried again when others were in the way.
 //!
-//! pg_dump reads the catalogue while the leader holds its locks. It may wait without a limit of its own for the lock of a
-//! view, a materialized view or a sequence; it fails when an object is dropped between its listing and its question. So
-//! its backend is watched from the leader's session, and whatever it fails of is judged by what is true afterwards: the
-//! run lets everything go and starts over, the objects that come and go all the time are left out by name, and in the end
-//! the error names what was in the way.
+//! pg_dump reads the catalogue while the leader holds its locks. It may wait without a limit of its own for the lock of
+//! a view, a materialized view or a sequence; it fails when an object is dropped between its listing and its question.
+//! So its backend is watched from the leader's session, and whatever it fails of is judged by what is true afterwards:
+//! the run lets everything go and starts over, the objects that come and go all the time are left out by name, and in
+//! the end the error names what was in the way.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ const ATTEMPTS_WHILE_MOVING: u32 = 12;
 /// The first pause between two attempts, and the longest.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-/// How often pg_dump's backend is looked at.
+/// Time between two checks of pg_dump's backend.
 const LOOK: Duration = Duration::from_millis(250);
 /// While a session of somebody else is blocked by the run, pg_dump may wait no longer than this.
 const COURTESY: Duration = Duration::from_secs(5);
@@ -193,8 +193,8 @@ async fn moved(
 
 const RELATION: &str = "relation";
 
-/// Takes out of the table of contents what was dropped while it was read, where it is known to come and go; anything else
-/// that was dropped means another attempt.
+/// Takes out of the table of contents what was dropped while it was read, where it is known to come and go; anything
+/// else that was dropped means another attempt.
 async fn without_vanished(
     leader: &mut Leader,
     checker: &Session,

@@ -65,7 +65,7 @@ use crate::store::Store;
 /// Makes one full run.
 ///
 /// # Errors
-/// What stopped it; nothing was promoted and open uploads were aborted.
+/// The error that stopped it; nothing was promoted and open uploads were aborted.
 pub(crate) async fn run(
     options: Options,
     store: &Store,
@@ -149,7 +149,7 @@ async fn store_rows(
     let _watch = guest.watch(&run.options.info, &candidate.detection.server, look);
     let (mut leader, meta) = lead::lead(&run, candidate).await?;
     if !run.options.partial.allowed {
-        // What came up since the first look is as unreadable as what was there.
+        // New objects since the first detection can be as unreadable as the others.
         preflight::preflight(&leader.detection, false)?;
     }
     // Before the readers take all connections there are.

@@ -58,7 +58,7 @@ pub(crate) struct Limits {
     pub(crate) stall_timeout: Duration,
 }
 
-/// How a run treats what the role cannot read.
+/// The treatment of objects that the role cannot read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Partial {
     /// Leaves it out; refused otherwise.

@@ -2,7 +2,8 @@
 //! known, before the first row is read.
 //!
 //! Nothing is lost quietly: every relation that was detected is compared with pg_dump's table of contents. What an
-//! extension owns and pg_dump leaves out gets entries of our own (`absent`); what cannot be saved is named in `skipped`.
+//! extension owns and pg_dump leaves out gets entries of our own (`absent`); what cannot be saved is named in
+//! `skipped`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -72,9 +73,9 @@ pub(crate) struct PlannedSchema {
 pub(crate) struct Plan {
     /// The schemas, in the order in which they are read.
     pub(crate) schemas: Vec<PlannedSchema>,
-    /// What pg_dump does not describe and no extension owns, or what is worthless elsewhere.
+    /// The objects that pg_dump does not describe and no extension owns, or that are worthless elsewhere.
     pub(crate) skipped: Vec<Skipped>,
-    /// What depends on what was left out.
+    /// The objects that depend on objects that were left out.
     pub(crate) dependents: Vec<Skipped>,
     /// True when something in `skipped` makes the run partial.
     pub(crate) partial: bool,
@@ -89,7 +90,7 @@ pub(crate) struct Plan {
     pub(crate) reach: Arc<Vec<ExtensionReach>>,
 }
 
-/// What the plan is made from, by relation.
+/// The facts that the plan is made from, by relation.
 struct Sources<'a> {
     detection: &'a Detection,
     /// The entries of rows, with their place in the table of contents.
@@ -101,7 +102,7 @@ struct Sources<'a> {
     entries: &'a [Entry],
 }
 
-/// What is left out of the run, and whether that makes it partial.
+/// The objects that are left out of the run; they may make it partial.
 #[derive(Default)]
 struct Gaps {
     skipped: Vec<Skipped>,

@@ -94,7 +94,8 @@ pub(crate) fn preflight(detection: &Detection, allow: bool) -> Result<()> {
     Err(error.hint("or make a partial run without it: --allow-unreadable"))
 }
 
-/// What pg_dump must leave out, as arguments. A sequence keeps its DDL: leaving it out must not cost its table.
+/// The objects that pg_dump must leave out, as arguments. A sequence keeps its DDL: leaving it out must not cost its
+/// table.
 pub(crate) fn leave_out(detection: &Detection) -> Vec<String> {
     let arguments = detection.unreadable.iter().filter_map(|u| {
         let name = format!("{}.{}", quote(&u.schema), quote(&u.name));

@@ -1,6 +1,6 @@
-//! RESTORE.md: how to restore this very run with the stock tools only. Its one `bash` block is a complete
-//! script that a test executes verbatim. The script goes on after a statement that fails, counts, and ends with a code that
-//! says so; no reader of a pipe stops before its end, so that nobody upstream dies of it.
+//! RESTORE.md: how to restore this very run with the stock tools only. Its one `bash` block is a complete script that a
+//! test executes verbatim. The script goes on after a statement that fails, counts, and ends with a code that says so;
+//! no reader of a pipe stops before its end, so that nobody upstream dies of it.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ use crate::postgres::source::leader::Leader;
 use crate::seal::compress::Compression;
 use crate::sql::names::{in_comment, plain_or_quoted};
 
-/// What the text is made from.
+/// The facts of the text.
 pub(crate) struct Facts<'a> {
     pub(crate) run: &'a Run,
     pub(crate) leader: &'a Leader,
@@ -361,7 +361,7 @@ fn gaps(facts: &Facts<'_>) -> String {
     if !facts.plan.dependents.is_empty() {
         text.push_str(
             "\nThese are in the run, but depend on what is not. The script above leaves them out, as `pgstow restore` does: \
-             restoring them ends with the errors told here.\n\n",
+             restoring them ends with the errors given here.\n\n",
         );
     }
     for dependent in &facts.plan.dependents {

@@ -60,7 +60,7 @@ impl Run {
         }
     }
 
-    /// What the readers of this run share.
+    /// The state that the readers of this run share.
     pub(crate) fn readers(&self, leader: &Leader) -> Readers {
         Readers {
             info: self.options.info.clone(),

@@ -43,7 +43,7 @@ impl Texts {
         compose::head(&self.catalogue.meta, self.catalogue.schema(&schema.name, &self.reach))
     }
 
-    /// What a schema's archive needs from elsewhere when it is restored on its own.
+    /// The objects that a schema's archive needs from elsewhere when it is restored on its own.
     pub(crate) fn needs(&self, schema: &PlannedSchema) -> Vec<String> {
         self.catalogue.needs(&schema.name, &self.reach)
     }

@@ -259,7 +259,8 @@ impl ValueEnum for LockMode {
 /// The database to read.
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
-    /// Connection string: a URL or `key=value` words, as libpq reads them. Also DATABASE_URL, SUPABASE_DB_URL, PGHOST...
+    /// Connection string: a URL or `key=value` words, as libpq reads them. Also DATABASE_URL, SUPABASE_DB_URL,
+    /// PGHOST...
     #[arg(long, value_name = "URL", help_heading = "Database", env = "PGSTOW_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Folder of pg_dump, pg_dumpall and pg_restore. Default: PATH, then the usual folders.
@@ -285,8 +286,8 @@ pub struct SealArgs {
     /// Store larger objects as numbered volumes of this size (`50MB`, `2GiB`), for providers that limit it.
     #[arg(long, help_heading = "Objects", value_name = "SIZE", env = "PGSTOW_MAX_OBJECT_SIZE", value_parser = object_size)]
     pub max_object_size: Option<u64>,
-    /// Sign the manifest with this secret key of minisign; PGSTOW_SIGN_KEY may also hold the key itself. The password of
-    /// a key that has one comes from PGSTOW_SIGN_PASSWORD.
+    /// Sign the manifest with this secret key of minisign; PGSTOW_SIGN_KEY may also hold the key itself. The password
+    /// of a key that has one comes from PGSTOW_SIGN_PASSWORD.
     #[arg(long, help_heading = "Objects", value_name = "FILE", env = "PGSTOW_SIGN_KEY", hide_env_values = true)]
     pub sign_key: Option<String>,
 }
@@ -385,7 +386,7 @@ fn object_size(text: &str) -> Result<u64, String> {
 /// A size as people write it: `50MB` (of 1000), `50MiB` (of 1024), `1.5 GB`, `1048576`.
 ///
 /// # Errors
-/// What is no size, with examples.
+/// A text that is not a size, with examples.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size; write it like 50MB, 512MiB or 1.5GB");
     let text = text.trim();

@@ -80,7 +80,7 @@ const LOCK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration:
 /// Runs `pgstow backup`.
 ///
 /// # Errors
-/// What stopped the run; nothing was promoted and open uploads were aborted.
+/// The error that stopped the run; nothing was promoted and open uploads were aborted.
 pub(crate) async fn run(arguments: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let begun = Instant::now();
     let store = Store::open(&global.store).await?;

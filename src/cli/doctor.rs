@@ -15,7 +15,7 @@ use crate::doctor::{Looked, examine};
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 
-/// What `--json` prints.
+/// The JSON document.
 #[derive(Serialize)]
 struct Document<'a> {
     /// False where a check found an error.

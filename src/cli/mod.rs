@@ -1,4 +1,4 @@
-//! What a person may type: clap definitions only, nothing else in the program knows clap.
+//! The command line: clap definitions only, nothing else in the program knows clap.
 //!
 //! Every flag `--foo-bar` is also `PGSTOW_FOO_BAR`; the database URL and the AWS settings have their usual names.
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).

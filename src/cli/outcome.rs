@@ -5,7 +5,7 @@
 pub enum Outcome {
     /// Done. Exit 0.
     Done,
-    /// What was asked about is not as it should be, and stdout said so. Exit 1.
+    /// The answer is no, and stdout said so. Exit 1.
     Failed,
     /// Done, but partial. Exit 3.
     Partial,

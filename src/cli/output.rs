@@ -1,4 +1,4 @@
-//! What commands print on stdout: results only, as text or as one JSON document.
+//! The output of commands on stdout: results only, as text or as one JSON document.
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
@@ -47,7 +47,7 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<()> {
     print(&human::escaped_json(&format!("{text}\n")))
 }
 
-/// What `--json` prints of an error.
+/// The JSON document of an error.
 #[derive(Serialize)]
 struct Failure<'a> {
     error: String,

@@ -15,7 +15,7 @@ use crate::store::Store;
 /// Runs a command.
 ///
 /// # Errors
-/// What the command failed with; `main` prints it and decides the exit code.
+/// The error of the command; `main` prints it and decides the exit code.
 pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result<Outcome> {
     if command.uses_store() {
         global.store.refuse_default()?;

@@ -17,7 +17,7 @@ use crate::verify::{Options, Receipt, verify};
 
 const UNOPENED: &str = "CONTENTS WERE NOT LOOKED INTO: the run is encrypted and no --identity was given\n";
 
-/// How long a signal waits for a receipt that is being written.
+/// Longest time that a signal waits for a receipt that is being written.
 const RECEIPT: Duration = Duration::from_secs(4);
 
 /// Verifies a run. A signal that comes when the verdict is there does not take it back.

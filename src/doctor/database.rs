@@ -1,4 +1,4 @@
-//! What the server, the role and the programs mean for backups.
+//! The server, the role and the programs: checks of what they mean for backups.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const AREA: &str = "database";
 const BESIDE_READERS: i64 = 3;
 /// The leader and pg_dump: less is not enough.
 const LEAST: i64 = 2;
-/// What a person should have time to renew.
+/// The time that a person should have to renew something.
 const SOON: i64 = 14 * 24 * 3600;
 /// Unreadable things named in a line; the cures name all.
 const NAMED: usize = 10;
@@ -322,7 +322,7 @@ fn standby(facts: &Facts, report: &mut Report) {
     }
 }
 
-/// What the database and the store must not be to each other.
+/// Checks the database and the store against each other.
 async fn together(session: &Session, detection: &Detection, store: &Store, report: &mut Report) -> Result<()> {
     let identity = &detection.server.identity;
     if let Err(error) = refuse_same_project(false, session.info(), store) {

@@ -1,11 +1,11 @@
-//! What the checks found, one line each, and how it is printed.
+//! The findings of the checks, one line each, and their text.
 
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::human;
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Level {
@@ -22,13 +22,13 @@ pub(crate) enum Level {
 pub(crate) struct Check {
     /// `database` or `store`.
     pub(crate) area: &'static str,
-    /// What was looked at.
+    /// The checked thing.
     pub(crate) name: &'static str,
-    /// How bad it is.
+    /// Its severity.
     pub(crate) level: Level,
-    /// What was found.
+    /// The finding.
     pub(crate) text: String,
-    /// What to do about it.
+    /// The cures.
     pub(crate) cures: Vec<String>,
 }
 

@@ -1,4 +1,5 @@
-//! Everything that could stop the next backup, checked now. Owns the order of the checks; what each finding means is in `database` and `store`, the permissions a bucket must give in `policy`.
+//! Everything that could stop the next backup, checked now. Owns the order of the checks; what each finding means is in
+//! `database` and `store`, the permissions a bucket must give in `policy`.
 
 pub(crate) mod database;
 pub(crate) mod findings;
@@ -18,7 +19,7 @@ use crate::shutdown::Shutdown;
 use crate::store::probe::{Litter, Probe};
 use crate::store::{Config, Store};
 
-/// How long removing what the probe made may take, a lock of three seconds included.
+/// Longest time to remove the objects of the probe, a lock of three seconds included.
 const TIDY: Duration = Duration::from_secs(30);
 
 /// Everything that was found.

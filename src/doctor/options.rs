@@ -1,11 +1,11 @@
-//! What `doctor` is asked to check.
+//! The options of `doctor`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::store::Config;
 
-/// What is asked for.
+/// The options.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// The database; `None`: the store only.

@@ -1,4 +1,4 @@
-//! What a probe's findings mean for backups.
+//! A probe's findings, judged for backups.
 
 use crate::doctor::findings::Report;
 use crate::error::Error;
@@ -70,7 +70,8 @@ fn clock(probe: &Probe, report: &mut Report) {
     }
 }
 
-/// One ability: what a backup cannot do without is an error, what costs comfort is a warning, the rest is told.
+/// One ability: what a backup cannot do without is an error, what costs comfort is a warning, the rest is only
+/// reported.
 fn judge_ability(ability: &Ability, config: &Config, report: &mut Report) {
     let (name, detail) = (ability.name, ability.detail.clone());
     let hints = ability.error.iter().flat_map(Error::hints).cloned();

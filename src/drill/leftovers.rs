@@ -7,7 +7,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::target::scratch;
 use crate::restore::private_file;
 
-/// Looks for leftovers, removes what may be removed, and returns what was found, in words.
+/// Finds leftovers, removes those that may be removed, and describes them.
 ///
 /// # Errors
 /// A server that cannot be asked. Leftovers that cannot be removed are reported only.

@@ -98,7 +98,7 @@ pub(crate) async fn run(
 async fn tidy(maintenance: &Session, options: &Options, scratch: &Scratch, mark: &Mark) -> Result<()> {
     scratch.drop().await?;
     if options.roles {
-        // What was sent to make them is over when the session answers again.
+        // The statements that make them are over when the session answers again.
         let answers = target::execute(maintenance, "", "wait for the roles of the drill");
         if !matches!(tokio::time::timeout(COMMITS, answers).await, Ok(Ok(()))) {
             tracing::debug!("the session that makes roles does not answer");

@@ -251,12 +251,13 @@ pub struct Schema {
     pub dump: Object,
     /// Its tables, in the order of the archive's table of contents.
     pub tables: Vec<Table>,
-    /// What its archive needs from elsewhere when restored on its own (`schema`, `extension`, `role` and their names).
+    /// Objects that its archive needs from elsewhere when restored on its own (`schema`, `extension`, `role` and their
+    /// names).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,
 }
 
-/// What a relation is.
+/// The kind of a table in the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum TableKind {
     /// An ordinary table or a partition that holds rows.

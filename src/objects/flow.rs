@@ -31,7 +31,7 @@ const LONGEST_HEAD: usize = 64 << 20;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Head(Bytes);
 
-/// What stands before the rows in a SQL file.
+/// The text before the rows of a SQL file.
 #[derive(Debug)]
 pub(crate) struct Before {
     /// Everything before the `COPY` statement.
@@ -41,7 +41,7 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    /// What must run right before the `COPY`: the making of the temporary table that its rows go through, for tables
+    /// The statement right before the `COPY`, which makes the temporary table that its rows go through, for tables
     /// of extensions that `pg_dump` leaves out; nothing for others.
     pub(crate) fn preamble(&self) -> &str {
         let Some(staging) = self.copy.strip_prefix("COPY pg_temp.") else { return "" };

@@ -22,7 +22,7 @@ use crate::store::Store;
 /// Stored bytes of one object.
 pub(crate) type Stored = Pin<Box<dyn AsyncRead + Send>>;
 
-/// How the objects of a run are opened with these keys; a run that is not encrypted needs none.
+/// The way to open the objects of a run with these keys; a run that is not encrypted needs none.
 ///
 /// # Errors
 /// Kind `Usage` where keys are needed and missing, or are not among those the run was encrypted to; a format that is
@@ -52,7 +52,7 @@ pub(crate) fn opening(manifest: &Manifest, identities: &Identities) -> Result<Op
     )))
 }
 
-/// Whether a key can be a file below a folder and nowhere else.
+/// True when a key can be a file below a folder and nowhere else.
 pub(crate) fn safe(key: &str) -> bool {
     !key.is_empty()
         && !key.contains(['\\', '\0'])
@@ -105,7 +105,7 @@ fn reader(store: &Store, run: &str, parts: Vec<(Volume, Range<u64>, Option<Tap>)
     Box::pin(StreamReader::new(bytes.boxed()))
 }
 
-/// What was seen of an object's stored bytes: as a whole, and of each volume where it has some.
+/// The hashes of an object's stored bytes: as a whole, and of each volume where it has some.
 #[derive(Debug, Clone)]
 pub(crate) struct Watch {
     /// All bytes.
@@ -114,7 +114,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Whether all bytes were seen and are the manifest's.
+    /// True when all bytes were seen and are the manifest's.
     pub(crate) fn is_sound(&self, object: &Object) -> bool {
         self.whole.bytes() == object.bytes && self.whole.sha256() == object.sha256
     }
@@ -181,7 +181,7 @@ pub(crate) async fn read(store: &Store, run: &str, object: &Object, opening: &Op
     read.await.map_err(|error| Error::failed(format!("read an object: {error}")))?
 }
 
-/// Whether an object was read to its end and is the manifest's; an error of the store itself comes first.
+/// Checks that an object was read to its end and is the manifest's; an error of the store itself comes first.
 pub(crate) fn settle(watch: &Watch, object: &Object, read: Result<()>, plain: u64) -> Result<()> {
     if let Some(failure) = watch.whole.store_failure() {
         return Err(failure.context(&object.key));

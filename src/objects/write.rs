@@ -1,9 +1,9 @@
 //! One object of a run on its way into the store: compressed, sealed where the run is encrypted, cut into volumes where
 //! objects may not be large. Owns suffixes and the order of these steps; what is in an object is the caller's.
 //!
-//! Memory: a frame; while it is sealed, [`SEAL_STEP`] more; with a limit of size, the first [`HELD_BYTES`] of an object,
-//! which decide its name. An object dropped unfinished aborts its upload; volumes that were finished stay behind, as
-//! other objects of a failed run do.
+//! Memory: a frame; while it is sealed, [`SEAL_STEP`] more; with a limit of size, the first [`HELD_BYTES`] of an
+//! object, which decide its name. An object dropped unfinished aborts its upload; volumes that were finished stay
+//! behind, as other objects of a failed run do.
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -31,7 +31,7 @@ pub(crate) struct Target {
     pub(crate) store: Store,
     /// `runs/<run>/`.
     pub(crate) prefix: String,
-    /// How text is compressed.
+    /// The compression of text.
     pub(crate) compression: Compression,
     /// Public keys that everything but RESTORE.md and the manifest is sealed to.
     pub(crate) recipients: Option<Recipients>,
@@ -40,7 +40,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// What follows the stem in the key of a compressed object: `.zst`, `.gz.age`, nothing.
+    /// The suffix of a compressed object's key: `.zst`, `.gz.age`, nothing.
     #[must_use]
     pub(crate) fn suffix(&self) -> String {
         format!("{}{}", self.compression.suffix(), self.seal_suffix())
@@ -186,7 +186,7 @@ struct Volumes {
     target: Target,
     key: String,
     expected: u64,
-    /// What was written while the name is open.
+    /// The bytes that were written while the name is open.
     held: Vec<Bytes>,
     held_bytes: u64,
     writer: Option<ObjectWriter>,

@@ -28,7 +28,7 @@ pub(crate) struct Frame {
     _permit: Permit,
 }
 
-/// What a reader says about the chunk it is at; chunks of a task come one after the other.
+/// The message of a reader about its current chunk; chunks of a task come one after the other.
 #[derive(Debug)]
 pub(crate) enum Item {
     /// The next rows.

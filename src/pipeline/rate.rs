@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// A reader pays each time it has read so much: often enough that no limit makes it stop for long, seldom enough that
 /// rows of a few bytes cost no lock each.
 const GRAIN: u64 = 64 << 10;
-/// What may be read at once after a pause, in seconds of the limit.
+/// The burst that may be read after a pause, in seconds of the limit.
 const BURST: Duration = Duration::from_millis(250);
 
 /// Bytes a second, as a person writes them: `50MiB`, `800kB`, `1.5GiB`, with or without `/s`. At least 1 KiB.
@@ -71,7 +71,7 @@ struct Bucket {
     paid_until: Mutex<Instant>,
 }
 
-/// What one reader has read and not yet paid for. What is left when it is dropped is less than 64 KiB.
+/// The bytes that one reader has read and not yet paid for. The rest when it is dropped is less than 64 KiB.
 #[derive(Debug)]
 pub(crate) struct Meter {
     rate: Rate,

@@ -1,5 +1,5 @@
-//! Errors of a server or of the way to it, as the one [`Error`]: its SQLSTATE as a value, and hints for what a person can
-//! do. Nothing is decided by the words of a server, which may be in any language; only hints are chosen by them.
+//! Errors of a server or of the way to it, as the one [`Error`]: its SQLSTATE as a value, and hints for what a person
+//! can do. Nothing is decided by the words of a server, which may be in any language; only hints are chosen by them.
 
 use std::error::Error as _;
 
@@ -75,7 +75,7 @@ pub(crate) fn server_hint(code: &str, message: &str) -> Option<&'static str> {
     })
 }
 
-/// What to change on a standby that cancelled a statement or ended a session because it stood in the way of replay. The
+/// The advice about a standby that cancelled a statement or ended a session because it stood in the way of replay. The
 /// server says which kind of conflict it was in its DETAIL (`errdetail_recovery_conflict` in `postgres.c`), in the
 /// language of its messages; where that is not English, everything is said.
 pub(crate) fn recovery_hint(code: &str, message: &str) -> Option<&'static str> {

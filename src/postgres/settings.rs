@@ -1,14 +1,14 @@
 //! Every setting of PostgreSQL 14 to 19 that a database or a role can bring into a session, and what is done about it.
 //!
-//! `ALTER DATABASE SET` and `ALTER ROLE SET` reach every session, ours and those of the programs that are started, those
-//! of an operator with psql included. A setting that changes how values or definitions are written or read, or that
-//! stops a dump or a load, stands in [`SET`] with the value that is used instead; every other one stands in [`JUDGED`]
-//! with the reason why it changes nothing. A test compares both lists with `pg_settings` of each version.
+//! `ALTER DATABASE SET` and `ALTER ROLE SET` reach every session, ours and those of the programs that are started,
+//! those of an operator with psql included. A setting that changes how values or definitions are written or read, or
+//! that stops a dump or a load, stands in [`SET`] with the value that is used instead; every other one stands in
+//! [`JUDGED`] with the reason why it changes nothing. A test compares both lists with `pg_settings` of each version.
 //!
 //! Where the values are set: each session of ours sets all of [`SET`] that its server knows and its role may set
-//! ([`statement`]); pg_dump and pg_dumpall get in `PGOPTIONS` what differs from it on this server ([`differing`]), so that
-//! a pooler that refuses startup options is asked for none where none is needed; pg_restore and psql get those with
-//! `load` ([`loading`]), and so does the script of RESTORE.md ([`for_every_server`]).
+//! ([`statement`]); pg_dump and pg_dumpall get in `PGOPTIONS` what differs from it on this server ([`differing`]), so
+//! that a pooler that refuses startup options is asked for none where none is needed; pg_restore and psql get those
+//! with `load` ([`loading`]), and so does the script of RESTORE.md ([`for_every_server`]).
 
 use tokio_postgres::Client;
 
@@ -50,11 +50,11 @@ const fn of_superusers(setting: Setting) -> Setting {
     Setting { superuser: true, ..setting }
 }
 
-/// The name of the setting that decides how `money` is written. Runs made before it was set hold amounts as the database
-/// wrote them: their rows are loaded with the target's own value.
+/// The name of the setting that decides how `money` is written. Runs made before it was set hold amounts as the
+/// database wrote them: their rows are loaded with the target's own value.
 pub(crate) const MONEY: &str = "lc_monetary";
 
-/// What is set.
+/// The settings that are set.
 #[rustfmt::skip]
 pub(crate) const SET: &[Setting] = &[
     // Values as text.
@@ -99,7 +99,7 @@ pub(crate) const SET: &[Setting] = &[
     for_load(set("idle_session_timeout", "0", "a session waits for its next task")),
 ];
 
-/// What is left as it is: a reason, and the settings that it is true of.
+/// The settings that are left as they are, with the reason.
 #[allow(dead_code, reason = "read by people, and by the test that compares it with each server")]
 pub(crate) const JUDGED: &[(&str, &[&str])] = &[
     (
@@ -140,7 +140,7 @@ pub(crate) const JUDGED: &[(&str, &[&str])] = &[
         "decides how a value is stored, not what it is; a column with a compression of its own has it in its definition",
         &["default_toast_compression"],
     ),
-    ("opens large objects to more roles; detected, and told by what the role can read", &["lo_compat_privileges"]),
+    ("opens large objects to more roles; detected, and seen in what the role can read", &["lo_compat_privileges"]),
     (
         "the hash of a password that is given in clear; dumps hold hashes",
         &["password_encryption", "scram_iterations", "md5_password_warnings"],
@@ -373,7 +373,7 @@ pub(crate) async fn differing(client: &Client) -> Result<String> {
     }
     // Most servers have a locale here, and most databases no use for it.
     let asked = client.query_one(&format!("SELECT EXISTS (SELECT FROM {MONEY_USED})"), &[]).await;
-    if !asked.map_err(|e| failure(&e).context("look for amounts of money"))?.get::<_, bool>(0) {
+    if !asked.map_err(|e| failure(&e).context("find amounts of money"))?.get::<_, bool>(0) {
         names.retain(|name| *name != MONEY);
     }
     Ok(options(SET.iter().filter(|setting| names.contains(&setting.name))))
@@ -384,7 +384,7 @@ const MONEY_USED: &str = "pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_type
     WHERE a.attrelid >= 16384 AND NOT a.attisdropped
       AND (a.atttypid IN (790, 791) OR t.typbasetype IN (790, 791) OR t.typelem = 790)";
 
-/// What pg_dump sets itself or gets in `PGTZ`, and what is nothing to it.
+/// The settings that pg_dump sets itself or gets in `PGTZ`, and those that do not concern it.
 const OF_PG_DUMP: &[&str] = &[
     "DateStyle",
     "IntervalStyle",

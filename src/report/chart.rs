@@ -18,9 +18,9 @@ pub(crate) struct Bar {
     pub(crate) value: f64,
     /// When, as text: `2026-11-22`.
     pub(crate) when: String,
-    /// What a pointer that rests on it is told.
+    /// The text that a pointer resting on it shows.
     pub(crate) label: String,
-    /// Whether the run is partial.
+    /// True when the run is partial.
     pub(crate) partial: bool,
 }
 

@@ -21,7 +21,7 @@ use crate::runs::find;
 use crate::runs::inventory::{Depth, Inventory, inventory};
 use crate::store::Store;
 
-/// What the page is about.
+/// The contents of the page.
 pub(crate) struct Facts {
     /// When it was made, RFC 3339 in UTC.
     at: String,

@@ -16,8 +16,8 @@ use crate::restore::roles::{Script, mentions};
 use crate::restore::source::Loaded;
 use crate::sql::names::in_comment;
 
-/// Refuses a run whose manifest does not name what the run contains: it would be left out without a word. A part of a run
-/// that is not concerned can be restored.
+/// Refuses a run whose manifest does not name what the run contains: it would be left out without a word. A part of a
+/// run that is not concerned can be restored.
 pub(crate) async fn refuse_disagreements(loaded: &Loaded, options: &Options) -> Result<()> {
     let found = loaded.disagreements().await?;
     let concerns = |schema: &str| {
@@ -58,7 +58,7 @@ pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, option
         .hint("if you really mean it: --allow-source"))
 }
 
-/// What the mark of this restore says, which is the same for the same command only: the run, and whether rows come.
+/// The text of this restore's mark, which is the same for the same command only: the run, and whether rows come.
 /// `None` where no mark is made: a part of a run, or a database that may hold something else, is never wiped.
 pub(crate) fn mark(run: &str, options: &Options) -> Option<String> {
     let whole = options.is_whole();
@@ -66,7 +66,7 @@ pub(crate) fn mark(run: &str, options: &Options) -> Option<String> {
     alone.then(|| if options.has_rows() { run.to_owned() } else { format!("{run} --schema-only") })
 }
 
-/// What a database holds that may be restored into.
+/// The contents of a database that may be restored into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Nothing of a restore.
@@ -77,7 +77,7 @@ pub(crate) enum Found {
     Restored,
 }
 
-/// What the mark says when only statistics are missing.
+/// The text of the mark when only statistics are missing.
 pub(crate) fn restored(mark: &str) -> String {
     format!("{mark}, all but statistics")
 }

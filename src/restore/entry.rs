@@ -1,5 +1,5 @@
-//! One entry of a run's table of contents as an object to be made: its section, what owns it, what can be granted on it,
-//! and what a person must do where it was refused. Nothing here talks to a server.
+//! One entry of a run's table of contents as an object to be made: its section, what owns it, what can be granted on
+//! it, and what a person must do where it was refused. Nothing here talks to a server.
 
 use libpgdump::{Entry, ObjectType, Section};
 
@@ -8,11 +8,11 @@ use crate::error::{Error, SqlState};
 use crate::restore::findings::may_hold_secret;
 use crate::sql::names::quote;
 
-/// What a session needs before it runs definitions that `pg_dump` wrote.
+/// The settings of a session that runs definitions of `pg_dump`.
 pub(crate) const SETTINGS: &str = "SET check_function_bodies = false; SET xmloption = content; \
     SET client_min_messages = error; SET synchronous_commit = off";
 
-/// Longest statement that is told whole.
+/// Longest statement that is printed in full.
 const STATEMENT: usize = 600;
 
 /// Entries with the section they are restored in; those without one follow the one before them.
@@ -73,25 +73,25 @@ pub(crate) const fn is_content_or_setting(entry: &Entry) -> bool {
     )
 }
 
-/// What a person must do about a statement that was refused with this error.
+/// The advice about a statement that was refused with this error.
 pub(crate) fn step(error: &Error, statement: &str) -> String {
     match error.sqlstate().as_ref().map(SqlState::as_str) {
-        // What is there already: tables and indexes, other objects, functions, schemas, a second primary key.
+        // The object exists: tables and indexes, other objects, functions, schemas, a second primary key.
         Some("42P07" | "42710" | "42723" | "42P06" | "42P16") => {
             "drop or rename what is there, where the run's is wanted, and restore again".to_owned()
         }
-        // What is not there: tables, types and other objects, functions, columns, schemas.
+        // A missing object: tables, types and other objects, functions, columns, schemas.
         Some("42P01" | "42704" | "42883" | "42703" | "3F000") => when_there(statement),
         _ => by_hand(statement),
     }
 }
 
-/// What a person must do about a statement that only another role may run.
+/// The advice about a statement that only another role may run.
 pub(crate) fn by_hand(statement: &str) -> String {
     format!("run it as a role that may: {}", brief(statement))
 }
 
-/// What a person must do about a statement that needs what is not there.
+/// The advice about a statement that needs a missing object.
 pub(crate) fn when_there(statement: &str) -> String {
     format!("make what it needs, then run: {}", brief(statement))
 }
@@ -111,7 +111,7 @@ pub(crate) fn brief(statement: &str) -> String {
     format!("{begin} ... (whole in {WHOLE})")
 }
 
-/// What `ALTER ... OWNER TO` calls an object, from its `DROP` statement, as `pg_restore` does
+/// The name of an object in `ALTER ... OWNER TO`, from its `DROP` statement, as `pg_restore` does
 /// (`_printTocEntry` in PostgreSQL's `pg_backup_archiver.c`).
 pub(crate) fn owned(entry: &Entry) -> Option<String> {
     let has_owner = matches!(
@@ -152,7 +152,7 @@ pub(crate) fn owned(entry: &Entry) -> Option<String> {
     has_owner.then(|| what.to_owned())
 }
 
-/// What `GRANT ... ON` calls an object, and its name as SQL.
+/// The words for an object in `GRANT ... ON`, and its name as SQL.
 pub(crate) fn grantable(entry: &Entry) -> Option<(&'static str, String)> {
     let qualified = || format!("{}.{}", quote(namespace(entry)), quote(tag(entry)));
     Some(match entry.desc {

@@ -1,7 +1,7 @@
-//! Making the objects of a run in a plain database, entry by entry: each in a transaction of its own, with the owner, the
-//! tablespace and the access method that `pg_restore` would give it, and with PostgreSQL's own privileges whatever the
-//! target's default privileges are. A refused entry is kept with its statement and its reason, and everything else goes
-//! on; what was refused is tried again, since something made later may be what it lacked.
+//! Making the objects of a run in a plain database, entry by entry: each in a transaction of its own, with the owner,
+//! the tablespace and the access method that `pg_restore` would give it, and with PostgreSQL's own privileges whatever
+//! the target's default privileges are. A refused entry is kept with its statement and its reason, and everything else
+//! goes on; what was refused is tried again, since something made later may be what it lacked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -30,7 +30,7 @@ struct Refused<'a> {
 pub(crate) struct Executor<'a> {
     options: &'a Options,
     ledger: &'a Ledger,
-    /// What the role of the sessions may do.
+    /// The rights of the sessions' role.
     rights: target::Rights,
     /// The target gives privileges of its own to new objects.
     default_privileges: bool,
@@ -42,8 +42,8 @@ pub(crate) struct Executor<'a> {
     refused: Mutex<BTreeMap<usize, Refused<'a>>>,
 }
 
-/// True where the server refused a statement and the session goes on. A lost connection has no SQLSTATE; a server that is
-/// full or damaged would refuse everything that follows.
+/// True where the server refused a statement and the session goes on. A lost connection has no SQLSTATE; a server that
+/// is full or damaged would refuse everything that follows.
 pub(crate) fn is_refusal(error: &Error) -> bool {
     let aborts = ["53", "57P", "58030", "XX001", "XX002"];
     error.sqlstate().is_some() && !aborts.iter().any(|class| error.is_sqlstate(class))
@@ -123,8 +123,8 @@ impl<'a> Executor<'a> {
         self.privileges(session, &privileges).await
     }
 
-    /// Makes everything that comes after the rows: objects by these sessions at once, privileges, materialized views, and
-    /// event triggers last.
+    /// Makes everything that comes after the rows: objects by these sessions at once, privileges, materialized views,
+    /// and event triggers last.
     ///
     /// # Errors
     /// As [`Self::before`].
@@ -168,8 +168,8 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Row security stands before the first row is visible. A role that is bound by it could load no rows then: there it
-    /// comes with the policies.
+    /// Row security stands before the first row is visible. A role that is bound by it could load no rows then: there
+    /// it comes with the policies.
     fn comes_early(&self, entry: &Entry) -> bool {
         let forced = || {
             let table = entry.dependencies.first().and_then(|id| self.by_id.get(id));

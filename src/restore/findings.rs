@@ -1,4 +1,4 @@
-//! What could not be restored and why, what was left alone on purpose, and what else a person should know.
+//! The objects that were not restored, with the reason, those that were left alone on purpose, and notes.
 //!
 //! Exit code 3 means that something stands under `not_restored`, each with the step a person must take. What stands
 //! under `left_alone` is the platform's own matter and needs no step.
@@ -43,9 +43,9 @@ pub(crate) struct Finding {
     pub(crate) kind: String,
     /// Its name.
     pub(crate) name: String,
-    /// Why.
+    /// The reason.
     pub(crate) why: String,
-    /// What a person must do.
+    /// The step that a person must take.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) step: String,
     /// The statement that was refused, whole; none where it may hold a secret.
@@ -56,11 +56,11 @@ pub(crate) struct Finding {
 /// Everything to tell at the end.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Findings {
-    /// What could not be restored.
+    /// The objects that were not restored.
     pub(crate) not_restored: Vec<Finding>,
-    /// What the platform keeps, left as it is in the target.
+    /// The platform's own objects, left as they are in the target.
     pub(crate) left_alone: Vec<Finding>,
-    /// How things were done.
+    /// Notes on the way of the restore.
     pub(crate) notes: Vec<String>,
 }
 

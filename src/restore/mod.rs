@@ -1,8 +1,8 @@
 //! Restoring: a run, or a part of it, into a database, straight from the store.
 //!
 //! [`plain`] owns the order of things in a plain database, [`supabase`] that in a Supabase project; what both do with a
-//! run, its rows and the target stands in the files beside them. What is asked for is in [`options`], what came of it in
-//! the [`work::Report`]. Nothing here prints, and nothing knows the command line.
+//! run, its rows and the target stands in the files beside them. What is asked for is in [`options`], what came of it
+//! in the [`work::Report`]. Nothing here prints, and nothing knows the command line.
 
 pub(crate) mod board;
 pub(crate) mod checks;
@@ -46,13 +46,13 @@ use crate::shutdown::Shutdown;
 use crate::sql::names::in_comment;
 use crate::store::Store;
 
-/// How long an end by signal waits for commits under way.
+/// Longest time that an end by signal waits for commits under way.
 pub(crate) const COMMITS: Duration = Duration::from_secs(10);
 
 /// Restores the run of this name, or a part of it.
 ///
 /// # Errors
-/// What stopped it. A damaged object fails it with its key; no table is left with some of its rows.
+/// A damaged object fails it with its key; no table is left with some of its rows.
 pub(crate) async fn run(
     store: Store,
     run: &str,

@@ -1,4 +1,4 @@
-//! What of a run is restored: all of it, some schemas, single tables. Owns the choice, not the doing.
+//! The part of a run that is restored: all of it, some schemas, single tables. Owns the choice, not the work.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -35,7 +35,7 @@ pub(crate) fn exists(entry: &Entry, known: &BTreeSet<(String, String, String)>) 
 }
 
 impl Part {
-    /// What was asked for.
+    /// The part that the options ask for.
     ///
     /// # Errors
     /// Kind `Usage` for a schema or table the run does not have.
@@ -87,17 +87,17 @@ impl Part {
         self
     }
 
-    /// Whether it is all of the run.
+    /// True when it is all of the run.
     pub(crate) const fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// Whether definitions come from the database's archive.
+    /// True when definitions come from the database's archive.
     pub(crate) fn archives(&self) -> bool {
         self.whole || !self.of_schemas.is_empty()
     }
 
-    /// Whether single tables are made from their SQL files.
+    /// True when single tables are made from their SQL files.
     pub(crate) const fn has_single_tables(&self) -> bool {
         !self.tables.is_empty()
     }
@@ -181,7 +181,7 @@ impl Part {
         checks::prerequisites(session, &entries, &meta.entries).await
     }
 
-    /// What makes a table: its own entry and what depends on it under its name.
+    /// The entries that make a table: its own and those under its name that depend on it.
     #[allow(clippy::unused_self, reason = "a question about this part")]
     fn of_table<'a>(&self, wanted: &str, meta: &'a ArchiveMetadata) -> Vec<&'a Entry> {
         let is = |e: &&Entry| {

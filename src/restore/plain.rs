@@ -1,9 +1,9 @@
 //! A restore into a plain database. Owns the order of things.
 //!
-//! Nothing is changed before everything that can be known to be missing was reported. Then: settings that definitions may
-//! need, definitions up to the rows, rows beside the large objects, sequence values, then indexes, constraints, triggers
-//! and materialized views by several sessions, the other settings of the database, statistics. What the server refuses
-//! on the way is listed in the report; it ends nothing, unless the first refusal is to end it.
+//! Nothing is changed before everything that can be known to be missing was reported. Then: settings that definitions
+//! may need, definitions up to the rows, rows beside the large objects, sequence values, then indexes, constraints,
+//! triggers and materialized views by several sessions, the other settings of the database, statistics. What the server
+//! refuses on the way is listed in the report; it ends nothing, unless the first refusal is to end it.
 //!
 //! A database that was empty is marked while it is being restored. The same command, run again after a failure, finds
 //! the mark, removes what was made and starts over; it never removes anything from a database without the mark.
@@ -46,7 +46,7 @@ const QUIET: &str = "DO $quiet$ BEGIN IF pg_catalog.to_regclass('cron.job') IS N
 /// Restores a loaded run, or a part of it, without what is left out.
 ///
 /// # Errors
-/// What stopped it: damage of the store, a lost connection, a target that lacks what the run needs. What the server refused
+/// Damage of the store, a lost connection, a target that lacks what the run needs. What the server refused
 /// is in the report.
 pub(crate) async fn restore(
     options: &Options,
@@ -217,8 +217,8 @@ impl Work<'_> {
     }
 
     /// Indexes, constraints, triggers and what else comes after the rows, by several sessions. Event triggers that an
-    /// extension brought stay silent: those of the user's come last for the same reason. Where they cannot, and where they
-    /// are the operator's, one session does it all.
+    /// extension brought stay silent: those of the user's come last for the same reason. Where they cannot, and where
+    /// they are the operator's, one session does it all.
     async fn post_data<'e>(&self, executor: &Executor<'e>, entries: &[&'e Entry]) -> Result<()> {
         let found = target::event_triggers(&self.control).await?;
         let silent = found == EventTriggers::Avoidable && self.part.is_whole();
@@ -341,7 +341,8 @@ impl Work<'_> {
         self.ledger.lost("rows of", &name.to_string(), &format!("{} rows: {why}", wanted.table.rows), &step);
     }
 
-    /// Makes single tables from their SQL files, with their rows; returns the statements that follow when all are there.
+    /// Makes single tables from their SQL files, with their rows; returns the statements that follow when all are
+    /// there.
     async fn single_tables(&self) -> Result<Vec<(TableName, Vec<String>)>> {
         let rows = self.rows(Tables::New);
         let mut after = Vec::new();
@@ -353,7 +354,8 @@ impl Work<'_> {
         Ok(after)
     }
 
-    /// Indexes, constraints and the like of a single table: all in one transaction, or one by one where some are refused.
+    /// Indexes, constraints and the like of a single table: all in one transaction, or one by one where some are
+    /// refused.
     async fn finish_table(&self, table: &TableName, statements: &[String]) -> Result<()> {
         let doing = format!("finish {table}");
         let together = statements.join(";\n");

@@ -37,7 +37,7 @@ pub(crate) async fn compare_sizes(run: &StoredRun, part: &Part) -> Result<()> {
 pub(crate) struct Prepared {
     /// The session that the restore is steered by.
     pub(crate) control: Session,
-    /// What the database holds.
+    /// The contents of the database.
     pub(crate) found: Found,
     /// This very restore created it.
     pub(crate) created: bool,
@@ -179,7 +179,8 @@ impl Work<'_> {
             )))
     }
 
-    /// Triggers that are `ENABLE ALWAYS` or `ENABLE REPLICA` fire in a session that loads as a replica does, and would change what is loaded.
+    /// Triggers that are `ENABLE ALWAYS` or `ENABLE REPLICA` fire in a session that loads as a replica does, and would
+    /// change what is loaded.
     pub(crate) async fn refuse_triggers(&self, tables: &[Wanted]) -> Result<()> {
         let names: Vec<String> = tables.iter().map(Wanted::name).collect();
         let found = target::loud_triggers(&self.control, &names).await?;

@@ -1,5 +1,5 @@
-//! What a role that is no superuser cannot restore, found before anything is changed: objects of owners it cannot act
-//! as, and kinds of objects that PostgreSQL lets superusers make only.
+//! The objects that a role without superuser rights cannot restore, found before anything is changed: objects of owners
+//! it cannot act as, and kinds of objects that PostgreSQL lets superusers make only.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ fn owners(entries: &[&Entry], rights: &Rights) -> BTreeSet<String> {
     owned.filter_map(|e| e.owner.clone()).filter(|owner| !owner.is_empty() && !rights.can_be.contains(owner)).collect()
 }
 
-/// Whether only a superuser can make it (`src/backend/commands`: each command checks by itself).
+/// True when only a superuser can make it (`src/backend/commands`: each command checks by itself).
 fn is_forbidden(entry: &Entry, rights: &Rights) -> bool {
     let defn = entry.defn.as_deref().unwrap_or_default();
     let says = |words: &str| defn.contains(words);

@@ -25,7 +25,8 @@ impl Script {
         statements(&self.text).into_iter().filter_map(|s| Some(name(s.strip_prefix("CREATE ROLE ")?)?.0)).collect()
     }
 
-    /// The statements that make the roles which are not in `present`, in order. Passwords are left out unless asked for.
+    /// The statements that make the roles which are not in `present`, in order. Passwords are left out unless asked
+    /// for.
     pub(crate) fn missing(&self, present: &BTreeSet<String>, passwords: bool) -> Vec<String> {
         let mut wanted = Vec::new();
         let about = |statement: &str, words: &str| statement.strip_prefix(words).and_then(name).map(|(role, _)| role);
@@ -101,7 +102,7 @@ fn without_password(statement: &str) -> String {
     format!("{before}{after}")
 }
 
-/// Whether a text names a role, quoted or not.
+/// True when a text names a role, quoted or not.
 pub(crate) fn mentions(text: &str, role: &str) -> bool {
     let quoted = crate::sql::names::quote(role);
     if text.contains(&quoted) {

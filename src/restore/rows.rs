@@ -1,10 +1,13 @@
 //! Loading the rows of many tables: who loads what when, and what is committed together.
 //!
-//! Tables of extensions come first, one after the other in the order of their foreign keys, which exist before their rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no
-//! index build, foreign key or later vacuum has to come back to them. A table that would keep one session busy when
-//! all others are done is loaded by several, piece by piece of its index. A session that loaded pieces is parked with
-//! its transaction open; when the last piece was verified, all parked sessions of the table commit. When one of those
+//! Tables of extensions come first, one after the other in the order of their foreign keys, which exist before their
+//! rows. Then the others, biggest first, each by one session, which writes the rows as they stay (`FREEZE`): no index
+//! build, foreign key or later vacuum has to come back to them. A table that would keep one session busy when all
+//! others are done is loaded by several, piece by piece of its index. A session that loaded pieces is parked with its
+//! transaction open; when the last piece was verified, all parked sessions of the table commit. When one of those
 //! commits fails the table, which was empty, is emptied again.
+//!
+//! One file, since the plan, the queue of pieces and the commits share the parked sessions: apart, none can be checked.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -54,7 +57,7 @@ pub(crate) struct Rows {
     pub(crate) connect_timeout: Duration,
     /// Sessions at once.
     pub(crate) jobs: usize,
-    /// How they come into their tables.
+    /// The way into their tables.
     pub(crate) tables: Tables,
     /// Tables that are made here belong to the role of the session.
     pub(crate) no_owner: bool,
@@ -123,8 +126,8 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Rows {
-    /// Loads the rows of these tables, given in the archive's order. Returns the tables whose rows the server refused, where
-    /// the restore goes on without them.
+    /// Loads the rows of these tables, given in the archive's order. Returns the tables whose rows the server refused,
+    /// where the restore goes on without them.
     ///
     /// # Errors
     /// The first that came up; every transaction that was open is rolled back.
@@ -170,9 +173,9 @@ impl Rows {
         Ok(())
     }
 
-    /// Loads into tables that exist, in one transaction: all rows of all tables come, or nothing changes. What was in the
-    /// tables is removed in it too, so that it is back when an object turns out to be damaged. References are counted
-    /// before the commit, since they are not checked while triggers are off.
+    /// Loads into tables that exist, in one transaction: all rows of all tables come, or nothing changes. What was in
+    /// the tables is removed in it too, so that it is back when an object turns out to be damaged. References are
+    /// counted before the commit, since they are not checked while triggers are off.
     async fn all_or_nothing(&self, tables: Vec<Wanted>, replace: bool) -> Result<()> {
         if replace {
             self.refuse_scattered(&tables).await?;
@@ -523,7 +526,7 @@ impl Rows {
         };
         compare(wanted, &fingerprint)?;
         let (info, timeout, name) = (self.info.clone(), self.connect_timeout, wanted.name());
-        // Not to be cut between two commits: what is running is waited for even when the restore is told to stop.
+        // Not to be cut between two commits: what is running is waited for even when the restore is asked to stop.
         let committing = self.commits.spawn(async move {
             let mut parked = parked.into_iter();
             let mut some = false;
@@ -567,7 +570,7 @@ async fn refuse_dangling(loader: &Loader, tables: &[Wanted]) -> Result<()> {
         .hint("nothing was changed"))
 }
 
-/// Whether a COPY statement names the table itself.
+/// True when a COPY statement names the table itself.
 fn into_itself(copy: &str, wanted: &Wanted) -> bool {
     let parsed = || {
         let (schema, rest) = statements::name(copy.strip_prefix("COPY ")?)?;

@@ -66,7 +66,7 @@ impl Loaded {
     }
 }
 
-/// What a drill leaves out of a whole run.
+/// The objects of a whole run that a drill leaves out.
 #[derive(Debug, Default)]
 pub(crate) struct LeaveOut {
     /// Dump ids of entries.
@@ -80,7 +80,7 @@ pub(crate) struct LeaveOut {
 }
 
 impl LeaveOut {
-    /// What a partial run holds but cannot bring back, since it depends on what the run does not hold.
+    /// The saved objects of a partial run that depend on objects it does not contain.
     pub(crate) fn of_gaps(loaded: &Loaded) -> Self {
         let mut entries: HashSet<i32> =
             loaded.run.manifest.dependents.iter().flat_map(|gap| &gap.entries).copied().collect();

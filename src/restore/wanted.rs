@@ -10,7 +10,7 @@ use crate::sql::names::TableName;
 pub(crate) struct Wanted {
     /// Its schema.
     pub(crate) schema: String,
-    /// What the manifest says of it.
+    /// Its entry in the manifest.
     pub(crate) table: Table,
 }
 

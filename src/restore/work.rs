@@ -32,7 +32,7 @@ pub(crate) struct Report {
     pub(crate) large_objects: u64,
     pub(crate) seconds: f64,
     pub(crate) phases: Vec<Phase>,
-    /// What could not be restored, what was left alone, and notes.
+    /// Objects that were not restored, objects that were left alone, and notes.
     pub(crate) findings: Findings,
 }
 

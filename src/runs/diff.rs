@@ -24,7 +24,7 @@ pub(crate) struct Side {
     pub(crate) totals: Totals,
 }
 
-/// What happened to a table.
+/// The change of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Change {
@@ -61,7 +61,7 @@ pub(crate) struct TableChange {
     pub(crate) b: Option<Measure>,
 }
 
-/// What only one of two lists has.
+/// The entries that only one of two lists has.
 #[derive(Debug, Serialize)]
 pub(crate) struct Lists<T> {
     pub(crate) added: Vec<T>,

@@ -83,8 +83,8 @@ pub(crate) async fn trusted(store: &Store, wanted: &str, trust: &Trust) -> Resul
     Ok(found)
 }
 
-/// Says that the latest run was found damaged, so that nobody takes it by default without a word. A store whose receipts
-/// this key may not read has nothing to say.
+/// Warns that the latest run was found damaged, so that nobody takes it by default without a word. A store whose
+/// receipts this key may not read has nothing to say.
 async fn warn_of_damage(store: &Store, run: &str, sha256: &str) {
     let damage = Verdicts::of(store, run, sha256).await.ok().and_then(|verdicts| verdicts.damage());
     if let Some(damage) = damage {

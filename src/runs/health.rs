@@ -22,10 +22,10 @@ pub(crate) struct Health {
     /// True when all is well.
     pub(crate) ok: bool,
     pub(crate) store: String,
-    /// Why not.
+    /// The reason why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
-    /// What can be done about it.
+    /// The cures.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) hints: Vec<String>,
     pub(crate) max_age_seconds: u64,

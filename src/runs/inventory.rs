@@ -28,7 +28,7 @@ pub(crate) enum State {
     Complete,
     /// Some relations were left out on request.
     Partial,
-    /// There is no manifest: the run never finished, or is still being made.
+    /// No manifest: the run never finished, or is still being made.
     Incomplete,
     /// The manifest cannot be read.
     Unreadable,
@@ -54,7 +54,7 @@ pub(crate) struct Row {
     pub(crate) latest: bool,
     #[serde(rename = "status")]
     pub(crate) state: State,
-    /// Why its manifest is unreadable.
+    /// The reason why its manifest is unreadable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
     /// Totals and moments of its manifest.
@@ -66,12 +66,12 @@ pub(crate) struct Row {
     pub(crate) drilled: Option<Receipt>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pin: Option<Pin>,
-    /// Why the run is not sound, where its receipts or (if asked for) its listing say so.
+    /// The reason why the run is not sound, where its receipts or (if asked for) its listing say so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) damage: Option<String>,
 }
 
-/// What a manifest says of its run as a whole.
+/// A manifest's facts about its run as a whole.
 #[derive(Debug, Serialize)]
 pub(crate) struct Details {
     pub(crate) started_at: String,
@@ -89,14 +89,14 @@ pub(crate) struct Inventory {
     pub(crate) store: String,
     /// The run that `latest.json` points to.
     pub(crate) latest: Option<String>,
-    /// Why `latest.json` cannot be used.
+    /// The reason why `latest.json` cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latest_problem: Option<String>,
     /// Newest first.
     pub(crate) runs: Vec<Row>,
 }
 
-/// How much is asked of the store about each run.
+/// The effort for each run: what is requested from the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     /// Manifest, receipts and pin.

@@ -8,7 +8,7 @@ use crate::format::layout;
 use crate::format::manifest::{Manifest, Object, Volume};
 use crate::store::Store;
 
-/// What the store lists of one run.
+/// The keys and sizes of one run in the store's listing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
     /// Sizes by key relative to the run.
@@ -55,7 +55,7 @@ impl Listing {
         Ok(Self { sizes: listed.iter().filter_map(|object| Some((relative(&object.key)?, object.bytes))).collect() })
     }
 
-    /// What is wrong with the volumes of an object; an object that was not split is one volume.
+    /// The mismatches of an object's volumes; an object that was not split is one volume.
     pub(crate) fn mismatches(&self, object: &Object) -> Vec<Mismatch> {
         let wrong = |volume: Volume| {
             let found = self.sizes.get(&volume.key).copied();
@@ -64,7 +64,7 @@ impl Listing {
         object.volumes().into_iter().filter_map(wrong).collect()
     }
 
-    /// What is wrong with these objects, in one line; `None` where each is there with its size.
+    /// The mismatches of these objects, in one line; `None` where each is there with its size.
     pub(crate) fn problem<'a>(&self, objects: impl IntoIterator<Item = &'a Object>) -> Option<String> {
         let mut wrong = objects.into_iter().flat_map(|object| self.mismatches(object));
         let first = wrong.next()?;
@@ -85,7 +85,7 @@ impl Listing {
     }
 }
 
-/// What the listing of a run says against its manifest, in one line; `None` where every object is there with its size.
+/// The mismatches of a run's listing with its manifest, in one line; `None` where every object is there with its size.
 ///
 /// # Errors
 /// When the store fails.

@@ -20,7 +20,7 @@ pub(crate) mod select;
 
 use std::time::Duration;
 
-/// How far a moment may lie ahead of this machine's clock before it counts for nothing: clocks differ by minutes, and
+/// Longest time that a moment may lie ahead of this machine's clock before it is ignored: clocks differ by minutes, and
 /// a store refuses requests that are 15 minutes off.
 const SKEW: Duration = Duration::from_hours(1);
 

@@ -10,13 +10,13 @@ use crate::format::layout;
 use crate::runs::find;
 use crate::store::{Condition, Store};
 
-/// Why a run is kept.
+/// The reason why a run is kept.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Pin {
     /// When it was pinned, RFC 3339 in UTC; empty where the object does not say.
     #[serde(default)]
     pub(crate) at: String,
-    /// Why, in the words of whoever did it.
+    /// The reason, in the words of the person.
     #[serde(default)]
     pub(crate) reason: Option<String>,
 }

@@ -2,9 +2,10 @@
 //!
 //! A move compares, writes under a condition and reads back. Stores that ignore conditions (Supabase Storage, Garage)
 //! would let the slower of two processes overwrite the faster one's move after both compared; there a process first
-//! takes a turn. A turn is a small object below `claims/`: whoever finds, after writing its own, no other one, is alone;
-//! whoever finds one takes its own away and tries again later. Of two processes at least one sees the other, since each
-//! writes before it lists and the list shows what was written (S3, Garage and Supabase Storage promise that).
+//! takes a turn. A turn is a small object below `claims/`: whoever finds, after writing its own, no other one, is
+//! alone; whoever finds one takes its own away and tries again later. Of two processes at least one sees the other,
+//! since each writes before it lists and the list shows what was written (S3, Garage and Supabase Storage promise
+//! that).
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +13,7 @@ use bytes::Bytes;
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::layout;
-use crate::format::manifest::Latest;
+use crate::format::manifest::{Latest, Manifest};
 use crate::runs::is_future;
 use crate::store::{Condition, ObjectInfo, Put, Store};
 
@@ -20,7 +21,7 @@ use crate::store::{Condition, ObjectInfo, Put, Store};
 const ATTEMPTS: u32 = 10;
 /// A claim older than this, by the store's clock, belongs to a process that died. Its holder gives up at half of it.
 const CLAIM: Duration = Duration::from_mins(1);
-/// How long to wait for a turn at most: until every claim of a dead process has grown old.
+/// Longest wait for a turn: until every claim of a dead process has grown old.
 const PATIENCE: Duration = Duration::from_secs(150);
 /// Longest pause between two tries for a turn.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -109,7 +110,18 @@ async fn try_to_move(store: &Store, pointer: &Latest, way: Way, turn: &mut Turn<
         .hint("other processes move it all the time; try again when they are done"))
 }
 
-/// How one attempt to move the pointer ended.
+/// The pointer to the run of this manifest, whose bytes have this SHA-256.
+pub(crate) fn naming(manifest: &Manifest, sha256: String) -> Latest {
+    Latest {
+        run: manifest.run.clone(),
+        manifest: layout::in_run(&manifest.run, layout::MANIFEST),
+        sha256,
+        finished_at: manifest.finished_at.clone(),
+        identity: manifest.source.identity.clone(),
+    }
+}
+
+/// The result of one attempt to move the pointer.
 enum Tried {
     /// It points to this run.
     Moved,
@@ -278,7 +290,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Whether the process behind a claim may still be at work, `now` by the store's clock.
+/// True when the process behind a claim may still be at work, `now` by the store's clock.
 fn is_alive(claim: &ObjectInfo, now: Option<SystemTime>) -> bool {
     let age = now.zip(claim.modified).and_then(|(now, then)| now.duration_since(then).ok());
     claim.bytes > 0 && age.is_none_or(|age| age <= CLAIM)

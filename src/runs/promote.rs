@@ -10,7 +10,7 @@ use crate::seal::hash;
 use crate::seal::sign::Trust;
 use crate::store::Store;
 
-/// What may be done.
+/// The options.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Move to an older run, or to one of another database.
@@ -21,7 +21,7 @@ pub(crate) struct Options {
     pub(crate) trust: Trust,
 }
 
-/// How a promotion ended.
+/// The result of a promotion.
 #[derive(Debug)]
 pub(crate) struct Promoted {
     pub(crate) run: String,
@@ -54,13 +54,7 @@ pub(crate) async fn promote(store: &Store, wanted: &str, options: Options) -> Re
         return Err(Error::failed(format!("run {}: {problem}", found.name))
             .hint("it cannot be restored as it is; choose another run of `pgstow list`"));
     }
-    let pointer = Latest {
-        run: found.name.clone(),
-        manifest: layout::in_run(&found.name, layout::MANIFEST),
-        sha256,
-        finished_at: manifest.finished_at.clone(),
-        identity: manifest.source.identity.clone(),
-    };
+    let pointer = pointer::naming(manifest, sha256);
     let (before, way) = match pointer::latest(store).await {
         Ok(before) => (before, if options.backwards { Way::Any } else { Way::Forward }),
         // Whoever names the run knows better than a pointer that says nothing.

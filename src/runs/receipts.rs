@@ -1,4 +1,5 @@
-//! Receipts that `verify` and `drill` leave in the store: `receipts/<run>/<utc>-<kind>.json`, and what they say of a run.
+//! Receipts that `verify` and `drill` leave in the store: `receipts/<run>/<utc>-<kind>.json`, and what they say of a
+//! run.
 //!
 //! The moment in the name is that of writing, in milliseconds, so that the newest is found by name alone and none
 //! replaces another. A receipt speaks of one manifest; one that names another manifest's SHA-256 is not counted.
@@ -82,7 +83,7 @@ pub(crate) struct Receipt {
     /// The sampled tables; `None` for a full drill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sample: Option<Sample>,
-    /// What a drill could not prove.
+    /// The parts that a drill could not prove.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) not_proven: Vec<String>,
     /// The depth of a verification: [`CONTENTS`] or [`HASHES`].
@@ -98,7 +99,8 @@ pub(crate) struct Sample {
 }
 
 impl Receipt {
-    /// What it speaks for, where that is not everything: `hashes only`, `2 of 30 tables`, `3 things not proven`.
+    /// The part that it speaks for, where that is not everything: `hashes only`, `2 of 30 tables`, `3 things not
+    /// proven`.
     pub(crate) fn extent(&self) -> Option<String> {
         let sample = self.sample.as_ref().map(|sample| format!("{} of {} tables", sample.tables.len(), sample.of));
         let hashes = (self.checked.as_deref() == Some(HASHES)).then(|| HASHES.to_owned());
@@ -111,22 +113,22 @@ impl Receipt {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// True when an older receipt counts all the same: it found damage that this one's part of the run may not show, or it
-    /// covers more.
+    /// True when an older receipt counts all the same: it found damage that this one's part of the run may not show, or
+    /// it covers more.
     fn says_less_than(&self, older: &Self) -> bool {
         let is_part = self.sample.is_some() || self.checked.as_deref() == Some(HASHES);
         self.ok && if older.ok { older.coverage() > self.coverage() } else { is_part }
     }
 
-    /// How much of the run it speaks for; of two receipts the greater one covers more. Samples are alike: each takes
-    /// other tables, and the newest is the one to show.
+    /// The extent of the run that it speaks for; of two receipts the greater one covers more. Samples are alike: each
+    /// takes other tables, and the newest is the one to show.
     fn coverage(&self) -> impl Ord + use<> {
         let opened = self.checked.as_deref() != Some(HASHES);
         (opened, self.sample.is_none().then_some(std::cmp::Reverse(self.not_proven.len())))
     }
 }
 
-/// What the receipts of one run say, taken together.
+/// The receipts of one run, taken together.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Verdicts {
     /// Of `verify`.

@@ -14,7 +14,7 @@ use crate::error::{Context as _, Error, Result};
 /// (4.2 : 1 against 3.8 : 1 with zstd 1.5.4) in about half the time; on prose it is a few percent larger.
 const DEFAULT_ZSTD: i32 = 1;
 
-/// How objects are compressed.
+/// The compression of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// zstd at this level (1 to 19).

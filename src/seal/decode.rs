@@ -13,7 +13,7 @@ use crate::seal::compress::Compression;
 pub use crate::seal::decrypt::BUFFER;
 use crate::seal::decrypt::Identities;
 
-/// How stored objects become plain ones.
+/// The way from stored objects to plain ones.
 #[derive(Debug, Clone)]
 pub struct Opening {
     compression: Compression,
@@ -45,8 +45,8 @@ impl Opening {
     /// The plain bytes of `stored`.
     ///
     /// Reads `stored` to its end; an error of its own comes out unchanged, a sealed object that does not open as an
-    /// [`Error`] of kind `Damage`, a broken frame as any other [`io::Error`]. Works inside `poll_read`, so large objects
-    /// belong on a blocking thread.
+    /// [`Error`] of kind `Damage`, a broken frame as any other [`io::Error`]. Works inside `poll_read`, so large
+    /// objects belong on a blocking thread.
     pub fn decoder<'a, R: AsyncRead + Send + Unpin + 'a>(&self, stored: R) -> Plain<'a> {
         match &self.identities {
             Some(identities) => self.decompressed(identities.open(stored)),

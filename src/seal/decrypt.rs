@@ -26,7 +26,7 @@ pub const BUFFER: usize = 256 * 1024;
 pub const HEAD_BYTES: u64 = 64 << 10;
 /// Plaintext of one chunk.
 const CHUNK_BYTES: u64 = 64 << 10;
-/// What a chunk is in the object: with its tag.
+/// Bytes of a chunk in the object: with its tag.
 const SEALED_BYTES: u64 = CHUNK_BYTES + 16;
 /// Plain bytes handed on at once.
 const PART_BYTES: usize = 64 << 10;
@@ -49,7 +49,7 @@ impl Identities {
     /// Reads identity files as `age-keygen` writes them: `AGE-SECRET-KEY-1...` lines, `#` comments.
     ///
     /// # Errors
-    /// Kind `Usage`: a file that cannot be read, or lines that are no secret key (told by number, never repeated).
+    /// Kind `Usage`: a file that cannot be read, or lines that are no secret key (named by number, never repeated).
     pub fn read<P: AsRef<Path>>(files: &[P]) -> Result<Self> {
         let mut keys = Vec::new();
         for file in files {
@@ -58,7 +58,7 @@ impl Identities {
         Ok(Self { keys: Arc::new(keys) })
     }
 
-    /// Whether there is no key.
+    /// True when there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
@@ -147,7 +147,7 @@ fn of_file(path: &Path, keys: &mut Vec<Identity>) -> Result<()> {
     if keys.len() == before { Err(Error::usage(format!("--identity: {shown} has no key"))) } else { Ok(()) }
 }
 
-/// Why an age file does not open. Errors of whoever it is read from stay what they are.
+/// The reason why an age file does not open. Errors of its reader stay unchanged.
 fn damage(error: DecryptError) -> io::Error {
     match error {
         DecryptError::Io(error) => of_stream(error),

@@ -71,7 +71,7 @@ impl Tap {
         self.with(|seen| seen.piece.take()).map(|piece| hex(&piece.finalize()))
     }
 
-    /// What the store failed with, as opposed to bytes that make no sense.
+    /// The failure of the store, as opposed to damaged bytes.
     #[must_use]
     pub fn store_failure(&self) -> Option<Error> {
         self.with(|seen| seen.failure.clone())

@@ -32,7 +32,7 @@ pub struct Config {
     pub storage_class: Option<String>,
     /// Object Lock of the objects of each run; needs `lock_retain`.
     pub lock_mode: Option<LockMode>,
-    /// How long each run stays locked; needs `lock_mode`.
+    /// The time for which each run stays locked; needs `lock_mode`.
     pub lock_retain: Option<Duration>,
     /// Send `Content-MD5` with every object and part.
     pub content_md5: bool,

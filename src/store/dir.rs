@@ -3,6 +3,8 @@
 //!
 //! Temporary files are `.pgstow-tmp-<random>`, the lock for conditions is `.pgstow-lock` in the root; every name that
 //! begins with `.pgstow-` is invisible as an object. No file stays open between writes: thousands of writers may live.
+//!
+//! One file, since a write, its lock and its clean-up make one promise together: nothing half written is ever seen.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -503,7 +505,7 @@ fn commit(temporary: &Path, path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), sync_folder)
 }
 
-/// Removes a temporary file and the folders it leaves empty; a failure is told, nothing depends on it.
+/// Removes a temporary file and the folders it leaves empty; a failure is logged, nothing depends on it.
 fn discard(root: &Path, temporary: &Path) {
     match absent(fs::remove_file(temporary)) {
         Ok(_removed) => prune_folders(root, temporary),

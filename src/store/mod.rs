@@ -2,8 +2,8 @@
 //!
 //! Owns keys below the store's prefix, atomic appearance of objects, conditions, bounded memory of uploads, and the
 //! wording of what went wrong. Of runs it knows their keys only (which of them a retention is for), of manifests
-//! nothing. An object appears whole or not at all; what a dropped or failed writer leaves behind is removed by a tracked
-//! task that [`Store::drain`] waits for.
+//! nothing. An object appears whole or not at all; what a dropped or failed writer leaves behind is removed by a
+//! tracked task that [`Store::drain`] waits for.
 
 pub mod config;
 pub(crate) mod dir;
@@ -32,7 +32,7 @@ pub use crate::store::writer::ObjectWriter;
 
 /// Objects deleted at once, one request each; what a store takes from one client without throttling it.
 const DELETES: usize = 8;
-/// How long [`Store::drain`] waits at most: a shutdown must not hang on a dead network.
+/// Longest wait of [`Store::drain`]: a shutdown must not hang on a dead network.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// A place for objects, below one prefix. Clones share connections, memory bounds and what was learnt.
@@ -97,7 +97,7 @@ impl Store {
         }
     }
 
-    /// What tells this store from every other: endpoint, bucket and prefix, or the directory where links lead to. Two
+    /// The identity of this store: endpoint, bucket and prefix, or the directory where links lead to. Two
     /// names of one server are two stores.
     #[must_use]
     pub fn identity(&self) -> String {
@@ -131,11 +131,11 @@ impl Store {
         }
     }
 
-    /// Whether the store can be reached, exists and accepts the credentials. A directory that does not exist yet is
+    /// Checks that the store can be reached, exists and accepts the credentials. A directory that does not exist yet is
     /// fine: the first object makes it.
     ///
     /// # Errors
-    /// What is wrong, with hints.
+    /// A store that does not answer or refuses, with hints.
     pub async fn check(&self) -> Result<()> {
         match &self.make {
             Make::Dir(dir) => dir.check().await,
@@ -154,7 +154,7 @@ impl Store {
         }
     }
 
-    /// What is known of an object; `None` when absent.
+    /// The facts about an object; `None` when absent.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
         match &self.make {
             Make::Dir(dir) => dir.head(key).await,
@@ -222,7 +222,7 @@ impl Store {
         }
     }
 
-    /// What is unfinished below `prefix`, of this or any other process.
+    /// The unfinished uploads below `prefix`, of this or any other process.
     pub async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
         match &self.make {
             Make::Dir(dir) => dir.uploads(prefix).await,

@@ -1,4 +1,4 @@
-//! What a store and its callers say to each other about one object: its key, its state, conditions, results. Owns the
+//! The words of a store and its callers about one object: its key, its state, conditions, results. Owns the
 //! types only, so that every make of store and every caller can import them.
 
 use std::time::SystemTime;
@@ -19,7 +19,7 @@ pub(crate) fn refuse_large(key: &str, bytes: u64) -> Result<()> {
         .hint("no document of pgstow is that large: look at who can write to the store"))
 }
 
-/// What a store knows of an object without reading it.
+/// The facts that a store returns about an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {
     /// Key below the store's prefix.
@@ -43,7 +43,7 @@ pub enum Condition {
     Matches(String),
 }
 
-/// What became of a [`Store::put`].
+/// The result of a [`Store::put`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
     /// The object is stored, durably.
@@ -66,14 +66,14 @@ pub struct OpenUpload {
     pub started: Option<SystemTime>,
 }
 
-/// What is known of an object before it is written.
+/// The facts about an object before it is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Plan {
     /// Upper estimate of the stored bytes; 0 when unknown or small.
     pub expected_bytes: u64,
 }
 
-/// What was stored.
+/// The stored object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Bytes of the object.
@@ -82,7 +82,7 @@ pub struct Stored {
     pub sha256: String,
 }
 
-/// Why an object could not be written.
+/// The reason why an object could not be written.
 #[derive(Debug)]
 pub enum WriteError {
     /// 90 % of the parts the provider allows are used: write the object again with a larger `Plan`.

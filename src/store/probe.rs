@@ -1,4 +1,5 @@
-//! What a store can do, found by trying it on keys below `doctor/<random>/`: the words for it, and a directory's probe.
+//! The abilities of a store, found by trying them on keys below `doctor/<random>/`: the words for it, and a directory's
+//! probe.
 //!
 //! Nothing here judges: what an ability means for a backup is the caller's to say. What a probe makes is noted in
 //! [`Litter`] before it is made, so that [`crate::store::Store::tidy`] removes it whatever became of the probe.
@@ -21,7 +22,7 @@ pub(crate) const SMALL: &[u8] = b"pgstow doctor tries what this store can do; th
 /// A name with the characters that runs have in their keys.
 pub(crate) const ODD_NAME: &str = "a=2F@b.sql.zst";
 
-/// Whether an ability was seen.
+/// The observation of an ability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Seen {
@@ -38,9 +39,9 @@ pub enum Seen {
 pub struct Ability {
     /// Its name, for programs: `put`, `if-none-match`, ...
     pub name: &'static str,
-    /// Whether it was seen.
+    /// The observation.
     pub seen: Seen,
-    /// What was seen, for people.
+    /// The observation as text.
     pub detail: String,
     /// Not seen because these credentials may not do it, whatever the store can do.
     pub denied: bool,
@@ -58,10 +59,10 @@ pub struct Disk {
     pub total_bytes: u64,
 }
 
-/// What a probe found.
+/// The findings of a probe.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Probe {
-    /// What the server calls itself (header `Server`).
+    /// The server's name for itself (header `Server`).
     pub server: Option<String>,
     /// Seconds that the store's clock is ahead of this machine's, to within one or two.
     pub clock_ahead_seconds: Option<i64>,
@@ -72,13 +73,13 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// What was found of an ability.
+    /// The finding about an ability.
     #[must_use]
     pub fn ability(&self, name: &str) -> Option<&Ability> {
         self.abilities.iter().find(|ability| ability.name == name)
     }
 
-    /// Whether an ability was seen; unknown when it was not tried.
+    /// The observation of an ability; unknown when it was not tried.
     #[must_use]
     pub fn seen(&self, name: &str) -> Seen {
         self.ability(name).map_or(Seen::Unknown, |ability| ability.seen)
@@ -98,7 +99,7 @@ impl Probe {
     }
 }
 
-/// What a probe may have left in a store. Clones share it.
+/// The objects that a probe may have left in a store. Clones share the list.
 #[derive(Debug, Clone)]
 pub struct Litter {
     /// `doctor/<random>/`: everything of the probe is below it.

@@ -5,9 +5,9 @@
 //! 1. `runs::find` reads `manifest.json`, checks format and name; its SHA-256 is compared with the one in `latest.json`.
 //! 2. [`check_manifest`] compares the manifest with itself: totals with sums, no object named twice.
 //! 3. `runs::listing` lists the run once: what is missing or has another size is known before anything is read.
-//! 4. [`object::tasks`] names one task an object (a SQL file together with its index of pieces); `jobs` of them run at a
+//! 4. [`task::tasks`] names one task an object (a SQL file together with its index of pieces); `jobs` of them run at a
 //!    time, the largest first. [`object::examine`] streams the stored bytes through SHA-256, decryption, decompression
-//!    and a reader of the archive or SQL format, which counts rows and sums their digests.
+//!    and a reader of the archive or SQL format (`reading`), which counts rows and sums their digests.
 //! 5. [`compare_forms`] compares what only two objects together can show: both forms of a table load by the same `COPY`.
 //! 6. The [`Receipt`] is the verdict: every damaged object by its key. The caller leaves it in the store.
 //!
@@ -15,6 +15,8 @@
 //! buffers of one stream, and the table of contents of the archive it reads.
 
 pub(crate) mod object;
+mod reading;
+mod task;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -35,9 +37,9 @@ use crate::runs::{find, pointer};
 use crate::seal::hash;
 use crate::seal::keys::Keys;
 use crate::store::Store;
-use crate::verify::object::{Finding, Task};
+use crate::verify::task::{Finding, Task};
 
-/// What a verification found; also the receipt it leaves in the store.
+/// The findings of a verification; also the receipt it leaves in the store.
 #[derive(Debug, Serialize)]
 pub(crate) struct Receipt {
     #[serde(flatten)]
@@ -62,7 +64,7 @@ pub(crate) struct Damaged {
 /// Problems by the key of the object they were found in.
 type Problems = BTreeMap<String, Vec<String>>;
 
-/// What is asked for.
+/// The options.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// `latest`, a run's name or the beginning of one.
@@ -106,7 +108,7 @@ pub(crate) async fn verify(store: &Store, options: &Options) -> Result<Receipt> 
         .extend(strangers.iter().map(|key| format!("{key}: in the run's folder, but the manifest does not name it")));
     let checked = if sealed_away { HASHES } else { CONTENTS };
     let context = object::Run { stored, sealed_away, listing: Arc::new(listing) };
-    let mut tasks = object::tasks(&manifest);
+    let mut tasks = task::tasks(&manifest);
     // The largest first: no job is left alone with it at the end.
     tasks.sort_by_key(|task| std::cmp::Reverse(task.object(&manifest).map_or(0, |object| object.bytes)));
     info!(run = %manifest.run, objects = tasks.len(), "verifying");
@@ -148,7 +150,7 @@ async fn examine(run: &object::Run, task: Task) -> Result<(Task, Finding)> {
     Ok((task, finding))
 }
 
-/// What the manifest says of itself: sums, and that no object stands for two things.
+/// Compares the manifest with itself: sums, and that no object stands for two things.
 fn check_manifest(manifest: &Manifest, problems: &mut Problems) {
     let mut keys = HashSet::new();
     let objects = manifest.objects();
@@ -198,7 +200,7 @@ fn compare_forms(manifest: &Manifest, findings: &[(Task, Finding)], problems: &m
             continue;
         };
         for (table, copy) in &finding.copies {
-            if archives.get(&(*at, table.as_str())).is_some_and(|other| !object::ends_in(other, copy)) {
+            if archives.get(&(*at, table.as_str())).is_some_and(|other| !reading::ends_in(other, copy)) {
                 let problem = format!("its COPY statement is not the one of {table:?} in {}", schema.dump.key);
                 note(problems, &object.key, &problem);
             }

@@ -2,6 +2,9 @@
 //!
 //! Passwords live in [`Secret`], whose `Debug` and `Display` show nothing, so that no log line or error can hold one
 //! by accident. Errors about a connection string never quote it: what looks like a host may be half a password.
+//!
+//! One file, since the order in which the sources overrule each other is the thing to read here: libpq's, word by word.
+//! Each source has a small parser; the files that they read are parsed in `environment` and `passfile`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -313,7 +316,7 @@ impl ConnInfo {
         self.parse_words(text)
     }
 
-    /// What follows `postgres://`, by libpq's rules: the first `@` before a `/` ends the user and password.
+    /// Parses the text behind `postgres://`, by libpq's rules: the first `@` before a `/` ends the user and password.
     fn parse_url(&mut self, rest: &str) -> Result<()> {
         let (rest, fragment_free) = match rest.find(['@', '/']) {
             Some(at) if rest.get(at..=at) == Some("@") => {

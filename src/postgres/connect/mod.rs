@@ -7,7 +7,7 @@
 //!    `ConnInfo`: host, port, user and database are always known, passwords are [`secret`]s;
 //! 2. the programs of PostgreSQL get it as environment variables (`ConnInfo::apply`), never as arguments;
 //! 3. `Session::connect` (here) tries each host in turn: [`tls`] makes the connector that `sslmode` asks for,
-//!    [`session`] opens the connection, and where a run needs to keep its backend, [`pooler`] refuses what would share it;
+//!    [`session`] opens the connection, and where a run needs to keep its backend, [`pooler`] refuses one that shares it;
 //! 4. `Session::set_up` makes what is read independent of the settings of server, database and role;
 //! 5. [`stall`] watches over answers that do not come.
 

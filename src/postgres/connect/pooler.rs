@@ -14,7 +14,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 
-/// How long to wait for the second session's backend to end, so that it does not count against a limit any more.
+/// Longest wait for the second session's backend to end, so that it does not count against a limit any more.
 const GONE: Duration = Duration::from_secs(1);
 
 /// The reason why there is no session.
@@ -67,11 +67,11 @@ pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<(), R
         }
         // No place for a second session (a limit, a full pool): what needs one will say so.
         Ok(Err(error)) => {
-            tracing::debug!(%error, "look for a pooler with a second session");
+            tracing::debug!(%error, "find a pooler with a second session");
             return Ok(());
         }
         Err(_elapsed) => {
-            tracing::debug!("look for a pooler: no second session in time");
+            tracing::debug!("find a pooler: no second session in time");
             return Ok(());
         }
     };

@@ -16,10 +16,10 @@ use crate::postgres::connect::tls;
 use crate::postgres::error::{explain, failure, is_tls};
 use crate::postgres::settings;
 
-/// What every session does right after connecting, in one round trip: it sets what [`settings`] lists, then this. By
-/// `SET`, since poolers drop startup options, and in this place, since settings of the role or the database came in at
-/// the start of the session. The first statements make this very transaction an ordinary one: on a standby a serializable
-/// one may not even ask.
+/// The statements of every session right after connecting, in one round trip: the settings of [`settings`], then these.
+/// By `SET`, since poolers drop startup options, and in this place, since settings of the role or the database came in
+/// at the start of the session. The first statements make this very transaction an ordinary one: on a standby a
+/// serializable one may not even ask.
 ///
 /// - `client_connection_check_interval` (where the server's system can): a backend that waits for a lock or scans a
 ///   table notices that this program was killed, and lets its locks go;

@@ -10,15 +10,15 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 
-/// What the server says about the backend: whether it is through with what it was asked, or waits to be read.
+/// The state of the backend on the server: done with its statement, or waiting to be read.
 const LOOK: &str = "
     SELECT coalesce(state, '') = 'active' AND coalesce(wait_event, '') <> 'ClientWrite'
     FROM pg_catalog.pg_stat_activity WHERE pid = $1";
 
-/// How to wait for the answers of one session.
+/// The stall detector of one session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StallDetector<'r> {
-    /// How to connect for a look.
+    /// The connection for a check.
     pub(crate) info: &'r ConnInfo,
     /// Longest time to connect.
     pub(crate) connect_timeout: Duration,

@@ -1,9 +1,10 @@
-//! A program of PostgreSQL's as a child that never outlives its use: asked to end (SIGTERM, on which pg_dump cancels its
-//! statement) when it is dropped, killed when it does not, and ended by a watchdog should this program be killed itself.
+//! A program of PostgreSQL's as a child that never outlives its use: asked to end (SIGTERM, on which pg_dump cancels
+//! its statement) when it is dropped, killed when it does not, and ended by a watchdog should this program be killed
+//! itself.
 //!
-//! A child that is killed leaves its backend waiting for a lock, with all its locks: the server notices a client that is
-//! gone only when it reads from it, or every `client_connection_check_interval`. So a child is given a short one where
-//! the server has it and nothing stands in between; who ends a run ends its backends too (`backup::cleanup`).
+//! A child that is killed leaves its backend waiting for a lock, with all its locks: the server notices a client that
+//! is gone only when it reads from it, or every `client_connection_check_interval`. So a child is given a short one
+//! where the server has it and nothing stands in between; who ends a run ends its backends too (`backup::cleanup`).
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::error::{Context as _, Result};
 
-/// How long a child that was asked to end may take before it is killed.
+/// Longest time that a child may take to end before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(3);
 
 /// Waits for the end of its input, which comes with the end of this program, and then ends the child.

@@ -21,7 +21,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::programs::child::Program;
 use crate::postgres::programs::tools::PgTools;
 
-/// How much of a child's stderr is kept for messages.
+/// Bytes of a child's stderr that are kept for messages.
 const KEEP_STDERR: usize = 64 << 10;
 /// Times that the roles are read: a connection may not be free at once, a role may be dropped meanwhile.
 const ROLES_ATTEMPTS: u32 = 3;
@@ -31,7 +31,7 @@ const PROBE: Duration = Duration::from_secs(5);
 pub(crate) const SNAPSHOT_ELSEWHERE: &str = "the snapshot is of one server and this session reached another one: name one server, not an endpoint that \
      spreads connections over several (a reader endpoint, a balancer)";
 
-/// What to ask pg_dump for.
+/// The request to pg_dump.
 #[derive(Debug, Clone)]
 pub(crate) struct Request<'a> {
     /// The exported snapshot.

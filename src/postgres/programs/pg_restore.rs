@@ -44,7 +44,7 @@ pub(crate) struct PgRestore {
 /// The definitions of an archive in a file, as text, and those of a database, by programs of the same version.
 ///
 /// # Errors
-/// What the program failed with.
+/// The error of the program.
 pub(crate) async fn definitions_of_archive(tools: &PgTools, archive: &Path) -> Result<String> {
     let mut command = Command::new(tools.pg_restore());
     command.args(["--schema-only", "--file=-"]).arg(archive);
@@ -54,7 +54,7 @@ pub(crate) async fn definitions_of_archive(tools: &PgTools, archive: &Path) -> R
 /// As [`definitions_of_archive`], of a database.
 ///
 /// # Errors
-/// What the program failed with.
+/// The error of the program.
 pub(crate) async fn definitions_of_database(tools: &PgTools, info: &ConnInfo) -> Result<String> {
     let session = Session::connect(info, CONNECT, "definitions").await?;
     let info = info.with_options(&settings::differing(&session.client).await?);

@@ -65,7 +65,7 @@ impl PgTools {
         Ok(best.clone())
     }
 
-    /// What is in a folder; `None` without a `pg_dump` that says its version.
+    /// The programs of a folder; `None` without a `pg_dump` that prints its version.
     fn at(folder: &Path) -> Option<Self> {
         let program = folder.join("pg_dump");
         // Debian's /usr/bin/pg_dump is a script that picks a version by the connection's parameters, so that what it

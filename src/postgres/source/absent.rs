@@ -1,7 +1,7 @@
 //! Relations of extensions that pg_dump leaves out without a word: tables that are not registered as configuration
 //! tables (attached pgmq queues), and sequences (pgagent's). Their rows are saved by our own COPY.
 //!
-//! How they come back with the stock tools: an entry that makes the table where `CREATE EXTENSION` did not, and rows
+//! They come back with the stock tools by an entry that makes the table where `CREATE EXTENSION` did not, and rows
 //! that are loaded through a temporary table whose trigger merges them: `CREATE EXTENSION` may have made some of the
 //! rows again. Rows with a primary key replace those of the same key; others are added as often as they are missing.
 //! Everything is in the `COPY` entry itself, so it works whichever session of a parallel restore runs it.
@@ -21,9 +21,9 @@ pub(crate) struct AbsentTable {
     pub(crate) oid: u32,
     /// Makes the table where the extension did not; without effect where it did.
     pub(crate) create: String,
-    /// What restores its rows, ending in `COPY ... FROM stdin;`.
+    /// The statements that restore its rows, ending in `COPY ... FROM stdin;`.
     pub(crate) load: String,
-    /// What reads its rows.
+    /// The statement that reads its rows.
     pub(crate) read: String,
 }
 
@@ -79,7 +79,7 @@ struct Column {
     sequence: Option<String>,
 }
 
-/// What is needed to save and restore these tables, in their order.
+/// The statements that save and restore these tables, in their order.
 pub(crate) async fn tables(client: &Client, relations: &[&Relation]) -> Result<Vec<AbsentTable>> {
     let oids: Vec<u32> = relations.iter().map(|r| r.oid).collect();
     let ask = |sql| async move {
@@ -190,7 +190,7 @@ fn load(relation: &Relation, name: &str, columns: &[&Column], list: &str, confli
     )
 }
 
-/// What brings the rows of `saved` into the table.
+/// The statement that brings the rows of `saved` into the table.
 fn merge(name: &str, columns: &[&Column], list: &str, conflicts: bool) -> String {
     if columns.is_empty() {
         return format!("INSERT INTO {name} SELECT FROM saved");

@@ -1,4 +1,4 @@
-//! What the system catalogues know and pg_dump's table of contents does not say: which relation an object belongs
+//! Facts of the system catalogues that pg_dump's table of contents does not contain: which relation an object belongs
 //! to, and which schemas an extension reaches into. Asked in the leader's transaction, so it is of the same moment.
 
 use std::collections::HashMap;
@@ -51,13 +51,13 @@ pub(crate) async fn reach(client: &Client) -> Result<Vec<ExtensionReach>> {
     Ok(by_oid.into_values().collect())
 }
 
-/// Whether extensions have event triggers with code that can wait for a lock.
+/// True when extensions have event triggers with code that can wait for a lock.
 pub(crate) async fn event_triggers_of_extensions(client: &Client) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger t
                  JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_event_trigger'::pg_catalog.regclass
                   AND d.objid = t.oid AND d.deptype = 'e'
                  JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
                 WHERE l.lanname NOT IN ('c', 'internal'))";
-    let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("look for event triggers"))?;
+    let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("find event triggers"))?;
     Ok(row.get(0))
 }

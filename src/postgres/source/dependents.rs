@@ -1,4 +1,4 @@
-//! What a partial run cannot bring back although it holds it: objects that depend on something that was left out, and
+//! Objects that a partial run contains and cannot bring back: those that depend on something that was left out, and
 //! what depends on those in turn. Asked in the leader's transaction.
 
 use std::collections::HashSet;
@@ -12,9 +12,9 @@ use crate::format::manifest::Skipped;
 use crate::postgres::error::failure;
 use crate::postgres::source::detect::{Detection, GapKind, RelKind};
 
-/// Tables that pg_dump leaves out, and everything that it may leave out of a schema; what `CREATE EXTENSION` makes is none
-/// of it. pg_dump needs USAGE on a schema for its tables and sequences only: what it describes all the same (types,
-/// functions, the schema itself) is taken away again by the archive's own entries.
+/// Tables that pg_dump leaves out, and everything that it may leave out of a schema; what `CREATE EXTENSION` makes is
+/// none of it. pg_dump needs USAGE on a schema for its tables and sequences only: what it describes all the same
+/// (types, functions, the schema itself) is taken away again by the archive's own entries.
 const LEFT_OUT: &str = "
     SELECT x.classid, x.objid FROM (
         SELECT 1259::oid, o FROM unnest($1::oid[]) o
@@ -74,10 +74,10 @@ pub(crate) async fn dependents(
     while !frontier.is_empty() {
         let (classes, objects): (Vec<u32>, Vec<u32>) = frontier.drain(..).unzip();
         let rows = client.query(DEPENDENTS, &[&classes, &objects]).await;
-        let rows = rows.map_err(|e| failure(&e).context("look for what depends on what is left out"))?;
+        let rows = rows.map_err(|e| failure(&e).context("find what depends on what is left out"))?;
         for row in &rows {
             let object: (u32, u32) = (row.get(0), row.get(1));
-            // What belongs to a table shares its fate.
+            // The parts of a table share its fate.
             let gone_with = belongs.get(&object).is_some_and(|table| known.contains(&(PG_CLASS, *table)));
             if gone_with || !known.insert(object) {
                 continue;

@@ -1,4 +1,5 @@
-//! What a database holds and what of it this role can read: the policy's coverage, found in a handful of queries.
+//! The contents of a database and the part that this role can read: the policy's coverage, found in a handful of
+//! queries.
 //!
 //! Nothing is filtered: every schema of `pg_namespace` but PostgreSQL's own is covered, whether or not the policy's
 //! query (on `information_schema.schemata`, which hides schemas from roles without a privilege on them, and whose
@@ -16,7 +17,7 @@ pub(crate) use crate::postgres::source::detect::detection::{
     Detection, GapKind, RelKind, Relation, SchemaInfo, ServerInfo,
 };
 
-/// Looks at a database, outside a transaction. Memory: about 300 bytes a relation.
+/// Reads a database's catalogue, outside a transaction. Memory: about 300 bytes a relation.
 ///
 /// # Errors
 /// Only when the connection or a catalogue fails; what cannot be read is part of the answer.
@@ -37,11 +38,11 @@ pub(crate) async fn detect_in_transaction(client: &Client) -> Result<Detection> 
 /// # Errors
 /// When the connection or a catalogue fails.
 pub(crate) async fn server(client: &Client) -> Result<ServerInfo> {
-    queries::server(client).await.context("look at the server")
+    queries::server(client).await.context("read the server")
 }
 
 async fn look(client: &Client, in_transaction: bool) -> Result<Detection> {
-    let server = queries::server(client).await.context("look at the server")?;
+    let server = queries::server(client).await.context("read the server")?;
     let schemas = queries::schemas(client).await.context("list the schemas")?;
     let (relations, privileges) =
         queries::relations(client, &server, in_transaction).await.context("list the relations")?;
@@ -49,6 +50,6 @@ async fn look(client: &Client, in_transaction: bool) -> Result<Detection> {
         Detection { schemas, relations, large_objects: 0, unreadable: Vec::new(), omitted: Vec::new(), server };
     detection.note_unreadable(&privileges);
     queries::large_objects(client, &mut detection).await.context("list the large objects")?;
-    detection.omitted = omitted::omitted(client, &detection).await.context("look for what a dump cannot hold")?;
+    detection.omitted = omitted::omitted(client, &detection).await.context("find what a dump cannot contain")?;
     Ok(detection)
 }

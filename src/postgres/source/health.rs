@@ -1,4 +1,4 @@
-//! What could stop a backup, asked of the server: facts only, judged by `commands::doctor`.
+//! The state of the server that could stop a backup: facts only, judged by `doctor`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,7 +29,7 @@ pub(crate) struct Facts {
     pub(crate) password_ends_in: Option<i64>,
     /// `old_snapshot_threshold` where it is on (before PostgreSQL 17): it makes long snapshots fail.
     pub(crate) old_snapshot_threshold: Option<String>,
-    /// What only a standby has.
+    /// The facts of a standby only.
     pub(crate) standby: Option<Standby>,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Blocking {
     pub(crate) role: String,
     /// Seconds since its transaction began.
     pub(crate) age: i64,
-    /// What it does or did last, on one line, shortened.
+    /// Its current or last statement, on one line, shortened.
     pub(crate) query: String,
 }
 
@@ -105,7 +105,7 @@ ORDER BY l.granted DESC, 5 DESC, 1";
 /// # Errors
 /// When the connection or a catalogue fails.
 pub(crate) async fn facts(client: &Client) -> Result<Facts> {
-    let context = |error: tokio_postgres::Error| failure(&error).context("look at the server's settings");
+    let context = |error: tokio_postgres::Error| failure(&error).context("read the server's settings");
     let row = client.query_one(FACTS, &[]).await.map_err(context)?;
     let standby = if row.get(7) {
         let row = client.query_one(STANDBY, &[]).await.map_err(context)?;
@@ -153,7 +153,7 @@ pub(crate) async fn blocking(client: &Client, detection: &Detection) -> Result<V
 /// The addresses of the first host; none for a socket's folder, or where `hostaddr` says it.
 ///
 /// # Errors
-/// What the resolver says.
+/// The addresses that the resolver returns.
 pub(crate) async fn addresses(info: &ConnInfo) -> std::io::Result<Vec<IpAddr>> {
     if let Some(address) = info.get("hostaddr").and_then(|text| text.split(',').next()?.parse().ok()) {
         return Ok(vec![address]);
@@ -165,7 +165,7 @@ pub(crate) async fn addresses(info: &ConnInfo) -> std::io::Result<Vec<IpAddr>> {
     Ok(found.map(|address| address.ip()).collect())
 }
 
-/// Whether this machine has a route to an address. Nothing is sent: connecting a UDP socket only asks the kernel.
+/// True when this machine has a route to an address. Nothing is sent: connecting a UDP socket only asks the kernel.
 #[must_use]
 pub(crate) fn has_route(address: IpAddr) -> bool {
     let any: SocketAddr = match address {

@@ -14,7 +14,7 @@ const WINDOW: i32 = 2 << 20;
 /// Most objects of one batch: at 256 KiB each the answer stays within 8 MiB unread on the wire.
 const BATCH: usize = 128;
 
-/// What a large object's content is given to.
+/// The receiver of a large object's content.
 pub(crate) trait Sink: Send {
     /// A new object begins.
     fn begin(&mut self, oid: u32) -> impl Future<Output = Result<()>> + Send;

@@ -22,13 +22,14 @@ use crate::sql::names::quote;
 
 /// Tables in one LOCK statement: a statement of a few KiB, a round trip for every few hundred tables.
 const LOCKED_AT_ONCE: usize = 200;
-/// How often to start over when tables come and go (Supabase makes and drops realtime partitions every day).
+/// Most times that the lead starts over when tables come and go (Supabase makes and drops realtime partitions every
+/// day).
 const ATTEMPTS: u32 = 3;
 
 /// Longest wait for a connection to let its locks go.
 const LET_GO: Duration = Duration::from_secs(10);
 
-/// What a leader's session is called, before the name of its run (and after the program's).
+/// The application name of a leader's session, before the name of its run (and after the program's).
 const LEADER: &str = "leader ";
 
 /// A session that holds the locks and the snapshot. Dropping it lets everything go.
@@ -40,7 +41,7 @@ pub(crate) struct Leader {
     pub(crate) snapshot: String,
     /// WAL position at the snapshot, where the role may ask.
     pub(crate) wal_lsn: Option<String>,
-    /// What the database holds, as of the snapshot.
+    /// The contents of the database at the snapshot.
     pub(crate) detection: Detection,
 }
 
@@ -49,7 +50,7 @@ pub(crate) struct Leader {
 pub(crate) struct Candidate {
     /// The session.
     pub(crate) session: Arc<Session>,
-    /// What the database holds now.
+    /// The contents of the database now.
     pub(crate) detection: Detection,
 }
 
@@ -89,13 +90,13 @@ async fn let_go(session: &Session, sql: &str) {
     }
 }
 
-/// What a relation is called in SQL.
+/// The name of a relation as SQL.
 #[must_use]
 pub(crate) fn qualified(relation: &Relation) -> String {
     format!("{}.{}", quote(&relation.schema), quote(&relation.name))
 }
 
-/// Whether `LOCK TABLE` takes it: ordinary and partitioned tables that the role can read.
+/// True when `LOCK TABLE` takes it: ordinary and partitioned tables that the role can read.
 #[must_use]
 pub(crate) fn lockable(relation: &Relation) -> bool {
     relation.relkind.is_lockable() && relation.unreadable.is_none()
@@ -273,7 +274,7 @@ fn lock_key(store: &str, identity: &str) -> i64 {
     xxhash_rust::xxh3::xxh3_64(words.as_bytes()).cast_signed()
 }
 
-/// Whether a backup of that database into that store is running now; its error where one is.
+/// The error about a backup of that database into that store that is running now; `None` without one.
 pub(crate) async fn running(client: &Client, store: &str, identity: &str) -> Result<Option<Error>> {
     let key = lock_key(store, identity);
     let row = client
@@ -283,7 +284,7 @@ pub(crate) async fn running(client: &Client, store: &str, identity: &str) -> Res
             &[&key],
         )
         .await;
-    let held: bool = row.map_err(|e| failure(&e).context("look for another backup"))?.get(0);
+    let held: bool = row.map_err(|e| failure(&e).context("find another backup"))?.get(0);
     Ok(if held { Some(already_running(client, key).await) } else { None })
 }
 

@@ -1,8 +1,8 @@
 //! Reading rows: sessions on the exported snapshot that stream `COPY ... TO STDOUT` into feeds.
 //!
 //! This file owns what all readers share and the reading of one chunk, by a reader or by the leader; the worker that
-//! keeps several tasks on the wire is in `worker`. A refused lock (a migration waits behind the leader's) hands the chunk
-//! to the leader's session, which has the lock already: PostgreSQL cannot see the cycle that waiting would make.
+//! keeps several tasks on the wire is in `worker`. A refused lock (a migration waits behind the leader's) hands the
+//! chunk to the leader's session, which has the lock already: PostgreSQL cannot see the cycle that waiting would make.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -39,9 +39,9 @@ pub(crate) struct Chunk {
     pub(crate) table: String,
     /// The complete `COPY ... TO STDOUT` statement.
     pub(crate) copy: String,
-    /// What to call it in messages: the table, and the ctid range where it is a part.
+    /// Its name in messages: the table, and the ctid range where it is a part.
     pub(crate) label: String,
-    /// Whether the relation is of a kind `LOCK TABLE` takes.
+    /// True when the relation is of a kind `LOCK TABLE` takes.
     pub(crate) lockable: bool,
     /// The fields whose smallest and largest values are kept.
     pub(crate) watched: Fields,
@@ -54,10 +54,10 @@ pub(crate) struct Task {
     pub(crate) chunks: Vec<Arc<Chunk>>,
 }
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug)]
 pub(crate) struct Readers {
-    /// How to connect.
+    /// The connection of each session.
     pub(crate) info: ConnInfo,
     /// Longest time to connect.
     pub(crate) connect_timeout: Duration,
@@ -67,13 +67,13 @@ pub(crate) struct Readers {
     pub(crate) lock_timeout: Duration,
     /// Silence after which to ask whether the server is still at work.
     pub(crate) stall_timeout: Duration,
-    /// How fast rows may be read, by all sessions together.
+    /// The rate at which all sessions together may read rows.
     pub(crate) rate: Rate,
     /// Added to the sessions' name: the run they read for.
     pub(crate) run: String,
 }
 
-/// Why a task was not read.
+/// The reason why a task was not read.
 pub(super) enum Trouble {
     /// The table's lock was refused.
     Refused,
@@ -97,7 +97,7 @@ impl Readers {
         Ok(session)
     }
 
-    /// How to wait for the answers of that session.
+    /// The stall detector of that session.
     #[must_use]
     pub(crate) fn stall_detector<'r>(&'r self, session: &'r Session) -> StallDetector<'r> {
         StallDetector { info: &self.info, connect_timeout: self.connect_timeout, silence: self.stall_timeout, session }

@@ -44,7 +44,7 @@ pub(crate) async fn gone(client: &Client, objects: &HashSet<(u32, u32)>) -> Resu
         tests.join(" ")
     );
     let rows = client.query(&sql, &[&classes, &oids]).await;
-    let rows = rows.map_err(|e| failure(&e).context("look for objects that were dropped"))?;
+    let rows = rows.map_err(|e| failure(&e).context("find objects that were dropped"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Watcher {
     run: String,
 }
 
-/// What one row of [`WAITING`] says.
+/// One row of [`WAITING`].
 struct Row {
     waiter: Waiter,
     blockers: Vec<i32>,

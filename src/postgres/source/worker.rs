@@ -14,9 +14,9 @@
 //! COMMIT; BEGIN + LOCK of C, COPY C               rows of B, then of C
 //! ```
 //!
-//! B was prepared while A began, so its COPY can be sent without waiting for an answer. A lost connection costs its chunk
-//! only: the worker connects again, reads the chunk from its start on the same snapshot and proves by hash that what was
-//! already sent has not changed.
+//! B was prepared while A began, so its COPY can be sent without waiting for an answer. A lost connection costs its
+//! chunk only: the worker connects again, reads the chunk from its start on the same snapshot and proves by hash that
+//! what was already sent has not changed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ struct Taken {
     tries: u32,
     /// Its COPYs, prepared in the present session.
     statements: Vec<Statement>,
-    /// Whether its COPYs are on the wire behind those of the task before.
+    /// True when its COPYs are on the wire behind those of the task before.
     behind: bool,
 }
 
@@ -85,7 +85,7 @@ struct Worker<'r> {
     readers: &'r Readers,
     session: Session,
     queue: VecDeque<Taken>,
-    /// Whether the session is in the transaction of a task: it ends with the next one's beginning.
+    /// True when the session is in the transaction of a task: it ends with the next one's beginning.
     follows: bool,
 }
 

@@ -19,7 +19,7 @@ pub(crate) async fn of_extensions(client: &Client) -> Result<Vec<(u32, u32)>> {
                         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid IN (k.conrelid, k.confrelid)
                           AND d.objsubid = 0 AND d.deptype = 'e')
                 ORDER BY 1, 2";
-    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the extensions' foreign keys"))?;
+    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context("read the extensions' foreign keys"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
@@ -78,7 +78,7 @@ async fn matching(
                 WHERE k.contype = 'f' AND k.conparentid = 0 AND {condition}
                 ORDER BY k.oid");
     let rows =
-        session.client.query(&sql, parameters).await.map_err(|e| failure(&e).context("look at the foreign keys"))?;
+        session.client.query(&sql, parameters).await.map_err(|e| failure(&e).context("read the foreign keys"))?;
     let table =
         |row: &tokio_postgres::Row, at: usize| TableName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1));
     let key = |row: &tokio_postgres::Row| ForeignKey {

@@ -83,7 +83,7 @@ impl Loader {
         while let Some(part) = rows.recv().await {
             let sent = sink.as_mut().send(part?).await;
             if let Err(error) = sent {
-                // What the server said about the rows is told by the end of the COPY.
+                // The server's message about the rows comes with the end of the COPY.
                 return Err(match sink.as_mut().finish().await {
                     Err(cause) => failed(&cause),
                     Ok(_) => failed(&error),
@@ -131,7 +131,7 @@ pub(crate) struct Analyzable {
     pub(crate) schema: String,
     /// Its name.
     pub(crate) name: String,
-    /// Whether it is a partition: analysing the topmost table gathers its statistics too.
+    /// True when it is a partition: analysing the topmost table gathers its statistics too.
     pub(crate) is_partition: bool,
     /// Its columns, quoted, where autovacuum is going to gather full statistics of it anyhow.
     columns: Option<String>,
@@ -146,7 +146,8 @@ const LARGE: i64 = 64 << 20;
 impl Analyzable {
     /// The statements that gather its statistics, and whether they are rough ones. Those come from a hundredth of the
     /// usual sample, of a large table from a tenth: the first two stages of `vacuumdb --analyze-in-stages`. They name
-    /// the columns, since PostgreSQL then goes on counting the table as not analysed, so that autovacuum brings the full ones (`do_analyze_rel` in `commands/analyze.c`).
+    /// the columns, since PostgreSQL then goes on counting the table as not analysed, so that autovacuum brings the
+    /// full ones (`do_analyze_rel` in `commands/analyze.c`).
     #[must_use]
     pub(crate) fn statements(&self, full: bool) -> (String, bool) {
         let name = format!("{}.{}", quote(&self.schema), quote(&self.name));
@@ -222,7 +223,7 @@ pub(crate) async fn hash_partitions(loader: &Loader) -> Result<Vec<(String, Stri
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
-/// What of a table a backup reads.
+/// The columns and partition root that a backup reads from a table.
 #[derive(Debug, Clone)]
 pub(crate) struct Readable {
     /// Its columns that are not generated, quoted, in order.
@@ -240,6 +241,6 @@ pub(crate) async fn readable(session: &Session, schema: &str, table: &str) -> Re
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE n.nspname = $1 AND c.relname = $2";
     let row = session.client.query_opt(sql, &[&schema, &table]).await;
-    let row = row.map_err(|e| failure(&e).context(format!("look at {schema}.{table}")))?;
+    let row = row.map_err(|e| failure(&e).context(format!("read {schema}.{table}")))?;
     Ok(row.map(|row| Readable { columns: row.get(0), root: row.get(1) }))
 }

@@ -12,24 +12,24 @@ use crate::sql::names::literal;
 /// Schema that marks an unfinished restore; its comment names the run.
 pub(crate) const MARK: &str = "pgstow_restore";
 
-/// What the sessions of a restore, and of the programs it starts, are called.
+/// The application name of a restore's sessions and of those of its programs.
 pub(crate) const APPLICATION: &str = "pgstow restore";
 
 /// Number of the advisory lock: `pgstowrs` as bytes, so that it is nobody else's.
 pub(crate) const LOCK: u64 = 0x7067_7374_6f77_7273;
 
-/// How often, and after what time, sessions that were told to end are looked for again.
+/// Times, and the pause, with which terminated sessions are listed again.
 pub(crate) const ENDINGS: u32 = 200;
 
 pub(crate) const ENDING: Duration = Duration::from_millis(50);
 
-/// What the mark says, where a restore was not finished here: which one.
+/// The text of the mark, which names the unfinished restore; `None` without a mark.
 pub(crate) async fn unfinished(session: &Session) -> Result<Option<String>> {
     let sql = format!(
         "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = {}",
         literal(MARK)
     );
-    Ok(strings(&session.client, &sql, "look for an unfinished restore").await?.into_iter().next())
+    Ok(strings(&session.client, &sql, "find an unfinished restore").await?.into_iter().next())
 }
 
 /// Marks the database, which is empty, as being restored; the mark says by what.
@@ -38,7 +38,7 @@ pub(crate) async fn mark(session: &Session, what: &str) -> Result<()> {
     execute(session, &sql, "mark the database as being restored").await
 }
 
-/// Says something else in the mark.
+/// Replaces the text of the mark.
 pub(crate) async fn remark(session: &Session, what: &str) -> Result<()> {
     let sql = format!("COMMENT ON SCHEMA {MARK} IS {}", literal(what));
     execute(session, &sql, "change the mark of the restore").await
@@ -67,7 +67,7 @@ pub(crate) async fn end_others(session: &Session) -> Result<()> {
         }
         tokio::time::sleep(ENDING).await;
     }
-    Err(Error::failed("sessions of a killed restore do not end").hint("look at pg_stat_activity, then try again"))
+    Err(Error::failed("sessions of a killed restore do not end").hint("check pg_stat_activity, then try again"))
 }
 
 /// Takes the mark away.

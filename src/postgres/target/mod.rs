@@ -42,14 +42,14 @@ pub(crate) async fn contents(session: &Session) -> Result<Vec<String>> {
           LIMIT 4",
         mark = literal(MARK)
     );
-    strings(&session.client, &sql, "look at what the database holds").await
+    strings(&session.client, &sql, "read the contents of the database").await
 }
 
-/// Whether the server is a Supabase project's.
+/// True when the server is a Supabase project's.
 pub(crate) async fn is_project(session: &Session) -> Result<bool> {
     let sql = "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles WHERE rolname = 'supabase_admin'
                 AND EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'auth')";
-    Ok(!strings(&session.client, sql, "look at the server").await?.is_empty())
+    Ok(!strings(&session.client, sql, "read the server").await?.is_empty())
 }
 
 /// Names of roles, extensions that can be had, and tablespaces of the server.
@@ -68,7 +68,7 @@ pub(crate) struct Server {
 /// Asks for those names.
 pub(crate) async fn server(session: &Session) -> Result<Server> {
     let ask = |sql| async move {
-        Ok::<_, Error>(strings(&session.client, sql, "look at the server").await?.into_iter().collect())
+        Ok::<_, Error>(strings(&session.client, sql, "read the server").await?.into_iter().collect())
     };
     Ok(Server {
         roles: ask("SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles").await?,
@@ -80,7 +80,7 @@ pub(crate) async fn server(session: &Session) -> Result<Server> {
     })
 }
 
-/// What the connected role may do.
+/// The rights of the connected role.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rights {
     /// Its name.
@@ -97,7 +97,7 @@ pub(crate) struct Rights {
 
 /// Asks for that.
 pub(crate) async fn rights(session: &Session) -> Result<Rights> {
-    let doing = "look at what the role may do";
+    let doing = "read the rights of the role";
     // From 16 on a membership says by itself whether it lets a role act as another one.
     let act = if session.server_version_num() >= 160_000 { "SET" } else { "MEMBER" };
     let one = "SELECT rolname::pg_catalog.text, rolsuper,
@@ -125,11 +125,11 @@ pub(crate) async fn rights(session: &Session) -> Result<Rights> {
 pub(crate) async fn has_default_privileges(session: &Session) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_default_acl)";
     let row = session.client.query_one(sql, &[]).await;
-    Ok(row.map_err(|e| failure(&e).context("look for default privileges"))?.get(0))
+    Ok(row.map_err(|e| failure(&e).context("find default privileges"))?.get(0))
 }
 
-/// What can be referred to in the database: kind (`schema`, `relation`, `type`, `function`, `extension`, `server`),
-/// schema (empty for what is in none) and name.
+/// The objects of the database that can be referred to: kind (`schema`, `relation`, `type`, `function`, `extension`,
+/// `server`), schema (empty for what is in none) and name.
 pub(crate) async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> {
     let sql = "WITH n AS (SELECT oid, nspname::pg_catalog.text AS s FROM pg_catalog.pg_namespace)
                SELECT 'schema', '', s FROM n
@@ -140,11 +140,11 @@ pub(crate) async fn known(session: &Session) -> Result<BTreeSet<(String, String,
                UNION SELECT 'server', '', srvname FROM pg_catalog.pg_foreign_server";
     let sql = format!("SELECT a::pg_catalog.text, b::pg_catalog.text, c::pg_catalog.text FROM ({sql}) x(a, b, c)");
     let rows =
-        session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("look at what the database holds"))?;
+        session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("read the contents of the database"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
-/// Whether the server knows a setting. One with a dot in its name may be anybody's: every server takes it.
+/// True when the server knows a setting. One with a dot in its name may be anybody's: every server takes it.
 pub(crate) async fn knows(session: &Session, setting: &str) -> Result<bool> {
     if setting.contains('.') {
         return Ok(true);
@@ -153,16 +153,15 @@ pub(crate) async fn knows(session: &Session, setting: &str) -> Result<bool> {
     Ok(row.map_err(|e| failure(&e).context("ask for a setting"))?.get(0))
 }
 
-/// Whether a table, given as SQL, has a row.
+/// True when a table, given as SQL, has a row.
 pub(crate) async fn has_rows(session: &Session, table: &str) -> Result<bool> {
     let sql = format!("SELECT EXISTS (SELECT FROM {table})");
-    let row =
-        session.client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context(format!("look into {table}")))?;
+    let row = session.client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context(format!("read {table}")))?;
     Ok(row.get(0))
 }
 
-/// Triggers of these tables (names as SQL) that fire in a session whose `session_replication_role` is `replica`: table and
-/// trigger, quoted, and the word by which it is enabled.
+/// Triggers of these tables (names as SQL) that fire in a session whose `session_replication_role` is `replica`: table
+/// and trigger, quoted, and the word by which it is enabled.
 pub(crate) async fn loud_triggers(session: &Session, tables: &[String]) -> Result<Vec<(String, String, String)>> {
     let sql = "SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(t.tgname),
                       CASE t.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END
@@ -171,14 +170,14 @@ pub(crate) async fn loud_triggers(session: &Session, tables: &[String]) -> Resul
                   AND t.tgrelid = ANY (SELECT pg_catalog.to_regclass(name)::pg_catalog.oid FROM unnest($1::text[]) name)
                 ORDER BY 1, 2";
     let rows = session.client.query(sql, &[&tables]).await;
-    let rows = rows.map_err(|e| failure(&e).context("look for triggers that fire always"))?;
+    let rows = rows.map_err(|e| failure(&e).context("find triggers that fire always"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
-/// What definitions set off that are made in a database.
+/// The event triggers that fire when definitions are made in a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EventTriggers {
-    /// There are none, or none with code that could wait for a lock.
+    /// None, or none with code that could wait for a lock.
     None,
     /// Some fire unless `session_replication_role` is `replica`, which this role, a superuser, can say.
     Avoidable,
@@ -186,9 +185,9 @@ pub(crate) enum EventTriggers {
     Fire,
 }
 
-/// Looks for event triggers. What they do takes locks, and two sessions that make definitions at once can deadlock.
+/// Finds event triggers. Their code takes locks, and two sessions that make definitions at once can deadlock.
 pub(crate) async fn event_triggers(session: &Session) -> Result<EventTriggers> {
-    let doing = "look for event triggers";
+    let doing = "find event triggers";
     let sql = "SELECT t.evtenabled::pg_catalog.text FROM pg_catalog.pg_event_trigger t
                  JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
                 WHERE t.evtenabled IN ('O', 'A') AND l.lanname NOT IN ('c', 'internal')";
@@ -205,5 +204,5 @@ pub(crate) async fn event_triggers(session: &Session) -> Result<EventTriggers> {
 /// The one database that `pg_cron` can live in on this server; `None` where it is not loaded.
 pub(crate) async fn cron_database(session: &Session) -> Result<Option<String>> {
     let row = session.client.query_one("SELECT pg_catalog.current_setting('cron.database_name', true)", &[]).await;
-    Ok(row.map_err(|e| failure(&e).context("look for pg_cron"))?.get(0))
+    Ok(row.map_err(|e| failure(&e).context("find pg_cron"))?.get(0))
 }

@@ -13,11 +13,11 @@ use crate::sql::names::{TableName, literal, quote};
 /// A schema of the target.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
-    /// Whether the role may act as its owner.
+    /// True when the role may act as its owner.
     pub(crate) owned: bool,
-    /// Whether the role may make objects in it.
+    /// True when the role may make objects in it.
     pub(crate) creatable: bool,
-    /// Whether an extension owns it.
+    /// True when an extension owns it.
     pub(crate) extension: bool,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Schema {
 pub(crate) struct Column {
     /// Its name.
     pub(crate) name: String,
-    /// Whether the server computes it.
+    /// True when the server computes it.
     pub(crate) generated: bool,
 }
 
@@ -34,19 +34,19 @@ pub(crate) struct Column {
 #[allow(clippy::struct_excessive_bools, reason = "independent facts about a table, not states")]
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
-    /// Whether an extension owns it.
+    /// True when an extension owns it.
     pub(crate) extension: bool,
-    /// Whether row-level security is on.
+    /// True when row-level security is on.
     pub(crate) row_security: bool,
-    /// Whether the role may insert rows.
+    /// True when the role may insert rows.
     pub(crate) fillable: bool,
-    /// Whether the role may remove its rows.
+    /// True when the role may remove its rows.
     pub(crate) emptyable: bool,
     /// Its columns, in order.
     pub(crate) columns: Vec<Column>,
 }
 
-/// What the session's role may do as another one.
+/// The rights that the session's role has as another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reach {
     /// It may act as that role.
@@ -60,43 +60,43 @@ pub(crate) struct Reach {
 pub(crate) struct Project {
     /// The role of the session.
     pub(crate) role: String,
-    /// Whether it may make schemas.
+    /// True when it may make schemas.
     pub(crate) creates_schemas: bool,
     /// Schemas by name.
     pub(crate) schemas: BTreeMap<String, Schema>,
     /// Tables, ordinary and partitioned.
     pub(crate) tables: BTreeMap<TableName, Table>,
-    /// What there is: kind, schema (empty for what is in none), name. As [`target::known`], and `trigger`, `policy`,
-    /// `constraint` and `rule` named `table name`, `publication`, `published` (publication as schema, `schema.table` as
-    /// name), `event trigger`, `wrapper`, `language`.
+    /// The existing objects: kind, schema (empty for an object outside of schemas), name. As [`target::known`], and
+    /// `trigger`, `policy`, `constraint` and `rule` named `table name`, `publication`, `published` (publication as
+    /// schema, `schema.table` as name), `event trigger`, `wrapper`, `language`.
     pub(crate) known: BTreeSet<(String, String, String)>,
     /// Roles by name.
     pub(crate) roles: BTreeMap<String, Reach>,
-    /// Whether objects that the role makes get other privileges than PostgreSQL's own.
+    /// True when objects that the role makes get other privileges than PostgreSQL's own.
     pub(crate) default_privileges: bool,
 }
 
 impl Project {
-    /// Whether there is such a thing (see [`Project::known`]).
+    /// True when there is such a thing (see [`Project::known`]).
     #[must_use]
     pub(crate) fn has(&self, kind: &str, schema: &str, name: &str) -> bool {
         self.known.contains(&(kind.to_owned(), schema.to_owned(), name.to_owned()))
     }
 
-    /// Whether the role may act as that one.
+    /// True when the role may act as that one.
     #[must_use]
     pub(crate) fn is(&self, role: &str) -> bool {
         role == self.role || self.roles.get(role).is_some_and(|reach| reach.member)
     }
 }
 
-/// Looks at the target.
+/// Reads the state of the target.
 ///
 /// # Errors
 /// A connection that broke.
 pub(crate) async fn project(session: &Session) -> Result<Project> {
     let client = &session.client;
-    let failed = |e: tokio_postgres::Error| failure(&e).context("look at the project");
+    let failed = |e: tokio_postgres::Error| failure(&e).context("read the project");
     let row = client
         .query_one(
             "SELECT current_user::pg_catalog.text,
@@ -144,7 +144,7 @@ async fn tables(session: &Session) -> Result<BTreeMap<TableName, Table>> {
                  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
                 ORDER BY c.oid, a.attnum";
-    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the project's tables"))?;
+    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("read the project's tables"))?;
     let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
     for row in rows {
         let fresh = || Table {
@@ -180,7 +180,7 @@ async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> 
          UNION SELECT 'wrapper', '', fdwname::pg_catalog.text FROM pg_catalog.pg_foreign_data_wrapper
          UNION SELECT 'language', '', lanname::pg_catalog.text FROM pg_catalog.pg_language"
     );
-    let rows = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("look at the project"))?;
+    let rows = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("read the project"))?;
     known.extend(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))));
     Ok(known)
 }
@@ -210,7 +210,7 @@ pub(crate) async fn transaction(session: &Session, sql: &str, doing: &str) -> Re
     }
 }
 
-/// What of a schema is there that no extension owns, in words, at most four things.
+/// At most four objects of a schema that no extension owns, as text.
 ///
 /// # Errors
 /// A connection that broke.
@@ -219,7 +219,7 @@ pub(crate) async fn contents(session: &Session, schema: &str) -> Result<Vec<Stri
         "SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0) {} AND d.classid <> 826 LIMIT 4",
         in_schema(schema)
     );
-    strings(&session.client, &sql, "look at what the schemas hold").await
+    strings(&session.client, &sql, "read the contents of the schemas").await
 }
 
 /// `FROM ... WHERE` of what is in a schema and not an extension's.
@@ -235,7 +235,7 @@ fn in_schema(schema: &str) -> String {
 /// Removes what an unfinished restore made in these schemas. Those that were there before it stay.
 ///
 /// # Errors
-/// What could not be removed.
+/// An object that could not be removed.
 pub(crate) async fn wipe(session: &Session, made: &[String], kept: &[String]) -> Result<()> {
     let doing = "remove an unfinished restore";
     execute(session, "SET client_min_messages = error", doing).await?;
@@ -283,13 +283,13 @@ pub(crate) async fn unmark(session: &Session) -> Result<()> {
     execute(session, &format!("DROP SCHEMA {MARK} CASCADE"), "take the mark away").await
 }
 
-/// What the mark says was there before.
+/// The objects that existed before, as the mark lists them.
 ///
 /// # Errors
 /// The server's.
 pub(crate) async fn remembered(session: &Session) -> Result<BTreeSet<(String, String)>> {
     let rows = session.client.query(&format!("SELECT kind, name FROM {MARK}.kept"), &[]).await;
-    let rows = rows.map_err(|e| failure(&e).context("look for an unfinished restore"))?;
+    let rows = rows.map_err(|e| failure(&e).context("find an unfinished restore"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
@@ -310,7 +310,7 @@ pub(crate) async fn unlink(session: &Session, oids: &[u32]) -> Result<()> {
 pub(crate) async fn large_objects(session: &Session, oids: &[u32]) -> Result<Vec<u32>> {
     let sql = "SELECT oid FROM pg_catalog.pg_largeobject_metadata WHERE oid = ANY($1) ORDER BY oid";
     let rows = session.client.query(sql, &[&oids]).await;
-    Ok(rows.map_err(|e| failure(&e).context("look for large objects"))?.iter().map(|row| row.get(0)).collect())
+    Ok(rows.map_err(|e| failure(&e).context("find large objects"))?.iter().map(|row| row.get(0)).collect())
 }
 
 /// The first column of the first row of a query, a number.
@@ -384,9 +384,9 @@ pub(crate) fn plain_table_privileges(name: &str) -> String {
     )
 }
 
-/// The privileges that a role was given on a thing, and how many there are of its kind; `what` as `GRANT ... ON` says it
-/// (`TABLE a.b`, `SCHEMA a`, `DATABASE a`, `FUNCTION a.f(x integer)`). A `GRANT` that could give nothing is no error to the
-/// server. `None` for other kinds.
+/// The privileges that a role was given on a thing, and how many there are of its kind; `what` as `GRANT ... ON` says
+/// it (`TABLE a.b`, `SCHEMA a`, `DATABASE a`, `FUNCTION a.f(x integer)`). A `GRANT` that could give nothing is no error
+/// to the server. `None` for other kinds.
 ///
 /// # Errors
 /// The server's.
@@ -423,7 +423,7 @@ pub(crate) async fn granted(session: &Session, what: &str, role: &str) -> Result
            FROM pg_catalog.{from} o WHERE {which}"
     );
     let row = session.client.query_opt(&sql, &[&role]).await;
-    let row = row.map_err(|e| failure(&e).context(format!("look at the privileges on {name}")))?;
+    let row = row.map_err(|e| failure(&e).context(format!("read the privileges on {name}")))?;
     Ok(row.map(|row| (row.get(0), usize::try_from(row.get::<_, i64>(1)).unwrap_or(usize::MAX))))
 }
 
@@ -447,5 +447,5 @@ pub(crate) async fn own_default_privileges(session: &Session, schemas: &[String]
             AND d.defaclobjtype IN ('r', 'S', 'f', 'T') AND n.nspname IN ({})",
         names.join(", ")
     );
-    strings(&session.client, &sql, "look at the default privileges").await
+    strings(&session.client, &sql, "read the default privileges").await
 }

@@ -93,7 +93,7 @@ async fn comment(session: &Session, name: &str) -> Result<Option<String>> {
         "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), '') FROM pg_catalog.pg_database WHERE datname = {}",
         literal(name)
     );
-    Ok(strings(&session.client, &sql, "look at the scratch database").await?.into_iter().next())
+    Ok(strings(&session.client, &sql, "read the scratch database").await?.into_iter().next())
 }
 
 /// Drops the database of this name if it carries this mark, whatever its properties and whoever is connected. A database
@@ -126,7 +126,7 @@ fn open(name: &str) -> String {
 /// Databases that drills have left: with a mark whose lock nobody holds, or with nothing but the name of one. Those of
 /// drills that are running are not among them.
 pub(crate) async fn left_databases(session: &Session) -> Result<Vec<Leftover>> {
-    let doing = "look for scratch databases of killed drills";
+    let doing = "find scratch databases of killed drills";
     let sql = format!(
         "SELECT d.datname::pg_catalog.text, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''),
                 (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a
@@ -154,7 +154,7 @@ pub(crate) async fn left_roles(session: &Session) -> Result<Vec<Leftover>> {
         literal(WORDS)
     );
     let rows = session.client.query(&sql, &[]).await;
-    let rows = rows.map_err(|e| failure(&e).context("look for roles of killed drills"))?;
+    let rows = rows.map_err(|e| failure(&e).context("find roles of killed drills"))?;
     let found = rows.iter().map(|row| {
         let comment: String = row.get(1);
         Leftover { name: row.get(0), mark: Mark::parse(&comment), strangers: 0 }
@@ -166,7 +166,7 @@ pub(crate) async fn left_roles(session: &Session) -> Result<Vec<Leftover>> {
 async fn dead(session: &Session, found: Vec<Leftover>) -> Result<Vec<Leftover>> {
     let sql = "SELECT DISTINCT ((classid::pg_catalog.int8 << 32) | objid::pg_catalog.int8)::pg_catalog.text
                  FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted";
-    let held = strings(&session.client, sql, "look for drills that are running").await?;
+    let held = strings(&session.client, sql, "find drills that are running").await?;
     let held: BTreeSet<i64> = held.iter().filter_map(|text| text.parse().ok()).collect();
     Ok(found.into_iter().filter(|one| one.mark.as_ref().is_none_or(|mark| !held.contains(&mark.token))).collect())
 }

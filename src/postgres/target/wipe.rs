@@ -24,7 +24,7 @@ pub(crate) async fn relations(session: &Session) -> Result<Vec<TableName>> {
                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')
                 ORDER BY 1, 2";
     let rows = session.client.query(sql, &[]).await;
-    let rows = rows.map_err(|e| failure(&e).context("look at what the database holds"))?;
+    let rows = rows.map_err(|e| failure(&e).context("read the contents of the database"))?;
     Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
@@ -90,7 +90,7 @@ pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Re
     loose_ends(session).await
 }
 
-/// What is left in `public` and outside of schemas.
+/// The rest in `public` and outside of schemas.
 pub(crate) async fn loose_ends(session: &Session) -> Result<()> {
     let client = &session.client;
     let doing = "remove an unfinished restore";

@@ -20,7 +20,7 @@ use crate::restore::supabase::{places, platform};
 use crate::sql::names::quote;
 use crate::sql::statements::{name, statements};
 
-/// What was refused, known to all sessions: numbers of entries.
+/// The numbers of refused entries, known to all sessions.
 pub(crate) type Failed = Mutex<HashSet<i32>>;
 
 /// Makes objects in one session.
@@ -35,7 +35,7 @@ pub(crate) struct Applier<'a> {
     pub(crate) ledger: &'a Ledger,
     /// Entries that were not made.
     pub(crate) failed: &'a Failed,
-    /// Whether everything is to belong to the session's role.
+    /// True when everything shall belong to the session's role.
     pub(crate) no_owner: bool,
 }
 
@@ -48,7 +48,7 @@ impl Applier<'_> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// What this entry is part of and was not made.
+    /// The object that this entry is part of and that was not made.
     fn blocked(&self, entry: &Entry) -> Option<&Entry> {
         let part = entry::is_part(entry);
         let mut failed = entry.dependencies.iter().filter(|id| part && self.has_failed(**id));
@@ -71,12 +71,12 @@ impl Applier<'_> {
     /// Runs one statement of an entry's; false where it was refused, which is noted.
     ///
     /// # Errors
-    /// What is not about the statement: a lost connection.
+    /// An error that is not about the statement: a lost connection.
     pub(crate) async fn attempt(&self, kind: &str, name: &str, sql: &str) -> Result<bool> {
         self.attempt_as(kind, name, sql, sql).await
     }
 
-    /// As [`Self::attempt`], told with another text of the statement.
+    /// As [`Self::attempt`], reported with another text of the statement.
     async fn attempt_as(&self, kind: &str, name: &str, sql: &str, told: &str) -> Result<bool> {
         match project::transaction(self.session, sql, &format!("{kind} {name}")).await {
             Ok(()) if !self.gave(sql).await? => {
@@ -93,7 +93,8 @@ impl Applier<'_> {
         }
     }
 
-    /// Whether a `GRANT` gave what it says: one that gives nothing is no error to the server. True for other statements.
+    /// True when a `GRANT` gave its privilege: one that gives nothing is no error to the server. True for other
+    /// statements.
     async fn gave(&self, sql: &str) -> Result<bool> {
         let parts = || {
             let (before, role) = split_grantee(sql)?;
@@ -181,7 +182,7 @@ impl Applier<'_> {
             match project::transaction(self.session, &sql, &object).await {
                 Ok(()) => return Ok(true),
                 Err(error) if error.is_sqlstate("42501") => refusal = error.cause(),
-                // Not about the owner: told by the attempt without one.
+                // Not about the owner: reported by the attempt without one.
                 Err(error) if is_rejection(&error) => return Ok(false),
                 Err(error) => return Err(error),
             }
@@ -198,7 +199,7 @@ impl Applier<'_> {
         if self.skip(entry) {
             return Ok(());
         }
-        // What an extension made is not this role's to give: each grant is looked at.
+        // The objects of an extension are not this role's to give: each grant is checked.
         let ours = self.map.on(entry).is_some() || namespace(entry).is_empty();
         let mut whole = Vec::new();
         let mut grantor: Option<String> = None;
@@ -267,7 +268,7 @@ pub(crate) fn grantee(statement: &str) -> Option<String> {
     split_grantee(statement).map(|(_, role)| role)
 }
 
-/// What stands before the role, and the role.
+/// The words before the role, and the role.
 fn split_grantee(statement: &str) -> Option<(&str, String)> {
     let statement = statement.trim().trim_end_matches(';').trim_end();
     let statement = statement.strip_suffix(" WITH GRANT OPTION").unwrap_or(statement);

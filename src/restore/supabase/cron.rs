@@ -72,7 +72,7 @@ pub(crate) async fn jobs(work: &Work<'_>, project: &Project, ledger: &Ledger, wa
     Ok(())
 }
 
-/// What schedules a job.
+/// The statement that schedules a job.
 fn statement(job: &Job, work: &Work<'_>, project: &Project) -> String {
     let (schedule, command) = (literal(&job.schedule), literal(&job.command));
     let name = job.name.as_deref().map(literal);

@@ -1,5 +1,5 @@
-//! What belongs to no schema or is the platform's in part: extensions, publications, servers, event triggers, default
-//! privileges, settings of the database; and what the user has added to the platform's tables.
+//! Objects that belong to no schema or are the platform's in part: extensions, publications, servers, event triggers,
+//! default privileges, settings of the database; and what the user has added to the platform's tables.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ fn function_schema(trigger: &str) -> Option<String> {
     rest.starts_with('.').then_some(schema)
 }
 
-/// Whether the owner of an entry is a role of the platform: what it owns in the platform's schemas is not the user's.
+/// True when the owner of an entry is a role of the platform: its objects in the platform's schemas are not the user's.
 fn is_platforms(entry: &Entry) -> bool {
     let owner = entry.owner.as_deref().unwrap_or_default();
     owner != "postgres" && platform::reserves_role(owner)
@@ -56,7 +56,7 @@ impl Applier<'_> {
         }
     }
 
-    /// What belongs to no schema. What is there by name is left as it is.
+    /// Objects that belong to no schema. One whose name exists is left as it is.
     ///
     /// # Errors
     /// A lost connection.
@@ -102,8 +102,8 @@ impl Applier<'_> {
         self.make(entry).await
     }
 
-    /// A definition in one of the platform's schemas. Triggers and policies that are absent are made; of everything else
-    /// the user's is made where that may be, and the platform's is told.
+    /// A definition in one of the platform's schemas. Triggers and policies that are absent are made; of everything
+    /// else the user's is made where the role may, and the platform's is reported.
     ///
     /// # Errors
     /// A lost connection.
@@ -128,7 +128,7 @@ impl Applier<'_> {
                 self.ledger.lost("table", &findings::name(entry), why, &step);
                 Ok(())
             }
-            // Its rows are told with the others.
+            // Its rows are reported with the others.
             ObjectType::Table | ObjectType::Schema => {
                 self.ledger.absent(
                     if namespace(entry).is_empty() { tag(entry) } else { namespace(entry) },
@@ -156,7 +156,7 @@ impl Applier<'_> {
         }
     }
 
-    /// Whether an entry is on a table of the platform that this project does not have.
+    /// True when an entry is on a table of the platform that this project does not have.
     fn gone(&self, entry: &Entry) -> bool {
         let on = entry.dependencies.iter().filter_map(|id| self.map.entry(*id));
         let mut tables = on.filter(|e| e.desc == ObjectType::Table && self.map.place(e) == Place::Managed);
@@ -295,12 +295,12 @@ impl Applier<'_> {
     }
 }
 
-/// Whether what is there can be told by its name.
+/// True when an existing object can be recognised by its name.
 fn has_name(entry: &Entry) -> bool {
     !matches!(entry.desc, ObjectType::Comment | ObjectType::SecurityLabel)
 }
 
-/// Whether an entry is part of a table.
+/// True when an entry is part of a table.
 fn of_table(entry: &Entry) -> bool {
     matches!(
         entry.desc,

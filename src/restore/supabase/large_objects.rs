@@ -10,7 +10,7 @@ use crate::restore::supabase::apply::Applier;
 use crate::restore::work::Work;
 use crate::sql::names::quote;
 
-/// What the mark of an unfinished restore calls them.
+/// Their kind in the mark of an unfinished restore.
 pub(crate) const KIND: &str = "large object";
 
 /// The large objects of a run.

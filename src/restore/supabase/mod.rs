@@ -1,12 +1,12 @@
-//! `pgstow restore --profile supabase`: into a project whose role is no superuser and whose platform has made schemas of
-//! its own. Owns the order of things there.
+//! `pgstow restore --profile supabase`: into a project whose role is no superuser and whose platform has made schemas
+//! of its own. Owns the order of things there.
 //!
 //! The application's schemas are made object by object (what the platform forbids is noted, everything else goes on),
 //! with the privileges of the run and not those that the project gives to new objects. Of the platform's schemas only
 //! rows are loaded, and what the user has added to its tables is made again.
 //!
-//! As in an ordinary restore of a whole run, a mark says that it is unfinished: the same command removes what it made in
-//! the application's schemas and starts over. Nothing is ever removed from the platform's, whose rows are merged.
+//! As in an ordinary restore of a whole run, a mark says that it is unfinished: the same command removes what it made
+//! in the application's schemas and starts over. Nothing is ever removed from the platform's, whose rows are merged.
 
 pub(crate) mod after;
 pub(crate) mod apply;
@@ -53,7 +53,7 @@ use crate::sql::names::{in_comment, quote};
 /// Restores a run, or some schemas of it, into a project.
 ///
 /// # Errors
-/// What stopped it: damage of the store, a lost connection, a project that does not have what the run needs. What the
+/// Damage of the store, a lost connection, a project that does not have what the run needs. What the
 /// platform refused is in the report.
 pub(crate) async fn restore(
     options: &Options,
@@ -417,7 +417,8 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Materialised views, and everything of the database as a whole: default privileges, publications, event triggers, settings.
+    /// Materialised views, and everything of the database as a whole: default privileges, publications, event triggers,
+    /// settings.
     async fn rest(&self) -> Result<()> {
         let applier = self.applier();
         if self.work.options.has_rows() {

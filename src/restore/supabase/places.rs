@@ -51,7 +51,7 @@ impl<'a> Map<'a> {
                 platform::HISTORY => there.is_some(),
                 _ => {
                     platform::makes_schema(name)
-                        // What the run has no definition of is an extension's.
+                        // A schema without a definition in the run belongs to an extension.
                         || !made.contains(name.as_str())
                         || there.is_some_and(|s| s.extension || !(s.owned || s.creatable))
                 }
@@ -66,7 +66,8 @@ impl<'a> Map<'a> {
         self.by_id.get(&id).copied()
     }
 
-    /// What an ACL, comment or label is attached to, what a trigger or policy is on: its first dependency.
+    /// The object that an ACL, comment or label is attached to, or that a trigger or policy is on: its first
+    /// dependency.
     pub(crate) fn on(&self, entry: &Entry) -> Option<&'a Entry> {
         entry.dependencies.first().and_then(|id| self.entry(*id))
     }
@@ -101,7 +102,7 @@ impl<'a> Map<'a> {
     }
 }
 
-/// Whether something of no schema is made before tables, which may need it.
+/// True for an object outside of schemas that is made before tables, which may need it.
 pub(crate) const fn comes_first(entry: &Entry) -> bool {
     matches!(
         entry.desc,
@@ -116,7 +117,7 @@ pub(crate) const fn comes_first(entry: &Entry) -> bool {
     )
 }
 
-/// Whether there is in the project what this entry makes; true for what is part of something else.
+/// True when the project has the object of this entry; also for a part of another object.
 pub(crate) fn there(entry: &Entry, project: &Project) -> bool {
     let (schema, name) = (namespace(entry), tag(entry));
     let kind = match entry.desc {

@@ -1,5 +1,6 @@
-//! What the Supabase platform makes and keeps for itself: its schemas, its roles, its bookkeeping. Names from the
-//! public repositories of its services; a schema that is not listed is judged by what the role may do in it.
+//! The part of the database that the Supabase platform makes and keeps for itself: its schemas, its roles, its
+//! bookkeeping. Names from the public repositories of its services; a schema that is not listed is judged by what the
+//! role may do in it.
 
 /// Schemas that the platform, or an extension it installs, makes.
 const SCHEMAS: &[&str] = &[
@@ -33,7 +34,7 @@ const SCHEMAS: &[&str] = &[
 /// The migration history that the command-line program of Supabase keeps: the project's own, made when first used.
 pub(crate) const HISTORY: &str = "supabase_migrations";
 
-/// Whether the platform makes a schema of this name.
+/// True when the platform makes a schema of this name.
 pub(crate) fn makes_schema(name: &str) -> bool {
     SCHEMAS.contains(&name)
 }
@@ -53,7 +54,7 @@ pub(crate) fn reserves_role(name: &str) -> bool {
     ROLES.contains(&name) || ["supabase_", "pgsodium_", "cli_login_", "pg_"].iter().any(|word| name.starts_with(word))
 }
 
-/// What is done with the rows of a table that the platform has made.
+/// The treatment of the rows of a table that the platform has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rows {
     /// They are loaded.
@@ -66,7 +67,7 @@ pub(crate) enum Rows {
     Jobs,
 }
 
-/// What is done with the rows of this table of a managed schema.
+/// The treatment of the rows of this table of a managed schema.
 pub(crate) fn rows(schema: &str, table: &str) -> Rows {
     match (schema, table) {
         ("vault", "secrets") => Rows::Cannot(
@@ -92,17 +93,17 @@ pub(crate) fn rows(schema: &str, table: &str) -> Rows {
     }
 }
 
-/// Whether rows of this table pass by: the platform makes and drops its partitions by itself.
+/// True when rows of this table are passing: the platform makes and drops its partitions by itself.
 pub(crate) fn passes_by(schema: &str, table: &str) -> bool {
     schema == "realtime" && table.starts_with("messages_")
 }
 
-/// Whether the platform itself makes triggers with functions of this schema: such a trigger is not the user's.
+/// True when the platform itself makes triggers with functions of this schema: such a trigger is not the user's.
 pub(crate) fn makes_triggers(schema: &str) -> bool {
     makes_schema(schema) && !["extensions", "net", "supabase_functions", HISTORY].contains(&schema)
 }
 
-/// Whether a setting of the database says something of the old project only.
+/// True for a setting of the database that is about the old project only.
 pub(crate) fn own_setting(statement: &str) -> bool {
     statement.contains("app.settings.jwt_")
 }

@@ -32,7 +32,7 @@ pub(crate) async fn make(
     ledger: &Ledger,
 ) -> Result<()> {
     let present: BTreeSet<String> = project.roles.keys().cloned().collect();
-    // The same statements without passwords are what may be told.
+    // The same statements without passwords may be printed.
     let told = script.missing(&present, false);
     for (statement, told) in script.missing(&present, passwords).iter().zip(&told) {
         if let Some((of, member)) = membership(statement) {
@@ -109,7 +109,7 @@ pub(crate) async fn join(session: &Session, entries: &[&Entry], project: &Projec
         let sql = format!("GRANT {} TO {}", quote(owner), quote(&project.role));
         match project::transaction(session, &sql, "become a member of an owner").await {
             Ok(()) => joined.push(owner),
-            // Told with what belongs to another role for it.
+            // Reported with the objects that belong to another role because of it.
             Err(error) if is_rejection(&error) => {}
             Err(error) => return Err(error),
         }

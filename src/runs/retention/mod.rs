@@ -1,10 +1,11 @@
 //! Deletes runs that no rule keeps, and what failed runs left behind.
 //!
 //! Owns what may be deleted at all: objects below `runs/<run>/` and `receipts/<run>/` of the store's own prefix, where
-//! `<run>` is a name this program makes, and unfinished uploads of such keys. A run's manifest goes first, so that a run
-//! that is half deleted never looks whole; the next prune takes the rest as that of an unfinished run. What is not
-//! understood (a manifest that cannot be read, a name that is not a moment or lies in the future) is kept, with the reason.
-//! A run that is known to be damaged never takes the place of a sound one, nor does a partial run that of a complete one.
+//! `<run>` is a name this program makes, and unfinished uploads of such keys. A run's manifest goes first, so that a
+//! run that is half deleted never looks whole; the next prune takes the rest as that of an unfinished run. What is not
+//! understood (a manifest that cannot be read, a name that is not a moment or lies in the future) is kept, with the
+//! reason. A run that is known to be damaged never takes the place of a sound one, nor does a partial run that of a
+//! complete one.
 
 pub(crate) mod rules;
 pub(crate) mod sweep;
@@ -22,7 +23,7 @@ use crate::runs::retention::sweep::Sweep;
 use crate::runs::{is_future, pins, pointer};
 use crate::store::{OpenUpload, Store};
 
-/// What becomes of a run.
+/// The decision about a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Action {
@@ -30,14 +31,14 @@ pub(crate) enum Action {
     Delete,
 }
 
-/// What was decided about a run, and what came of it.
+/// The decision about a run, and its result.
 #[derive(Debug, Serialize)]
 pub(crate) struct Decision {
     pub(crate) run: String,
     pub(crate) status: State,
     pub(crate) latest: bool,
     pub(crate) action: Action,
-    /// Why: `last`, `daily`, ..., `latest`, `pinned`, `last complete run`, or a sentence.
+    /// The reason: `last`, `daily`, ..., `latest`, `pinned`, `last complete run`, or a sentence.
     pub(crate) reasons: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) finished_at: Option<String>,
@@ -47,7 +48,7 @@ pub(crate) struct Decision {
     pub(crate) bytes: u64,
 }
 
-/// What is asked for.
+/// The options.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) rules: Rules,
@@ -57,7 +58,7 @@ pub(crate) struct Options {
     pub(crate) dry_run: bool,
 }
 
-/// What a prune did.
+/// The result of a prune.
 #[derive(Debug, Serialize)]
 pub(crate) struct Pruned {
     pub(crate) store: String,
@@ -70,7 +71,7 @@ pub(crate) struct Pruned {
     pub(crate) deleted_runs: u64,
     pub(crate) deleted_objects: u64,
     pub(crate) deleted_bytes: u64,
-    /// What a person should know, though nothing failed.
+    /// Notes for a person, though nothing failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
     pub(crate) failures: Vec<String>,
@@ -112,7 +113,7 @@ pub(crate) async fn prune(store: &Store, options: &Options) -> Result<Pruned> {
     })
 }
 
-/// What becomes of each run, newest first.
+/// The decision about each run, newest first.
 fn decide(rules: &Rules, inventory: &Inventory, grace: Duration, uploads: &[OpenUpload]) -> Vec<Decision> {
     let starts = |counts: fn(&Row) -> bool| -> Vec<(&str, jiff::Timestamp)> {
         let rows = inventory.runs.iter().filter(|row| counts(row));
@@ -143,7 +144,7 @@ fn decide(rules: &Rules, inventory: &Inventory, grace: Duration, uploads: &[Open
         let is_kept = !reasons.is_empty();
         reasons.extend(doubt(row, grace, uploads));
         let action = if reasons.is_empty() { Action::Delete } else { Action::Keep };
-        // Why it did not count as a sound run, where a rule keeps it nevertheless.
+        // The reason why it did not count as a sound run, where a rule keeps it nevertheless.
         reasons.extend(row.damage.clone().filter(|_| is_kept));
         if action == Action::Delete {
             let why = if row.state == State::Incomplete { "never finished" } else { "no rule keeps it" };
@@ -163,7 +164,7 @@ fn decide(rules: &Rules, inventory: &Inventory, grace: Duration, uploads: &[Open
     inventory.runs.iter().map(decide).collect()
 }
 
-/// Why a run stays that no rule speaks of.
+/// The reason why a run stays that no rule keeps.
 fn doubt(row: &Row, grace: Duration, uploads: &[OpenUpload]) -> Option<String> {
     let Some(started) = layout::started(&row.run) else { return Some("its name is not a moment".to_owned()) };
     if is_future(started) {

@@ -1,7 +1,7 @@
 //! Which runs the rules keep. Knows names and moments, no store.
 //!
-//! A rule about days, weeks or months keeps the newest run of each period that has one, as many periods back as it says;
-//! periods without a run do not count. A run that several rules keep takes a place in each of them.
+//! A rule about days, weeks or months keeps the newest run of each period that has one, as many periods back as it
+//! says; periods without a run do not count. A run that several rules keep takes a place in each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,10 +20,10 @@ pub(crate) struct Rules {
     pub(crate) monthly: u32,
 }
 
-/// What the days of one period have in common.
+/// The period that a day belongs to.
 type Period = fn(Date) -> (i16, i8, i8);
 
-/// Why a run is kept, by run.
+/// The reasons why runs are kept, by run.
 pub(crate) type Kept = BTreeMap<String, BTreeSet<&'static str>>;
 
 impl Rules {

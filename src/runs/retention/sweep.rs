@@ -29,7 +29,7 @@ impl<'a> Sweep<'a> {
         self.store
     }
 
-    /// What a person should know, though nothing failed.
+    /// Notes for a person, though nothing failed.
     pub(crate) fn notes(&mut self) -> Vec<String> {
         if self.store.keeps_versions() {
             self.note(
@@ -40,7 +40,7 @@ impl<'a> Sweep<'a> {
         self.notes.clone()
     }
 
-    /// What could not be deleted, each with its key.
+    /// The objects that could not be deleted, each with its key.
     pub(crate) fn failures(&self) -> Vec<String> {
         self.failures.clone()
     }
@@ -179,12 +179,12 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// Whether a moment is that long ago; a moment that is not known is not.
+/// True when a moment is that long ago; false for an unknown moment.
 pub(crate) fn is_older(moment: Option<SystemTime>, than: Duration) -> bool {
     moment.and_then(|moment| moment.elapsed().ok()).is_some_and(|age| age >= than)
 }
 
-/// Whether an unfinished upload is for a key of this program, directly below the prefix.
+/// True when an unfinished upload is for a key of this program, directly below the prefix.
 fn is_ours(upload: &OpenUpload) -> bool {
     let segments: Vec<&str> = upload.key.split('/').collect();
     match segments.as_slice() {

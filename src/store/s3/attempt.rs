@@ -1,4 +1,6 @@
 //! One request, tried until it works or it makes no sense to go on; and what a failure is called in front of people.
+//!
+//! One file, since the same facts of a failure decide on another attempt and on the hint.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,7 +28,7 @@ const SLICE: usize = 64 << 10;
 /// Once a body is handed over, the kernel's buffers still have to drain and the server has to store it.
 const ANSWER: u32 = 4;
 
-/// Why one request, or all attempts of it, failed.
+/// The failure of one request, or of all attempts of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) status: Option<u16>,
@@ -84,7 +86,7 @@ impl Failure {
         self.status == Some(403) || matches!(self.code.as_deref(), Some("AccessDenied" | "AllAccessDisabled"))
     }
 
-    /// What the server said, in a few words: its code, else the status, else the message.
+    /// The answer of the server, in a few words: its code, else the status, else the message.
     pub(crate) fn brief(&self) -> String {
         match (&self.code, self.status) {
             (Some(code), Some(status)) => format!("{code}, HTTP {status}"),
@@ -322,7 +324,7 @@ impl S3 {
         )
     }
 
-    /// What is wrong with the endpoint itself, as far as an answer shows it.
+    /// The advice about a wrong endpoint, as far as an answer shows it.
     fn endpoint_hint(&self, failure: &Failure) -> Option<String> {
         let endpoint = self.endpoint.as_deref()?;
         let (scheme, rest) = endpoint.split_once("://")?;
@@ -346,10 +348,10 @@ impl S3 {
     }
 }
 
-/// What to do where the provider takes no object of this size.
+/// The advice where the provider takes no object of this size.
 const TOO_LARGE: &str = "the provider's limit for one object is reached: `backup --max-object-size 50MB` stores larger ones in volumes of that size, or raise the limit there (Supabase: the project's and the bucket's file size limit, 50 MB on the Free plan)";
 
-/// What to do without credentials.
+/// The advice without credentials.
 pub(crate) const fn client_hint() -> &'static str {
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
 }
@@ -382,7 +384,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// How long nothing moved, and how long that may last now.
+    /// The time without movement, and its limit now.
     fn quiet(&self, stall: Duration) -> (Duration, Duration) {
         let last = Duration::from_millis(self.shared.last.load(Ordering::Relaxed));
         let handed_over = self.shared.left.load(Ordering::Relaxed) == 0 && !last.is_zero();

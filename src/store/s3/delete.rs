@@ -1,7 +1,7 @@
 //! Deleting many objects with few requests (`DeleteObjects`), and what deleting shows of the bucket's versions.
 //!
-//! Not every server knows the request, or takes its checksum: whatever one refuses as a whole is left to single requests,
-//! which also name the key that was refused.
+//! Not every server knows the request, or takes its checksum: whatever one refuses as a whole is left to single
+//! requests, which also name the key that was refused.
 
 use std::sync::atomic::Ordering;
 
@@ -14,7 +14,7 @@ use crate::store::s3::attempt::Progress;
 /// Most keys of one request (S3's own limit).
 const BATCH: usize = 1_000;
 
-/// What became of some keys.
+/// The result of deleting some keys.
 pub(crate) struct Batches {
     /// One for each key that the server refused to delete.
     pub(crate) errors: Vec<Error>,

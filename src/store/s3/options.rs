@@ -1,4 +1,4 @@
-//! What a provider may want with each object: encryption, storage class, retention, `Content-MD5`.
+//! The properties that a provider may want with each object: encryption, storage class, retention, `Content-MD5`.
 //!
 //! Owns the checks of these settings and the headers they become. Retention goes on the objects of a run only
 //! (`runs/...`), which are written once; the pointer, receipts and pins move, and a lock would outlive their use.
@@ -81,7 +81,7 @@ impl Options {
         }
     }
 
-    /// Whether etags cannot be MD5 sums: those of objects under a KMS key never are.
+    /// True when etags cannot be MD5 sums: those of objects under a KMS key never are.
     pub(crate) fn hides_md5(&self) -> bool {
         self.encryption == Some(ServerSideEncryption::AwsKms)
     }

@@ -126,7 +126,7 @@ impl Reading {
     }
 }
 
-/// Whether `bytes 5-9/10` begins at 5.
+/// True when `bytes 5-9/10` begins at 5.
 fn begins_at(range: &str, at: u64) -> bool {
     range.trim_start_matches("bytes").trim_start().split('-').next().and_then(|start| start.parse().ok()) == Some(at)
 }

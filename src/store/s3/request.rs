@@ -63,7 +63,7 @@ impl S3 {
     }
 }
 
-/// What stands between `<UploadId>` and `</UploadId>`; ids need no unescaping.
+/// The text between `<UploadId>` and `</UploadId>`; ids need no unescaping.
 fn upload_id(body: &[u8]) -> Option<String> {
     let (_, rest) = std::str::from_utf8(body).ok()?.split_once("<UploadId>")?;
     let (id, _) = rest.split_once("</UploadId>")?;

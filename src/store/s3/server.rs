@@ -36,7 +36,7 @@ pub(crate) struct S3 {
     pub(super) options: Options,
     pub(super) bytes: Arc<Semaphore>,
     pub(super) flight: Flight,
-    /// Whether this store's etags are MD5 sums, learnt from the first upload.
+    /// The knowledge whether this store's etags are MD5 sums, learnt from the first upload.
     pub(super) etags: AtomicU8,
     /// True where a deletion was seen to leave an old version.
     pub(super) versions: AtomicBool,

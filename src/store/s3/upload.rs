@@ -235,7 +235,7 @@ impl Writer {
         }
     }
 
-    /// Whether the object in the store is the one just sent: the answer that said so was lost.
+    /// True when the object in the store is the one just sent: the answer that said so was lost.
     async fn is_there(&self) -> Result<bool> {
         let Some(found) = self.s3.head(&self.key).await? else { return Ok(false) };
         let sums: Option<Vec<&str>> = self.done.iter().map(|part| part.md5.as_deref()).collect();
@@ -282,7 +282,7 @@ impl Drop for Writer {
     }
 }
 
-/// Ends the parts still on their way, then the upload; a failure is told.
+/// Ends the parts still on their way, then the upload; a failure is logged.
 async fn clean(
     s3: Arc<S3>,
     key: String,

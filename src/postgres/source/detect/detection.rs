@@ -15,11 +15,11 @@ pub(crate) struct Detection {
     pub(crate) schemas: Vec<SchemaInfo>,
     /// Every table, partitioned table, foreign table, materialised view and sequence of them, by schema and name.
     pub(crate) relations: Vec<Relation>,
-    /// How many large objects there are.
+    /// The number of large objects.
     pub(crate) large_objects: i64,
-    /// What this role cannot read, with the cure.
+    /// The objects that this role cannot read, with the cure.
     pub(crate) unreadable: Vec<Unreadable>,
-    /// What no dump by this role can hold, or what lives outside of the database.
+    /// The objects that no dump by this role can contain, or that live outside of the database.
     pub(crate) omitted: Vec<Omitted>,
     /// The server and the role.
     pub(crate) server: ServerInfo,
@@ -41,11 +41,11 @@ pub(crate) struct ServerInfo {
     pub(crate) encoding: String,
     /// The role of the session.
     pub(crate) role: String,
-    /// Whether it is a superuser.
+    /// True when it is a superuser.
     pub(crate) superuser: bool,
-    /// Whether row-level security does not apply to it.
+    /// True when row-level security does not apply to it.
     pub(crate) bypass_rls: bool,
-    /// Whether the server is a standby.
+    /// True when the server is a standby.
     pub(crate) in_recovery: bool,
     /// `<system identifier>/<database oid>`; where the role may not read that, `hash/<md5>` of the server's address,
     /// port and database name as the server sees them.
@@ -64,7 +64,7 @@ pub(crate) struct ServerInfo {
     pub(crate) connections: i64,
     /// Bytes of a block.
     pub(crate) block_size: i64,
-    /// Whether `pg_authid`, and so the roles' password hashes, can be read.
+    /// True when `pg_authid`, and so the roles' password hashes, can be read.
     pub(crate) reads_passwords: bool,
 }
 
@@ -79,11 +79,11 @@ pub(crate) struct SchemaInfo {
     pub(crate) owner: String,
     /// The extension it is a member of.
     pub(crate) extension: Option<String>,
-    /// Whether the policy's query shows it to this role.
+    /// True when the policy's query shows it to this role.
     pub(crate) by_policy_query: bool,
-    /// Whether the role has USAGE on it.
+    /// True when the role has USAGE on it.
     pub(crate) usable: bool,
-    /// Why the policy's query does not show it.
+    /// The reason why the policy's query does not show it.
     pub(crate) note: Option<String>,
 }
 
@@ -141,7 +141,7 @@ pub(crate) struct Relation {
     pub(crate) owner: String,
     /// The extension it is a member of.
     pub(crate) extension: Option<String>,
-    /// Whether that extension registered it as configuration (`pg_extension_config_dump`).
+    /// True when that extension registered it as configuration (`pg_extension_config_dump`).
     pub(crate) extension_config: bool,
     /// The filter of that registration (`WHERE ...`), if there is one.
     pub(crate) filter: Option<String>,
@@ -152,9 +152,9 @@ pub(crate) struct Relation {
     pub(crate) bytes: i64,
     /// Blocks of the main fork; the same caution.
     pub(crate) heap_blocks: i64,
-    /// Whether it is a partition.
+    /// True when it is a partition.
     pub(crate) partition: bool,
-    /// Why the role cannot read it.
+    /// The reason why the role cannot read it.
     pub(crate) unreadable: Option<String>,
 }
 
@@ -191,13 +191,13 @@ pub(crate) struct Unreadable {
     pub(crate) name: String,
     /// Its kind.
     pub(crate) kind: GapKind,
-    /// Why.
+    /// The reason.
     pub(crate) reason: String,
     /// The SQL that would cure it; what to do instead, where no SQL would.
     pub(crate) cure: String,
 }
 
-/// What the role may do with one relation; in the order of the relations.
+/// The role's rights on one relation; in the order of the relations.
 pub(crate) struct Privileges {
     pub(super) usage: bool,
     pub(super) select: bool,

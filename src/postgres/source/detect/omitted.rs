@@ -1,4 +1,4 @@
-//! What no dump by this role can hold, or what lives outside of the database: each found by a query on it.
+//! Objects that no dump by this role can contain, or that live outside of the database: each found by a query.
 
 use tokio_postgres::Client;
 
@@ -9,7 +9,7 @@ use crate::postgres::source::detect::RelKind;
 use crate::postgres::source::detect::detection::Detection;
 use crate::postgres::source::detect::queries::at;
 
-/// What the catalogue tells, one row an entry: kind, name.
+/// The rows of the catalogue, one an entry: kind, name.
 const FOUND: &str = "
 SELECT 'subscription', s.subname::text FROM pg_catalog.pg_subscription s
     JOIN pg_catalog.pg_database b ON b.oid = s.subdbid AND b.datname = current_database()

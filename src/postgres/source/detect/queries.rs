@@ -10,7 +10,7 @@ use crate::postgres::source::detect::detection::{
 };
 use crate::sql::names::quote;
 
-/// What is covered: every schema but PostgreSQL's own. The names of temporary schemas end in a number.
+/// The covered schemas: all but PostgreSQL's own. The names of temporary schemas end in a number.
 const COVERED: &str = r"n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
     AND n.nspname !~ '^pg_(toast_)?temp_[0-9]+$'";
 
@@ -28,8 +28,8 @@ SELECT current_setting('server_version_num')::int8, current_setting('server_vers
 FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
 WHERE d.datname = current_database() AND r.rolname = current_user";
 
-/// The cluster's identifier, where the role may ask. A query of its own: a function that the role may not call is refused
-/// when a query begins, whatever stands around the call.
+/// The cluster's identifier, where the role may ask. A query of its own: a function that the role may not call is
+/// refused when a query begins, whatever stands around the call.
 async fn system_identifier(client: &Client, may: bool) -> Result<Option<String>> {
     if !may {
         return Ok(None);

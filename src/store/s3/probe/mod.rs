@@ -25,7 +25,7 @@ use crate::store::s3::options::content_md5;
 use crate::store::s3::probe::prober::{Heard, Prober, ask, body, version};
 use crate::store::s3::server::S3;
 
-/// How long the object is locked that tells whether locks hold.
+/// The time for which the object is locked that shows whether locks hold.
 const LOCK: Duration = Duration::from_secs(3);
 
 /// Tries everything, in an order that needs least when something fails.

@@ -22,7 +22,7 @@ struct Open {
     full: String,
     id: String,
     parts: Vec<CompletedPart>,
-    /// Whether each part's etag was its MD5.
+    /// True when each part's etag was its MD5.
     md5: bool,
 }
 
@@ -50,7 +50,7 @@ pub(crate) async fn multipart(prober: &mut Prober<'_>) {
             }
         }
     } else {
-        // What was stored in parts becomes small at least.
+        // An object that was stored in parts becomes small at least.
         if let Err(failure) = prober.put("equal", SMALL, |request| request).await {
             tracing::debug!("replace the object in parts: {}", failure.brief());
         }

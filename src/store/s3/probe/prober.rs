@@ -74,7 +74,7 @@ pub(crate) fn version(id: Option<&str>) -> Option<String> {
     id.filter(|id| !id.is_empty() && *id != "null").map(str::to_owned)
 }
 
-/// What the answers' headers said. Clones share it.
+/// The headers of the answers. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Heard(Arc<Mutex<Said>>);
 
