@@ -19,6 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::error::{Error, Result};
 use crate::store::s3::S3;
+use crate::store::s3::flight::Turn;
 
 /// First pause between attempts, doubled each time up to [`LONGEST`], with jitter: 8 attempts span about a minute.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -354,6 +355,16 @@ const TOO_LARGE: &str = "the provider's limit for one object is reached: `backup
 /// The advice without credentials.
 pub(crate) const fn client_hint() -> &'static str {
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run where a role is attached"
+}
+
+/// Ends the turn of a request with its answer.
+pub(super) fn ended<T>(turn: Turn<'_>, answer: Result<T, Failure>) -> Result<T, Failure> {
+    match &answer {
+        Ok(_) => turn.answered(false),
+        Err(failure) if failure.is_throttled() => turn.answered(true),
+        Err(_) => {}
+    }
+    answer
 }
 
 /// Waits before the next attempt.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
-use crate::store::s3::attempt::Failure;
 
 /// Requests at once, whatever the round trip.
 const LEAST: usize = 8;
@@ -118,14 +117,9 @@ impl State {
 }
 
 impl Turn<'_> {
-    /// Ends the turn with the request's answer.
-    pub(super) fn answered<T>(self, answer: Result<T, Failure>) -> Result<T, Failure> {
-        match &answer {
-            Ok(_) => self.flight.learn(self.begun, self.begun.elapsed(), false),
-            Err(failure) if failure.is_throttled() => self.flight.learn(self.begun, self.begun.elapsed(), true),
-            Err(_) => {}
-        }
-        answer
+    /// Ends the turn of a request that was answered well, or by the server's wish for fewer requests.
+    pub(super) fn answered(self, is_throttled: bool) {
+        self.flight.learn(self.begun, self.begun.elapsed(), is_throttled);
     }
 }
 

@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, Result, without_secrets};
 use crate::seal::hash::hex;
 use crate::store::config::Config;
-use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::attempt::{Failure, Progress, ended};
 use crate::store::s3::flight::Flight;
 pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;
@@ -192,7 +192,7 @@ impl S3 {
         };
         let progress = Progress::default();
         let request = request.customize().interceptor(progress.interceptor(body)).send();
-        let answer = turn.answered(self.watch(&progress, request).await)?;
+        let answer = ended(turn, self.watch(&progress, request).await)?;
         if body.len() <= SINGLE_PUT {
             self.compare(answer.e_tag.as_deref(), md5.as_deref())?;
         }

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
 use crate::seal::hash::hex;
-use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::attempt::{Failure, Progress, ended};
 use crate::store::s3::server::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::store::{Condition, Plan, WriteError};
 
@@ -338,7 +338,7 @@ async fn part(s3: &S3, full: &str, id: &str, number: i32, body: &Bytes) -> Resul
     let md5 = s3.md5(body);
     let progress = Progress::default();
     let request = s3.part_request(full, id, number, body).customize().interceptor(progress.interceptor(body)).send();
-    let answer = turn.answered(s3.watch(&progress, request).await)?;
+    let answer = ended(turn, s3.watch(&progress, request).await)?;
     let checked = s3.compare(answer.e_tag.as_deref(), md5.as_deref())?;
     Ok(Part { number, etag: answer.e_tag, md5: md5.filter(|_| checked) })
 }
