@@ -5,8 +5,10 @@
 //!
 //! - [`cli`]: one verb a file: its flags, its call of the engine, its text and its JSON. The only place that knows clap,
 //!   a terminal and progress bars;
-//! - `drill`, `doctor`, `rescue`: prove a run; check what could stop the next one; bring single rows back;
-//! - `restore`, `backup`, `verify`, `download`, `peek`, `report`: the engines;
+//! - `fleet`: many databases from one file, each step a process of its own;
+//! - `drill`, `doctor`, `rescue`, `notify`: prove a run; check what could stop the next one; bring single rows back; tell
+//!   who is to know;
+//! - `restore`, `backup`, `verify`, `download`, `copy`, `peek`, `report`: the engines;
 //! - `objects`, `runs`: one object of a run, in both directions; the runs of a store;
 //! - `postgres`, [`store`]: connections, programs, the saved database and the target (tokio-postgres lives here only);
 //!   S3 (the AWS crates live in `store::s3` only) and directories;
@@ -17,14 +19,17 @@
 pub(crate) mod archive;
 pub(crate) mod backup;
 pub mod cli;
+pub(crate) mod copy;
 pub(crate) mod doctor;
 pub(crate) mod download;
 pub(crate) mod drill;
 pub mod error;
+pub(crate) mod fleet;
 pub mod format;
 #[cfg(test)]
 mod hostile;
 pub(crate) mod human;
+pub(crate) mod notify;
 pub(crate) mod objects;
 pub(crate) mod peek;
 pub mod pipeline;

@@ -67,8 +67,12 @@ fn main() -> ExitCode {
         Ok(runtime) => std::mem::ManuallyDrop::new(runtime),
         Err(error) => return fail(&Error::failed(format!("start: {error}"))),
     };
+    let supervised = std::env::var_os("PGSTOW_SUPERVISED").is_some();
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
+        if supervised {
+            shutdown.when_input_ends();
+        }
         run::run(cli.command, cli.global, shutdown).await
     });
     match result {

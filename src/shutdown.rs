@@ -36,7 +36,21 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// The token; cancelled by a signal only.
+    /// Stops the program, as SIGTERM does, when its input ends: that of a step ends with the program that started it.
+    pub fn when_input_ends(&self) {
+        let shared = self.clone();
+        // A thread, not a task: a read of stdin cannot be cancelled.
+        std::thread::spawn(move || {
+            let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            tracing::debug!("the input ended: {ended:?}");
+            if !shared.token.is_cancelled() {
+                shared.signal.store(15, Ordering::SeqCst);
+                shared.token.cancel();
+            }
+        });
+    }
+
+    /// The token; cancelled by a signal, or the end of a supervised input.
     #[must_use]
     pub const fn token(&self) -> &CancellationToken {
         &self.token

@@ -11,13 +11,16 @@ use crate::backup::run::{Gathered, Run};
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::format::manifest::{
-    AGE, Database, Encryption, FORMAT, Manifest, Object, Omitted, Skipped, Source, Status, Tool, Totals,
+    AGE, Anomaly, Database, Encryption, FORMAT, Manifest, Object, Omitted, Skipped, Source, Status, Tool, Totals,
 };
 use crate::postgres::source::leader::Leader;
 use crate::runs::pointer::Way;
-use crate::runs::{listing, pointer};
+use crate::runs::{anomaly, find, listing, pointer};
 use crate::seal::hash::hex;
 use crate::store::Condition;
+
+/// Anomalies that are logged; the manifest has all.
+const ODD_LOGGED: usize = 20;
 
 /// A finished run.
 #[derive(Debug)]
@@ -49,7 +52,9 @@ pub(crate) async fn finish(
         omitted: &gaps.omitted,
     };
     let restore_md = run.target.put_plain(layout::RESTORE_MD, Bytes::from(restore_md::compose(&facts))).await?;
-    let manifest = manifest(run, leader, plan, gathered, gaps, restore_md);
+    let mut manifest = manifest(run, leader, plan, gathered, gaps, restore_md);
+    manifest.anomalies = anomalies(run, &manifest).await;
+    manifest.held = run.options.odd.hold && !manifest.anomalies.is_empty();
     refuse_missing(run, &manifest).await?;
     committing.store(true, Ordering::SeqCst);
     let sha256 = put_manifest(run, &manifest).await?;
@@ -72,6 +77,10 @@ fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: G
         status: if partial { Status::Partial } else { Status::Complete },
         started_at: rfc3339(run.started),
         finished_at: rfc3339(jiff::Timestamp::now()),
+        anomalies: Vec::new(),
+        held: false,
+        note: run.options.labels.note.clone(),
+        round: run.options.labels.round.clone(),
         tool: Tool { name: "pgstow".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         source: source(run, leader),
         compression: run.target.compression.to_string(),
@@ -88,6 +97,29 @@ fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: G
     };
     manifest.totals = totals(&manifest);
     manifest
+}
+
+/// What is odd about the run, beside the one that `latest` names. A store that does not give that one keeps no backup back.
+async fn anomalies(run: &Run, manifest: &Manifest) -> Vec<Anomaly> {
+    let store = &run.target.store;
+    let before = match pointer::latest(store).await {
+        Ok(None) => return Vec::new(),
+        Ok(Some(latest)) => find::manifest(store, &latest.run).await,
+        Err(error) => Err(error),
+    };
+    let before = match before {
+        Ok(Some(before)) if before.manifest.source.identity == manifest.source.identity => before,
+        Ok(_) => return Vec::new(),
+        Err(error) => {
+            tracing::warn!("the run could not be compared with the one before: {error}");
+            return Vec::new();
+        }
+    };
+    let found = anomaly::compare(&before.manifest, manifest, run.options.odd.limits);
+    for one in found.iter().take(ODD_LOGGED) {
+        tracing::warn!("beside run {}: {one}", before.name);
+    }
+    found
 }
 
 /// Refuses to go on when something took objects of the run away meanwhile (a prune with a short grace, a lifecycle
@@ -109,6 +141,14 @@ async fn refuse_missing(run: &Run, manifest: &Manifest) -> Result<()> {
 async fn promote(run: &Run, manifest: &Manifest, sha256: String) -> Result<bool> {
     if manifest.status == Status::Partial && !run.options.partial.becomes_latest {
         tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
+        return Ok(false);
+    }
+    if manifest.held {
+        tracing::warn!(
+            "the run is odd: {} stays where it was until `pgstow promote {}` (--hold-on-anomaly)",
+            layout::LATEST,
+            run.name
+        );
         return Ok(false);
     }
     let pointer = pointer::naming(manifest, sha256);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::pipeline::rate::BytesPerSecond;
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::runs::anomaly;
 use crate::seal::compress::Compression;
 use crate::seal::encrypt::Recipients;
 use crate::seal::sign::SigningKey;
@@ -21,6 +22,8 @@ pub(crate) struct Options {
     pub(crate) form: Form,
     pub(crate) limits: Limits,
     pub(crate) partial: Partial,
+    pub(crate) labels: Labels,
+    pub(crate) odd: Odd,
     /// Takes a prefix over that holds runs of another database.
     pub(crate) adopt_prefix: bool,
     /// Allows the Storage of the very project that is saved.
@@ -56,6 +59,22 @@ pub(crate) struct Limits {
     pub(crate) rate: Option<BytesPerSecond>,
     /// Silence of the server after which its state is asked for on another connection.
     pub(crate) stall_timeout: Duration,
+}
+
+/// How a run treats what is odd about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Odd {
+    pub(crate) limits: anomaly::Limits,
+    /// Leaves `latest` where it is.
+    pub(crate) hold: bool,
+}
+
+/// What people and schedulers call the run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Labels {
+    pub(crate) note: Option<String>,
+    /// The name that all tasks of one start have.
+    pub(crate) round: Option<String>,
 }
 
 /// The treatment of objects that the role cannot read.

@@ -8,6 +8,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
 use crate::seal::decrypt::Identities;
 use crate::seal::keys::Keys;
 use crate::seal::sign::{SigningKey, Trust};
@@ -263,12 +264,33 @@ pub struct SourceArgs {
     /// PGHOST...
     #[arg(long, value_name = "URL", help_heading = "Database", env = "PGSTOW_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// Command that prints the password, or token, of the database: run by sh for each session and each program, with PGHOST,
+    /// PGPORT, PGUSER and PGDATABASE set.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        help_heading = "Database",
+        env = "PGSTOW_PASSWORD_COMMAND",
+        hide_env_values = true
+    )]
+    pub password_command: Option<String>,
     /// Folder of pg_dump, pg_dumpall and pg_restore. Default: PATH, then the usual folders.
     #[arg(long, value_name = "DIR", help_heading = "Database", env = "PGSTOW_PG_BIN_DIR")]
     pub pg_bin_dir: Option<PathBuf>,
     /// Abort when a connection takes longer than this.
     #[arg(long, value_name = "DURATION", help_heading = "Database", env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+}
+
+impl SourceArgs {
+    /// The connection.
+    ///
+    /// # Errors
+    /// Kind `Usage`.
+    pub(crate) fn connection(&self) -> Result<ConnInfo> {
+        let info = ConnInfo::resolve(self.database_url.as_deref())?;
+        Ok(info.with_password_command(self.password_command.as_deref()))
+    }
 }
 
 /// A duration as humantime reads it: `30s`, `2h 15m`.

@@ -5,17 +5,20 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::backup::commit::Done;
 use crate::backup::counters::Counters;
-use crate::backup::options::{Form, Limits, Options, Partial};
+use crate::backup::options::{Form, Labels, Limits, Odd, Options, Partial};
+use crate::cli::alarm::{self, AlarmArgs, Ended};
 use crate::cli::args::{Global, SealArgs, SourceArgs, duration};
+use crate::cli::metrics::{self, Metric};
 use crate::cli::outcome::Outcome;
-use crate::cli::output;
 use crate::cli::progress::Shown;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, Status};
 use crate::human;
+use crate::notify::event::Event;
 use crate::pipeline::rate::BytesPerSecond;
-use crate::postgres::connect::conninfo::ConnInfo;
+use crate::runs::anomaly;
 use crate::seal::encrypt::Recipients;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -55,6 +58,12 @@ pub struct Backup {
     /// Leave out the objects that the role cannot read: a partial run, exit code 3.
     #[arg(long, env = "PGSTOW_ALLOW_UNREADABLE")]
     pub allow_unreadable: bool,
+    /// Note about this run, for the manifest and `pgstow list`.
+    #[arg(long, value_name = "TEXT", env = "PGSTOW_NOTE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub note: Option<String>,
+    /// Name of the round that the run belongs to, for the manifest: `pgstow run` asks for it.
+    #[arg(long, value_name = "NAME", env = "PGSTOW_ROUND", hide_short_help = true)]
+    pub round: Option<String>,
     /// Let a partial run become `latest`.
     #[arg(long, env = "PGSTOW_ALLOW_PARTIAL_LATEST")]
     pub allow_partial_latest: bool,
@@ -64,6 +73,31 @@ pub struct Backup {
     /// Allow backing a Supabase project up into its own Storage, whose index lives in the database being saved.
     #[arg(long, env = "PGSTOW_ALLOW_SAME_PROJECT")]
     pub allow_same_project: bool,
+    /// Count it as an anomaly when rows or bytes fell by more than this since the run that is latest; `none`: never.
+    #[arg(long, value_name = "PERCENT", env = "PGSTOW_MAX_SHRINK", default_value = "50%", value_parser = percent)]
+    pub max_shrink: MaxChange,
+    /// Count it as an anomaly when rows or bytes rose by more than this since the run that is latest; `none`: never.
+    #[arg(long, value_name = "PERCENT", env = "PGSTOW_MAX_GROWTH", default_value = "none", value_parser = percent)]
+    pub max_growth: MaxChange,
+    /// Where there is an anomaly, leave `latest` where it is, and let nothing be pruned, until `promote`.
+    #[arg(long, env = "PGSTOW_HOLD_ON_ANOMALY")]
+    pub hold_on_anomaly: bool,
+    /// Who is told.
+    #[command(flatten)]
+    pub alarms: AlarmArgs,
+}
+
+/// A percentage, or none.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxChange(Option<f64>);
+
+fn percent(text: &str) -> Result<MaxChange, String> {
+    if text == "none" {
+        return Ok(MaxChange(None));
+    }
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let fit = number.filter(|number| number.is_finite() && *number >= 0.0);
+    fit.map(|number| MaxChange(Some(number))).ok_or_else(|| "write it like 20%, or none".to_owned())
 }
 
 /// A limit, or none.
@@ -82,6 +116,11 @@ const LOCK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration:
 /// # Errors
 /// The error that stopped the run; nothing was promoted and open uploads were aborted.
 pub(crate) async fn run(arguments: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let alarms = arguments.alarms.clone();
+    alarm::watch(&alarms, "backup", global, Box::pin(work(arguments, global, shutdown))).await
+}
+
+async fn work(arguments: Backup, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
     let begun = Instant::now();
     let store = Store::open(&global.store).await?;
     let options = options(arguments, global, begun)?;
@@ -90,18 +129,60 @@ pub(crate) async fn run(arguments: Backup, global: &Global, shutdown: &Shutdown)
     let result = crate::backup::run(options, &store, &counters, shutdown).await;
     progress.end();
     let done = result?;
-    if global.json {
-        output::print_json(&done.manifest)?;
-    } else {
-        output::print(&summary(&done.manifest, done.is_latest, &store.describe()))?;
+    ended(&done, &store.describe())
+}
+
+fn ended(done: &Done, store: &str) -> Result<Ended> {
+    let manifest = &done.manifest;
+    let outcome = if manifest.status == Status::Partial { Outcome::Partial } else { Outcome::Done };
+    let mut ended = Ended::new(outcome, summary(manifest, done.is_latest, store), manifest)?;
+    if let serde_json::Value::Object(fields) = &mut ended.json {
+        // Of this very moment, and so in no manifest.
+        fields.insert("latest".to_owned(), done.is_latest.into());
     }
-    Ok(if done.manifest.status == Status::Partial { Outcome::Partial } else { Outcome::Done })
+    let odd = manifest.anomalies.len();
+    ended.event = match manifest.status {
+        Status::Partial => None,
+        Status::Complete if odd > 0 => Some(Event::Anomaly),
+        Status::Complete => (!done.is_latest).then_some(Event::LatestNotMoved),
+    };
+    let totals = &manifest.totals;
+    ended.name = Some(manifest.source.database.clone());
+    ended.run = Some(manifest.run.clone());
+    let skipped = manifest.skipped.len() + manifest.dependents.len();
+    ended.message = match (&ended.event, manifest.anomalies.first()) {
+        (Some(Event::Anomaly), Some(first)) => {
+            let held = if manifest.held { "; latest was not moved" } else { "" };
+            let more = if odd > 1 { format!(", and {} more anomalies", odd - 1) } else { String::new() };
+            format!("run {}: {first}{more}{held}", manifest.run)
+        }
+        (Some(_), _) => format!("run {} is complete, but latest was not moved to it", manifest.run),
+        (None, _) if outcome == Outcome::Partial => {
+            format!("run {} is partial: {skipped} things were left out", manifest.run)
+        }
+        (None, _) => format!(
+            "run {} is complete: {} rows, {}",
+            manifest.run,
+            human::count(totals.rows),
+            human::size(totals.stored_bytes)
+        ),
+    };
+    let figure =
+        |name, help, value| Metric::new(name, help, metrics::number(value)).with("database", &manifest.source.database);
+    ended.figures = vec![
+        figure("rows", "Rows of the last run.", totals.rows),
+        figure("tables", "Tables of the last run.", totals.tables),
+        figure("raw_bytes", "Bytes of the rows of the last run, as text.", totals.raw_bytes),
+        figure("stored_bytes", "Bytes of the last run in the store.", totals.stored_bytes),
+        figure("anomalies", "Anomalies of the last run.", odd as u64),
+    ];
+    Ok(ended)
 }
 
 /// The flags as the engine takes them.
 fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options> {
     Ok(Options {
-        info: ConnInfo::resolve(arguments.source.database_url.as_deref())?,
+        info: arguments.source.connection()?,
         connect_timeout: arguments.source.connect_timeout,
         pg_bin_dir: arguments.source.pg_bin_dir,
         form: Form {
@@ -121,6 +202,11 @@ fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options
             stall_timeout: arguments.stall_timeout,
         },
         partial: Partial { allowed: arguments.allow_unreadable, becomes_latest: arguments.allow_partial_latest },
+        labels: Labels { note: arguments.note, round: arguments.round },
+        odd: Odd {
+            limits: anomaly::Limits { shrink: arguments.max_shrink.0, growth: arguments.max_growth.0 },
+            hold: arguments.hold_on_anomaly,
+        },
         adopt_prefix: arguments.adopt_prefix,
         allow_same_project: arguments.allow_same_project,
     })
@@ -166,6 +252,16 @@ fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
         encrypted = if manifest.encryption.is_some() { ", encrypted" } else { "" },
         latest = if latest { "this run" } else { "not moved" },
     );
+    if !manifest.anomalies.is_empty() {
+        text.push_str("\nAnomalies, beside the run before:\n");
+        for one in manifest.anomalies.iter().take(OMITTED_SHOWN) {
+            text.push_str(&format!("  - {}\n", human::plain(&one.to_string())));
+        }
+        let more = manifest.anomalies.len().saturating_sub(OMITTED_SHOWN);
+        if more > 0 {
+            text.push_str(&format!("  - and {more} more: the manifest has all\n"));
+        }
+    }
     let skipped = manifest.skipped.iter().map(|s| (&*s.kind, format!("{}.{}", s.schema, s.name), &*s.reason));
     let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));
     let omitted = manifest.omitted.iter().map(|o| (&*o.kind, o.name.clone(), &*o.reason));

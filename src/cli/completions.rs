@@ -12,10 +12,6 @@ pub(crate) fn run(arguments: &Completions, program: &mut clap::Command) -> Resul
     output::print(&text)
 }
 
-/// `pgstow schema`
-#[derive(Debug, Clone, Args)]
-pub struct SchemaCommand {}
-
 /// `pgstow completions`
 #[derive(Debug, Clone, Args)]
 pub struct Completions {

@@ -9,7 +9,6 @@ use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::human;
-use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::source::detect::{Detection, RelKind, Relation, SchemaInfo, detect};
 use crate::shutdown::Shutdown;
@@ -19,7 +18,7 @@ use crate::shutdown::Shutdown;
 /// # Errors
 /// When the database cannot be reached or looked at.
 pub(crate) async fn run(arguments: Detect, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
-    let info = ConnInfo::resolve(arguments.source.database_url.as_deref())?;
+    let info = arguments.source.connection()?;
     let look = async {
         let session = Session::connect_unpooled(&info, arguments.source.connect_timeout, "detect").await?;
         let detection = detect(&session.client).await?;

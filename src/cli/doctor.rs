@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::args::{Global, SourceArgs, duration};
+use crate::cli::fleet::ConfigArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::doctor::findings::{Check, Level, Report};
@@ -34,6 +35,7 @@ struct Document<'a> {
 pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let database = (!arguments.skip_database).then_some(Database {
         source: arguments.source.database_url,
+        password_command: arguments.source.password_command,
         pg_bin_dir: arguments.source.pg_bin_dir,
         connect_timeout: arguments.source.connect_timeout,
         jobs: arguments.jobs,
@@ -96,4 +98,7 @@ pub struct Doctor {
     /// Check the database only.
     #[arg(long, env = "PGSTOW_SKIP_STORE", conflicts_with = "skip_database")]
     pub skip_store: bool,
+    /// The file of all databases.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }

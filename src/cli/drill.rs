@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use crate::cli::alarm::{self, AlarmArgs, Ended};
 use crate::cli::args::{Global, RestoringArgs};
 use crate::cli::outcome::Outcome;
-use crate::cli::output;
 use crate::cli::progress::Shown;
 use crate::drill::options::Options;
 use crate::drill::receipt::{Receipt, Verdict};
@@ -39,6 +39,9 @@ pub struct Drill {
     /// Sessions, programs and keys.
     #[command(flatten)]
     pub means: RestoringArgs,
+    /// Who is told.
+    #[command(flatten)]
+    pub alarms: AlarmArgs,
 }
 
 /// Proves a run and prints the account of it.
@@ -46,25 +49,26 @@ pub struct Drill {
 /// # Errors
 /// Anything that kept the drill from coming to a verdict.
 pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let alarms = arguments.alarms.clone();
+    alarm::watch(&alarms, "drill", global, Box::pin(work(arguments, global, shutdown))).await
+}
+
+async fn work(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
     let store = Store::open(&global.store).await?;
     let counters = Arc::new(Progress::default());
     let shown = Shown::restore(global, &counters);
     let drilled = Box::pin(drill::run(store, &options(arguments)?, &counters, shutdown)).await;
     shown.end();
     let Drilled { receipt, left_behind } = drilled?;
-    if global.json {
-        output::print_json(&receipt)?;
-    } else {
-        output::print(&text(&receipt))?;
-    }
-    if let Some(error) = left_behind {
-        return Err(error);
-    }
-    Ok(match receipt.verdict() {
+    let outcome = match receipt.verdict() {
         Verdict::Proven => Outcome::Done,
         Verdict::ProvenInPart => Outcome::Partial,
         Verdict::Different => Outcome::Damage,
-    })
+    };
+    let mut ended = Ended::new(outcome, text(&receipt), &receipt)?;
+    ended.run = Some(receipt.head.run.clone());
+    ended.late = left_behind;
+    Ok(ended)
 }
 
 fn options(arguments: Drill) -> Result<Options> {

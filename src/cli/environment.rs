@@ -20,9 +20,18 @@ use crate::runs::select;
 const FILE: &str = ".env";
 
 /// Settings that lead to a program: `pg_dump` itself, or a `credential_process`.
-const PROGRAMS: &[&str] = &["PGSTOW_PG_BIN_DIR", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "PGSYSCONFDIR"];
+const PROGRAMS: &[&str] =
+    &["PGSTOW_PG_BIN_DIR", "PGSTOW_PASSWORD_COMMAND", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "PGSYSCONFDIR"];
 /// Settings that are not flags.
-const NOT_FLAGS: &[&str] = &["PGSTOW_SIGN_PASSWORD"];
+const NOT_FLAGS: &[&str] = &[
+    "PGSTOW_SIGN_PASSWORD",
+    crate::fleet::child::SUPERVISED,
+    crate::notify::message::SECRET,
+    crate::notify::mail::SMTP,
+    crate::notify::mail::FROM,
+    crate::cli::copy::ACCESS_KEY,
+    crate::cli::copy::SECRET_KEY,
+];
 /// Settings whose value may be a text of several lines.
 const TEXTS: &[&str] = &["PGSTOW_SIGN_KEY"];
 /// Connection strings: no valid one stands in quotes.

@@ -3,10 +3,6 @@
 use crate::cli::args::EXIT_CODES;
 
 /// The help of a command that uses no store: without the options of all commands, which are about stores and logs.
-pub(crate) const WITHOUT_OPTIONS: &str =
-    "{about-with-newline}\n{usage-heading} {usage}{after-help}\nOptions of all commands: pgstow --help";
-
-/// The same, of a command with an argument.
 pub(crate) const WITHOUT_STORE: &str = "{about-with-newline}\n{usage-heading} {usage}\n\nArguments:\n{positionals}\
     {after-help}\nOptions of all commands: pgstow --help";
 
@@ -34,6 +30,20 @@ const ENDINGS: &[Ending] = &[
             "pgstow backup --database-url postgresql://user@host/app --store s3://bucket/app",
             "pgstow backup --encrypt age1... --max-object-size 50MB",
             "pgstow backup --max-block 60s --deadline 14m",
+        ],
+    ),
+    (
+        "run",
+        "fleet",
+        &["pgstow run", "pgstow run billing prod --at-once 4", "pgstow run --task auto --at-once 2 --per-server 3"],
+    ),
+    ("config", "fleet", &["pgstow config check", "pgstow config check --config /etc/pgstow.toml"]),
+    (
+        "copy",
+        "copies",
+        &[
+            "pgstow copy --to s3://other-bucket/app --to-s3-endpoint https://s3.example.com",
+            "pgstow copy 20261122T182104Z-3a5474 --to /mnt/backups/app",
         ],
     ),
     ("detect", "backup", &["pgstow detect", "pgstow detect --schemas"]),
@@ -97,7 +107,7 @@ const ENDINGS: &[Ending] = &[
     ("unpin", "retention", &["pgstow unpin 20261122T182104Z-3a5474"]),
     ("promote", "retention", &["pgstow promote 20261121T030000Z-77b20e --backwards"]),
     ("manual", "", &["pgstow manual restore", "pgstow manual settings | grep -A1 lock"]),
-    ("schema", "format", &["pgstow schema > manifest.schema.json"]),
+    ("schema", "format", &["pgstow schema > manifest.schema.json", "pgstow schema config > pgstow.schema.json"]),
     ("completions", "deploy", &["pgstow completions bash > /etc/bash_completion.d/pgstow"]),
     (
         "",

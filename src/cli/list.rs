@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cli::fleet::ConfigArgs;
 use crate::cli::output;
 use crate::error::Result;
 use crate::human;
@@ -46,6 +47,9 @@ fn text(document: &Inventory) -> String {
         if let Some(problem) = &row.problem {
             text.extend([row.run.as_str(), ": ", &human::plain(problem), "\n"]);
         }
+        if let Some(note) = row.details.as_ref().and_then(|details| details.note.as_ref()) {
+            text.extend([row.run.as_str(), ": ", &human::plain(note), "\n"]);
+        }
         if let Some(pin) = &row.pin {
             text.extend([row.run.as_str(), ": ", &human::plain(&pin.text()), "\n"]);
         }
@@ -74,4 +78,8 @@ fn cells(row: &Row) -> Vec<String> {
 
 /// `pgstow list`
 #[derive(Debug, Clone, Args)]
-pub struct List {}
+pub struct List {
+    /// The file of all databases.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}

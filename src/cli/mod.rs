@@ -3,18 +3,23 @@
 //! Every flag `--foo-bar` is also `PGSTOW_FOO_BAR`; the database URL and the AWS settings have their usual names.
 //! Flags win over the environment, the environment over `.env` (loaded by `main` before parsing).
 
+pub mod alarm;
 pub mod args;
 pub mod backup;
+pub(crate) mod ci;
 pub(crate) mod completions;
+pub(crate) mod copy;
 pub(crate) mod detect;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub mod download;
 pub mod drill;
 pub mod environment;
+pub mod fleet;
 pub(crate) mod help;
 pub(crate) mod list;
 pub(crate) mod manual;
+pub(crate) mod metrics;
 pub mod outcome;
 pub mod output;
 pub(crate) mod peek;
@@ -32,17 +37,22 @@ pub(crate) mod show;
 pub(crate) mod status;
 pub mod verify;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use crate::cli::args::Global;
 pub use crate::cli::args::{LogFormat, StoreArgs};
 use crate::cli::backup::Backup;
-use crate::cli::completions::{Completions, SchemaCommand};
+use crate::cli::completions::Completions;
+use crate::cli::copy::Copy;
 use crate::cli::detect::Detect;
 use crate::cli::diff::Diff;
 use crate::cli::doctor::Doctor;
 use crate::cli::download::Download;
 use crate::cli::drill::Drill;
+use crate::cli::fleet::config::Config;
+use crate::cli::fleet::night::Run;
 use crate::cli::list::List;
 use crate::cli::manual::Manual;
 use crate::cli::peek::Peeking;
@@ -52,6 +62,7 @@ use crate::cli::prune::Prune;
 pub(crate) use crate::cli::report::Report;
 use crate::cli::rescue::Rescue;
 use crate::cli::restore::Restore;
+use crate::cli::schema::SchemaCommand;
 use crate::cli::show::Show;
 use crate::cli::status::Status;
 use crate::cli::verify::Verify;
@@ -74,6 +85,12 @@ pub enum Command {
     /// Save a database: one complete run.
     #[command(after_help = help::ending("backup"))]
     Backup(Backup),
+    /// Back up, verify, prune and drill all databases of a file, as it says.
+    #[command(after_help = help::ending("run"))]
+    Run(Run),
+    /// Check the file of all databases: every key, every reference, every connection.
+    #[command(after_help = help::ending("config"))]
+    Config(Config),
     /// Show what a backup would save, and what the role cannot read.
     #[command(after_help = help::ending("detect"))]
     Detect(Detect),
@@ -101,6 +118,9 @@ pub enum Command {
     /// Compare rows of a table of a run with the live table, and bring them back.
     #[command(after_help = help::ending("rescue"))]
     Rescue(Rescue),
+    /// Copy a run into a second store, every hash checked on the way.
+    #[command(after_help = help::ending("copy"))]
+    Copy(Copy),
     /// Restore a run, or a part of it, into a database.
     #[command(after_help = help::ending("restore"))]
     Restore(Restore),
@@ -128,8 +148,8 @@ pub enum Command {
     /// Print a page of the manual.
     #[command(after_help = help::ending("manual"), help_template = help::WITHOUT_STORE)]
     Manual(Manual),
-    /// Print the JSON Schema of the manifest.
-    #[command(after_help = help::ending("schema"), help_template = help::WITHOUT_OPTIONS)]
+    /// Print a JSON Schema: of the manifest, or of pgstow.toml.
+    #[command(after_help = help::ending("schema"), help_template = help::WITHOUT_STORE)]
     Schema(SchemaCommand),
     /// Print shell completions.
     #[command(after_help = help::ending("completions"), help_template = help::WITHOUT_STORE)]
@@ -141,8 +161,30 @@ impl Command {
     pub(crate) const fn uses_store(&self) -> bool {
         match self {
             Self::Detect(_) | Self::Schema(_) | Self::Completions(_) | Self::Manual(_) => false,
-            Self::Doctor(doctor) => !doctor.skip_store,
+            Self::Run(_) | Self::Config(_) => false,
+            Self::Doctor(doctor) => !doctor.skip_store && doctor.config.config.is_none(),
+            Self::List(list) => list.config.config.is_none(),
+            Self::Status(status) => status.config.config.is_none(),
+            Self::Report(report) => report.config.config.is_none(),
             _ => true,
+        }
+    }
+
+    /// The verb, more words of its command line, and the file, where the command speaks of all databases of a file.
+    pub(crate) fn of_all(&self) -> Option<(&'static str, Vec<String>, PathBuf)> {
+        match self {
+            Self::List(List { config }) => Some(("list", Vec::new(), config.config.clone()?)),
+            // An age that is given in the file counts for its database.
+            Self::Status(Status { config, prometheus, .. }) => {
+                let words = prometheus.then(|| fleet::all::PROMETHEUS.to_owned());
+                Some(("status", Vec::from_iter(words), config.config.clone()?))
+            }
+            Self::Doctor(Doctor { config, skip_database, skip_store, .. }) => {
+                let skips = [(*skip_database, "--skip-database"), (*skip_store, "--skip-store")];
+                let words = skips.into_iter().filter(|(given, _)| *given).map(|(_, word)| word.to_owned());
+                Some(("doctor", words.collect(), config.config.clone()?))
+            }
+            _ => None,
         }
     }
 }

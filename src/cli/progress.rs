@@ -2,9 +2,10 @@
 //!
 //! Log lines and bars share stderr; [`LogWriter`] lifts the bars while a line is written.
 
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
@@ -12,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::backup::counters::Counters;
 use crate::cli::args::{Global, Progress as When};
+use crate::human;
 use crate::restore::progress::Progress as Loaded;
 
 fn bars() -> &'static MultiProgress {
@@ -39,12 +41,32 @@ pub fn bar(global: &Global, length: u64, template: &str) -> ProgressBar {
     bars().add(ProgressBar::new(length).with_style(style.progress_chars("=> ")))
 }
 
+/// Log lines that are kept for notifications.
+const KEPT: usize = 100;
+
+static LINES: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+
+fn keep(line: &[u8]) {
+    let mut lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    if lines.len() == KEPT {
+        lines.pop_front();
+    }
+    lines.push_back(human::plain(String::from_utf8_lossy(line).trim_end()));
+}
+
+/// The last lines of the log, at most so many.
+pub(crate) fn tail(most: usize) -> Vec<String> {
+    let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.iter().skip(lines.len().saturating_sub(most)).cloned().collect()
+}
+
 /// Writes log lines to stderr without tearing the bars.
 #[derive(Debug, Default)]
 pub struct LogWriter {}
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        keep(line);
         bars().suspend(|| io::stderr().write_all(line))?;
         Ok(line.len())
     }

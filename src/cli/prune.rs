@@ -3,46 +3,64 @@
 use std::time::Duration;
 
 use clap::Args;
+use jiff::tz::TimeZone;
 
-use crate::cli::args::duration;
+use crate::cli::alarm::{self, AlarmArgs, Ended};
+use crate::cli::args::{Global, duration};
+use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::human;
 use crate::runs::retention::rules::Rules;
 use crate::runs::retention::{Action, Options, Pruned, prune};
+use crate::shutdown::Shutdown;
 use crate::store::Store;
 
 /// Prunes a store.
 ///
 /// # Errors
 /// Kind `Usage` without a rule; a store that cannot be read; at the end, when something could not be deleted.
-pub(crate) async fn run(store: &Store, arguments: &Prune, json: bool) -> Result<()> {
+pub(crate) async fn run(arguments: &Prune, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    alarm::watch(&arguments.alarms, "prune", global, async {
+        let store = global.store.open_existing().await?;
+        tokio::select! {
+            pruned = work(&store, arguments) => pruned,
+            error = shutdown.requested() => Err(error),
+        }
+    })
+    .await
+}
+
+async fn work(store: &Store, arguments: &Prune) -> Result<Ended> {
     let rules = Rules {
         last: arguments.keep_last.unwrap_or_default(),
         within: arguments.keep_within,
+        hourly: arguments.keep_hourly.unwrap_or_default(),
+        yearly: arguments.keep_yearly.unwrap_or_default(),
+        zone: arguments.time_zone.clone(),
         daily: arguments.keep_daily.unwrap_or_default(),
         weekly: arguments.keep_weekly.unwrap_or_default(),
         monthly: arguments.keep_monthly.unwrap_or_default(),
     };
     if !rules.is_any() {
         return Err(Error::usage("prune needs a rule that says what to keep").hint(
-            "give one or more of --keep-last, --keep-within, --keep-daily, --keep-weekly, --keep-monthly; --dry-run \
-             shows what they would delete",
+            "give one or more of --keep-last, --keep-within, --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly, --keep-yearly; \
+             --dry-run shows what they would delete",
         ));
     }
     let options = Options { rules, grace: arguments.incomplete_older_than, dry_run: arguments.dry_run };
     let pruned = prune(store, &options).await?;
-    if json {
-        output::print_json(&pruned)?;
-    } else {
-        output::print(&text(&pruned))?;
-    }
+    let mut ended = Ended::new(Outcome::Done, text(&pruned), &pruned)?;
+    let runs = pruned.runs.iter().filter(|decision| decision.action == Action::Keep).count();
+    ended.message = format!("{} runs deleted, {runs} kept", pruned.deleted_runs);
     let what = match pruned.failures.len() {
-        0 => return Ok(()),
+        0 => return Ok(ended),
         1 => "one thing".to_owned(),
         count => format!("{count} things"),
     };
-    Err(Error::failed(format!("{what} could not be deleted")).hint("run prune again: it goes on where it stopped"))
+    let error = Error::failed(format!("{what} could not be deleted"));
+    ended.late = Some(error.hint("run prune again: it goes on where it stopped"));
+    Ok(ended)
 }
 
 fn text(document: &Pruned) -> String {
@@ -107,19 +125,35 @@ pub struct Prune {
     /// Keep every run that began at most this long before the newest one: 30d.
     #[arg(long, value_name = "DURATION", env = "PGSTOW_KEEP_WITHIN", value_parser = duration)]
     pub keep_within: Option<Duration>,
-    /// Keep the newest run of each of the last N days (UTC) that have one.
+    /// Keep the newest run of each of the last N hours that have one.
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_HOURLY", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_hourly: Option<u32>,
+    /// Keep the newest run of each of the last N days that have one.
     #[arg(long, value_name = "N", env = "PGSTOW_KEEP_DAILY", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_daily: Option<u32>,
-    /// Keep the newest run of each of the last N ISO weeks (UTC) that have one.
+    /// Keep the newest run of each of the last N ISO weeks that have one.
     #[arg(long, value_name = "N", env = "PGSTOW_KEEP_WEEKLY", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_weekly: Option<u32>,
-    /// Keep the newest run of each of the last N months (UTC) that have one.
+    /// Keep the newest run of each of the last N months that have one.
     #[arg(long, value_name = "N", env = "PGSTOW_KEEP_MONTHLY", value_parser = clap::value_parser!(u32).range(1..))]
     pub keep_monthly: Option<u32>,
+    /// Keep the newest run of each of the last N years that have one.
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_YEARLY", value_parser = clap::value_parser!(u32).range(1..))]
+    pub keep_yearly: Option<u32>,
+    /// Time zone in which hours, days, weeks, months and years begin: Europe/Berlin. Default: UTC.
+    #[arg(long, value_name = "ZONE", env = "PGSTOW_TIME_ZONE", value_parser = time_zone)]
+    pub time_zone: Option<TimeZone>,
     /// Remove runs without a manifest and unfinished uploads that began longer ago than this.
     #[arg(long, value_name = "DURATION", env = "PGSTOW_INCOMPLETE_OLDER_THAN", default_value = "24h", value_parser = duration)]
     pub incomplete_older_than: Duration,
     /// Report what would be deleted, and delete nothing.
     #[arg(long, env = "PGSTOW_DRY_RUN")]
     pub dry_run: bool,
+    /// Who is told.
+    #[command(flatten)]
+    pub alarms: AlarmArgs,
+}
+
+fn time_zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).map_err(|_unknown| "no time zone has this name; write it like Europe/Berlin or UTC".to_owned())
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::fleet::ConfigArgs;
 use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::human;
@@ -49,4 +50,7 @@ pub struct Report {
     /// File to write; `-` is stdout.
     #[arg(long, value_name = "FILE", env = "PGSTOW_OUT", default_value = "pgstow-report.html")]
     pub out: PathBuf,
+    /// The file of all databases.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }

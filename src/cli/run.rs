@@ -3,10 +3,11 @@
 use clap::CommandFactory as _;
 
 use crate::cli::args::Global;
+use crate::cli::fleet::ConfigArgs;
 pub use crate::cli::outcome::Outcome;
 use crate::cli::{
-    Cli, Command, completions, detect, diff, doctor, download, drill, list, manual, peek, pin, promote, prune, report,
-    rescue, restore, schema, show, status, verify,
+    Cli, Command, Report, completions, copy, detect, diff, doctor, download, drill, fleet, list, manual, peek, pin,
+    promote, prune, report, rescue, restore, schema, show, status, verify,
 };
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
@@ -20,13 +21,25 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
     if command.uses_store() {
         global.store.refuse_default()?;
     }
+    if let Some((verb, words, file)) = command.of_all() {
+        return Box::pin(fleet::all::run(verb, &words, &file, &global, &shutdown, &Cli::command())).await;
+    }
     match command {
+        Command::Run(arguments) => Box::pin(fleet::night::run(arguments, &global, &shutdown, &Cli::command())).await,
+        Command::Config(arguments) => {
+            Box::pin(fleet::config::run(arguments, &global, &shutdown, &Cli::command())).await
+        }
+        Command::Report(Report { out, config: ConfigArgs { config: Some(file) } }) => {
+            Box::pin(fleet::all::report(&out, &file, &global, &shutdown, &Cli::command())).await
+        }
         // Watches the signals itself: what it has open must be aborted first.
         Command::Backup(arguments) => Box::pin(crate::cli::backup::run(arguments, &global, &shutdown)).await,
         Command::Detect(arguments) => detect::run(arguments, &global, &shutdown).await,
         Command::Doctor(arguments) => Box::pin(doctor::run(arguments, &global, &shutdown)).await,
         Command::Drill(arguments) => Box::pin(drill::run(arguments, &global, &shutdown)).await,
         Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
+        Command::Copy(arguments) => Box::pin(copy::run(&arguments, &global, &shutdown)).await,
+        Command::Prune(arguments) => Box::pin(prune::run(&arguments, &global, &shutdown)).await,
         Command::Verify(arguments) => Box::pin(verify::run(&arguments, &global, &shutdown)).await,
         other => tokio::select! {
             result = Box::pin(dispatch(other, global)) => result,
@@ -49,19 +62,22 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::Report(arguments) => report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
         Command::Peek(arguments) => peek::run(global.store.open_existing().await?, arguments, json).await.map(done),
         Command::Rescue(arguments) => rescue::run(global.store.open_existing().await?, arguments, json).await.map(done),
-        Command::Prune(arguments) => prune::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Pin(arguments) => pin::pin(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Unpin(arguments) => pin::unpin(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Promote(arguments) => {
             promote::run(&global.store.open_existing().await?, &arguments, json).await.map(done)
         }
         Command::Manual(arguments) => manual::run(&arguments, json, &Cli::command()).map(done),
-        Command::Schema(_) => schema::run().map(done),
+        Command::Schema(arguments) => schema::run(&arguments, &Cli::command()).map(done),
         Command::Completions(arguments) => completions::run(&arguments, &mut Cli::command()).map(done),
         Command::Backup(_)
+        | Command::Config(_)
+        | Command::Copy(_)
+        | Command::Run(_)
         | Command::Detect(_)
         | Command::Doctor(_)
         | Command::Drill(_)
+        | Command::Prune(_)
         | Command::Restore(_)
         | Command::Verify(_) => Err(Error::failed("a command was dispatched twice")),
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::args::duration;
+use crate::cli::fleet::ConfigArgs;
+use crate::cli::metrics;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::error::Result;
@@ -15,7 +17,10 @@ use crate::store::Store;
 /// Prints the health of the store's backups.
 pub(crate) async fn run(store: &Store, arguments: &Status, json: bool) -> Result<Outcome> {
     let found = health::examine(store, arguments.max_age).await;
-    if json {
+    if arguments.prometheus {
+        let metrics = metrics::of_health(&serde_json::to_value(&found).unwrap_or_default(), None);
+        output::print(&metrics::text(&metrics))?;
+    } else if json {
         output::print_json(&found)?;
     } else {
         output::print(&line(&found))?;
@@ -42,4 +47,10 @@ pub struct Status {
     /// Fail when the run that `latest` names finished longer ago than this.
     #[arg(long, value_name = "DURATION", env = "PGSTOW_MAX_AGE", default_value = "26h", value_parser = duration)]
     pub max_age: Duration,
+    /// Print metrics in the text format of Prometheus instead of a line.
+    #[arg(long, env = "PGSTOW_PROMETHEUS")]
+    pub prometheus: bool,
+    /// The file of all databases.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use tracing::warn;
 
+use crate::cli::alarm::{self, AlarmArgs, Ended};
 use crate::cli::args::{Global, KeyArgs};
 use crate::cli::outcome::Outcome;
-use crate::cli::output;
 use crate::error::{Error, Result};
 use crate::human;
 use crate::runs::receipts::{self, HASHES};
@@ -22,6 +22,10 @@ const RECEIPT: Duration = Duration::from_secs(4);
 
 /// Verifies a run. A signal that comes when the verdict is there does not take it back.
 pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    alarm::watch(&arguments.alarms, "verify", global, Box::pin(work(arguments, global, shutdown))).await
+}
+
+async fn work(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
     let examined = async {
         let store = global.store.open_existing().await?;
         let keys = arguments.keys.read()?;
@@ -39,22 +43,20 @@ pub(crate) async fn run(arguments: &Verify, global: &Global, shutdown: &Shutdown
         error
     };
     tokio::select! {
-        reported = report(&store, &receipt, global.json) => reported,
+        reported = report(&store, &receipt) => reported,
         error = late => Err(error),
     }
 }
 
-async fn report(store: &Store, receipt: &Receipt, json: bool) -> Result<Outcome> {
+async fn report(store: &Store, receipt: &Receipt) -> Result<Ended> {
     receipts::leave(store, &receipt.head, receipt).await;
     for warning in &receipt.warnings {
         warn!("{warning}");
     }
-    if json {
-        output::print_json(receipt)?;
-    } else {
-        output::print(&text(receipt))?;
-    }
-    Ok(if receipt.head.ok { Outcome::Done } else { Outcome::Damage })
+    let outcome = if receipt.head.ok { Outcome::Done } else { Outcome::Damage };
+    let mut ended = Ended::new(outcome, text(receipt), receipt)?;
+    ended.run = Some(receipt.head.run.clone());
+    Ok(ended)
 }
 
 fn text(receipt: &Receipt) -> String {
@@ -95,4 +97,7 @@ pub struct Verify {
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub keys: KeyArgs,
+    /// Who is told.
+    #[command(flatten)]
+    pub alarms: AlarmArgs,
 }

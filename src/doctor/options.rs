@@ -18,6 +18,8 @@ pub(crate) struct Options {
 #[derive(Debug)]
 pub(crate) struct Database {
     pub(crate) source: Option<String>,
+    /// Prints the password of each session.
+    pub(crate) password_command: Option<String>,
     pub(crate) pg_bin_dir: Option<PathBuf>,
     pub(crate) connect_timeout: Duration,
     pub(crate) jobs: u16,

@@ -38,6 +38,18 @@ pub struct Manifest {
     pub started_at: String,
     /// End of the run, RFC 3339 in UTC, when the manifest was written.
     pub finished_at: String,
+    /// What a person noted about the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The round that the run belongs to: the name that all tasks of one start of `pgstow run` have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<String>,
+    /// What is odd about the run, beside the one that `latest` named when it was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anomalies: Vec<Anomaly>,
+    /// True where `latest` was not moved to the run because of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// The program that made the run.
     pub tool: Tool,
     /// The database that was saved.
@@ -106,6 +118,59 @@ impl Object {
     pub(crate) fn whole_key(&self) -> &str {
         let key = self.key.as_str();
         if self.volumes.is_empty() { key } else { key.rsplit_once('.').map_or(key, |(whole, _number)| whole) }
+    }
+}
+
+/// The ways in which a run can be odd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnomalyKind {
+    /// A schema of the run before is not there.
+    SchemaVanished,
+    /// A table of the run before is not there.
+    TableVanished,
+    /// There are fewer rows.
+    RowsFell,
+    /// There are more rows.
+    RowsRose,
+    /// There are fewer bytes.
+    BytesFell,
+    /// There are more bytes.
+    BytesRose,
+}
+
+/// Something odd about a run: rows or bytes, before and now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Anomaly {
+    /// What it is.
+    pub kind: AnomalyKind,
+    /// The schema; absent where it is about the whole database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// The table; absent where it is about more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Rows, or bytes, of the run before.
+    pub before: u64,
+    /// The same of this run.
+    pub after: u64,
+}
+
+impl std::fmt::Display for Anomaly {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (before, after) = (self.before, self.after);
+        match (&self.schema, &self.table) {
+            (Some(schema), Some(table)) => write!(f, "table {schema}.{table}: ")?,
+            (Some(schema), None) => write!(f, "schema {schema}: ")?,
+            (None, _) => f.write_str("all tables: ")?,
+        }
+        match self.kind {
+            AnomalyKind::SchemaVanished | AnomalyKind::TableVanished => write!(f, "vanished, with {before} rows"),
+            AnomalyKind::RowsFell => write!(f, "rows fell from {before} to {after}"),
+            AnomalyKind::RowsRose => write!(f, "rows rose from {before} to {after}"),
+            AnomalyKind::BytesFell => write!(f, "bytes fell from {before} to {after}"),
+            AnomalyKind::BytesRose => write!(f, "bytes rose from {before} to {after}"),
+        }
     }
 }
 

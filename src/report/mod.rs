@@ -12,6 +12,7 @@
 
 pub(crate) mod chart;
 pub(crate) mod html;
+pub(crate) mod index;
 pub(crate) mod latest;
 pub(crate) mod page;
 

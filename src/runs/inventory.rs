@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::error::{Kind, Result};
 use crate::format::layout;
-use crate::format::manifest::{Status, Totals};
+use crate::format::manifest::{Anomaly, Status, Totals};
 use crate::runs::pins::Pin;
 use crate::runs::receipts::{Receipt, Verdicts};
 use crate::runs::{find, listing, pins, pointer, receipts};
@@ -79,6 +79,15 @@ pub(crate) struct Details {
     pub(crate) seconds: f64,
     pub(crate) database: String,
     pub(crate) host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) round: Option<String>,
+    /// True where the run did not become `latest` because of what is odd about it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) held: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) anomalies: Vec<Anomaly>,
     pub(crate) totals: Totals,
 }
 
@@ -188,6 +197,10 @@ async fn row(
         finished_at: manifest.finished_at,
         database: manifest.source.database,
         host: manifest.source.host,
+        note: manifest.note,
+        round: manifest.round,
+        held: manifest.held,
+        anomalies: manifest.anomalies,
         totals: manifest.totals,
     });
     Ok(row)

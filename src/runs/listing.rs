@@ -64,6 +64,11 @@ impl Listing {
         object.volumes().into_iter().filter_map(wrong).collect()
     }
 
+    /// True where the store has an object of this name and size.
+    pub(crate) fn holds(&self, volume: &Volume) -> bool {
+        self.sizes.get(&volume.key) == Some(&volume.bytes)
+    }
+
     /// The mismatches of these objects, in one line; `None` where each is there with its size.
     pub(crate) fn problem<'a>(&self, objects: impl IntoIterator<Item = &'a Object>) -> Option<String> {
         let mut wrong = objects.into_iter().flat_map(|object| self.mismatches(object));

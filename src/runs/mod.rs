@@ -4,6 +4,7 @@
 //! `latest.json`, `listing` compares objects with a manifest, `receipts` says which runs were found damaged, `select`
 //! finds schemas and tables by name. Nothing here prints.
 
+pub(crate) mod anomaly;
 pub(crate) mod contents;
 pub(crate) mod diff;
 pub(crate) mod find;

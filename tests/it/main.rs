@@ -14,6 +14,8 @@
     reason = "tests: what they print is read after a failure, and a panic is a failure"
 )]
 
+mod alarms;
+mod anomalies;
 mod backup_extensions;
 mod backup_failures;
 mod backup_names;
@@ -22,6 +24,7 @@ mod backup_parallel;
 mod backup_policy;
 mod backup_snapshot;
 mod contents;
+mod copies;
 mod detect;
 mod distance;
 mod doctor;
@@ -30,11 +33,13 @@ mod drill;
 mod encryption;
 mod environment;
 mod fault_schedules;
+mod fleet;
 mod guest;
 mod guest_catalogue;
 mod kill;
 mod left_out;
 mod manual;
+mod password_command;
 mod peek;
 mod pg_faults;
 mod promises;

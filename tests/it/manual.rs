@@ -299,8 +299,17 @@ fn every_setting_is_explained() {
     }
     assert!(names.len() > 40, "only {} settings were found", names.len());
     // Secrets that have no flag stand in the page's own text.
-    names.insert("PGSTOW_SIGN_PASSWORD".to_owned());
-    assert!(page.contains("`PGSTOW_SIGN_PASSWORD`"));
+    for secret in [
+        "PGSTOW_SIGN_PASSWORD",
+        "PGSTOW_NOTIFY_SECRET",
+        "PGSTOW_SMTP_URL",
+        "PGSTOW_MAIL_FROM",
+        "PGSTOW_TO_ACCESS_KEY_ID",
+        "PGSTOW_TO_SECRET_ACCESS_KEY",
+    ] {
+        names.insert(secret.to_owned());
+        assert!(page.contains(&format!("`{secret}`")), "{secret}");
+    }
     let unknown: Vec<_> =
         explained.iter().filter(|name| name.starts_with("PGSTOW_") && !names.contains(**name)).collect();
     assert!(unknown.is_empty(), ".env.example explains what no flag has: {unknown:?}");

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::environment::Environment;
-use crate::postgres::connect::passfile;
 use crate::postgres::connect::secret::Secret;
+use crate::postgres::connect::{passfile, password};
 
 /// Environment variables that may hold a whole connection string, in the order of preference.
 const URL_VARIABLES: [&str; 2] = ["DATABASE_URL", "SUPABASE_DB_URL"];
@@ -86,7 +86,17 @@ const FOREIGN: [&str; 9] = [
 pub(crate) struct ConnInfo {
     words: BTreeMap<String, String>,
     secrets: BTreeMap<String, Secret>,
+    /// Prints the password of each session.
+    password_command: Option<Secret>,
     own_money: bool,
+}
+
+/// True for a connection string with a password in it.
+pub(crate) fn holds_secret(text: &str) -> bool {
+    let mut info =
+        ConnInfo { words: BTreeMap::new(), secrets: BTreeMap::new(), password_command: None, own_money: false };
+    let is_url = text.contains("://") || text.contains("password");
+    is_url && (info.parse(text).is_err() && crate::error::without_secrets(text) != text || !info.secrets.is_empty())
 }
 
 /// `user@host:port/database`: what an error may say.
@@ -114,7 +124,8 @@ impl ConnInfo {
     }
 
     fn resolve_with(url: Option<&str>, environment: &Environment) -> Result<Self> {
-        let mut info = Self { words: BTreeMap::new(), secrets: BTreeMap::new(), own_money: false };
+        let mut info =
+            Self { words: BTreeMap::new(), secrets: BTreeMap::new(), password_command: None, own_money: false };
         // An option with a variable that is not set must not lead to another database than was meant.
         if url.is_some_and(|text| text.trim().is_empty()) {
             return Err(Error::usage("the connection string is empty")
@@ -212,6 +223,33 @@ impl ConnInfo {
         self.secrets.get("password")
     }
 
+    /// The same connection, whose password this command prints, again for each session and each program.
+    #[must_use]
+    pub(crate) fn with_password_command(mut self, command: Option<&str>) -> Self {
+        self.password_command =
+            command.filter(|command| !command.trim().is_empty()).map(|line| Secret(line.to_owned()));
+        self
+    }
+
+    /// The same connection with the password of this moment, where a command prints it.
+    ///
+    /// # Errors
+    /// A command that fails, or prints nothing.
+    pub(crate) async fn fresh(&self) -> Result<Self> {
+        let mut fresh = self.clone();
+        if let Some(command) = &self.password_command {
+            let variables = [
+                ("PGHOST", self.host().to_owned()),
+                ("PGPORT", self.port().to_string()),
+                ("PGUSER", self.user().to_owned()),
+                ("PGDATABASE", self.database().to_owned()),
+            ];
+            let asked = password::ask(command, variables).await;
+            fresh.set("password", &asked.map_err(|error| error.context(format!("connect to {self}")))?);
+        }
+        Ok(fresh)
+    }
+
     /// One `ConnInfo` a host, in the order given: libpq tries each in turn.
     #[must_use]
     pub(crate) fn each_host(&self) -> Vec<Self> {
@@ -278,6 +316,15 @@ impl ConnInfo {
             command.env_remove(name);
         }
         command.envs(self.child_env());
+    }
+
+    /// The whole connection as `key=value` words, passwords included: for the environment of a process of our own.
+    #[must_use]
+    pub(crate) fn words(&self) -> Secret {
+        let secrets = self.secrets.iter().map(|(key, secret)| (key, secret.reveal()));
+        let all = self.words.iter().map(|(key, value)| (key, value.as_str())).chain(secrets);
+        let quoted = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
+        Secret(all.map(|(key, value)| format!("{key}='{}'", quoted(value))).collect::<Vec<_>>().join(" "))
     }
 
     fn first(&self, key: &str) -> Option<&str> {

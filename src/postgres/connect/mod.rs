@@ -14,6 +14,7 @@
 pub(crate) mod conninfo;
 pub(crate) mod environment;
 pub(crate) mod passfile;
+pub(crate) mod password;
 pub(crate) mod pooler;
 pub(crate) mod secret;
 pub(crate) mod session;

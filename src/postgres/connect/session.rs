@@ -56,6 +56,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Connects to the one host and sets nothing.
     pub(crate) async fn open(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        let with_password = info.fresh().await?;
         let (tls, negotiated) = tls::connector(info)?;
         let modes: &[SslMode] = match info.get("sslmode").unwrap_or("prefer") {
             _ if info.host().starts_with('/') => &[SslMode::Disable],
@@ -64,7 +65,7 @@ impl Session {
             "prefer" => &[SslMode::Prefer, SslMode::Disable],
             _ => &[SslMode::Require],
         };
-        let mut config = config(info, timeout, name)?;
+        let mut config = config(&with_password, timeout, name)?;
         let mut result = None;
         for mode in modes {
             config.ssl_mode(*mode);

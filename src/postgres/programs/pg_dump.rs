@@ -121,7 +121,7 @@ async fn ask(
         .arg(format!("--snapshot={}", request.snapshot))
         .arg(format!("--lock-wait-timeout={}", request.lock_timeout.as_millis()))
         .args(&request.leave_out);
-    info.apply(&mut command);
+    info.fresh().await?.apply(&mut command);
     command.env("PGAPPNAME", application(request.run)).env("PGTZ", "UTC");
     let mut program = Program::spawn(&mut command, "pg_dump")?;
     let child = program.child().ok_or_else(|| Error::failed("pg_dump was not started"))?;
@@ -226,7 +226,7 @@ fn roles_failed(words: &str) -> Error {
 async fn dumpall(tools: &PgTools, info: &ConnInfo, passwords: bool, run: &str) -> Result<Result<Vec<u8>, String>> {
     let mut command = Command::new(tools.pg_dumpall());
     command.args(["--roles-only", "--no-password", "--encoding=UTF8"]);
-    info.apply(&mut command);
+    info.fresh().await?.apply(&mut command);
     command.env("PGAPPNAME", format!("pgstow pg_dumpall {run}"));
     // Without a database name pg_dumpall connects to `postgres`, which the role may not be allowed to.
     command.arg(format!("--database={}", conninfo_database(info.database())));

@@ -90,6 +90,15 @@ pub(crate) async fn prune(store: &Store, options: &Options) -> Result<Pruned> {
     let mut sweep = Sweep::new(store, options.dry_run);
     let uploads = sweep.uploads().await;
     let mut decisions = decide(&options.rules, &inventory, options.grace, &uploads);
+    let held = held(&inventory);
+    if let Some(run) = &held {
+        for decision in decisions.iter_mut().filter(|decision| decision.status != State::Incomplete) {
+            if decision.action == Action::Delete {
+                decision.action = Action::Keep;
+                decision.reasons = vec![format!("run {run} is held")];
+            }
+        }
+    }
     for decision in &mut decisions {
         if decision.action == Action::Delete {
             delete(&mut sweep, decision).await?;
@@ -107,10 +116,25 @@ pub(crate) async fn prune(store: &Store, options: &Options) -> Result<Pruned> {
         deleted_runs: deleted().count() as u64,
         deleted_objects: deleted().map(|decision| decision.objects).sum(),
         deleted_bytes: deleted().map(|decision| decision.bytes).sum(),
-        notes: sweep.notes(),
+        notes: notes(&mut sweep, held.as_deref()),
         failures: sweep.failures(),
         runs: decisions,
     })
+}
+
+/// The newest run that was held and that `latest` has not passed: until somebody looked at it, nothing is deleted.
+fn held(inventory: &Inventory) -> Option<String> {
+    let held = inventory.runs.iter().filter(|row| row.details.as_ref().is_some_and(|details| details.held));
+    let newest = held.map(|row| &row.run).max()?;
+    inventory.latest.as_ref().is_none_or(|latest| latest < newest).then(|| newest.clone())
+}
+
+fn notes(sweep: &mut Sweep<'_>, held: Option<&str>) -> Vec<String> {
+    let mut notes = sweep.notes();
+    notes.extend(held.map(|run| {
+        format!("run {run} is odd beside the one before, and held: no run is deleted until `pgstow promote` moves latest to it, or past it")
+    }));
+    notes
 }
 
 /// The decision about each run, newest first.

@@ -1,27 +1,30 @@
 //! Which runs the rules keep. Knows names and moments, no store.
 //!
-//! A rule about days, weeks or months keeps the newest run of each period that has one, as many periods back as it
-//! says; periods without a run do not count. A run that several rules keep takes a place in each of them.
+//! A rule about hours, days, weeks, months or years keeps the newest run of each period that has one, as many periods back
+//! as it says; periods without a run do not count. A run that several rules keep takes a place in each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 
 /// The rules as asked for; 0 and `None` keep nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rules {
     pub(crate) last: u32,
     pub(crate) within: Option<Duration>,
+    pub(crate) hourly: u32,
     pub(crate) daily: u32,
     pub(crate) weekly: u32,
     pub(crate) monthly: u32,
+    pub(crate) yearly: u32,
+    /// Where days begin; `None`: in UTC.
+    pub(crate) zone: Option<TimeZone>,
 }
 
-/// The period that a day belongs to.
-type Period = fn(Date) -> (i16, i8, i8);
+/// The period that a moment belongs to.
+type Period = fn(&Zoned) -> (i16, i8, i8, i8, i32);
 
 /// The reasons why runs are kept, by run.
 pub(crate) type Kept = BTreeMap<String, BTreeSet<&'static str>>;
@@ -29,7 +32,7 @@ pub(crate) type Kept = BTreeMap<String, BTreeSet<&'static str>>;
 impl Rules {
     /// True where at least one rule is given.
     pub(crate) fn is_any(&self) -> bool {
-        self.within.is_some() || [self.last, self.daily, self.weekly, self.monthly] != [0; 4]
+        self.within.is_some() || [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly] != [0; 6]
     }
 
     /// Returns what the rules keep of these runs (name and start).
@@ -50,15 +53,22 @@ impl Rules {
                 keep(run, "within");
             }
         }
-        let periods: [(&'static str, u32, Period); 3] = [
-            ("daily", self.daily, |date| (date.year(), date.month(), date.day())),
-            ("weekly", self.weekly, |date| (date.iso_week_date().year(), date.iso_week_date().week(), 0)),
-            ("monthly", self.monthly, |date| (date.year(), date.month(), 0)),
+        let zone = self.zone.clone().unwrap_or(TimeZone::UTC);
+        let periods: [(&'static str, u32, Period); 5] = [
+            // The hour that comes twice in autumn is two: its offsets differ.
+            ("hourly", self.hourly, |at| (at.year(), at.month(), at.day(), at.hour(), at.offset().seconds())),
+            ("daily", self.daily, |at| (at.year(), at.month(), at.day(), 0, 0)),
+            ("weekly", self.weekly, |at| {
+                let week = at.date().iso_week_date();
+                (week.year(), week.week(), 0, 0, 0)
+            }),
+            ("monthly", self.monthly, |at| (at.year(), at.month(), 0, 0, 0)),
+            ("yearly", self.yearly, |at| (at.year(), 0, 0, 0, 0)),
         ];
         for (why, count, period) in periods {
             let mut seen = BTreeSet::new();
             for (run, at) in &runs {
-                let period = period(at.to_zoned(TimeZone::UTC).date());
+                let period = period(&at.to_zoned(zone.clone()));
                 if seen.len() < count as usize && seen.insert(period) {
                     keep(run, why);
                 }
@@ -99,6 +109,24 @@ mod tests {
         assert_eq!(kept(&weekly, &runs), ["2024-12-29T00:00:00Z weekly", "2025-01-02T00:00:00Z weekly"]);
         let runs = ["2027-01-03T00:00:00Z", "2026-12-28T00:00:00Z", "2026-12-27T00:00:00Z"];
         assert_eq!(kept(&weekly, &runs), ["2026-12-27T00:00:00Z weekly", "2027-01-03T00:00:00Z weekly"]);
+    }
+
+    #[test]
+    fn hours_years_and_the_days_of_a_time_zone() {
+        let runs = ["2026-10-25T01:30:00Z", "2026-10-25T00:30:00Z", "2026-10-24T23:30:00Z", "2025-12-31T23:30:00Z"];
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        // 02:30 comes twice that night; the first run of the three is of the next day already.
+        let hourly = Rules { hourly: 2, zone: Some(berlin.clone()), ..Rules::default() };
+        assert_eq!(kept(&hourly, &runs), ["2026-10-25T00:30:00Z hourly", "2026-10-25T01:30:00Z hourly"]);
+        let daily = |zone| Rules { daily: 2, zone, ..Rules::default() };
+        assert_eq!(kept(&daily(None), &runs), ["2026-10-24T23:30:00Z daily", "2026-10-25T01:30:00Z daily"]);
+        assert_eq!(
+            kept(&daily(Some(berlin.clone())), &runs),
+            ["2025-12-31T23:30:00Z daily", "2026-10-25T01:30:00Z daily"]
+        );
+        let yearly = |zone| Rules { yearly: 5, zone, ..Rules::default() };
+        assert_eq!(kept(&yearly(None), &runs), ["2025-12-31T23:30:00Z yearly", "2026-10-25T01:30:00Z yearly"]);
+        assert_eq!(kept(&yearly(Some(berlin)), &runs), ["2026-10-25T01:30:00Z yearly"]);
     }
 
     #[test]

@@ -1,0 +1,203 @@
+//! What surrounds a command that runs unattended: who is told of its start and its end, its metrics, and what a CI shows.
+//! The command itself makes an [`Ended`] of its result; it is printed here, once everybody was told, so that a notification
+//! that failed stands in what is printed.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::cli::args::Global;
+use crate::cli::metrics::{self, Metric};
+use crate::cli::outcome::Outcome;
+use crate::cli::{ci, output, progress};
+use crate::error::{Error, Kind, Result};
+use crate::human;
+use crate::notify::event::{Event, Notification};
+use crate::notify::target::When;
+use crate::notify::{Delivery, Notifier};
+
+/// Lines of the log that a notification of a failure holds.
+const TAIL: usize = 60;
+
+/// Who is told.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AlarmArgs {
+    /// Tell this address of start and end (repeatable): https://hc-ping.com/..., a webhook of Slack or Discord, any other
+    /// https://... for JSON, mailto:somebody@example.com. `pgstow manual alarms` explains each.
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "Alarms",
+        env = "PGSTOW_NOTIFY",
+        hide_env_values = true,
+        value_delimiter = ','
+    )]
+    pub notify: Vec<String>,
+    /// Events that chats and mails are told of; webhooks and healthchecks are told of all.
+    #[arg(long, value_name = "WHEN", help_heading = "Alarms", env = "PGSTOW_NOTIFY_ON", value_enum, default_value_t = NotifyOn::Problems)]
+    pub notify_on: NotifyOn,
+    /// Write metrics to this file, for the textfile collector of node_exporter.
+    #[arg(long, value_name = "FILE", help_heading = "Alarms", env = "PGSTOW_METRICS_FILE")]
+    pub metrics_file: Option<PathBuf>,
+}
+
+/// Events that chats and mails are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum NotifyOn {
+    /// Whatever is not a success.
+    #[default]
+    Problems,
+    /// Successes too.
+    All,
+}
+
+impl AlarmArgs {
+    /// The receivers.
+    ///
+    /// # Errors
+    /// Kind `Usage`.
+    pub(crate) fn notifier(&self) -> Result<Notifier> {
+        let when = match self.notify_on {
+            NotifyOn::Problems => When::Problems,
+            NotifyOn::All => When::All,
+        };
+        Notifier::new(&self.notify, when)
+    }
+}
+
+/// A command that came to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// What happened, where the outcome does not say it.
+    pub(crate) event: Option<Event>,
+    pub(crate) name: Option<String>,
+    pub(crate) run: Option<String>,
+    /// One sentence for a notification.
+    pub(crate) message: String,
+    pub(crate) figures: Vec<Metric>,
+    /// What is printed.
+    pub(crate) text: String,
+    /// What is printed with `--json`.
+    pub(crate) json: Value,
+    /// What failed after the result was there.
+    pub(crate) late: Option<Error>,
+}
+
+impl Ended {
+    /// An end that was printed in full, with nothing more to say.
+    ///
+    /// # Errors
+    /// A document that is no JSON.
+    pub(crate) fn new(outcome: Outcome, text: String, json: &impl serde::Serialize) -> Result<Self> {
+        let json = serde_json::to_value(json).map_err(|error| Error::failed(format!("write JSON: {error}")))?;
+        let message = text.lines().next().unwrap_or_default().to_owned();
+        Ok(Self { outcome, event: None, name: None, run: None, message, figures: Vec::new(), text, json, late: None })
+    }
+
+    fn event(&self) -> Event {
+        self.event.unwrap_or(match (self.outcome, &self.late) {
+            (Outcome::Done, Some(_)) | (Outcome::Failed, _) => Event::Failure,
+            (Outcome::Done, None) => Event::Success,
+            (Outcome::Partial, _) => Event::Partial,
+            (Outcome::Damage, _) => Event::Damage,
+        })
+    }
+}
+
+/// Runs a command, tells who wants to know, and prints its result.
+///
+/// # Errors
+/// What the command failed with; addresses that make no sense.
+pub(crate) async fn watch(
+    arguments: &AlarmArgs,
+    command: &'static str,
+    global: &Global,
+    work: impl Future<Output = Result<Ended>>,
+) -> Result<Outcome> {
+    let begun = Instant::now();
+    let mut notifier = arguments.notifier()?;
+    let with_store = |mut told: Notification| {
+        told.store.clone_from(&global.store.store);
+        told
+    };
+    notifier.start(with_store(Notification::now(Event::Start, command, format!("pgstow {command} begins"))));
+    let section = ci::Section::begin(command);
+    let result = work.await;
+    section.end();
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut told = with_store(match &result {
+        Ok(ended) => told_of_end(command, ended),
+        Err(error) => told_of_error(command, error),
+    });
+    told.seconds = Some(seconds);
+    if told.event.is_problem() {
+        told.log = progress::tail(TAIL);
+    }
+    let kind = result.as_ref().err().map(Error::kind);
+    ci::report(command, &told, result.as_ref().map_or("", |ended| ended.text.as_str()));
+    if let Some(file) = &arguments.metrics_file {
+        let figures = result.as_ref().map_or(&[][..], |ended| ended.figures.as_slice());
+        metrics::write(file, command, &told, figures);
+    }
+    let deliveries = notifier.end(told, kind).await;
+    let ended = result?;
+    print(&ended, &deliveries, global.json)?;
+    match ended.late {
+        Some(error) => Err(error),
+        None => Ok(ended.outcome),
+    }
+}
+
+fn told_of_end(command: &str, ended: &Ended) -> Notification {
+    let mut told = Notification::now(ended.event(), command, ended.message.clone());
+    told.exit_code = Some(match (&ended.late, ended.outcome) {
+        (Some(error), _) => error.kind().exit_code(),
+        (None, Outcome::Done) => 0,
+        (None, Outcome::Failed) => Kind::Failed.exit_code(),
+        (None, Outcome::Partial) => Kind::Partial.exit_code(),
+        (None, Outcome::Damage) => Kind::Damage.exit_code(),
+    });
+    told.name.clone_from(&ended.name);
+    told.run.clone_from(&ended.run);
+    if let Some(error) = &ended.late {
+        told.message = error.message();
+        told.hints = error.hints().to_vec();
+    }
+    told
+}
+
+fn told_of_error(command: &str, error: &Error) -> Notification {
+    let event = match error.kind() {
+        Kind::Interrupted | Kind::Terminated => Event::Interrupted,
+        Kind::Damage => Event::Damage,
+        Kind::Partial => Event::Partial,
+        Kind::Failed | Kind::Usage => Event::Failure,
+    };
+    let mut told = Notification::now(event, command, error.message());
+    told.hints = error.hints().to_vec();
+    told.exit_code = Some(error.kind().exit_code());
+    told
+}
+
+fn print(ended: &Ended, deliveries: &[Delivery], json: bool) -> Result<()> {
+    if json {
+        let mut document = ended.json.clone();
+        if let (Value::Object(fields), false) = (&mut document, deliveries.is_empty()) {
+            let told = serde_json::to_value(deliveries).unwrap_or_default();
+            fields.insert("notifications".to_owned(), told);
+        }
+        return output::print_json(&document);
+    }
+    let mut text = ended.text.clone();
+    for failed in deliveries.iter().filter(|delivery| !delivery.ok) {
+        let why = failed.error.as_deref().unwrap_or_default();
+        let line = human::plain(&format!("{} ({}): {why}", failed.target, failed.event.as_str()));
+        let written = writeln!(text, "NOT NOTIFIED: {line}");
+        debug_assert!(written.is_ok(), "writing to a String does not fail");
+    }
+    output::print(&text)
+}

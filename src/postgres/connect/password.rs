@@ -1,0 +1,36 @@
+//! Passwords that a command prints: the tokens of RDS, Cloud SQL, Entra or Vault live for minutes, so the command is asked
+//! again for each session and each program. It never sees a password and none becomes an argument.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::error::{Context as _, Error, Result};
+use crate::postgres::connect::secret::Secret;
+
+/// Longest time that the command may take.
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// Runs the command, by `sh`, with these variables: host, port, user and database of the connection.
+///
+/// # Errors
+/// A command that fails, or prints nothing. What it prints is never in an error.
+pub(super) async fn ask(line: &Secret, variables: [(&str, String); 4]) -> Result<String> {
+    let mut command = tokio::process::Command::new("sh");
+    command.args(["-c", line.reveal()]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.envs(variables).kill_on_drop(true);
+    let output = tokio::time::timeout(COMMAND, command.output())
+        .await
+        .map_err(|_elapsed| Error::failed("the password command gave no password within a minute"))?
+        .context("run the password command")?;
+    if !output.status.success() {
+        return Err(Error::failed(format!("the password command ended with {}", output.status))
+            .hint("--password-command is run by sh, with PGHOST, PGPORT, PGUSER and PGDATABASE set"));
+    }
+    let text = String::from_utf8(output.stdout)
+        .map_err(|_bytes| Error::failed("the password command printed what is no text"))?;
+    let password = text.trim_end_matches(['\n', '\r']);
+    if password.is_empty() || password.contains('\n') {
+        return Err(Error::failed("the password command did not print one line"));
+    }
+    Ok(password.to_owned())
+}
