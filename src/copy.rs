@@ -24,7 +24,7 @@ use crate::store::{Condition, Plan, Store, WriteError};
 /// Bytes read at once.
 const STEP: usize = 1 << 20;
 
-/// What is asked for.
+/// The request.
 #[derive(Debug)]
 pub(crate) struct Options {
     /// `latest`, a run's name or the beginning of one.
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     pub(crate) trust: Trust,
 }
 
-/// What a copy did.
+/// The result of a copy.
 #[derive(Debug, Serialize)]
 pub(crate) struct Copied {
     pub(crate) run: String,

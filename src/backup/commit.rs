@@ -99,7 +99,7 @@ fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: G
     manifest
 }
 
-/// What is odd about the run, beside the one that `latest` names. A store that does not give that one keeps no backup back.
+/// The anomalies of the run, beside the one that `latest` names. A store that does not give that one keeps no backup back.
 async fn anomalies(run: &Run, manifest: &Manifest) -> Vec<Anomaly> {
     let store = &run.target.store;
     let before = match pointer::latest(store).await {

@@ -61,7 +61,7 @@ pub(crate) struct Limits {
     pub(crate) stall_timeout: Duration,
 }
 
-/// How a run treats what is odd about it.
+/// The treatment of anomalies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Odd {
     pub(crate) limits: anomaly::Limits,
@@ -69,7 +69,7 @@ pub(crate) struct Odd {
     pub(crate) hold: bool,
 }
 
-/// What people and schedulers call the run.
+/// The names that people and schedulers give the run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Labels {
     pub(crate) note: Option<String>,

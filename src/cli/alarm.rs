@@ -1,4 +1,4 @@
-//! What surrounds a command that runs unattended: who is told of its start and its end, its metrics, and what a CI shows.
+//! The surroundings of a command that runs unattended: notifications of its start and end, metrics, and output for a CI.
 //! The command itself makes an [`Ended`] of its result; it is printed here, once everybody was told, so that a notification
 //! that failed stands in what is printed.
 
@@ -22,7 +22,7 @@ use crate::notify::{Delivery, Notifier};
 /// Lines of the log that a notification of a failure holds.
 const TAIL: usize = 60;
 
-/// Who is told.
+/// The receivers of notifications.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AlarmArgs {
     /// Tell this address of start and end (repeatable): https://hc-ping.com/..., a webhook of Slack or Discord, any other
@@ -72,18 +72,18 @@ impl AlarmArgs {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
-    /// What happened, where the outcome does not say it.
+    /// The event, where the outcome does not say it.
     pub(crate) event: Option<Event>,
     pub(crate) name: Option<String>,
     pub(crate) run: Option<String>,
     /// One sentence for a notification.
     pub(crate) message: String,
     pub(crate) figures: Vec<Metric>,
-    /// What is printed.
+    /// The text on stdout.
     pub(crate) text: String,
-    /// What is printed with `--json`.
+    /// The document of `--json`.
     pub(crate) json: Value,
-    /// What failed after the result was there.
+    /// The failure that came after the result.
     pub(crate) late: Option<Error>,
 }
 
@@ -111,7 +111,7 @@ impl Ended {
 /// Runs a command, tells who wants to know, and prints its result.
 ///
 /// # Errors
-/// What the command failed with; addresses that make no sense.
+/// The failure of the command; addresses that make no sense.
 pub(crate) async fn watch(
     arguments: &AlarmArgs,
     command: &'static str,

@@ -79,10 +79,10 @@ pub struct Backup {
     /// Count it as an anomaly when rows or bytes rose by more than this since the run that is latest; `none`: never.
     #[arg(long, value_name = "PERCENT", env = "PGSTOW_MAX_GROWTH", default_value = "none", value_parser = percent)]
     pub max_growth: MaxChange,
-    /// Where there is an anomaly, leave `latest` where it is, and let nothing be pruned, until `promote`.
+    /// Leave `latest` where it is after an anomaly, and let nothing be pruned, until `promote`.
     #[arg(long, env = "PGSTOW_HOLD_ON_ANOMALY")]
     pub hold_on_anomaly: bool,
-    /// Who is told.
+    /// The receivers of notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,
 }

@@ -1,4 +1,4 @@
-//! What a CI shows of a command by itself: GitHub's annotations and summary of the step, GitLab's sections of the log.
+//! The output of a command for a CI: GitHub's annotations and summary of the step, GitLab's sections of the log.
 //! Nothing of it is on stdout. A step of `pgstow run` leaves it to that.
 
 use std::io::Write as _;

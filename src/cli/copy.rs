@@ -48,7 +48,7 @@ pub struct Copy {
     /// The keys whose signatures are trusted.
     #[command(flatten)]
     pub trust: TrustArgs,
-    /// Who is told.
+    /// The receivers of notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,
 }
@@ -56,7 +56,7 @@ pub struct Copy {
 /// Copies a run.
 ///
 /// # Errors
-/// What stopped it.
+/// The failure that stopped it.
 pub(crate) async fn run(arguments: &Copy, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let work = async {
         let from = global.store.open_existing().await?;

@@ -39,7 +39,7 @@ pub struct Drill {
     /// Sessions, programs and keys.
     #[command(flatten)]
     pub means: RestoringArgs,
-    /// Who is told.
+    /// The receivers of notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,
 }

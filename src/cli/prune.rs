@@ -149,7 +149,7 @@ pub struct Prune {
     /// Report what would be deleted, and delete nothing.
     #[arg(long, env = "PGSTOW_DRY_RUN")]
     pub dry_run: bool,
-    /// Who is told.
+    /// The receivers of notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,
 }

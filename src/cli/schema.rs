@@ -21,12 +21,12 @@ pub fn document() -> schemars::Schema {
 /// `pgstow schema`
 #[derive(Debug, Clone, Args)]
 pub struct SchemaCommand {
-    /// What the schema describes.
+    /// Document that the schema describes.
     #[arg(value_enum, default_value_t = Of::Manifest)]
     pub of: Of,
 }
 
-/// What has a schema.
+/// The documents that have a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Of {
     /// The manifest of a run.

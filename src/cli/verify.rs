@@ -97,7 +97,7 @@ pub struct Verify {
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub keys: KeyArgs,
-    /// Who is told.
+    /// The receivers of notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,
 }

@@ -19,7 +19,7 @@ use crate::fleet::plan::Call;
 
 /// Lines of its log that are kept.
 const TAIL: usize = 60;
-/// How long a step may take to end cleanly: a backup aborts its uploads, and ends its sessions.
+/// The time that a step may take to end cleanly: a backup aborts its uploads, and ends its sessions.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Set in the environment of a step.
@@ -28,7 +28,7 @@ pub(crate) const SUPERVISED: &str = "PGSTOW_SUPERVISED";
 /// Takes each line of a step's log: the database's name and the line.
 pub(crate) type Relay = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
-/// How a step ended.
+/// The end of a step.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// `None` where a signal ended it.

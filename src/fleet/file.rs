@@ -21,7 +21,7 @@ pub(crate) const NAME: &str = "pgstow.toml";
 /// Settings, each with its values in the order of the file.
 pub(crate) type Settings = BTreeMap<String, Vec<Item>>;
 
-/// What the table of a step says.
+/// The contents of a step's table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wish {
     /// False for `verify = false`.

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::runs::select;
 
-/// What is done for a database, in this order. `status` is no step of a night, but has settings of its own.
+/// The steps of a database, in their order. `status` is no step of a night, but has settings of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Step {
     Backup,
@@ -41,7 +41,7 @@ impl Step {
     }
 }
 
-/// How many values a flag takes.
+/// The number of values that a flag takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takes {
     /// None: `true` or `false`.
@@ -69,9 +69,9 @@ pub(crate) struct Key {
 
 /// The connection string of the database has a shorter name in the file.
 pub(crate) const URL: &str = "url";
-/// Where runs are kept.
+/// The store of the runs.
 pub(crate) const STORE: &str = "store";
-/// How much time passes at least from one verification, or drill, to the next.
+/// The least time from one verification, or drill, to the next.
 pub(crate) const EVERY: &str = "every";
 /// Variables of the environment of the database's processes.
 pub(crate) const ENV: &str = "env";

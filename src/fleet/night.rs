@@ -1,7 +1,7 @@
 //! One round of all databases: for each, its steps in their order, each a process of its own; a failure of one database
 //! never keeps another from its turn.
 //!
-//! What a failed step means for the next ones: without a backup nothing is verified and nothing pruned; a damaged run is
+//! A failed step bars the next ones: without a backup nothing is verified and nothing pruned; a damaged run is
 //! neither drilled nor a reason to delete others; a second store that is away
 //! bars nothing. The work ends with one report a database, in the order of the roster.
 
@@ -27,7 +27,7 @@ use crate::postgres::source::server::{self, Place};
 /// With a round, pause before a backup that failed is tried once more: that of a task which was killed may still be ending.
 const AGAIN: Duration = Duration::from_secs(8);
 
-/// How a step ended.
+/// The end of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Outcome {
@@ -110,7 +110,7 @@ pub(crate) struct Taken {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exit_code: Option<i32>,
     pub(crate) seconds: f64,
-    /// Why it was not done, or failed.
+    /// The reason why it was not done, or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -135,7 +135,7 @@ pub(crate) struct Report {
     pub(crate) stored_bytes: Option<u64>,
     pub(crate) seconds: f64,
     pub(crate) steps: Vec<Taken>,
-    /// What is odd about the run.
+    /// The anomalies of the run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) anomalies: Vec<String>,
     /// False where `latest` does not name the new run.
@@ -146,7 +146,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// What this database has to tell.
+    /// The notification of this database's end.
     fn told(&self) -> Notification {
         let event = match self.outcome {
             Outcome::Damage => Event::Damage,
@@ -181,7 +181,7 @@ impl Report {
     }
 }
 
-/// How a round is worked through.
+/// The settings of a round.
 pub(crate) struct Night<'a> {
     pub(crate) keys: &'a Keys,
     /// This very program.
@@ -196,7 +196,7 @@ pub(crate) struct Night<'a> {
     pub(crate) round: Option<String>,
 }
 
-/// What the store knows of earlier runs, newest first.
+/// The earlier runs of a store, newest first.
 #[derive(Debug, Default)]
 struct History(Vec<Value>);
 
@@ -207,7 +207,7 @@ impl History {
         self.0.iter().filter(is_saved).find(|run| run["round"].as_str() == Some(round))
     }
 
-    /// How long ago the newest receipt of this kind was left.
+    /// The age of the newest receipt of this kind.
     fn age(&self, receipt: &str) -> Option<Duration> {
         let at = self.0.iter().filter_map(|run| run[receipt]["at"].as_str()?.parse::<jiff::Timestamp>().ok());
         Some(jiff::Timestamp::now().duration_since(at.max()?).unsigned_abs())
@@ -279,7 +279,7 @@ impl Night<'_> {
         report
     }
 
-    /// What the store knows, where a step depends on it. A store that does not answer is found out by the backup.
+    /// The earlier runs, where a step depends on them. A store that does not answer is found out by the backup.
     async fn history(&self, plan: &Plan) -> History {
         if self.round.is_none() && plan.steps.iter().all(|planned| planned.every.is_none()) {
             return History::default();
@@ -447,7 +447,7 @@ fn taken(step: Step, ended: Ended) -> Taken {
     Taken { step: step.verb(), outcome, exit_code: ended.code, seconds: 0.0, why, hints: ended.hints, tail }
 }
 
-/// What a step found that ended without an error, by its document.
+/// The finding of a step that ended without an error, by its document.
 fn finding(step: Step, outcome: Outcome, stdout: &str) -> String {
     let document: Value = serde_json::from_str(stdout).unwrap_or_default();
     let count = |name: &str| document[name].as_array().map_or(0, Vec::len);

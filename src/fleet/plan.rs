@@ -25,12 +25,12 @@ const BLANK: [&str; 7] = [
     "PGSTOW_METRICS_FILE",
     "PGSTOW_PROMETHEUS",
 ];
-/// Who is told of a database: once of all its steps, so it is no setting of a step.
+/// The receivers of a database's notifications: once for all its steps, so it is no setting of a step.
 const NOTIFY: &str = "notify";
 /// The names that `{...}` may hold.
 const PLACES: [&str; 3] = ["name", "server", "database"];
 
-/// How a database is reached.
+/// The way to a database.
 #[derive(Debug, Clone)]
 pub(crate) enum Url {
     Given(Item),
@@ -79,7 +79,7 @@ pub(crate) struct Planned {
     pub(crate) every: Option<Duration>,
 }
 
-/// What is done for one database.
+/// The steps and settings of one database.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// `billing`, or `server/database`.
@@ -187,7 +187,7 @@ impl Plan {
         self.steps.iter().find(|planned| planned.step == step)
     }
 
-    /// Who is told of this database.
+    /// The receivers of this database's notifications.
     ///
     /// # Errors
     /// A reference that leads nowhere, an address that makes no sense.

@@ -13,7 +13,7 @@ pub(crate) struct Task {
     pub(crate) count: u32,
 }
 
-/// What a scheduler says.
+/// The answer of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scheduled {
     pub(crate) task: Task,

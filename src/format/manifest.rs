@@ -38,13 +38,13 @@ pub struct Manifest {
     pub started_at: String,
     /// End of the run, RFC 3339 in UTC, when the manifest was written.
     pub finished_at: String,
-    /// What a person noted about the run.
+    /// The note of a person about the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// The round that the run belongs to: the name that all tasks of one start of `pgstow run` have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<String>,
-    /// What is odd about the run, beside the one that `latest` named when it was made.
+    /// The anomalies of the run, beside the one that `latest` named when it was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub anomalies: Vec<Anomaly>,
     /// True where `latest` was not moved to the run because of them.
@@ -142,7 +142,7 @@ pub enum AnomalyKind {
 /// Something odd about a run: rows or bytes, before and now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Anomaly {
-    /// What it is.
+    /// The kind.
     pub kind: AnomalyKind,
     /// The schema; absent where it is about the whole database.
     #[serde(default, skip_serializing_if = "Option::is_none")]

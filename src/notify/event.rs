@@ -1,9 +1,9 @@
-//! What is told: an event of a command, in the form that a webhook gets as JSON.
+//! A notification: an event of a command, in the form that a webhook gets as JSON.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What happened.
+/// The event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Event {
@@ -55,7 +55,7 @@ pub(crate) struct Notification {
     pub(crate) id: String,
     /// When, RFC 3339 in UTC.
     pub(crate) at: String,
-    /// What happened.
+    /// The event.
     pub(crate) event: Event,
     /// The command: `backup`, `verify`, `drill`, `prune` or `run`.
     pub(crate) command: String,
@@ -74,12 +74,12 @@ pub(crate) struct Notification {
     /// The exit code; absent at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) exit_code: Option<u8>,
-    /// How long the command took; absent at the start.
+    /// The time that the command took; absent at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seconds: Option<f64>,
     /// One sentence.
     pub(crate) message: String,
-    /// What can be done.
+    /// Hints: each says what to do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) hints: Vec<String>,
     /// The last lines of the log, where something is wrong.

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 pub(crate) const SMTP: &str = "PGSTOW_SMTP_URL";
 /// The sender's address.
 pub(crate) const FROM: &str = "PGSTOW_MAIL_FROM";
-/// Where `sendmail` is, outside of PATH.
+/// Places of `sendmail`, PATH first.
 const SENDMAIL: [&str; 3] = ["sendmail", "/usr/sbin/sendmail", "/usr/lib/sendmail"];
 
 /// A mail.
@@ -25,7 +25,7 @@ pub(crate) struct Mail {
 /// Sends a mail.
 ///
 /// # Errors
-/// What it failed with, in words; never the SMTP address, which may hold a password.
+/// The failure in words; never the SMTP address, which may hold a password.
 pub(crate) async fn send(mail: &Mail) -> Result<(), String> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

@@ -25,7 +25,7 @@ pub(crate) struct HttpRequest {
     pub(crate) body: String,
 }
 
-/// What is sent.
+/// A request of either kind.
 #[derive(Debug)]
 pub(crate) enum Request {
     Http(HttpRequest),

@@ -28,7 +28,7 @@ const BOUND: Duration = Duration::from_secs(20);
 /// The same once the program was asked to end: platforms kill ten seconds after that.
 const BRIEF: Duration = Duration::from_secs(4);
 
-/// How one notification went.
+/// The result of one notification.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Delivery {
     /// The kind of the receiver and its host: never the whole address, which may be a secret.

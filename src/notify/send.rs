@@ -45,7 +45,7 @@ impl Sender {
     /// Sends, and again where the receiver does not answer, or says that it cannot now.
     ///
     /// # Errors
-    /// What the last attempt failed with, without the address.
+    /// The failure of the last attempt, without the address.
     pub(crate) async fn http(&self, request: &HttpRequest) -> Result<(), String> {
         let mut pause = PAUSE;
         let mut attempt = 1;

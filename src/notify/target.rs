@@ -1,4 +1,4 @@
-//! Where a notification goes. The host of a well-known service says what form it takes; `slack+https://...` and its siblings
+//! The receiver of a notification. The host of a well-known service says what form it takes; `slack+https://...` and its siblings
 //! say it for a server of one's own. An address is a secret: whoever has it can write there.
 
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ pub(crate) enum Form {
     Mail,
 }
 
-/// Which events are told to chats and by mail; a webhook and a healthcheck get all.
+/// The events that chats and mails get; a webhook and a healthcheck get all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum When {
     #[default]

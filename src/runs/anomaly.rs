@@ -1,4 +1,4 @@
-//! What is odd about a run, beside the one that `latest` names: schemas and tables that vanished, rows and bytes that fell or
+//! The anomalies of a run, beside the one that `latest` names: schemas and tables that vanished, rows and bytes that fell or
 //! rose by more than they may. Nothing here decides: a migration drops tables rightly.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use crate::format::manifest::{Anomaly, AnomalyKind, Manifest, Table};
 const SMALLEST_ROWS: u64 = 1_000;
 const SMALLEST_BYTES: u64 = 1 << 20;
 
-/// How far a run may be from the one before, in percent of that.
+/// The distance that a run may have from the one before, in percent of that.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// `None`: as far as it likes.

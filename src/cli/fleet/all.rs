@@ -29,14 +29,14 @@ pub(crate) const PROMETHEUS: &str = "--prometheus";
 /// Databases that are asked at the same time.
 const AT_ONCE: usize = 8;
 
-/// What was found about one database.
+/// The findings about one database.
 #[derive(Serialize)]
 struct Answer {
     name: String,
     exit_code: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// What the verb prints with `--json`.
+    /// The document of the verb with `--json`.
     result: Value,
     #[serde(skip)]
     text: String,

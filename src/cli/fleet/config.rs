@@ -27,7 +27,7 @@ const AT_ONCE: usize = 8;
 /// `pgstow config`
 #[derive(Debug, Clone, Args)]
 pub struct Config {
-    /// What to do with the file.
+    /// Action on the file.
     #[arg(value_enum)]
     pub action: Action,
     /// Databases, or servers, to check; all of the file where none is named.
@@ -37,14 +37,14 @@ pub struct Config {
     pub config: Option<PathBuf>,
 }
 
-/// What can be done with the file.
+/// The actions on the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
     /// Check it, and that all databases and stores can be reached.
     Check,
 }
 
-/// What was found about one database.
+/// The findings about one database.
 #[derive(Serialize)]
 struct Checked {
     name: String,

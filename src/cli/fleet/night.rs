@@ -48,12 +48,12 @@ pub struct Run {
     /// Print the matrix of a job of GitHub Actions, one entry a task (--tasks) or a database, and do nothing.
     #[arg(long)]
     pub matrix: bool,
-    /// Who is told of the round as a whole.
+    /// The receivers of the whole round's notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,
 }
 
-/// What `--json` prints.
+/// The document of `--json`.
 #[derive(Serialize)]
 struct Document<'a> {
     config: String,

@@ -10,7 +10,7 @@ use crate::postgres::query::strings;
 
 /// Pause between two looks for a free place.
 const PAUSE: Duration = Duration::from_millis(700);
-/// How often a wait is spoken of.
+/// Time between two log lines about a wait.
 const SPEAK: Duration = Duration::from_mins(1);
 /// Longest wait for a place; longer than any backup should take.
 const PATIENCE: Duration = Duration::from_hours(12);
