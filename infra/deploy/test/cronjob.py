@@ -13,13 +13,13 @@ secrets = json.load(open(sys.argv[3]))
 job = next(d for d in documents if d["kind"] == "CronJob" and d["metadata"]["name"].endswith("-" + sys.argv[2]))
 container = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
 environment = {}
-for source in container["envFrom"]:
+for source in container.get("envFrom", []):
     if "configMapRef" in source:
         name = source["configMapRef"]["name"]
         environment |= next(d["data"] for d in documents if d["kind"] == "ConfigMap" and d["metadata"]["name"] == name)
     else:
         environment |= secrets.get(source["secretRef"]["name"], {})
-for variable in container["env"]:
+for variable in container.get("env", []):
     value = variable.get("value")
     if value is None:
         reference = variable["valueFrom"]["secretKeyRef"]

@@ -1,4 +1,7 @@
-"""Compares the CronJobs of two files of Kubernetes: the overlay's and the chart's say the same, names and labels aside."""
+"""Compares the CronJobs of two files of Kubernetes: the overlay's and the chart's say the same, names and labels aside.
+
+same_jobs.py FILE FILE NAME...: the ends of the names of the jobs that both must have.
+"""
 import sys
 
 import yaml
@@ -21,6 +24,6 @@ def plain(value):
 
 
 one, other = jobs(sys.argv[1]), jobs(sys.argv[2])
-assert sorted(one) == sorted(other) == ["backup", "drill"], (sorted(one), sorted(other))
+assert sorted(one) == sorted(other) == sys.argv[3:], (sorted(one), sorted(other))
 for name in one:
     assert one[name] == other[name], f"{name}:\n{one[name]}\n{other[name]}"
