@@ -351,6 +351,8 @@ impl S3 {
                 Ok(page) => page,
                 Err(failure) if failure.is_not_implemented() && most.take().is_some() => continue,
                 Err(failure) if failure.is_not_implemented() => return Ok(None),
+                // rclone answers so as long as no upload into the bucket was ever begun.
+                Err(failure) if failure.code.as_deref() == Some("NoSuchUpload") => return Ok(Some(found)),
                 Err(failure) => {
                     let below = self.relative(full).unwrap_or(full);
                     return Err(self.error("list unfinished uploads below", below, &failure));
