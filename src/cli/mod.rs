@@ -51,7 +51,7 @@ use crate::cli::diff::Diff;
 use crate::cli::doctor::Doctor;
 use crate::cli::download::Download;
 use crate::cli::drill::Drill;
-use crate::cli::fleet::config::Config;
+use crate::cli::fleet::config::ConfigCommand;
 use crate::cli::fleet::night::Run;
 use crate::cli::list::List;
 use crate::cli::manual::Manual;
@@ -90,7 +90,7 @@ pub enum Command {
     Run(Run),
     /// Check the file of all databases: every key, every reference, every connection.
     #[command(after_help = help::ending("config"))]
-    Config(Config),
+    Config(ConfigCommand),
     /// Show what a backup would save, and what the role cannot read.
     #[command(after_help = help::ending("detect"))]
     Detect(Detect),
@@ -160,8 +160,12 @@ impl Command {
     /// True for a command that reads or writes backups.
     pub(crate) const fn uses_store(&self) -> bool {
         match self {
-            Self::Detect(_) | Self::Schema(_) | Self::Completions(_) | Self::Manual(_) => false,
-            Self::Run(_) | Self::Config(_) => false,
+            Self::Detect(_)
+            | Self::Schema(_)
+            | Self::Completions(_)
+            | Self::Manual(_)
+            | Self::Run(_)
+            | Self::Config(_) => false,
             Self::Doctor(doctor) => !doctor.skip_store && doctor.config.config.is_none(),
             Self::List(list) => list.config.config.is_none(),
             Self::Status(status) => status.config.config.is_none(),

@@ -27,6 +27,9 @@ use crate::postgres::source::server::{self, Place};
 /// With a round, pause before a backup that failed is tried once more: that of a task which was killed may still be ending.
 const AGAIN: Duration = Duration::from_secs(8);
 
+/// Place of the stored bytes in a manifest.
+const STORED: &str = "/totals/stored_bytes";
+
 /// The end of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -209,7 +212,7 @@ impl History {
 
     /// The age of the newest receipt of this kind.
     fn age(&self, receipt: &str) -> Option<Duration> {
-        let at = self.0.iter().filter_map(|run| run[receipt]["at"].as_str()?.parse::<jiff::Timestamp>().ok());
+        let at = self.0.iter().filter_map(|run| run[receipt].get("at")?.as_str()?.parse::<jiff::Timestamp>().ok());
         Some(jiff::Timestamp::now().duration_since(at.max()?).unsigned_abs())
     }
 }
@@ -294,7 +297,7 @@ impl Night<'_> {
         };
         let Ok(Ended { code: Some(0), stdout, .. }) = listed.await else { return History::default() };
         let document: Value = serde_json::from_str(&stdout).unwrap_or_default();
-        History(document["runs"].as_array().cloned().unwrap_or_default())
+        History(document.get("runs").and_then(Value::as_array).cloned().unwrap_or_default())
     }
 
     async fn step(&self, plan: &Plan, planned: &Planned, history: &History, report: &mut Report) -> Taken {
@@ -337,7 +340,7 @@ impl Night<'_> {
         let run = history.of_round(self.round.as_deref()?)?;
         let name = run["run"].as_str()?;
         report.run = Some(name.to_owned());
-        report.stored_bytes = run["totals"]["stored_bytes"].as_u64();
+        report.stored_bytes = run.pointer(STORED).and_then(Value::as_u64);
         if run["status"].as_str() == Some("partial") {
             return Some(skipped(
                 Step::Backup,
@@ -386,10 +389,11 @@ impl Night<'_> {
         let ended = ended?;
         if step == Step::Backup {
             let manifest: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
-            report.run = manifest["run"].as_str().map(str::to_owned);
-            report.stored_bytes = manifest["totals"]["stored_bytes"].as_u64();
-            report.latest = manifest["latest"].as_bool();
-            let odd: Vec<Anomaly> = serde_json::from_value(manifest["anomalies"].clone()).unwrap_or_default();
+            report.run = manifest.get("run").and_then(Value::as_str).map(str::to_owned);
+            report.stored_bytes = manifest.pointer(STORED).and_then(Value::as_u64);
+            report.latest = manifest.get("latest").and_then(Value::as_bool);
+            let odd = manifest.get("anomalies").cloned().unwrap_or_default();
+            let odd: Vec<Anomaly> = serde_json::from_value(odd).unwrap_or_default();
             report.anomalies = odd.iter().map(ToString::to_string).collect();
         }
         Ok(ended)
@@ -398,22 +402,21 @@ impl Night<'_> {
     /// A place of the database's server, where their number is limited.
     async fn place(&self, plan: &Plan) -> Result<Option<Place>> {
         let Some(limit) = plan.per_server.or(self.per_server) else { return Ok(None) };
-        let info = match plan.server_connection().await? {
-            Some(info) => info,
-            None => {
-                // All databases of a server have to ask in one place.
-                let own = plan.connection().await?;
-                let common = own.with_database("postgres");
-                if server::reach(&common, CONNECT).await.is_ok() {
-                    common
-                } else {
-                    tracing::warn!(
-                        "{}: the database postgres of {own} cannot be reached: its server's limit counts only backups of \
-                         this database",
-                        plan.name
-                    );
-                    own
-                }
+        let info = if let Some(info) = plan.server_connection().await? {
+            info
+        } else {
+            // All databases of a server have to ask in one place.
+            let own = plan.connection().await?;
+            let common = own.with_database("postgres");
+            if server::reach(&common, CONNECT).await.is_ok() {
+                common
+            } else {
+                tracing::warn!(
+                    "{}: the database postgres of {own} cannot be reached: its server's limit counts only backups of this \
+                     database",
+                    plan.name
+                );
+                own
             }
         };
         tokio::select! {
@@ -450,7 +453,7 @@ fn taken(step: Step, ended: Ended) -> Taken {
 /// The finding of a step that ended without an error, by its document.
 fn finding(step: Step, outcome: Outcome, stdout: &str) -> String {
     let document: Value = serde_json::from_str(stdout).unwrap_or_default();
-    let count = |name: &str| document[name].as_array().map_or(0, Vec::len);
+    let count = |name: &str| document.get(name).and_then(Value::as_array).map_or(0, Vec::len);
     match (step, outcome) {
         (Step::Backup, _) => format!("partial: {} things were left out", count("skipped") + count("dependents")),
         (Step::Verify, _) => format!("{} objects are damaged", count("damaged")),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::{Context as _, Error, Result};
 
 /// Longest time that a command may take to print a value.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_mins(1);
 
 /// A value, or each value of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

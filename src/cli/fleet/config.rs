@@ -26,7 +26,7 @@ const AT_ONCE: usize = 8;
 
 /// `pgstow config`
 #[derive(Debug, Clone, Args)]
-pub struct Config {
+pub struct ConfigCommand {
     /// Action on the file.
     #[arg(value_enum)]
     pub action: Action,
@@ -68,7 +68,7 @@ struct Document<'a> {
 /// # Errors
 /// A file that makes no sense; a signal.
 pub(crate) async fn run(
-    arguments: Config,
+    arguments: ConfigCommand,
     global: &Global,
     shutdown: &Shutdown,
     program: &clap::Command,

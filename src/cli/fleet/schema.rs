@@ -31,9 +31,9 @@ pub(crate) fn document(program: &clap::Command) -> Value {
         "url": url,
         "server": { "type": "string", "description": "The [[server]] that it belongs to, and whose settings count for it." },
     }));
-    server["required"] = json!(["name", "url"]);
-    database["required"] = json!(["name"]);
-    database["anyOf"] = json!([{ "required": ["url"] }, { "required": ["server"] }]);
+    put(&mut server, "required", json!(["name", "url"]));
+    put(&mut database, "required", json!(["name"]));
+    put(&mut database, "anyOf", json!([{ "required": ["url"] }, { "required": ["server"] }]));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pgstow.toml",
@@ -64,6 +64,12 @@ pub(crate) fn document(program: &clap::Command) -> Value {
             "text": { "anyOf": [{ "type": "string" }, { "$ref": "#/$defs/reference" }] },
         },
     })
+}
+
+fn put(schema: &mut Value, name: &str, value: Value) {
+    if let Some(fields) = schema.as_object_mut() {
+        fields.insert(name.to_owned(), value);
+    }
 }
 
 /// The properties that all sections have.
@@ -113,6 +119,6 @@ fn property(key: &Key) -> Value {
         Takes::One => json!({ "anyOf": [one, reference] }),
         Takes::Many => json!({ "anyOf": [one, reference, { "type": "array", "items": { "$ref": "#/$defs/text" } }] }),
     };
-    schema["description"] = json!(key.help);
+    put(&mut schema, "description", json!(key.help));
     schema
 }

@@ -8,7 +8,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::secret::Secret;
 
 /// Longest time that the command may take.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_mins(1);
 
 /// Runs the command, by `sh`, with these variables: host, port, user and database of the connection.
 ///
