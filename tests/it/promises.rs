@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 
 use crate::support::pg::tests as servers;
 use crate::{
-    backup_failures, backup_oracle, backup_policy, backup_snapshot, detect, doctor, encryption, fault_schedules, race,
-    reading, restore, restore_faults, restore_versions, retention, secrets, signals, store_contract, store_faults, tls,
-    volumes,
+    alarms, anomalies, backup_failures, backup_oracle, backup_policy, backup_snapshot, copies, detect, doctor,
+    encryption, fault_schedules, fleet, race, reading, restore, restore_faults, restore_versions, retention, secrets,
+    signals, store_contract, store_faults, tls, volumes,
 };
 
 /// One line of the table, or several.
@@ -117,6 +117,24 @@ const PROMISES: &[Promise] = &[
         retention::the_probe_answers_by_its_exit_code,
         retention::two_runs_are_compared_by_their_manifests,
         retention::the_page_needs_nothing_else_and_escapes_everything,
+    ]),
+    Heading("Many databases"),
+    Tried("one file: all of a server, one that fails", tests![
+        fleet::a_night_does_every_database_and_one_that_fails_keeps_nobody_from_its_turn,
+    ]),
+    Tried("tasks killed and started again: one run of each", tests![
+        fleet::tasks_that_are_killed_and_started_again_make_one_run_of_each_database,
+    ]),
+    Tried("notifications: refused, late, never answered", tests![
+        alarms::a_receiver_that_fails_is_tried_again_and_never_fails_the_backup,
+        alarms::an_interrupted_backup_is_told_in_time,
+    ]),
+    Tried("anomalies held until promote", tests![
+        anomalies::what_vanished_or_shrank_is_said_and_held_until_somebody_promotes,
+    ]),
+    Tried("a second store: broken off, damaged, away", tests![
+        copies::a_copy_is_the_run_itself_and_goes_on_where_it_broke_off,
+        copies::a_night_copies_into_another_server_and_one_that_is_away_fails_that_step_alone,
     ]),
     Heading("Faults: injected, how often"),
     Counted("fault", &crate::fault_schedules::KINDS),
