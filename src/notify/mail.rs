@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use lettre::message::Mailbox;
+use lettre::message::header::ContentType;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use tokio::io::AsyncWriteExt as _;
 
@@ -32,7 +33,7 @@ pub(crate) async fn send(mail: &Mail) -> Result<(), String> {
     let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
     let from = variable(FROM).unwrap_or_else(|| format!("pgstow@{host}"));
     let from: Mailbox = from.parse().map_err(|error| format!("{FROM}: {error}"))?;
-    let mut builder = Message::builder().from(from).subject(&mail.subject);
+    let mut builder = Message::builder().from(from).subject(&mail.subject).header(ContentType::TEXT_PLAIN);
     for to in mail.to.split(',') {
         builder = builder.to(to.trim().parse().map_err(|error| format!("an address of the mail: {error}"))?);
     }

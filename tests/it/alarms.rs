@@ -160,7 +160,7 @@ fn receivers_get_start_and_end_in_their_own_form() {
 }
 
 #[test]
-fn a_receiver_that_fails_is_tried_again_and_never_fails_the_backup() {
+pub(crate) fn a_receiver_that_fails_is_tried_again_and_never_fails_the_backup() {
     let cluster = database("alarms_fail");
     let folder = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(|path, number| match path {
@@ -195,7 +195,7 @@ fn a_receiver_that_fails_is_tried_again_and_never_fails_the_backup() {
 }
 
 #[test]
-fn an_interrupted_backup_is_told_in_time() {
+pub(crate) fn an_interrupted_backup_is_told_in_time() {
     let cluster = database("alarms_stop");
     cluster.psql("alarms_stop", "INSERT INTO t SELECT generate_series(1, 300000)");
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use super::support::pg;
 use super::support::program::{Run, backup, expect_code, pgstow};
 
 #[test]
-fn what_vanished_or_shrank_is_said_and_held_until_somebody_promotes() {
+pub(crate) fn what_vanished_or_shrank_is_said_and_held_until_somebody_promotes() {
     let cluster = pg::shared(pg::packaged());
     cluster.create_database("odd");
     cluster.psql(

@@ -16,7 +16,7 @@ fn copy(from: &Path, to: &Path) -> Command {
 }
 
 #[test]
-fn a_copy_is_the_run_itself_and_goes_on_where_it_broke_off() {
+pub(crate) fn a_copy_is_the_run_itself_and_goes_on_where_it_broke_off() {
     let cluster = pg::shared(pg::packaged());
     cluster.create_database("copied");
     cluster.psql(
@@ -85,7 +85,7 @@ fn a_copy_is_the_run_itself_and_goes_on_where_it_broke_off() {
 }
 
 #[test]
-fn a_night_copies_into_another_server_and_one_that_is_away_fails_that_step_alone() {
+pub(crate) fn a_night_copies_into_another_server_and_one_that_is_away_fails_that_step_alone() {
     let cluster = pg::shared(pg::packaged());
     cluster.create_database("copied_night");
     cluster.psql("copied_night", "CREATE TABLE t AS SELECT generate_series(1, 100) n");

@@ -49,7 +49,7 @@ fn runs(store: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_night_does_every_database_and_one_that_fails_keeps_nobody_from_its_turn() {
+pub(crate) fn a_night_does_every_database_and_one_that_fails_keeps_nobody_from_its_turn() {
     let cluster = Cluster::start(pg::packaged());
     for name in ["app", "Bill ing", "scratch", "own"] {
         cluster.create_database(name);
@@ -228,7 +228,7 @@ fn the_schema_describes_the_file() {
 }
 
 #[test]
-fn tasks_that_are_killed_and_started_again_make_one_run_of_each_database() {
+pub(crate) fn tasks_that_are_killed_and_started_again_make_one_run_of_each_database() {
     let cluster = Cluster::start(pg::packaged());
     let databases: Vec<String> = (0..12).map(|number| format!("customer_{number}")).collect();
     for name in &databases {
