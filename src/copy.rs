@@ -65,12 +65,16 @@ pub(crate) async fn copy(from: &Store, to: &Store, options: &Options) -> Result<
     let listing = Listing::read(to, &found.name).await?;
     let volumes: Vec<Volume> = found.manifest.objects().into_iter().flat_map(Object::volumes).collect();
     let one = |volume: Volume| {
-        let is_there = listing.holds(&volume);
+        let (is_there, is_in_the_way) = (listing.holds(&volume), listing.names(&volume.key));
         let run = found.name.clone();
         async move {
             let key = layout::in_run(&run, &volume.key);
             if is_there && read_hash(to, &key, volume.bytes).await? == volume.sha256 {
                 return Ok((volume.bytes, true));
+            }
+            // Objects of a run are written once: what is not right goes first.
+            if is_in_the_way {
+                to.delete(&key).await?;
             }
             transfer(from, to, &key, &volume).await.map(|()| (volume.bytes, false))
         }

@@ -111,6 +111,8 @@ pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary
     write_state(&options.to, &state)?;
     let mut summary =
         Summary { run: found.name.clone(), to: options.to.clone(), files: 0, bytes: 0, kept: 0, seconds: 0.0 };
+    let is_missing = |target: &&Target| !state.files.contains_key(&target.path);
+    store.traffic().expect(targets.iter().filter(is_missing).map(|target| target.object.bytes).sum());
     let files = state.files.clone();
     let mut results = pin!(turns::side_by_side(
         targets,

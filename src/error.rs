@@ -113,7 +113,11 @@ impl Error {
     /// Puts `operation: ` before the message: the outer layer says what it was doing.
     #[must_use]
     pub fn context(mut self, operation: impl fmt::Display) -> Self {
-        self.operations.push(operation.to_string());
+        let operation = operation.to_string();
+        // The layer below may have said it already, with more words around it (which store it was).
+        if !self.message().contains(&operation) {
+            self.operations.push(operation);
+        }
         self
     }
 

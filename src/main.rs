@@ -88,6 +88,10 @@ fn main() -> ExitCode {
 fn start_log(global: &Global) -> Result<(), Error> {
     // The SDK warns of each place where it finds no region or credentials; what that means is in our error.
     let quiet = matches!(global.log.as_str(), "info" | "warn").then_some(",aws_config=error").unwrap_or_default();
+    let no_level = || Error::usage(format!("--log {:?} is no level", global.log));
+    if !is_filter(&global.log) {
+        return Err(no_level().hint("use error, warn, info, debug or trace"));
+    }
     let filter = tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", global.log)).map_err(|error| {
         Error::usage(format!("--log {:?}: {error}", global.log)).hint("use error, warn, info, debug or trace")
     })?;
@@ -97,6 +101,13 @@ fn start_log(global: &Global) -> Result<(), Error> {
         LogFormat::Json => log.json().flatten_event(true).with_target(false).init(),
     }
     Ok(())
+}
+
+/// True for a level, or a filter that says of which part of the program it is. A lone word that is no level would be
+/// taken for the name of such a part, and switch all of the log off.
+fn is_filter(log: &str) -> bool {
+    let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+    log.split(',').all(|part| part.contains(['=', '[']) || is_level(part.trim()))
 }
 
 /// Prints an error and its hints on stderr: the one place that does. With `--json` it is a document on stdout too.

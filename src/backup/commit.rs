@@ -173,6 +173,7 @@ fn source(run: &Run, leader: &Leader) -> Source {
         lc_monetary: Some("C".to_owned()),
         snapshot: leader.snapshot.clone(),
         wal_lsn: leader.wal_lsn.clone(),
+        timeline: run.place.timeline.clone(),
         in_recovery: server.in_recovery,
         role: server.role.clone(),
         superuser: server.superuser,

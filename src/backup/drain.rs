@@ -162,11 +162,12 @@ impl Drain<'_> {
                 self.framing.begin_data(&mut between, rows.dump_id);
                 for chunk in &rows.chunks {
                     self.chunk(chunks, chunk, &mut dump, &mut between, &mut open).await.map_err(inside)?;
+                    self.counters.disk.fetch_add(open.part.end(), Ordering::Relaxed);
                 }
                 self.framing.end_rows(&mut between)?;
             }
             self.counters.tables.fetch_add(1, Ordering::Relaxed);
-            self.counters.disk.fetch_add(table.expected, Ordering::Relaxed);
+            self.counters.disk.fetch_add(open.part.rest(), Ordering::Relaxed);
             while let Some(joined) = finishing.try_join_next() {
                 collect(joined, &mut tables).map_err(outside)?;
             }
@@ -220,6 +221,7 @@ impl Drain<'_> {
             table.frame(frame.bytes.clone(), &frame.fingerprint, &frame.extremes).await?;
             self.counters.rows.fetch_add(frame.fingerprint.rows, Ordering::Relaxed);
             self.counters.raw.fetch_add(bytes, Ordering::Relaxed);
+            self.counters.disk.fetch_add(table.part.more(bytes), Ordering::Relaxed);
         }
     }
 }
@@ -240,6 +242,46 @@ fn collect(
     let slot = tables.get_mut(number).ok_or_else(|| Error::failed(format!("table {} was not planned", table.name)))?;
     *slot = Some(table);
     Ok(())
+}
+
+/// How far a table is, in the bytes on disk that were expected: by chunks, and within a chunk by its text, of which
+/// nobody knows the end.
+#[derive(Debug)]
+struct Part {
+    expected: u64,
+    chunks: u64,
+    done: u64,
+    counted: u64,
+}
+
+impl Part {
+    fn of(plan: &PlannedTable) -> Self {
+        let chunks = plan.rows.as_ref().map_or(1, |rows| rows.chunks.len() as u64).max(1);
+        Self { expected: plan.expected, chunks, done: 0, counted: 0 }
+    }
+
+    /// Counts text of the chunk; returns by how much the table is further.
+    fn more(&mut self, bytes: u64) -> u64 {
+        let share = self.expected / self.chunks;
+        self.reach((self.counted + bytes).min(share * self.done + share / 20 * 19))
+    }
+
+    /// Counts a chunk as done.
+    fn end(&mut self) -> u64 {
+        self.done += 1;
+        self.reach(self.expected / self.chunks * self.done)
+    }
+
+    /// Counts the table as done.
+    fn rest(&mut self) -> u64 {
+        self.reach(self.expected)
+    }
+
+    fn reach(&mut self, to: u64) -> u64 {
+        let more = to.saturating_sub(self.counted);
+        self.counted += more;
+        more
+    }
 }
 
 /// Room for finished objects that are on their way.
@@ -330,6 +372,7 @@ impl Chunks {
 
 /// A table whose SQL file is being written.
 struct OpenTable {
+    part: Part,
     sql: Output,
     fingerprint: Fingerprint,
     /// Only for tables that may become large: hashing every byte a third time is not free.
@@ -343,7 +386,7 @@ impl OpenTable {
         let is_large = plan.rows.as_ref().is_some_and(|rows| rows.chunks.len() > 1);
         let orders = plan.rows.iter().flat_map(|rows| &rows.key_columns).map(|column| column.field.order).collect();
         let pieces = is_large.then(|| Pieces::starting_at(sql.framed(), orders));
-        Ok(Self { sql, fingerprint: Fingerprint::default(), pieces })
+        Ok(Self { part: Part::of(plan), sql, fingerprint: Fingerprint::default(), pieces })
     }
 
     async fn frame(&mut self, frame: Bytes, fingerprint: &Fingerprint, extremes: &[Bounds]) -> Result<(), WriteError> {

@@ -52,11 +52,12 @@ use crate::format::manifest::Roles;
 use crate::objects::write::Target;
 use crate::pipeline::rate::Rate;
 use crate::postgres::programs::pg_dump;
-use crate::postgres::programs::tools::PgTools;
+use crate::postgres::programs::tools::{PgTools, Whose};
 use crate::postgres::settings;
 use crate::postgres::source::leader;
 use crate::postgres::source::leader::{Candidate, Leader};
 use crate::postgres::source::output_names;
+use crate::postgres::source::timeline;
 use crate::postgres::source::{absent as own, catalogue, dependents};
 use crate::postgres::target::foreign_keys;
 use crate::shutdown::Shutdown;
@@ -130,8 +131,9 @@ async fn store_rows(
     let candidate = Candidate::connect(&options.info, options.connect_timeout, &name).await?;
     store.check().await?;
     let server = &candidate.detection.server;
-    let tools = PgTools::find(options.pg_bin_dir.as_deref(), server.version_num)?;
-    preflight::check_prefix(store, &server.identity, options.adopt_prefix).await?;
+    let tools = PgTools::find(options.pg_bin_dir.as_deref(), server.version_num, Whose::Server)?;
+    let place = timeline::place(&candidate.session.client).await?;
+    preflight::check_prefix(store, &server.identity, &place, options.adopt).await?;
     preflight::preflight(&candidate.detection, options.partial.allowed)?;
     let target = Target {
         store: store.clone(),
@@ -144,7 +146,7 @@ async fn store_rows(
     let child_options = pg_dump::backend_options(&candidate.session).await;
     let rate = Rate::new(options.limits.rate);
     let look = Look { run: name.clone(), connect_timeout: options.connect_timeout, jobs: options.limits.jobs };
-    let run = Run { name, started, options, tools, child_options, target, counters: Arc::clone(counters), rate };
+    let run = Run { name, started, options, tools, child_options, target, counters: Arc::clone(counters), rate, place };
     tracing::info!(run = %run.name, database = %run.options.info.database(), store = %store.describe(), "backup started");
     let _watch = guest.watch(&run.options.info, &candidate.detection.server, look);
     let (mut leader, meta) = lead::lead(&run, candidate).await?;

@@ -24,8 +24,7 @@ pub(crate) struct Options {
     pub(crate) partial: Partial,
     pub(crate) labels: Labels,
     pub(crate) odd: Odd,
-    /// Takes a prefix over that holds runs of another database.
-    pub(crate) adopt_prefix: bool,
+    pub(crate) adopt: Adopt,
     /// Allows the Storage of the very project that is saved.
     pub(crate) allow_same_project: bool,
 }
@@ -75,6 +74,15 @@ pub(crate) struct Labels {
     pub(crate) note: Option<String>,
     /// The name that all tasks of one start have.
     pub(crate) round: Option<String>,
+}
+
+/// Which prefixes a run takes over that hold runs of another database, or of another server with the same identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Adopt {
+    None,
+    /// Those of the server that this one was a standby of.
+    Failover,
+    Any,
 }
 
 /// The treatment of objects that the role cannot read.

@@ -290,7 +290,17 @@ fn left_out(relation: &Relation, has_rows: bool, described: bool, detection: &De
             | RelKind::MaterializedView
             | RelKind::Sequence,
             None,
-        ) if !described => skip("pg_dump does not describe it (the name of its schema begins with pg_)", true),
+        ) if !described => {
+            let closed = detection.schemas.iter().any(|schema| schema.name == relation.schema && !schema.usable);
+            let reason = if closed {
+                "no USAGE on the schema"
+            } else if relation.schema.starts_with("pg_") {
+                "pg_dump does not describe it (the name of its schema begins with pg_)"
+            } else {
+                "pg_dump does not describe it"
+            };
+            skip(reason, true)
+        }
         (RelKind::Table, None) if !has_rows => skip("pg_dump does not describe its rows", true),
         _ => None,
     }

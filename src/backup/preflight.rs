@@ -1,11 +1,14 @@
 //! Checks before the first byte: what the role cannot read, and whether the store is the right one. `doctor` asks the
 //! same questions.
 
+use crate::backup::options::Adopt;
 use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::source::detect::{Detection, GapKind};
-use crate::runs::{find, pointer};
+use crate::postgres::source::timeline::Place;
+use crate::runs::lineage::Relation;
+use crate::runs::{find, lineage, pointer};
 use crate::sql::names::quote;
 use crate::store::Store;
 
@@ -30,20 +33,21 @@ pub(crate) fn refuse_same_project(allow: bool, info: &ConnInfo, store: &Store) -
     }
 }
 
-/// Refuses a prefix that belongs to another database.
-pub(crate) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> Result<()> {
-    let held = match pointer::read(store).await? {
-        Some((latest, _etag)) => latest.identity,
+/// Refuses a prefix that belongs to another database, or to another server that this one is a copy of.
+pub(crate) async fn check_prefix(store: &Store, identity: &str, place: &Place, adopt: Adopt) -> Result<()> {
+    let (held, last) = match pointer::read(store).await? {
+        // A pointer says whose prefix it is, even where its manifest cannot be read.
+        Some((latest, _etag)) => (latest.identity, find::manifest(store, &latest.run).await.ok().flatten()),
         // Only partial runs, perhaps.
         None => match newest(store).await {
-            Some(identity) => identity,
+            Some(run) => (run.manifest.source.identity.clone(), Some(run)),
             None => return Ok(()),
         },
     };
     if held == identity {
-        return Ok(());
+        return last.map_or(Ok(()), |last| check_lineage(store, &last, place, adopt));
     }
-    if adopt {
+    if adopt == Adopt::Any {
         tracing::warn!("{} held backups of another database ({held}); adopted", store.describe());
         return Ok(());
     }
@@ -54,11 +58,31 @@ pub(crate) async fn check_prefix(store: &Store, identity: &str, adopt: bool) -> 
     .hint("give each database a prefix of its own, or use --adopt-prefix when this database replaced the other one"))
 }
 
-/// The database of the newest run with a manifest, as far as this key may look.
-async fn newest(store: &Store) -> Option<String> {
+/// Refuses the prefix of a server that has the same identity and is not this one.
+fn check_lineage(store: &Store, last: &find::Run, place: &Place, adopt: Adopt) -> Result<()> {
+    let (why, is_enough) = match lineage::relation(&last.manifest.source, place) {
+        Relation::Same => return Ok(()),
+        Relation::Promoted(why) => (why, adopt != Adopt::None),
+        Relation::Apart(why) => (why, adopt == Adopt::Any),
+    };
+    let text = format!("{} holds run {} of another server of this cluster: {why}", store.describe(), last.name);
+    if is_enough {
+        tracing::warn!("{text}; adopted");
+        return Ok(());
+    }
+    Err(Error::usage(text)
+        .hint("a copy that was promoted (a staging clone, a test of recovery): give it a prefix of its own")
+        .hint(
+            "a server that took over for the other one: --adopt-prefix goes on here; --adopt-prefix=failover does so \
+             after every failover",
+        ))
+}
+
+/// The newest run with a manifest, as far as this key may look.
+async fn newest(store: &Store) -> Option<find::Run> {
     for name in find::names(store).await.ok()?.iter().take(LOOKED_AT) {
         if let Ok(Some(run)) = find::manifest(store, name).await {
-            return Some(run.manifest.source.identity);
+            return Some(run);
         }
     }
     None
@@ -86,9 +110,7 @@ pub(crate) fn preflight(detection: &Detection, allow: bool) -> Result<()> {
         return Ok(());
     }
     let mut error = Error::failed(what);
-    let mut cures: Vec<&str> = detection.unreadable.iter().map(|u| u.cure.as_str()).filter(|c| !c.is_empty()).collect();
-    cures.dedup();
-    for cure in cures.into_iter().take(20) {
+    for cure in detection.cures().into_iter().take(20) {
         error = error.hint(cure);
     }
     Err(error.hint("or make a partial run without it: --allow-unreadable"))

@@ -355,7 +355,7 @@ fn gaps(facts: &Facts<'_>) -> String {
         text.push_str("- role passwords: the role that made the backup may not read `pg_authid`. Set them with `ALTER ROLE ... PASSWORD`.\n");
     }
     for skipped in facts.skipped {
-        let name = in_comment(&format!("{}.{}", skipped.schema, skipped.name));
+        let name = in_comment(&skipped.display_name());
         text.push_str(&format!("- {} `{name}`: {}\n", skipped.kind, in_comment(&skipped.reason)));
     }
     if !facts.plan.dependents.is_empty() {

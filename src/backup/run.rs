@@ -13,6 +13,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::source::leader::Leader;
 use crate::postgres::source::rows::Readers;
+use crate::postgres::source::timeline::Place;
 
 /// Longest wait for a connection to be free.
 const FREE: Duration = Duration::from_secs(5);
@@ -30,6 +31,8 @@ pub(crate) struct Run {
     pub(crate) counters: Arc<Counters>,
     /// The limit on how fast rows are read, which all its sessions share.
     pub(crate) rate: Rate,
+    /// The place of the server in its cluster's history when the run began.
+    pub(crate) place: Place,
 }
 
 /// The stored objects from which the manifest is written.

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
@@ -142,6 +142,10 @@ pub struct StoreArgs {
     /// Send Content-MD5 with every object and part. Always with --s3-object-lock-mode.
     #[arg(long, hide_short_help = true, help_heading = "Store", global = true, env = "PGSTOW_S3_CONTENT_MD5", value_parser = clap::builder::BoolishValueParser::new(), default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true)]
     pub s3_content_md5: bool,
+    /// Read a bucket that keeps versions as it was at this moment (2026-11-22T18:00:00Z): for runs that were deleted or
+    /// overwritten since. For list, show, diff, verify, download, restore, drill and report.
+    #[arg(long, hide_short_help = true, value_name = "TIME", help_heading = "Store", global = true, env = "PGSTOW_AT", value_parser = moment)]
+    pub at: Option<SystemTime>,
     /// Attempts for each request, the first included.
     #[arg(long, hide_short_help = true, value_name = "N", help_heading = "Store", global = true, env = "PGSTOW_S3_ATTEMPTS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub s3_attempts: u32,
@@ -202,6 +206,7 @@ impl StoreArgs {
             lock_mode: self.s3_object_lock_mode,
             lock_retain: self.s3_object_lock_retain,
             content_md5: self.s3_content_md5,
+            at: self.at,
             attempts: self.s3_attempts,
             stall_timeout: self.s3_stall_timeout,
         }
@@ -293,8 +298,21 @@ impl SourceArgs {
     }
 }
 
+/// A moment: RFC 3339, or date and time of day in UTC.
+fn moment(text: &str) -> Result<SystemTime, String> {
+    let at = text.parse::<jiff::Timestamp>().or_else(|error| {
+        let civil: jiff::civil::DateTime = text.parse().map_err(|_neither| error)?;
+        civil.to_zoned(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp())
+    });
+    at.map(SystemTime::from).map_err(|error| format!("{error}; write it like 2026-11-22T18:00:00Z"))
+}
+
 /// A duration as humantime reads it: `30s`, `2h 15m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    // humantime takes a bare 0.
+    if text.trim().bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("time unit needed; write it like 30s, 5m or 2h 15m".to_owned());
+    }
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s, 5m or 2h 15m"))
 }
 

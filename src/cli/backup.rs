@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::backup::commit::Done;
 use crate::backup::counters::Counters;
-use crate::backup::options::{Form, Labels, Limits, Odd, Options, Partial};
+use crate::backup::options::{Adopt, Form, Labels, Limits, Odd, Options, Partial};
 use crate::cli::alarm::{self, AlarmArgs, Ended};
 use crate::cli::args::{Global, SealArgs, SourceArgs, duration};
 use crate::cli::metrics::{self, Metric};
@@ -67,9 +67,10 @@ pub struct Backup {
     /// Let a partial run become `latest`.
     #[arg(long, env = "PGSTOW_ALLOW_PARTIAL_LATEST")]
     pub allow_partial_latest: bool,
-    /// Use this prefix although it belongs to another database.
-    #[arg(long, env = "PGSTOW_ADOPT_PREFIX")]
-    pub adopt_prefix: bool,
+    /// Use this prefix although it belongs to another database, or to a server that this one is a promoted copy of;
+    /// =failover: only where this server was promoted to take over.
+    #[arg(long, value_name = "WHICH", env = "PGSTOW_ADOPT_PREFIX", default_value = "none", default_missing_value = "any", num_args = 0..=1, require_equals = true, value_parser = adopt)]
+    adopt_prefix: Adopt,
     /// Allow backing a Supabase project up into its own Storage, whose index lives in the database being saved.
     #[arg(long, env = "PGSTOW_ALLOW_SAME_PROJECT")]
     pub allow_same_project: bool,
@@ -98,6 +99,15 @@ fn percent(text: &str) -> Result<MaxChange, String> {
     let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
     let fit = number.filter(|number| number.is_finite() && *number >= 0.0);
     fit.map(|number| MaxChange(Some(number))).ok_or_else(|| "write it like 20%, or none".to_owned())
+}
+
+fn adopt(text: &str) -> Result<Adopt, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "none" | "0" | "false" | "no" | "off" => Ok(Adopt::None),
+        "failover" => Ok(Adopt::Failover),
+        "any" | "1" | "true" | "yes" | "on" => Ok(Adopt::Any),
+        _ => Err("use any or failover".to_owned()),
+    }
 }
 
 /// A limit, or none.
@@ -207,7 +217,7 @@ fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options
             limits: anomaly::Limits { shrink: arguments.max_shrink.0, growth: arguments.max_growth.0 },
             hold: arguments.hold_on_anomaly,
         },
-        adopt_prefix: arguments.adopt_prefix,
+        adopt: arguments.adopt_prefix,
         allow_same_project: arguments.allow_same_project,
     })
 }
@@ -262,7 +272,7 @@ fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
             text.push_str(&format!("  - and {more} more: the manifest has all\n"));
         }
     }
-    let skipped = manifest.skipped.iter().map(|s| (&*s.kind, format!("{}.{}", s.schema, s.name), &*s.reason));
+    let skipped = manifest.skipped.iter().map(|s| (&*s.kind, s.display_name(), &*s.reason));
     let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));
     let omitted = manifest.omitted.iter().map(|o| (&*o.kind, o.name.clone(), &*o.reason));
     for (title, lines) in [

@@ -126,7 +126,7 @@ fn gaps(text: &mut String, document: &Difference) {
     let skipped = &document.skipped;
     for (what, gaps) in [("skipped in B only", &skipped.added), ("skipped in A only", &skipped.removed)] {
         for gap in gaps {
-            let name = if gap.schema.is_empty() { gap.name.clone() } else { format!("{}.{}", gap.schema, gap.name) };
+            let name = gap.display_name();
             line(what, &gap.kind, &name, &gap.reason);
         }
     }

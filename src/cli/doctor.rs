@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::args::{Global, SourceArgs, duration};
+use crate::cli::args::{Global, SealArgs, SourceArgs, TrustArgs, duration};
 use crate::cli::fleet::ConfigArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
@@ -42,7 +42,9 @@ pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown)
         lock_timeout: arguments.lock_timeout,
     });
     let store = (!arguments.skip_store).then(|| global.store.config());
-    let found = examine(&Options { database, store }, shutdown).await?;
+    let seal = SealArgs { sign_key: arguments.sign_key, ..SealArgs::default() };
+    let (signing_key, trust) = (seal.signing_key()?, arguments.trust.read()?);
+    let found = examine(&Options { database, store, signing_key, trust }, shutdown).await?;
     let verdict = found.report.verdict();
     let policies = found.policies.as_ref();
     if global.json {
@@ -73,6 +75,11 @@ fn text(report: &Report, policies: Option<&Policies>) -> Result<String> {
             "\nA machine that only backs up needs no s3:DeleteObject and no s3:ListBucketMultipartUploads, and s3:GetObject on\n\
              latest.json and runs/*/manifest.json only: `pgstow doctor --json` prints that policy as policies.write_only.\n",
         );
+        text.push_str(if policies.demands_new {
+            "Its key can neither delete nor replace a run: it must write each object under the condition that there is none.\n"
+        } else {
+            "Its key cannot delete a run, but it can replace its objects: only versioning or Object Lock keeps the old ones.\n"
+        });
     }
     let (errors, warnings) = (report.count(Level::Error), report.count(Level::Warning));
     let s = |count: usize| if count == 1 { "" } else { "s" };
@@ -92,6 +99,18 @@ pub struct Doctor {
     /// Time that the backup waits for the lock of a table.
     #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub lock_timeout: Duration,
+    /// The key that the backup will sign with, as `pgstow backup` takes it.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Encrypted and signed runs",
+        env = "PGSTOW_SIGN_KEY",
+        hide_env_values = true
+    )]
+    pub sign_key: Option<String>,
+    /// The keys whose signatures are trusted.
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Check the store only.
     #[arg(long, env = "PGSTOW_SKIP_DATABASE")]
     pub skip_database: bool,

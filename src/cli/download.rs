@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::args::KeyArgs;
+use crate::cli::args::{Global, KeyArgs};
 use crate::cli::output;
+use crate::cli::progress::Shown;
 use crate::download::{Options, download};
 use crate::error::Result;
 use crate::human;
 use crate::store::Store;
 
 /// Downloads a run.
-pub(crate) async fn run(store: &Store, arguments: Download, json: bool) -> Result<()> {
+pub(crate) async fn run(store: &Store, arguments: Download, global: &Global) -> Result<()> {
     let options = Options {
         keys: arguments.keys.read()?,
         run: arguments.run,
@@ -22,8 +23,11 @@ pub(crate) async fn run(store: &Store, arguments: Download, json: bool) -> Resul
         raw: arguments.raw,
         jobs: usize::from(arguments.jobs),
     };
-    let summary = download(store, &options).await?;
-    if json {
+    let progress = Shown::reading(global, store);
+    let summary = download(store, &options).await;
+    progress.end();
+    let summary = summary?;
+    if global.json {
         return output::print_json(&summary);
     }
     let kept = if summary.kept > 0 { format!(" ({} were already there)", summary.kept) } else { String::new() };

@@ -15,7 +15,6 @@ use crate::error::Result;
 use crate::human;
 use crate::restore::progress::Progress;
 use crate::shutdown::Shutdown;
-use crate::store::Store;
 
 /// `pgstow drill`
 #[derive(Debug, Clone, Args)]
@@ -54,7 +53,7 @@ pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) 
 }
 
 async fn work(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
-    let store = Store::open(&global.store).await?;
+    let store = global.store.open_existing().await?;
     let counters = Arc::new(Progress::default());
     let shown = Shown::restore(global, &counters);
     let drilled = Box::pin(drill::run(store, &options(arguments)?, &counters, shutdown)).await;

@@ -106,7 +106,15 @@ const ENDINGS: &[Ending] = &[
     ("pin", "retention", &["pgstow pin 20261122T182104Z-3a5474 --reason 'before the billing migration'"]),
     ("unpin", "retention", &["pgstow unpin 20261122T182104Z-3a5474"]),
     ("promote", "retention", &["pgstow promote 20261121T030000Z-77b20e --backwards"]),
-    ("manual", "", &["pgstow manual restore", "pgstow manual settings | grep -A1 lock"]),
+    (
+        "manual",
+        "",
+        &[
+            "pgstow manual restore",
+            "pgstow manual settings | grep -A1 lock",
+            "pgstow manual --man /usr/local/share/man/man1",
+        ],
+    ),
     ("schema", "format", &["pgstow schema > manifest.schema.json", "pgstow schema config > pgstow.schema.json"]),
     ("completions", "deploy", &["pgstow completions bash > /etc/bash_completion.d/pgstow"]),
     (

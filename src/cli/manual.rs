@@ -5,6 +5,7 @@
 //! `index`, and the list of flags of `settings`, which is made from the clap definitions and therefore cannot drift.
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
@@ -22,6 +23,9 @@ pub struct Manual {
     /// Page of the manual. Without it, the list of pages is printed.
     #[arg(default_value = INDEX, hide_default_value = true, value_parser = topics())]
     pub topic: String,
+    /// Write man pages into this folder instead: pgstow.1, and one of each command.
+    #[arg(long, value_name = "DIR", conflicts_with = "topic")]
+    pub man: Option<PathBuf>,
 }
 
 /// One page.
@@ -92,6 +96,9 @@ fn topics() -> PossibleValuesParser {
 /// # Errors
 /// When stdout cannot be written.
 pub(crate) fn run(arguments: &Manual, json: bool, program: &clap::Command) -> Result<()> {
+    if let Some(folder) = &arguments.man {
+        return man_pages(folder, program.clone());
+    }
     let text = text(&arguments.topic, program);
     if json {
         return output::print_json(&Document { topic: arguments.topic.clone(), text });
@@ -100,6 +107,13 @@ pub(crate) fn run(arguments: &Manual, json: bool, program: &clap::Command) -> Re
         return Ok(());
     }
     output::print(&text)
+}
+
+/// Writes the man pages of the program and of each command.
+fn man_pages(folder: &Path, program: clap::Command) -> Result<()> {
+    let operation = || format!("write man pages into {}", folder.display());
+    std::fs::create_dir_all(folder).with_context(operation)?;
+    clap_mangen::generate_to(program.disable_help_subcommand(true), folder).with_context(operation)
 }
 
 /// The Markdown text of a page.

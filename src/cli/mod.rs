@@ -157,6 +157,20 @@ pub enum Command {
 }
 
 impl Command {
+    /// True for a command that is there to change what a store holds, or judges it as it is now.
+    pub(crate) const fn changes_store(&self) -> bool {
+        matches!(
+            self,
+            Self::Backup(_)
+                | Self::Doctor(_)
+                | Self::Status(_)
+                | Self::Prune(_)
+                | Self::Pin(_)
+                | Self::Unpin(_)
+                | Self::Promote(_)
+        )
+    }
+
     /// True for a command that reads or writes backups.
     pub(crate) const fn uses_store(&self) -> bool {
         match self {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backup::counters::Counters;
 use crate::cli::args::{Global, Progress as When};
 use crate::human;
 use crate::restore::progress::Progress as Loaded;
+use crate::store::Store;
 
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
@@ -106,14 +107,7 @@ impl Shown {
             let total = counters.total()?;
             let done = |n: &AtomicU64| n.load(Ordering::Relaxed);
             let bytes = done(&counters.raw);
-            let text = format!(
-                "schemas {}/{}  tables {}  rows {}  {}",
-                done(&counters.schemas),
-                total.schemas,
-                done(&counters.tables),
-                HumanCount(done(&counters.rows)),
-                HumanBytes(bytes),
-            );
+            let text = format!("{}/{} tables  {}", done(&counters.tables), total.tables, HumanBytes(bytes));
             Some(Moment { done: done(&counters.disk), total: total.disk, bytes, text })
         })
     }
@@ -124,26 +118,34 @@ impl Shown {
         let counters = Arc::clone(counters);
         Self::start(global, move || {
             let (done, total) = (counters.taken.load(Ordering::Relaxed), counters.total.load(Ordering::Relaxed));
-            let text = format!("rows: {} of {}", HumanBytes(done), HumanBytes(total));
+            let text = format!("{} of {}", HumanBytes(done), HumanBytes(total));
+            (total > 0).then_some(Moment { done, total, bytes: done, text })
+        })
+    }
+
+    /// The progress of a command that reads a run: stored bytes read of those to be read.
+    #[must_use]
+    pub(crate) fn reading(global: &Global, store: &Store) -> Self {
+        let traffic = Arc::clone(store.traffic());
+        Self::start(global, move || {
+            let (done, total) = traffic.now();
+            let text = format!("{} of {}", HumanBytes(done.min(total)), HumanBytes(total));
             (total > 0).then_some(Moment { done, total, bytes: done, text })
         })
     }
 
     /// Shows moments from the first on; `None` where the amount of work is not known yet.
     fn start(global: &Global, now: impl Fn() -> Option<Moment> + Send + 'static) -> Self {
-        let bar = bar(global, 0, "{bar:32} {percent:>3} %  {msg}  {elapsed} (left {eta})");
+        let bar = bar(global, 0, "{bar:14} {percent:>3} %  {wide_msg}");
         let (shown, draws) = (bar.clone(), draws_bars(global));
         let task = tokio::spawn(async move {
-            let mut started = None;
+            let mut pace = Pace::default();
             let mut ticks = tokio::time::interval(if draws { DRAW } else { LOG });
             ticks.tick().await;
             loop {
                 ticks.tick().await;
                 let Some(Moment { done, total, bytes, text }) = now() else { continue };
-                let begun = *started.get_or_insert_with(Instant::now);
-                #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
-                let rate = bytes as f64 / begun.elapsed().as_secs_f64().max(0.001);
-                let text = format!("{text} at {}/s", human_rate(rate));
+                let text = format!("{text}  {}", pace.words(Instant::now(), done, bytes, total));
                 if draws {
                     shown.set_length(total);
                     shown.set_position(done.min(total));
@@ -162,7 +164,82 @@ impl Shown {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate for people, never negative")]
-fn human_rate(bytes_a_second: f64) -> HumanBytes {
-    HumanBytes(bytes_a_second as u64)
+/// Time that the rate is taken over: long enough for a table that goes slowly, short enough to follow a network that
+/// has become slower.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Least time between two points that are remembered.
+const STEP: Duration = Duration::from_millis(500);
+/// No time left is named before so much is known.
+const LEAST: Duration = Duration::from_secs(3);
+
+/// How fast the work went in the last minute.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Moment, position and bytes, the oldest first.
+    points: VecDeque<(Instant, u64, u64)>,
+}
+
+impl Pace {
+    /// Rate in bytes, and the time left by the position.
+    fn words(&mut self, now: Instant, done: u64, bytes: u64, total: u64) -> String {
+        let is_due = self.points.back().is_none_or(|(at, ..)| now.duration_since(*at) >= STEP);
+        if is_due {
+            self.points.push_back((now, done, bytes));
+        }
+        while self.points.len() > 2 && self.points.get(1).is_some_and(|(at, ..)| now.duration_since(*at) >= WINDOW) {
+            self.points.pop_front();
+        }
+        let Some((since, done_then, bytes_then)) = self.points.front() else { return String::new() };
+        let seconds = now.duration_since(*since).as_secs_f64().max(0.001);
+        let rate = HumanBytes(a_second(bytes.saturating_sub(*bytes_then), seconds));
+        let speed = a_second(done.saturating_sub(*done_then), seconds);
+        if now.duration_since(*since) < LEAST || speed == 0 || done >= total {
+            return format!("{rate}/s");
+        }
+        let left = Duration::from_secs((total - done).div_ceil(speed));
+        format!("{rate}/s  left {}", rough(left))
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a rate for people, never negative"
+)]
+fn a_second(amount: u64, seconds: f64) -> u64 {
+    (amount as f64 / seconds) as u64
+}
+
+/// `45s`, `3m 20s`, `2h 5m`: two units.
+fn rough(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_follows_the_last_minute() {
+        let begun = Instant::now();
+        let mut pace = Pace::default();
+        let mut words = String::new();
+        // 100 a second for two minutes, then 10.
+        for second in 0..=240_u64 {
+            let done = if second <= 120 { second * 100 } else { 12_000 + (second - 120) * 10 };
+            words = pace.words(begun + Duration::from_secs(second), done, done << 20, 14_400);
+            if second == 120 {
+                assert_eq!(words, "100.00 MiB/s  left 24s");
+            }
+        }
+        assert_eq!(words, "10.00 MiB/s  left 2m 0s");
+        let longest = format!("12345/12345 tables  123.45 GiB  {}", "1023.99 MiB/s  left 123h 59m");
+        assert!(longest.len() + "==============  100 %  ".len() <= 80, "{}", longest.len());
+    }
 }

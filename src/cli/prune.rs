@@ -48,7 +48,12 @@ async fn work(store: &Store, arguments: &Prune) -> Result<Ended> {
              --dry-run shows what they would delete",
         ));
     }
-    let options = Options { rules, grace: arguments.incomplete_older_than, dry_run: arguments.dry_run };
+    let options = Options {
+        rules,
+        grace: arguments.incomplete_older_than,
+        versions: arguments.versions,
+        dry_run: arguments.dry_run,
+    };
     let pruned = prune(store, &options).await?;
     let mut ended = Ended::new(Outcome::Done, text(&pruned), &pruned)?;
     let runs = pruned.runs.iter().filter(|decision| decision.action == Action::Keep).count();
@@ -92,8 +97,13 @@ fn text(document: &Pruned) -> String {
     }
     let did = if document.dry_run { "would delete" } else { "deleted" };
     let runs = if document.deleted_runs == 1 { "run" } else { "runs" };
+    let left = document.deleted_bytes - document.freed_bytes;
+    let left = match left {
+        0 => String::new(),
+        left => format!(", of which {} still take room as old versions", human::size(left)),
+    };
     text.push_str(&format!(
-        "{did} {} {runs}: {} objects, {}\n",
+        "{did} {} {runs}: {} objects, {}{left}\n",
         document.deleted_runs,
         human::count(document.deleted_objects),
         human::size(document.deleted_bytes)
@@ -116,29 +126,42 @@ fn text(document: &Pruned) -> String {
     text
 }
 
+/// How many runs or periods a rule keeps.
+fn count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1; leave the rule out to keep none by it".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) if duration(text).is_ok() => {
+            let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+            Err(format!("a number is needed, not a time: write {digits}; --keep-within takes {text}"))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// `pgstow prune`
 #[derive(Debug, Clone, Args)]
 pub struct Prune {
     /// Keep the newest N runs.
-    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_LAST", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_LAST", value_parser = count)]
     pub keep_last: Option<u32>,
     /// Keep every run that began at most this long before the newest one: 30d.
     #[arg(long, value_name = "DURATION", env = "PGSTOW_KEEP_WITHIN", value_parser = duration)]
     pub keep_within: Option<Duration>,
     /// Keep the newest run of each of the last N hours that have one.
-    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_HOURLY", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_HOURLY", value_parser = count)]
     pub keep_hourly: Option<u32>,
     /// Keep the newest run of each of the last N days that have one.
-    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_DAILY", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_DAILY", value_parser = count)]
     pub keep_daily: Option<u32>,
     /// Keep the newest run of each of the last N ISO weeks that have one.
-    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_WEEKLY", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_WEEKLY", value_parser = count)]
     pub keep_weekly: Option<u32>,
     /// Keep the newest run of each of the last N months that have one.
-    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_MONTHLY", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_MONTHLY", value_parser = count)]
     pub keep_monthly: Option<u32>,
     /// Keep the newest run of each of the last N years that have one.
-    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_YEARLY", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", env = "PGSTOW_KEEP_YEARLY", value_parser = count)]
     pub keep_yearly: Option<u32>,
     /// Time zone in which hours, days, weeks, months and years begin: Europe/Berlin. Default: UTC.
     #[arg(long, value_name = "ZONE", env = "PGSTOW_TIME_ZONE", value_parser = time_zone)]
@@ -146,6 +169,9 @@ pub struct Prune {
     /// Remove runs without a manifest and unfinished uploads that began longer ago than this.
     #[arg(long, value_name = "DURATION", env = "PGSTOW_INCOMPLETE_OLDER_THAN", default_value = "24h", value_parser = duration)]
     pub incomplete_older_than: Duration,
+    /// In a bucket that keeps versions: delete all versions of the runs that are deleted, and keep runs that a lock holds.
+    #[arg(long, env = "PGSTOW_PRUNE_VERSIONS")]
+    pub versions: bool,
     /// Report what would be deleted, and delete nothing.
     #[arg(long, env = "PGSTOW_DRY_RUN")]
     pub dry_run: bool,

@@ -11,7 +11,6 @@ use crate::cli::{
 };
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
-use crate::store::Store;
 
 /// Runs a command.
 ///
@@ -20,6 +19,10 @@ use crate::store::Store;
 pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result<Outcome> {
     if command.uses_store() {
         global.store.refuse_default()?;
+    }
+    if global.store.at.is_some() && command.changes_store() {
+        return Err(Error::usage("--at reads a store as it was: nothing can be written there")
+            .hint("--at is for list, show, diff, verify, download, restore, drill and report"));
     }
     if let Some((verb, words, file)) = command.of_all() {
         return Box::pin(fleet::all::run(verb, &words, &file, &global, &shutdown, &Cli::command())).await;
@@ -55,11 +58,13 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         Command::List(_) => list::run(&global.store.open_existing().await?, json).await.map(done),
         Command::Show(arguments) => show::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Download(arguments) => {
-            download::run(&global.store.open_existing().await?, arguments, json).await.map(done)
+            download::run(&global.store.open_existing().await?, arguments, &global).await.map(done)
         }
         Command::Diff(arguments) => diff::run(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Status(arguments) => status::run(&global.store.open_existing().await?, &arguments, json).await,
-        Command::Report(arguments) => report::run(&Store::open(&global.store).await?, &arguments, json).await.map(done),
+        Command::Report(arguments) => {
+            report::run(&global.store.open_existing().await?, &arguments, json).await.map(done)
+        }
         Command::Peek(arguments) => peek::run(global.store.open_existing().await?, arguments, json).await.map(done),
         Command::Rescue(arguments) => rescue::run(global.store.open_existing().await?, arguments, json).await.map(done),
         Command::Pin(arguments) => pin::pin(&global.store.open_existing().await?, &arguments, json).await.map(done),

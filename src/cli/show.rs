@@ -146,7 +146,7 @@ fn one_schema(schema: &Schema) -> String {
 fn missing(text: &mut String, manifest: &Manifest) {
     let partial = manifest.status == Status::Partial;
     let skipped = manifest.skipped.iter().map(|gap| {
-        let name = if gap.schema.is_empty() { gap.name.clone() } else { format!("{}.{}", gap.schema, gap.name) };
+        let name = gap.display_name();
         (&*gap.kind, name, &*gap.reason)
     });
     let dependents = manifest.dependents.iter().map(|gap| (&*gap.kind, gap.name.clone(), &*gap.reason));

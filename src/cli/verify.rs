@@ -8,6 +8,7 @@ use tracing::warn;
 use crate::cli::alarm::{self, AlarmArgs, Ended};
 use crate::cli::args::{Global, KeyArgs};
 use crate::cli::outcome::Outcome;
+use crate::cli::progress::Shown;
 use crate::error::{Error, Result};
 use crate::human;
 use crate::runs::receipts::{self, HASHES};
@@ -30,7 +31,10 @@ async fn work(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Resul
         let store = global.store.open_existing().await?;
         let keys = arguments.keys.read()?;
         let options = Options { run: arguments.run.clone(), jobs: usize::from(arguments.jobs), keys };
-        let receipt = Box::pin(verify(&store, &options)).await?;
+        let progress = Shown::reading(global, &store);
+        let receipt = Box::pin(verify(&store, &options)).await;
+        progress.end();
+        let receipt = receipt?;
         Ok::<_, Error>((store, receipt))
     };
     let (store, receipt) = tokio::select! {

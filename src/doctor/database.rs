@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::backup::options::Adopt;
 use crate::backup::preflight::{check_prefix, refuse_same_project};
 use crate::doctor::findings::Report;
 use crate::doctor::options::Database;
@@ -11,12 +12,11 @@ use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::pooler::Refused;
 use crate::postgres::connect::session::Session;
-use crate::postgres::programs::tools::PgTools;
+use crate::postgres::programs::tools::{PgTools, Whose};
 use crate::postgres::source::detect::{Detection, RelKind, detect};
 use crate::postgres::source::health::{Blocking, Facts};
-use crate::postgres::source::{health, leader};
+use crate::postgres::source::{health, leader, timeline};
 use crate::runs::pointer;
-use crate::sql::names::quote;
 use crate::store::Store;
 
 const AREA: &str = "database";
@@ -28,8 +28,6 @@ const LEAST: i64 = 2;
 const SOON: i64 = 14 * 24 * 3600;
 /// Unreadable things named in a line; the cures name all.
 const NAMED: usize = 10;
-/// Gaps from which on one grant of everything is offered first.
-const MANY: usize = 5;
 
 /// Checks the database; returns the bytes of its tables where it was reached.
 pub(crate) async fn examine(
@@ -181,7 +179,7 @@ fn server(detection: &Detection, facts: &Facts, report: &mut Report) {
 
 fn programs(detection: &Detection, asked: &Database, report: &mut Report) {
     let server = detection.server.version_num;
-    match PgTools::find(asked.pg_bin_dir.as_deref(), server) {
+    match PgTools::find(asked.pg_bin_dir.as_deref(), server, Whose::Server) {
         Err(error) => report.failed(AREA, "pg_dump", &error),
         Ok(tools) => {
             let text = format!("{} in {}", tools.version, tools.pg_dump().display());
@@ -217,19 +215,7 @@ fn privileges(detection: &Detection, report: &mut Report) {
     }
     let gaps = detection.unreadable.iter().map(|gap| format!("{} {} ({})", gap.kind, gap.display_name(), gap.reason));
     let gaps = human::shortened(gaps, NAMED, ", ");
-    let mut cures: Vec<String> = Vec::new();
-    if detection.unreadable.len() > MANY && server.version_num >= 140_000 {
-        let role = quote(&server.role);
-        cures.push(format!(
-            "GRANT pg_read_all_data TO {role}; -- instead of each GRANT on schemas, tables and sequences below"
-        ));
-    }
-    for gap in detection.unreadable.iter().filter(|gap| !gap.cure.is_empty()) {
-        if !cures.contains(&gap.cure) {
-            cures.push(gap.cure.clone());
-        }
-    }
-    report.error(AREA, "privileges", format!("{} cannot read {gaps}", server.role), cures);
+    report.error(AREA, "privileges", format!("{} cannot read {gaps}", server.role), detection.cures());
 }
 
 fn locks(blocking: &[Blocking], patience: Duration, report: &mut Report) {
@@ -333,7 +319,8 @@ async fn together(session: &Session, detection: &Detection, store: &Store, repor
         None => report.ok(AREA, "running", "no other backup of this database into this store"),
     }
     // A store that cannot be read says so by itself.
-    if let Err(error) = check_prefix(store, identity, false).await
+    let place = timeline::place(&session.client).await?;
+    if let Err(error) = check_prefix(store, identity, &place, Adopt::None).await
         && error.kind() == crate::error::Kind::Usage
     {
         report.failed(AREA, "prefix", &error);

@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod findings;
 pub(crate) mod options;
 pub(crate) mod policy;
+pub(crate) mod signing;
 pub(crate) mod store;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use crate::doctor::findings::Report;
 use crate::doctor::options::Options;
+use crate::doctor::policy::{Facts, Policies};
 use crate::error::{Kind, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::shutdown::Shutdown;
@@ -27,7 +29,7 @@ const TIDY: Duration = Duration::from_secs(30);
 pub(crate) struct Examined {
     pub(crate) report: Report,
     pub(crate) store: Option<Looked>,
-    pub(crate) policies: Option<policy::Policies>,
+    pub(crate) policies: Option<Policies>,
 }
 
 /// A store and what its probe found.
@@ -61,7 +63,8 @@ pub(crate) async fn examine(options: &Options, shutdown: &Shutdown) -> Result<Ex
     let looked = examined?;
     let policies = match (&store, &options.store) {
         (Some(store), Some(config)) => {
-            store.bucket().map(|(bucket, prefix)| policy::Policies::of(bucket, prefix, config))
+            let facts = Facts::of(store, looked.as_ref().map(|looked| &looked.probe));
+            store.bucket().map(|(bucket, prefix)| Policies::of(bucket, prefix, config, facts))
         }
         _ => None,
     };
@@ -96,6 +99,7 @@ async fn look(
     let (Some(store), Some(config)) = (store, &options.store) else { return Ok(None) };
     let probe = store.probe(litter).await;
     store::judge(store, config, &probe, size, report);
+    Box::pin(signing::examine(store, options.signing_key.as_ref(), &options.trust, report)).await;
     let (url, endpoint) = (store.describe(), store.endpoint().map(str::to_owned));
     Ok(Some(Looked { url, endpoint, probe }))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::seal::sign::{SigningKey, Trust};
 use crate::store::Config;
 
 /// The options.
@@ -12,6 +13,10 @@ pub(crate) struct Options {
     pub(crate) database: Option<Database>,
     /// The store; `None`: the database only.
     pub(crate) store: Option<Config>,
+    /// The key that the next backup would sign with.
+    pub(crate) signing_key: Option<SigningKey>,
+    /// The keys whose signatures are trusted.
+    pub(crate) trust: Trust,
 }
 
 /// The database, and how the backup will read it.

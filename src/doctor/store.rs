@@ -22,7 +22,7 @@ pub(crate) fn judge(store: &Store, config: &Config, probe: &Probe, size: Option<
     transport(store, probe, report);
     clock(probe, report);
     for ability in &probe.abilities {
-        judge_ability(ability, config, report);
+        judge_ability(ability, probe, config, report);
     }
     if let Some(disk) = probe.disk {
         let room = format!("{} free of {}", human::size(disk.free_bytes), human::size(disk.total_bytes));
@@ -72,7 +72,7 @@ fn clock(probe: &Probe, report: &mut Report) {
 
 /// One ability: what a backup cannot do without is an error, what costs comfort is a warning, the rest is only
 /// reported.
-fn judge_ability(ability: &Ability, config: &Config, report: &mut Report) {
+fn judge_ability(ability: &Ability, probe: &Probe, config: &Config, report: &mut Report) {
     let (name, detail) = (ability.name, ability.detail.clone());
     let hints = ability.error.iter().flat_map(Error::hints).cloned();
     if ability.seen != Seen::No {
@@ -81,9 +81,9 @@ fn judge_ability(ability: &Ability, config: &Config, report: &mut Report) {
     }
     if ability.denied {
         let good = match name {
-            "read" => "whoever steals it reads no backup; `verify` and `restore` need another key",
-            "delete" => "whoever steals it can't remove backups; `prune` needs another key",
-            _ => "a backup needs it only after a lost connection; `prune` needs another key",
+            "read" => "whoever steals it reads no backup; `verify` and `restore` need another key".to_owned(),
+            "delete" => format!("whoever steals it can't delete backups{}; `prune` needs another key", replaced(probe)),
+            _ => "a backup needs it only after a lost connection; `prune` needs another key".to_owned(),
         };
         return report.ok(AREA, name, format!("{detail}: {good}"));
     }
@@ -124,6 +124,19 @@ fn judge_ability(ability: &Ability, config: &Config, report: &mut Report) {
             report.ok(AREA, name, text);
         }
         _ => report.ok(AREA, name, detail),
+    }
+}
+
+/// What a key that writes can do to objects that are there, though it may not delete.
+fn replaced(probe: &Probe) -> &'static str {
+    if probe.seen("object-lock") == Seen::Yes {
+        ", but it can put other objects before them: the old versions stay, and locked ones cannot be deleted by anybody"
+    } else if probe.seen("versioning") == Seen::Yes {
+        ", but it can put other objects before them: the old versions stay"
+    } else if probe.seen("if-none-match") == Seen::Yes {
+        ", but it can overwrite them, unless its policy demands If-None-Match of whatever it writes below runs/"
+    } else {
+        ", but it can overwrite them: this store knows no condition that would prevent that"
     }
 }
 

@@ -209,12 +209,34 @@ pub struct Source {
     /// WAL position at the snapshot (`0/1A2B3C8`), absent when the role may not ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_lsn: Option<String>,
+    /// The timeline that the server was on, absent when the role may not ask and in runs of before it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
     /// True when the source was a standby.
     pub in_recovery: bool,
     /// The role that made the backup.
     pub role: String,
     /// True when that role is a superuser.
     pub superuser: bool,
+}
+
+/// A line of a cluster's history: every promotion and every recovery to a point in time begins a new one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Timeline {
+    /// Its number; a new cluster is on timeline 1.
+    pub id: u32,
+    /// The timelines before it, absent when the role may not read them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<Ancestor>>,
+}
+
+/// A timeline before the server's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ancestor {
+    /// Its number.
+    pub timeline: u32,
+    /// WAL position where the server left it.
+    pub left_at: String,
 }
 
 /// The encryption of the objects: all but the manifest and RESTORE.md are age files of their own (their keys end in
@@ -399,6 +421,16 @@ pub struct Skipped {
     /// leaves these out, and what depends on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<i32>,
+}
+
+impl Skipped {
+    /// Its name with that of its schema, where it is in one.
+    pub(crate) fn display_name(&self) -> String {
+        if self.schema.is_empty() || self.kind == "schema" {
+            return self.name.clone();
+        }
+        format!("{}.{}", self.schema, self.name)
+    }
 }
 
 /// Something that no logical backup by this role can contain.

@@ -31,6 +31,11 @@ pub(crate) fn moment(at: &str) -> String {
     }
 }
 
+/// A moment whose age the page adds when it is looked at.
+pub(crate) fn aged(at: &str) -> String {
+    moment(at).replacen("<time ", "<time data-age ", 1)
+}
+
 /// Seconds as a person reads them: `4.2 s`, `3m 20s`.
 pub(crate) fn took(seconds: f64) -> String {
     if seconds < 60.0 {

@@ -65,15 +65,8 @@ fn gaps(manifest: &Manifest) -> String {
     let head = [("What", false), ("Name", false), ("Why, and what to do", false)];
     let mut out = String::new();
     if !manifest.skipped.is_empty() {
-        let rows: String = manifest
-            .skipped
-            .iter()
-            .map(|gap| {
-                let name =
-                    if gap.schema.is_empty() { gap.name.clone() } else { format!("{}.{}", gap.schema, gap.name) };
-                row(&gap.kind, &name, &gap.reason)
-            })
-            .collect();
+        let rows: String =
+            manifest.skipped.iter().map(|gap| row(&gap.kind, &gap.display_name(), &gap.reason)).collect();
         let is = if manifest.status == Status::Partial { "partial" } else { "complete" };
         out.push_str(&format!("<h2>Skipped: the run is {is} without these</h2>\n"));
         out.push_str(&html::table("Skipped", &head, &rows));

@@ -1,5 +1,11 @@
 //! The page: verdict, numbers, trend, the table of runs; the latest run is in `latest`.
 
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest as _, Sha256};
+
 use crate::format::manifest::Status;
 use crate::human;
 use crate::report::chart::Bar;
@@ -14,6 +20,9 @@ const BARS: usize = 120;
 /// From this age on the newest backup is pointed out.
 const OLD_SECONDS: i64 = 2 * 86_400;
 
+/// Adds the ages when the page is looked at, as it may be opened long after it was written.
+const AGES: &str = include_str!("age.js");
+
 /// The whole page.
 pub(crate) fn compose(facts: &Facts) -> String {
     let name = facts.latest.as_ref().map_or_else(
@@ -23,11 +32,12 @@ pub(crate) fn compose(facts: &Facts) -> String {
     let title = name.map_or_else(|| "Backups".to_owned(), |name| format!("Backups of {name}"));
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
          <style>\n{style}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n\
          <p class=\"soft\">in <code>{store}</code>, as of {at} UTC</p>\n{verdict}</header>\n<main>\n",
         title = text(title),
+        script = BASE64_STANDARD.encode(Sha256::digest(AGES)),
         style = include_str!("style.css"),
         store = text(&facts.inventory.store),
         at = html::moment(&facts.at),
@@ -44,45 +54,55 @@ pub(crate) fn compose(facts: &Facts) -> String {
     page.push_str(&format!(
         "</main>\n<footer><p>Made by pgstow {}. A run counts once its manifest is stored, which is written last. \
          <em>Verified</em>: every byte was read back, rows and digests recomputed. <em>Drilled</em>: restored into a scratch \
-         database and compared. All times are UTC.</p></footer>\n</body>\n</html>\n",
+         database and compared. All times are UTC.</p></footer>\n<script>{AGES}</script>\n</body>\n</html>\n",
         text(env!("CARGO_PKG_VERSION"))
     ));
     page
 }
 
-/// The one sentence a person in a hurry reads.
+/// The one sentence a person in a hurry reads. Green only for a complete run that somebody proved to be readable; the
+/// page itself notices when it is old.
 fn verdict(facts: &Facts) -> String {
     let row = facts.inventory.runs.iter().find(|row| row.latest);
     let (class, head, rest) = match (&facts.latest, row) {
         (Err(problem), _) if facts.inventory.runs.is_empty() => {
-            ("warn", "There is no backup yet.".to_owned(), problem.clone())
+            ("warn", "There is no backup yet.".to_owned(), text(capital(problem)))
         }
-        (Err(problem), _) => ("bad", "The latest backup cannot be used.".to_owned(), problem.clone()),
+        (Err(problem), _) => ("bad", "The latest backup cannot be used.".to_owned(), text(capital(problem))),
         (Ok(manifest), row) => {
-            let finished: Option<jiff::Timestamp> = manifest.finished_at.parse().ok();
-            let seconds = finished.map_or(0, |at| jiff::Timestamp::now().duration_since(at).as_secs());
-            let old = human::age(&manifest.finished_at);
+            let receipts = || row.into_iter().flat_map(|row| [&row.verified, &row.drilled]).flatten();
             let checks = row.map_or_else(String::new, |row| {
                 format!("{}; {}.", checked("verified", row.verified.as_ref()), checked("drilled", row.drilled.as_ref()))
             });
-            let damaged =
-                row.is_some_and(|row| [&row.verified, &row.drilled].into_iter().flatten().any(|found| !found.ok));
-            if damaged {
-                ("bad", "The latest backup is damaged.".to_owned(), checks)
+            let finished = html::aged(&manifest.finished_at);
+            let rest = format!("Finished {finished}. {}", capital(&checks));
+            if receipts().any(|found| !found.ok) {
+                ("bad", "The latest backup is damaged.".to_owned(), rest)
             } else if manifest.status == Status::Partial {
                 let count = manifest.skipped.len();
-                let head =
-                    format!("The latest backup is {old} old and partial: it lacks {count} things, listed below.");
-                ("warn", head, checks)
-            } else if seconds > OLD_SECONDS {
-                ("warn", format!("The latest backup is complete, but {old} old."), checks)
+                ("warn", format!("The latest backup is partial: it lacks {count} things, listed below."), rest)
+            } else if receipts().next().is_none() {
+                ("warn", "The latest backup is complete, but nobody has read it back yet.".to_owned(), rest)
             } else {
-                ("good", format!("The latest backup is complete and {old} old."), checks)
+                ("good", "The latest backup is complete.".to_owned(), rest)
             }
         }
     };
-    let rest = if rest.is_empty() { String::new() } else { format!("<p>{}</p>", text(capital(&rest))) };
-    format!("<div class=\"verdict {class}\" role=\"status\"><strong>{}</strong>{rest}</div>\n", text(head))
+    let rest = if rest.is_empty() { String::new() } else { format!("<p>{rest}</p>") };
+    format!(
+        "<div class=\"verdict {class}\" role=\"status\"><strong>{}{}</strong>{rest}</div>\n",
+        text(head),
+        old(facts)
+    )
+}
+
+/// A sentence that shows itself once the latest run is old.
+fn old(facts: &Facts) -> String {
+    let finished = facts.latest.as_ref().ok().and_then(|manifest| manifest.finished_at.parse::<jiff::Timestamp>().ok());
+    let after = finished.and_then(|at| at.checked_add(jiff::SignedDuration::from_secs(OLD_SECONDS)).ok());
+    after.map_or_else(String::new, |after| {
+        format!("<span data-old-after=\"{after}\" hidden> It is more than {} days old.</span>", OLD_SECONDS / 86_400)
+    })
 }
 
 fn capital(sentence: &str) -> String {
@@ -90,14 +110,15 @@ fn capital(sentence: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
+/// HTML about the last look at a run.
 fn checked(what: &str, receipt: Option<&Receipt>) -> String {
     match receipt {
         None => format!("not {what} yet"),
         Some(receipt) if receipt.ok => {
-            let extent = receipt.extent().map(|extent| format!(" ({extent})")).unwrap_or_default();
-            format!("{what} {} ago{extent}", human::age(&receipt.at))
+            let extent = receipt.extent().map(|extent| format!(", {}", text(extent))).unwrap_or_default();
+            format!("{what} {}{extent}", html::aged(&receipt.at))
         }
-        Some(receipt) => format!("{what} {} ago and found different", human::age(&receipt.at)),
+        Some(receipt) => format!("{what} {} and found different", html::aged(&receipt.at)),
     }
 }
 
@@ -134,7 +155,7 @@ fn cards(facts: &Facts) -> String {
             Some((row, receipt)) => {
                 let begun =
                     crate::format::layout::started(&row.run).map(|at| at.strftime("%Y-%m-%d %H:%M").to_string());
-                (title, format!("{} ago", human::age(&receipt.at)), format!("run of {}", begun.unwrap_or_default()))
+                (title, html::aged(&receipt.at), text(format!("run of {}", begun.unwrap_or_default())))
             }
             None => (title, "never".to_owned(), "no receipt".to_owned()),
         });
@@ -144,8 +165,8 @@ fn cards(facts: &Facts) -> String {
         out.push_str(&format!(
             "<div><dt>{}</dt><dd class=\"big\">{}</dd><dd class=\"soft\">{}</dd></div>\n",
             text(title),
-            text(big),
-            text(small)
+            big,
+            small
         ));
     }
     out.push_str("</dl>\n");
@@ -163,10 +184,13 @@ fn trend(runs: &[Row]) -> String {
     if rows.len() < 2 {
         return String::new();
     }
+    let days: BTreeSet<Option<&str>> = rows.iter().map(|(_, details)| details.started_at.get(..10)).collect();
+    // Of one day the time of day says more.
+    let when = if days.len() > 1 { 0..10 } else { 11..16 };
     let bars = |value: fn(&Details) -> f64, write: fn(f64) -> String| -> Vec<Bar> {
         let bar = |(row, details): &(&Row, &Details)| Bar {
             value: value(details),
-            when: details.started_at.get(..10).unwrap_or(&details.started_at).to_owned(),
+            when: details.started_at.get(when.clone()).unwrap_or(&details.started_at).to_owned(),
             label: format!("{}: {}, {}", row.run, row.state.as_str(), write(value(details))),
             partial: row.state == State::Partial,
         };
@@ -237,10 +261,10 @@ fn run(row: &Row) -> String {
             None => "<td class=\"soft\">no</td>".to_owned(),
             Some(receipt) if receipt.ok => {
                 let extent = receipt.extent().map(|extent| format!(" ({})", text(extent))).unwrap_or_default();
-                format!("<td>{} ago{extent}</td>", text(human::age(&receipt.at)))
+                format!("<td>{}{extent}</td>", html::aged(&receipt.at))
             }
             Some(receipt) => {
-                format!("<td><span class=\"badge bad\">differs</span> {} ago</td>", text(human::age(&receipt.at)))
+                format!("<td><span class=\"badge bad\">differs</span> {}</td>", html::aged(&receipt.at))
             }
         });
     }

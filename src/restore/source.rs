@@ -9,7 +9,7 @@ use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::head;
 use crate::error::{Error, Result};
 use crate::objects::stored_run::StoredRun;
-use crate::postgres::programs::tools::PgTools;
+use crate::postgres::programs::tools::{PgTools, Whose};
 use crate::restore::options::Options;
 use crate::restore::roles::Script;
 use crate::runs::contents::{self, Disagreement};
@@ -62,7 +62,11 @@ impl Loaded {
 
     /// The programs that read the run's archives.
     pub(crate) fn tools(&self, options: &Options) -> Result<PgTools> {
-        PgTools::find(options.pg_bin_dir.as_deref(), major(&self.run.manifest.source.pg_dump_version) * 10_000)
+        PgTools::find(
+            options.pg_bin_dir.as_deref(),
+            major(&self.run.manifest.source.pg_dump_version) * 10_000,
+            Whose::Run,
+        )
     }
 }
 

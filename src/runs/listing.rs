@@ -69,6 +69,11 @@ impl Listing {
         self.sizes.get(&volume.key) == Some(&volume.bytes)
     }
 
+    /// True where the store has an object of this name, whatever its size.
+    pub(crate) fn names(&self, key: &str) -> bool {
+        self.sizes.contains_key(key)
+    }
+
     /// The mismatches of these objects, in one line; `None` where each is there with its size.
     pub(crate) fn problem<'a>(&self, objects: impl IntoIterator<Item = &'a Object>) -> Option<String> {
         let mut wrong = objects.into_iter().flat_map(|object| self.mismatches(object));

@@ -11,6 +11,7 @@ pub(crate) mod find;
 pub(crate) mod health;
 pub(crate) mod holders;
 pub(crate) mod inventory;
+pub(crate) mod lineage;
 pub(crate) mod listing;
 pub(crate) mod pins;
 pub(crate) mod pointer;

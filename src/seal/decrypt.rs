@@ -121,6 +121,10 @@ fn of_file(path: &Path, keys: &mut Vec<Identity>) -> Result<()> {
         return Err(Error::usage("--identity takes a file, not the secret key itself")
             .hint("put the key into a file only you can read; what is on a command line, others can see"));
     }
+    if shown.get(..4).is_some_and(|begin| begin.eq_ignore_ascii_case("age1")) && !path.exists() {
+        return Err(Error::usage(format!("--identity {shown}: that is a public key"))
+            .hint("give the file with the secret key, which `age-keygen -o` made"));
+    }
     let read = || -> io::Result<String> {
         let mut text = String::new();
         std::fs::File::open(path)?.take(LONGEST_FILE).read_to_string(&mut text)?;

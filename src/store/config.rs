@@ -3,7 +3,7 @@
 //! `s3::client`), so that every caller gets the same answer.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The settings of one store.
 #[derive(Debug, Clone)]
@@ -36,6 +36,8 @@ pub struct Config {
     pub lock_retain: Option<Duration>,
     /// Send `Content-MD5` with every object and part.
     pub content_md5: bool,
+    /// Read a bucket with versions as it was at this moment; nothing can be written then.
+    pub at: Option<SystemTime>,
     /// Attempts for each request, the first included.
     pub attempts: u32,
     /// Abort a request when not a byte moved for so long.

@@ -80,7 +80,9 @@ impl Dir {
         let failed = Error::failed(format!("{text}: {error}"));
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                failed.hint("free some space there, or choose another --store")
+                failed.hint("free some space there, or choose another --store").hint(
+                    "`pgstow prune --keep-last 1000000 --incomplete-older-than 1h` removes what runs that died since left there",
+                )
             }
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 failed.hint("the user that runs pgstow needs to read and write this directory")

@@ -10,6 +10,7 @@ pub(crate) mod dir;
 pub(crate) mod object;
 pub mod probe;
 pub(crate) mod s3;
+pub(crate) mod traffic;
 pub(crate) mod writer;
 
 use std::ops::Range;
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 pub use crate::store::config::Config;
 pub use crate::store::object::{Condition, ObjectInfo, OpenUpload, Plan, Put, Stored, WriteError};
 pub(crate) use crate::store::object::{check_key, refuse_large};
+use crate::store::traffic::Traffic;
 pub use crate::store::writer::ObjectWriter;
 
 /// Objects deleted at once, one request each; what a store takes from one client without throttling it.
@@ -40,6 +42,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Store {
     make: Make,
     cleaners: TaskTracker,
+    traffic: Arc<Traffic>,
 }
 
 #[derive(Clone)]
@@ -51,6 +54,7 @@ enum Make {
 /// The bytes of (a range of) an object; see [`Store::read`].
 pub struct ObjectReader {
     inner: Pin<Box<dyn AsyncRead + Send>>,
+    traffic: Arc<Traffic>,
 }
 
 impl AsyncRead for ObjectReader {
@@ -59,7 +63,10 @@ impl AsyncRead for ObjectReader {
         cx: &mut TaskContext<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        self.inner.as_mut().poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = self.inner.as_mut().poll_read(cx, buf);
+        self.traffic.add((buf.filled().len() - before) as u64);
+        polled
     }
 }
 
@@ -85,7 +92,7 @@ impl Store {
             refuse_mistyped(&config)?;
             Make::Dir(Arc::new(dir::Dir::open(&config.location, cleaners.clone())?))
         };
-        Ok(Self { make, cleaners })
+        Ok(Self { make, cleaners, traffic: Arc::default() })
     }
 
     /// `s3://bucket/prefix` or the path; never a secret.
@@ -172,7 +179,7 @@ impl Store {
             Make::Dir(dir) => dir.read(key, range).await?,
             Make::S3(s3) => Box::pin(s3::S3::read(s3, key, range)).await?,
         };
-        Ok(ObjectReader { inner })
+        Ok(ObjectReader { inner, traffic: Arc::clone(&self.traffic) })
     }
 
     /// Stores a small object in one piece.
@@ -257,6 +264,32 @@ impl Store {
         let deleting = stream::iter(keys).map(|key| async move { self.delete(&key).await });
         let results: Vec<Result<()>> = deleting.buffer_unordered(DELETES).collect().await;
         results.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// All versions below `prefix`, delete markers included; empty where the store keeps none.
+    pub(crate) async fn versions(&self, prefix: &str) -> Result<Vec<s3::versions::Version>> {
+        let Make::S3(s3) = &self.make else { return Ok(Vec::new()) };
+        let versions = Box::pin(s3.versions(prefix)).await?;
+        // A bucket without versioning answers with one version of each object, named null.
+        Ok(if versions.iter().all(|version| version.id == "null") { Vec::new() } else { versions })
+    }
+
+    /// Deletes versions. Returns one error for each that could not be deleted.
+    pub(crate) async fn delete_versions(&self, versions: &[s3::versions::Version]) -> Vec<Error> {
+        match &self.make {
+            Make::Dir(_) => Vec::new(),
+            Make::S3(s3) => Box::pin(s3.delete_versions(versions)).await,
+        }
+    }
+
+    /// How much was read of what is going to be.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// True where a bucket is read as it was at a moment, so that nothing can be written.
+    pub(crate) fn is_past(&self) -> bool {
+        matches!(&self.make, Make::S3(s3) if s3.is_past())
     }
 
     /// True where a deletion was seen to leave old versions behind.

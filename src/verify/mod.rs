@@ -111,6 +111,7 @@ pub(crate) async fn verify(store: &Store, options: &Options) -> Result<Receipt> 
     let mut tasks = task::tasks(&manifest);
     // The largest first: no job is left alone with it at the end.
     tasks.sort_by_key(|task| std::cmp::Reverse(task.object(&manifest).map_or(0, |object| object.bytes)));
+    store.traffic().expect(manifest.totals.stored_bytes);
     info!(run = %manifest.run, objects = tasks.len(), "verifying");
     let size = |task: &Task| task.object(&manifest).map_or(0, |object| object.bytes);
     let examined = turns::side_by_side(tasks, options.jobs, size, |task| examine(&context, task));

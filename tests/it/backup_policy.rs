@@ -252,4 +252,13 @@ pub(crate) fn a_run_into_the_s3_server_of_the_environment_and_out_of_it() {
     }
     let prefix = format!("policy-{}", std::process::id());
     there_and_back(&Source::whole(), &environment, &format!("s3://{bucket}/{prefix}"), &[]);
+    // Garage names a version in each answer and keeps none; another server may keep them.
+    let mut doctor = crate::support::program::pgstow();
+    doctor.args(["doctor", "--json", "--skip-database", "--store", &format!("s3://{bucket}/{prefix}")]);
+    let out = crate::support::process::succeed(doctor.envs(environment.iter().map(|(name, value)| (name, value))));
+    let document: serde_json::Value = serde_json::from_str(&out).expect("doctor prints JSON");
+    let abilities = document["store"]["abilities"].as_array().expect("doctor lists abilities");
+    let versioning = abilities.iter().find(|one| one["name"] == "versioning").expect("versioning was tried");
+    let wanted = std::env::var("PGSTOW_TEST_S3_VERSIONS").map_or("no", |_kept| "yes");
+    assert_eq!(versioning["seen"], wanted, "{versioning}");
 }

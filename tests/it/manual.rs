@@ -238,6 +238,12 @@ fn the_program_prints_every_page_of_the_manual() {
         pages += 1;
     }
     assert!(pages > 12, "only {pages} pages");
+    let folder = tempfile::tempdir().unwrap();
+    expect_code(pgstow().args(["manual", "--man"]).arg(folder.path().join("man1")), 0);
+    let man = |name: &str| fs::read_to_string(folder.path().join("man1").join(name)).unwrap();
+    let commands = Cli::command().get_subcommands().count();
+    assert_eq!(fs::read_dir(folder.path().join("man1")).unwrap().count(), commands + 1);
+    assert!(man("pgstow.1").contains(".TH pgstow 1") && man("pgstow-backup.1").contains("\\-\\-max\\-block"));
     let (_, err) = expect_code(pgstow().args(["manual", "restor"]), 2);
     assert!(err.contains("'restore'"), "{err}");
 }

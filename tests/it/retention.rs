@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 
 use super::support::bucket::Bucket;
 use super::support::pg;
+use super::support::process::succeed_with;
 use super::support::program::{Going, backup, expect_code, expect_failure, files, json as read_json, pgstow};
 use super::support::proxy::{Fault, Proxy};
 use super::support::s3::S3Server;
@@ -525,6 +526,14 @@ fn the_future_counts_for_nothing() {
     assert_eq!(read_json(&store.join("latest.json"))["run"], json!(new));
     let (error, _) = expect_failure(&mut on(store, &["promote", &ahead]), 2);
     assert!(error.contains("future"), "{error}");
+    // Nor does a receipt that says "sound" in the future hide the damage that was found since.
+    for (at, ok) in [("29990101T000000.000Z", true), ("20260304T000000.000Z", false)] {
+        let receipt = json!({ "kind": "verify", "run": new, "at": "2026-03-04T00:00:00Z", "ok": ok });
+        write(store, &format!("receipts/{new}/{at}-verify.json"), &receipt.to_string());
+    }
+    let (out, _) = expect_code(&mut on(store, &["status", "--max-age", "100000h"]), 1);
+    assert!(out.contains("found it damaged"), "{out}");
+    fs::remove_dir_all(store.join("receipts")).unwrap();
 
     for (rule, value, kept) in [
         ("--keep-within", "36h", vec![&mid, &new, &ahead]),
@@ -663,6 +672,8 @@ pub(crate) fn the_page_needs_nothing_else_and_escapes_everything() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
     let empty = folder.path().join("empty.html");
+    expect_failure(&mut on(&store, &["report", "--out", empty.to_str().unwrap()]), 2);
+    fs::create_dir(&store).unwrap();
     expect_code(&mut on(&store, &["report", "--out", empty.to_str().unwrap()]), 0);
     assert!(fs::read_to_string(&empty).unwrap().contains("There is no backup yet"));
 
@@ -690,7 +701,22 @@ pub(crate) fn the_page_needs_nothing_else_and_escapes_everything() {
     for run in runs(&store) {
         assert!(page.contains(&run), "{run}");
     }
-    for foreign in ["<script", "<i>", "<b>", "src=", "href=", "url(", "@import", "http://", "https://"] {
+    // Ages belong to the moment when the page is read: moments, and one script that the page's own policy names.
+    assert_eq!((page.matches("<script").count(), page.matches("script-src 'sha256-").count()), (1, 1));
+    let script = page.split("<script>").nth(1).unwrap().split("</script>").next().unwrap();
+    let sum = pgstow::seal::hash::sha256(script.as_bytes());
+    let named = page.split("'sha256-").nth(1).unwrap().split('\'').next().unwrap();
+    let decode = succeed_with(Command::new("base64").arg("-d"), named.as_bytes()).stdout;
+    assert_eq!(decode.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), sum);
+    assert!(
+        page.contains("<time data-age datetime=\"") && !page.contains(" ago</") && !page.contains("d old"),
+        "{page}"
+    );
+    assert!(page.contains("class=\"verdict warn\"") && page.contains("nobody has read it back yet"), "not verified");
+    expect_code(&mut on(&store, &["verify"]), 0);
+    let (verified, _) = expect_code(&mut on(&store, &["report", "--out", "-"]), 0);
+    assert!(verified.contains("class=\"verdict good\"") && verified.contains("hidden> It is more than 2 days old"));
+    for foreign in ["<script src", "<i>", "<b>", "src=", "href=", "url(", "@import", "http://", "https://"] {
         assert!(!page.contains(foreign), "{foreign}");
     }
     let (out, _) = expect_code(&mut on(&store, &["report", "--out", "-"]), 0);

@@ -94,6 +94,22 @@ fn only_runs_signed_by_a_trusted_key_are_used_and_stock_minisign_agrees() {
     }
     assert_eq!(cluster.psql("target", "SELECT count(*) FROM t").trim(), "100");
 
+    // What doctor says of it.
+    let doctor = |words: &[&str]| {
+        let mut command = pgstow();
+        command.args(["doctor", "--skip-database", "--store"]).arg(&store).args(words);
+        expect_code(&mut command, 0).0
+    };
+    let key = ours.file();
+    let key = key.to_str().unwrap();
+    assert!(
+        doctor(&[]).contains("the next run is not signed") && doctor(&[]).contains("without --trust nobody checks")
+    );
+    let trusted = doctor(&["--sign-key", key, "--trust", &ours.public]);
+    assert!(trusted.contains("which is trusted") && trusted.contains(&ours.public), "{trusted}");
+    let strange = doctor(&["--sign-key", key, "--trust", &other.public]);
+    assert!(strange.contains("which --trust does not name") && strange.contains("which is not trusted"), "{strange}");
+
     // A manifest that was changed, with everything else mended to fit: only the signature tells.
     let text = fs::read_to_string(&manifest).unwrap().replace("\"superuser\": true", "\"superuser\": false");
     fs::write(&manifest, &text).unwrap();

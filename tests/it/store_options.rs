@@ -260,7 +260,8 @@ struct Encrypted {
 }
 
 impl Encrypted {
-    fn start() -> Self {
+    /// A server whose self-signed certificate says that it is an authority's (`CA:TRUE`), or that it is not.
+    fn start(authority: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("files/bucket")).unwrap();
         let (certificate, key) = (folder.path().join("server.crt"), folder.path().join("server.key"));
@@ -268,7 +269,7 @@ impl Encrypted {
         openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=store.example.com"]);
         openssl.args(["-addext", "subjectAltName=DNS:store.example.com,IP:127.0.0.1"]);
         openssl
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+            .args(["-addext", &format!("basicConstraints=critical,CA:{authority}"), "-keyout"])
             .arg(&key)
             .arg("-out")
             .arg(&certificate);
@@ -300,7 +301,7 @@ impl Drop for Encrypted {
 
 #[test]
 fn a_store_with_an_authority_of_its_own_is_reached_directly_and_through_a_tunnel() {
-    let server = Encrypted::start();
+    let server = Encrypted::start("FALSE");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let proxy = runtime.block_on(Proxy::start(server.port, |_| None));
     let doctor = |endpoint: &str, trusted: bool, more: &[(&str, &str)]| {
@@ -324,4 +325,58 @@ fn a_store_with_an_authority_of_its_own_is_reached_directly_and_through_a_tunnel
     expect_code(&mut doctor("https://store.example.com", true, &tunnel), 0);
     let log = proxy.log();
     assert!(!log.is_empty() && log.iter().all(|(asked, _)| asked.target == "store.example.com:443"), "{log:?}");
+}
+
+#[test]
+fn a_self_signed_certificate_is_accepted_where_it_is_the_one_that_was_given() {
+    // What `openssl req -x509` makes by itself says CA:TRUE.
+    let (server, other) = (Encrypted::start("TRUE"), Encrypted::start("TRUE"));
+    let doctor = |certificate: &Encrypted, scheme: &str| {
+        let mut command = pgstow();
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
+        command.args(["doctor", "--skip-database", "--store", "s3://bucket/p", "--s3-attempts", "1"]);
+        command.args(["--s3-endpoint", &format!("{scheme}://127.0.0.1:{}", server.port)]);
+        command.arg("--s3-ca-file").arg(certificate.folder.path().join("server.crt"));
+        command.env("AWS_ACCESS_KEY_ID", "AKTEST").env("AWS_SECRET_ACCESS_KEY", "test-secret-key");
+        command
+    };
+    expect_code(&mut doctor(&server, "https"), 0);
+    let (out, _) = expect_code(&mut doctor(&other, "https"), 1);
+    assert!(out.contains("a self-signed one itself, by --s3-ca-file"), "{out}");
+    let (out, _) = expect_code(&mut doctor(&server, "http"), 1);
+    assert!(out.contains(&format!("set the endpoint to https://127.0.0.1:{}", server.port)), "{out}");
+}
+
+#[test]
+fn the_objects_of_a_run_are_written_once_and_a_retry_knows_its_own() {
+    let rig = Rig::new("options once");
+    let mut asked = rig.asked(&[]);
+    asked.retain(|asked| of_a_run(asked) && (puts(asked) || asked.completes()));
+    assert!(asked.iter().any(Asked::completes));
+    for asked in &asked {
+        assert_eq!(header(asked, "if-none-match"), Some("*"), "{} {}", asked.method, asked.target);
+    }
+    // Every first answer is lost, and the key may read nothing of a run but its manifest.
+    rig.proxy.follow(|asked| {
+        let reads = matches!(asked.method.as_str(), "GET" | "HEAD") && of_a_run(asked);
+        if reads && !asked.target.contains("manifest.json") {
+            return Some(Fault::Answer(403, "AccessDenied"));
+        }
+        let stores = of_a_run(asked) && (puts(asked) || asked.completes());
+        (stores && asked.time == 1).then_some(Fault::LoseAnswer)
+    });
+    expect_code(&mut rig.backup(&[]), 0);
+    // A server that does not know the condition says so, and is asked without it.
+    rig.proxy
+        .follow(|asked| asked.headers.contains("if-none-match: *").then_some(Fault::Answer(501, "NotImplemented")));
+    expect_code(&mut rig.backup(&[]), 0);
+    // Somebody else's object is in the way: none is replaced.
+    rig.proxy.follow(|asked| {
+        let first = asked.target.contains("roles.sql") && puts(asked);
+        first.then_some(Fault::Answer(412, "PreconditionFailed"))
+    });
+    let (error, all) = expect_failure(&mut rig.backup(&[]), 1);
+    assert!(error.contains("@roles.sql") && error.contains("somebody else has stored an object"), "{all}");
 }

@@ -23,6 +23,7 @@ pub(crate) const NO_KEYS: &[(&str, &str)] = &[
     ("prometheus", "of the caller: the form of what is printed"),
     ("dry-run", "a night that prunes nothing is one without prune"),
     ("round", "of the caller: the same for all tasks of one start"),
+    ("at", "of a person: nothing can be written while a store is read as it was"),
 ];
 
 /// The keys that the file knows.

@@ -35,13 +35,22 @@ const VERSIONED: [(&str, &str, &str); 7] = [
 const PLAIN: [&str; 4] =
     ["/opt/homebrew/opt/libpq/bin", "/usr/local/opt/libpq/bin", "/usr/local/pgsql/bin", "/opt/bitnami/postgresql/bin"];
 
+/// Whose version the programs have to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// That of the server which is read.
+    Server,
+    /// That of the pg_dump which made a run.
+    Run,
+}
+
 impl PgTools {
     /// Finds the programs for a server of `server_version_num` (150020): in `bin_dir` alone if given, else in `PATH`,
     /// then in the usual folders. Runs `pg_dump --version` of each candidate.
     ///
     /// # Errors
     /// `pg_dump` not found, and `pg_dump` too old, each with the version that is needed and how to get it.
-    pub(crate) fn find(bin_dir: Option<&Path>, server_version_num: u32) -> Result<Self> {
+    pub(crate) fn find(bin_dir: Option<&Path>, server_version_num: u32, whose: Whose) -> Result<Self> {
         let folders = bin_dir.map_or_else(usual_folders, |folder| vec![folder.to_owned()]);
         let major = server_version_num / 10_000;
         let mut found: Vec<Self> = Vec::new();
@@ -56,7 +65,7 @@ impl PgTools {
             .iter()
             .filter(|tools| tools.major >= major)
             .min_by_key(|tools| (tools.major, std::cmp::Reverse(tools.minor)));
-        let Some(best) = best else { return Err(unfit(bin_dir, major, &found)) };
+        let Some(best) = best else { return Err(unfit(bin_dir, major, whose, &found)) };
         for program in [best.pg_dumpall(), best.pg_restore()] {
             if !program.is_file() {
                 return Err(install(Error::failed(format!("{} is missing beside pg_dump", program.display())), major));
@@ -133,12 +142,16 @@ fn usual_folders() -> Vec<PathBuf> {
     folders
 }
 
-fn unfit(bin_dir: Option<&Path>, major: u32, found: &[PgTools]) -> Error {
+fn unfit(bin_dir: Option<&Path>, major: u32, whose: Whose, found: &[PgTools]) -> Error {
     let newest = found.iter().max_by_key(|tools| (tools.major, tools.minor));
     let place = bin_dir.map_or_else(String::new, |folder| format!(" in {}", folder.display()));
+    let what = match whose {
+        Whose::Server => "the server is",
+        Whose::Run => "the run was made by pg_dump of",
+    };
     let error = match newest {
         Some(tools) => Error::failed(format!(
-            "pg_dump is too old: the server is PostgreSQL {major}, the newest pg_dump found{place} is {} ({})",
+            "pg_dump is too old: {what} PostgreSQL {major}, the newest pg_dump found{place} is {} ({})",
             tools.version,
             tools.pg_dump().display()
         )),

@@ -10,6 +10,7 @@ pub(crate) mod leader;
 pub(crate) mod output_names;
 pub(crate) mod rows;
 pub(crate) mod server;
+pub(crate) mod timeline;
 pub(crate) mod vanished;
 pub(crate) mod waiters;
 pub(crate) mod worker;

@@ -54,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) rules: Rules,
     /// Age from which on unfinished runs and uploads are leftovers.
     pub(crate) grace: Duration,
+    /// Delete the versions of what is deleted, in a bucket that keeps them.
+    pub(crate) versions: bool,
     /// Delete nothing.
     pub(crate) dry_run: bool,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Pruned {
     pub(crate) deleted_runs: u64,
     pub(crate) deleted_objects: u64,
     pub(crate) deleted_bytes: u64,
+    /// Of these, bytes that take no room any more.
+    pub(crate) freed_bytes: u64,
     /// Notes for a person, though nothing failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
@@ -87,7 +91,7 @@ pub(crate) async fn prune(store: &Store, options: &Options) -> Result<Pruned> {
         return Err(Error::failed(format!("nothing was deleted: {problem}"))
             .hint("`pgstow promote RUN` makes latest.json point to a run of `pgstow list`; then prune again"));
     }
-    let mut sweep = Sweep::new(store, options.dry_run);
+    let mut sweep = Sweep::new(store, options.dry_run, options.versions);
     let uploads = sweep.uploads().await;
     let mut decisions = decide(&options.rules, &inventory, options.grace, &uploads);
     let held = held(&inventory);
@@ -108,6 +112,7 @@ pub(crate) async fn prune(store: &Store, options: &Options) -> Result<Pruned> {
     let aborted = sweep.abort(uploads, options.grace).await;
     let leftovers = sweep.leftovers(&runs, options.grace).await;
     let deleted = || decisions.iter().filter(|decision| decision.action == Action::Delete);
+    let deleted_bytes: u64 = deleted().map(|decision| decision.bytes).sum();
     Ok(Pruned {
         store: store.describe(),
         dry_run: options.dry_run,
@@ -115,7 +120,8 @@ pub(crate) async fn prune(store: &Store, options: &Options) -> Result<Pruned> {
         leftovers,
         deleted_runs: deleted().count() as u64,
         deleted_objects: deleted().map(|decision| decision.objects).sum(),
-        deleted_bytes: deleted().map(|decision| decision.bytes).sum(),
+        deleted_bytes,
+        freed_bytes: deleted_bytes.saturating_sub(sweep.left_bytes()),
         notes: notes(&mut sweep, held.as_deref()),
         failures: sweep.failures(),
         runs: decisions,

@@ -14,14 +14,18 @@ const ROUNDS: usize = 10;
 pub(crate) struct Sweep<'a> {
     store: &'a Store,
     dry: bool,
+    /// Versions are deleted too.
+    versions: bool,
+    /// Bytes of what was deleted that old versions still take.
+    left: u64,
     failures: Vec<String>,
     notes: Vec<String>,
 }
 
 impl<'a> Sweep<'a> {
     /// Nothing is deleted yet; with `dry` nothing ever is.
-    pub(crate) fn new(store: &'a Store, dry: bool) -> Self {
-        Self { store, dry, failures: Vec::new(), notes: Vec::new() }
+    pub(crate) fn new(store: &'a Store, dry: bool, versions: bool) -> Self {
+        Self { store, dry, versions, left: 0, failures: Vec::new(), notes: Vec::new() }
     }
 
     /// The store.
@@ -31,13 +35,19 @@ impl<'a> Sweep<'a> {
 
     /// Notes for a person, though nothing failed.
     pub(crate) fn notes(&mut self) -> Vec<String> {
-        if self.store.keeps_versions() {
+        if self.left > 0 {
             self.note(
-                "the bucket keeps what was deleted as old versions (versioning, Object Lock): they take room until a \
-                 lifecycle rule for noncurrent versions removes them",
+                "the bucket keeps what was deleted as old versions (versioning, Object Lock), which take room: \
+                 `pgstow prune --versions` deletes those of the runs it deletes, a lifecycle rule for noncurrent versions \
+                 the others, neither before a lock ends",
             );
         }
         self.notes.clone()
+    }
+
+    /// Bytes of what was deleted that old versions still take.
+    pub(crate) fn left_bytes(&self) -> u64 {
+        self.left
     }
 
     /// The objects that could not be deleted, each with its key.
@@ -97,20 +107,77 @@ impl<'a> Sweep<'a> {
         if incomplete && listed.iter().any(|object| object.key == manifest) {
             return Some("it was finished just now".to_owned());
         }
+        *objects = listed.len() as u64;
+        *bytes = listed.iter().map(|object| object.bytes).sum();
+        if self.versions {
+            match self.run_with_versions(&prefix, &manifest, &is_own, bytes).await {
+                Deleted::None => {}
+                Deleted::All => {
+                    self.receipts(run).await;
+                    return None;
+                }
+                Deleted::Kept(why) => return Some(why),
+            }
+        }
         if !self.dry && !incomplete {
             let gone = self.store.delete(&manifest).await;
             if self.noted(gone).is_none() {
                 return Some("its manifest could not be deleted".to_owned());
             }
         }
-        *objects = listed.len() as u64;
-        *bytes = listed.iter().map(|object| object.bytes).sum();
         self.delete(listed.into_iter().map(|object| object.key).filter(|key| *key != manifest).collect()).await;
+        if self.store.keeps_versions() && !self.dry {
+            self.left += match self.store.versions(&prefix).await {
+                Ok(versions) => versions.iter().filter(|one| is_own(&one.key)).map(|one| one.bytes).sum(),
+                // A key that may not look: deleting has left markers, which hide what they stand for.
+                Err(_denied) => *bytes,
+            };
+        }
+        self.receipts(run).await;
+        None
+    }
+
+    async fn receipts(&mut self, run: &str) {
         let receipts = self.store.list(&layout::receipts(run)).await;
         if let Some(receipts) = self.noted(receipts) {
             self.delete(receipts.into_iter().map(|object| object.key).collect()).await;
         }
-        None
+    }
+
+    /// Deletes all versions of a run's objects, those of the manifest first: where a lock holds them nothing is deleted.
+    /// `bytes` becomes the size of all versions.
+    async fn run_with_versions(
+        &mut self,
+        prefix: &str,
+        manifest: &str,
+        is_own: &impl Fn(&str) -> bool,
+        bytes: &mut u64,
+    ) -> Deleted {
+        let listed = self.store.versions(prefix).await;
+        let Some(mut versions) = self.noted(listed) else {
+            return Deleted::Kept("its versions could not be listed".to_owned());
+        };
+        versions.retain(|version| is_own(&version.key));
+        if versions.is_empty() {
+            return Deleted::None;
+        }
+        *bytes = versions.iter().map(|version| version.bytes).sum();
+        if self.dry {
+            return Deleted::All;
+        }
+        let (first, rest): (Vec<_>, Vec<_>) = versions.into_iter().partition(|version| version.key == manifest);
+        if let Some(error) = self.store.delete_versions(&first).await.first() {
+            return Deleted::Kept(format!("its versions cannot be deleted yet (Object Lock?): {}", error.cause()));
+        }
+        for error in self.store.delete_versions(&rest).await {
+            self.noted::<()>(Err(error));
+        }
+        if !rest.is_empty()
+            && let Ok(left) = self.store.versions(prefix).await
+        {
+            self.left += left.iter().filter(|version| is_own(&version.key)).map(|version| version.bytes).sum::<u64>();
+        }
+        Deleted::All
     }
 
     /// Unfinished uploads of this program's keys.
@@ -177,6 +244,15 @@ impl<'a> Sweep<'a> {
         self.delete(keys.clone()).await;
         keys
     }
+}
+
+/// What became of a run whose versions were to be deleted.
+enum Deleted {
+    /// The store keeps no versions.
+    None,
+    All,
+    /// Nothing was deleted, and why.
+    Kept(String),
 }
 
 /// True when a moment is that long ago; false for an unknown moment.

@@ -23,6 +23,8 @@ use crate::store::s3::flight::Turn;
 
 /// First pause between attempts, doubled each time up to [`LONGEST`], with jitter: 8 attempts span about a minute.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Times that credentials are looked for again for one request.
+const RENEWALS: u32 = 2;
 const LONGEST: Duration = Duration::from_secs(20);
 /// A body goes to the connection in slices of this size, so that a stall is seen within a part.
 const SLICE: usize = 64 << 10;
@@ -39,13 +41,22 @@ pub(crate) struct Failure {
     pub(crate) retry: bool,
     /// The server may have done what was asked.
     pub(crate) ambiguous: bool,
+    corrupted: bool,
     /// Made so far, this one included.
     pub(crate) attempts: u32,
 }
 
 impl Failure {
     fn new(message: impl Into<String>, retry: bool) -> Self {
-        Self { status: None, code: None, message: message.into(), retry, ambiguous: retry, attempts: 1 }
+        Self {
+            status: None,
+            code: None,
+            message: message.into(),
+            retry,
+            ambiguous: retry,
+            corrupted: false,
+            attempts: 1,
+        }
     }
 
     /// A failure of our own that no second attempt mends.
@@ -61,7 +72,13 @@ impl Failure {
     pub(crate) fn corrupted() -> Self {
         let mut failure = Self::new("the server's checksum of what it received is not that of what was sent", true);
         failure.ambiguous = false;
+        failure.corrupted = true;
         failure
+    }
+
+    /// The server has stored something else than what was sent.
+    pub(crate) fn is_corrupted(&self) -> bool {
+        self.corrupted
     }
 
     pub(crate) fn is_absent(&self) -> bool {
@@ -85,6 +102,16 @@ impl Failure {
     /// The credentials may not do that.
     pub(crate) fn is_denied(&self) -> bool {
         self.status == Some(403) || matches!(self.code.as_deref(), Some("AccessDenied" | "AllAccessDisabled"))
+    }
+
+    /// The credentials may be too old. An answer to HEAD has no code.
+    pub(crate) fn may_be_expired(&self) -> bool {
+        match self.code.as_deref() {
+            Some(code) => {
+                matches!(code, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken")
+            }
+            None => matches!(self.status, Some(400 | 403)),
+        }
     }
 
     /// The answer of the server, in a few words: its code, else the status, else the message.
@@ -123,11 +150,21 @@ where
         };
         let message = match (error.message(), &error) {
             (Some(message), SdkError::ServiceError(_)) => message.to_owned(),
-            (None, SdkError::ServiceError(_)) => "the server says no more".to_owned(),
+            (None, SdkError::ServiceError(odd)) => plain_text(odd.raw()),
             _ => causes(&error),
         };
-        Self { status, code, message, retry, ambiguous, attempts: 1 }
+        Self { status, code, message, retry, ambiguous, corrupted: false, attempts: 1 }
     }
+}
+
+/// The first line of an answer that is no XML: servers and proxies that took a request for something else say so there.
+fn plain_text(answer: &HttpResponse) -> String {
+    let text = answer.body().bytes().and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    if line.starts_with("<?xml") || line.is_empty() || line.len() > 200 {
+        return "the server says no more".to_owned();
+    }
+    line.to_owned()
 }
 
 /// An error's causes in one line: the SDK's own display ends before them, its debug form shows internals.
@@ -156,7 +193,12 @@ fn again_code(code: &str) -> bool {
         "InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout" | "OperationAborted" | "LockTimeout"
     ) || matches!(
         code,
-        "ResourceLocked" | "DatabaseTimeout" | "BadDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch"
+        "ResourceLocked"
+            | "DatabaseTimeout"
+            | "BadDigest"
+            | "IncompleteBody"
+            | "XAmzContentSHA256Mismatch"
+            | "ConditionalRequestConflict"
     )
 }
 
@@ -187,11 +229,16 @@ impl S3 {
         F: FnMut(u32) -> A,
         A: Future<Output = Result<T, Failure>>,
     {
-        let mut tries = 0;
+        let (mut tries, mut renewals) = (0, 0);
         loop {
+            let with = self.connection();
             match call(tries).await {
                 Ok(done) => return Ok(done),
                 Err(mut failure) => {
+                    if renewals < RENEWALS && self.renews(&with, &failure).await {
+                        renewals += 1;
+                        continue;
+                    }
                     tries += 1;
                     failure.attempts = tries;
                     if !failure.retry || tries >= attempts {
@@ -283,7 +330,7 @@ impl S3 {
                 format!("create the bucket {} at {endpoint}, or correct --store", self.bucket)
             }
             Some("AccessDenied" | "AllAccessDisabled") => "the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload on this bucket and prefix: `pgstow doctor` prints the policy".to_owned(),
-            Some("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSignature") => self.keys_hint(),
+            Some("InvalidAccessKeyId" | "NotSignedUp" | "SignatureDoesNotMatch" | "InvalidSignature") => self.keys_hint(),
             Some("ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => {
                 "the session token is no longer valid: sign in again, or use credentials that renew themselves".to_owned()
             }
@@ -304,7 +351,7 @@ impl S3 {
                 "the bucket was made without Object Lock: enable it there, or leave --s3-object-lock-mode out".to_owned()
             }
             _ if failure.status == Some(403) => "check the credentials and what they may do on this bucket".to_owned(),
-            _ if is_tls(message) => "the server's certificate is not trusted: give its authority's certificate by --s3-ca-file".to_owned(),
+            _ if is_tls(message) => "the server's certificate is not trusted: give that of its authority, or a self-signed one itself, by --s3-ca-file".to_owned(),
             _ if is_credentials(message) => client_hint().to_owned(),
             _ if message.contains("dns error") || message.contains("lookup address") => {
                 format!("the host of {endpoint} is unknown: check --s3-endpoint (and --s3-path-style), or the network")
@@ -342,8 +389,11 @@ impl S3 {
         {
             return Some(format!("the server at {rest} speaks no TLS: set the endpoint to http://{rest}"));
         }
-        if scheme == "http" && failure.status == Some(400) && failure.message.contains("HTTPS") {
-            return Some(format!("the server at {rest} wants TLS: set the endpoint to https://{rest}"));
+        // A server that speaks TLS only answers 400 in words of its own, or with something that is no HTTP.
+        let no_s3 = failure.status == Some(400) && failure.code.is_none();
+        let no_http = ["invalid HTTP version", "InvalidVersion", "Parse(Version)"];
+        if scheme == "http" && (no_s3 || no_http.iter().any(|sign| failure.message.contains(sign))) {
+            return Some(format!("the server at {rest} seems to want TLS: set the endpoint to https://{rest}"));
         }
         None
     }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
@@ -24,30 +25,34 @@ use rustls_pki_types::pem::PemObject as _;
 
 use crate::error::{Context as _, Error, Result};
 use crate::store::config::{Checksums, Config};
-use crate::store::s3::attempt::{causes, client_hint};
+use crate::store::s3::attempt::{Failure, causes, client_hint};
+use crate::store::s3::server::{Connection, S3};
+use crate::store::s3::{own_ca, services};
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// Variables that name a proxy, in either case.
+const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
 /// The region of stores that have none.
 const ANY_REGION: &str = "us-east-1";
 
 /// A client and its endpoint, if one is set.
-pub(crate) async fn connect(
+pub(super) async fn connect(
     config: &Config,
     credentials: Option<(String, String)>,
-) -> Result<(Client, Option<String>)> {
+) -> Result<(Connection, Option<String>)> {
     let http = http(config.ca_file.as_deref())?;
     let mut sdk = aws_sdk_s3::Config::builder();
     let named = config.endpoint.clone();
     if let Some(endpoint) = &named {
         sensible(endpoint)?;
     }
-    let (endpoint, region) = if let Some((key, secret)) = credentials {
+    let (endpoint, region, found) = if let Some((key, secret)) = credentials {
         sdk = sdk.credentials_provider(Credentials::new(key, secret, None, None, "given"));
-        (named, None)
+        (named, None, None)
     } else {
         let found = Surroundings::read(config, &http).await?;
-        sdk = sdk.credentials_provider(found.credentials);
-        (found.endpoint, found.region)
+        sdk = sdk.credentials_provider(found.provider);
+        (found.endpoint, found.region, Some(found.credentials))
     };
     let endpoint = endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()).filter(|it| !it.is_empty());
     if let Some(endpoint) = &endpoint {
@@ -79,12 +84,47 @@ pub(crate) async fn connect(
             .response_checksum_validation(ResponseChecksumValidation::WhenSupported),
     };
     sdk.set_endpoint_url(endpoint.as_deref().map(with_slash));
-    Ok((Client::from_conf(sdk.build()), endpoint))
+    Ok((Connection { client: Client::from_conf(sdk.build()), credentials: found, renewed: 0 }, endpoint))
+}
+
+impl S3 {
+    /// Looks for credentials again, where the server says that those it was asked with have expired: whoever made them
+    /// may have put new ones in their place. `with`: the connection that was refused. True when there are others now.
+    pub(super) async fn renews(&self, with: &Connection, failure: &Failure) -> bool {
+        if with.credentials.is_none() || !failure.may_be_expired() {
+            return false;
+        }
+        let _alone = self.renewing.lock().await;
+        let now = self.connection();
+        if now.renewed != with.renewed {
+            return true;
+        }
+        let fresh = match Box::pin(connect(&self.config, None)).await {
+            Ok((fresh, _endpoint)) => fresh,
+            Err(error) => {
+                tracing::debug!("look for credentials again: {error}");
+                return false;
+            }
+        };
+        let same = |a: &Credentials, b: &Credentials| {
+            (a.access_key_id(), a.secret_access_key(), a.session_token())
+                == (b.access_key_id(), b.secret_access_key(), b.session_token())
+        };
+        if fresh.credentials.as_ref().zip(now.credentials.as_ref()).is_none_or(|(a, b)| same(a, b)) {
+            return false;
+        }
+        tracing::info!("{}: the credentials have expired; there are new ones", self.describe());
+        let mut connection = self.connection.write().unwrap_or_else(PoisonError::into_inner);
+        *connection = Connection { renewed: now.renewed + 1, ..fresh };
+        true
+    }
 }
 
 /// The settings that the AWS SDK finds in variables, profiles and metadata services.
 struct Surroundings {
-    credentials: SharedCredentialsProvider,
+    provider: SharedCredentialsProvider,
+    /// What it gives now.
+    credentials: Credentials,
     endpoint: Option<String>,
     region: Option<Region>,
 }
@@ -92,7 +132,7 @@ struct Surroundings {
 impl Surroundings {
     /// Reads them; an endpoint or a region of `config` comes first.
     async fn read(config: &Config, http: &SharedHttpClient) -> Result<Self> {
-        let named = config.endpoint.clone().or_else(named_endpoint);
+        let named = config.endpoint.clone().or_else(named_endpoint).or_else(services::endpoint);
         refuse_half_a_key()?;
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http.clone());
         if let Some(region) = &config.region {
@@ -104,15 +144,15 @@ impl Surroundings {
             loader = loader.region(chain.or_else(ProfileFileRegionProvider::new()).or_else(Region::new(ANY_REGION)));
         }
         let shared = Box::pin(loader.load()).await;
-        let Some(credentials) = shared.credentials_provider() else {
+        let Some(provider) = shared.credentials_provider() else {
             return Err(Error::failed("no AWS credentials found").hint(client_hint()));
         };
-        credentials
+        let credentials = provider
             .provide_credentials()
             .await
             .map_err(|error| Error::failed(format!("find AWS credentials: {}", causes(&error))).hint(client_hint()))?;
         let endpoint = named.or_else(|| shared.endpoint_url().map(str::to_owned));
-        Ok(Self { credentials, endpoint, region: shared.region().cloned() })
+        Ok(Self { provider, credentials, endpoint, region: shared.region().cloned() })
     }
 }
 
@@ -153,13 +193,13 @@ fn http(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
         let operation = || format!("read --s3-ca-file {}", path.display());
         let pem = std::fs::read(path).with_context(operation)?;
         // The client would panic on a bad file.
-        let mut certificates = 0;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            certificate.map_err(|error| Error::usage(format!("{}: {error}", operation())))?;
-            certificates += 1;
-        }
-        if certificates == 0 {
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let certificates = certificates.map_err(|error| Error::usage(format!("{}: {error}", operation())))?;
+        if certificates.is_empty() {
             return Err(Error::usage(format!("{}: no certificate in it", operation())));
+        }
+        if PROXIES.iter().all(|name| variable(name).is_none() && variable(&name.to_lowercase()).is_none()) {
+            return own_ca::client(certificates, CONNECT);
         }
         trust = trust.with_pem_certificate(pem);
     }

@@ -52,7 +52,7 @@ impl S3 {
         let delete = Delete::builder().set_objects(Some(identifiers)).quiet(false).build().ok()?;
         let answer = self
             .tried_raw(self.attempts, |_tries| async {
-                let request = self.client.delete_objects().bucket(&self.bucket).delete(delete.clone()).send();
+                let request = self.client().delete_objects().bucket(&self.bucket).delete(delete.clone()).send();
                 self.watch(&Progress::default(), request).await
             })
             .await

@@ -1,4 +1,4 @@
-//! An S3-compatible server as a store: single requests. Uploads in parts are in `upload`, reading in `read`, the client
+//! An S3-compatible server as a store: single requests. Storing is in `put` and `upload`, reading in `read`, the client
 //! in `client`, what is tried again and what a failure is called in `attempt`, what requests carry in `request` and
 //! `options`, and what a server can do is found out in `probe`.
 //!
@@ -10,44 +10,49 @@ pub(crate) mod client;
 pub(crate) mod delete;
 mod flight;
 pub(crate) mod options;
+pub(crate) mod own_ca;
+pub(crate) mod past;
 pub(crate) mod probe;
+pub(crate) mod put;
 pub(crate) mod read;
 pub(crate) mod request;
 pub(crate) mod server;
+pub(crate) mod services;
 pub(crate) mod upload;
+pub(crate) mod versions;
 
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
 
 use aws_sdk_s3::primitives::DateTime;
 use bytes::Bytes;
-use md5::{Digest as _, Md5};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result, without_secrets};
-use crate::seal::hash::hex;
 use crate::store::config::Config;
-use crate::store::s3::attempt::{Failure, Progress, ended};
+use crate::store::s3::attempt::{Failure, Progress};
 use crate::store::s3::flight::Flight;
 pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;
 pub(crate) use crate::store::s3::probe::probe;
 pub(crate) use crate::store::s3::server::S3;
-use crate::store::s3::server::{CHECK_ATTEMPTS, IN_FLIGHT_BYTES, IS_MD5, NOT_MD5, SINGLE_PUT, UNKNOWN};
+use crate::store::s3::server::{CHECK_ATTEMPTS, IN_FLIGHT_BYTES, NOT_MD5, UNKNOWN};
 pub(crate) use crate::store::s3::upload::Writer;
-use crate::store::{Condition, ObjectInfo, OpenUpload, Put, check_key, refuse_large};
+use crate::store::{ObjectInfo, OpenUpload, check_key, refuse_large};
 
 impl S3 {
     pub(crate) async fn open(config: &Config, credentials: Option<(String, String)>) -> Result<Self> {
         let (bucket, prefix) = name(&config.location)?;
         let options = Options::of(config)?;
-        let (client, endpoint) = Box::pin(client::connect(config, credentials)).await?;
+        let (connection, endpoint) = Box::pin(client::connect(config, credentials)).await?;
         Ok(Self {
-            client,
+            connection: RwLock::new(connection),
+            config: config.clone(),
+            renewing: tokio::sync::Mutex::new(()),
             bucket,
             prefix,
             endpoint,
@@ -55,9 +60,11 @@ impl S3 {
             part_bytes: config.part_bytes,
             attempts: config.attempts,
             stall: config.stall_timeout,
+            at: config.at,
             bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
             flight: Flight::new(),
             versions: AtomicBool::new(false),
+            conditions: AtomicBool::new(true),
             etags: AtomicU8::new(if options.hides_md5() { NOT_MD5 } else { UNKNOWN }),
             options,
         })
@@ -86,7 +93,7 @@ impl S3 {
 
     pub(crate) async fn check(&self) -> Result<()> {
         self.tried("open the store", "", self.attempts.min(CHECK_ATTEMPTS), |_tries| async {
-            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1).send();
+            let request = self.client().list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1).send();
             self.watch(&Progress::default(), request).await
         })
         .await?;
@@ -95,9 +102,14 @@ impl S3 {
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         let full = self.full(key)?;
+        if self.at.is_some() && self.head(key).await?.is_none() {
+            return Ok(None);
+        }
+        let version = self.version_to_read(key).await?;
         let body = self
             .tried_raw(self.attempts, |_tries| async {
-                let request = self.client.get_object().bucket(&self.bucket).key(&full).send();
+                let request =
+                    self.client().get_object().bucket(&self.bucket).key(&full).set_version_id(version.clone()).send();
                 let mut answer = self.watch(&Progress::default(), request).await?;
                 let announced = answer.content_length().and_then(|length| u64::try_from(length).ok());
                 if let Err(large) = refuse_large(key, announced.unwrap_or_default()) {
@@ -121,6 +133,9 @@ impl S3 {
     }
 
     pub(crate) async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
+        if let Some(at) = self.at {
+            return self.head_at(key, at).await;
+        }
         match self.head_raw(key).await {
             Ok(found) => Ok(Some(found)),
             // An answer to HEAD has no body: a missing bucket looks like a missing key.
@@ -133,7 +148,7 @@ impl S3 {
         let full = self.full(key).map_err(|error| Failure::of(&error))?;
         let answer = self
             .tried_raw(self.attempts, |_tries| async {
-                let request = self.client.head_object().bucket(&self.bucket).key(&full).send();
+                let request = self.client().head_object().bucket(&self.bucket).key(&full).send();
                 self.watch(&Progress::default(), request).await
             })
             .await?;
@@ -150,74 +165,10 @@ impl S3 {
         read::open(Arc::clone(this), key, range).await
     }
 
-    pub(crate) async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<Put> {
-        let full = self.full(key)?;
-        let lost = AtomicU8::new(0);
-        let stored = self
-            .tried_raw(self.attempts, |_tries| async {
-                let stored = self.put_once(&full, &body, condition).await;
-                if stored.as_ref().is_err_and(|failure| failure.ambiguous) {
-                    lost.store(1, Ordering::Relaxed);
-                }
-                stored
-            })
-            .await;
-        match stored {
-            Ok(etag) => Ok(Put::Stored { etag }),
-            // Some stores know no conditions and say so (Backblaze B2): as good as one that ignores them.
-            Err(failure) if *condition != Condition::None && failure.is_not_implemented() => {
-                Box::pin(self.put(key, body, &Condition::None)).await
-            }
-            Err(failure) if *condition != Condition::None && failure.is_refusal() => {
-                // An answer was lost: the refusal may be about our own object.
-                if lost.load(Ordering::Relaxed) == 1 && self.get(key).await?.as_ref() == Some(&body) {
-                    return Ok(Put::Stored { etag: self.head(key).await?.and_then(|found| found.etag) });
-                }
-                Ok(Put::Refused)
-            }
-            Err(failure) => Err(self.error("write", key, &failure)),
-        }
-    }
-
-    async fn put_once(&self, full: &str, body: &Bytes, condition: &Condition) -> Result<Option<String>, Failure> {
-        let weight = u32::try_from(body.len().min(IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
-        let _allowed = self.bytes.acquire_many(weight).await.map_err(|error| Failure::of(&error))?;
-        let turn = self.flight.turn().await.map_err(|error| Failure::of(&error))?;
-        let md5 = self.md5(body);
-        let request = self.put_request(full, body);
-        let request = match condition {
-            Condition::None => request,
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Matches(etag) => request.if_match(etag),
-        };
-        let progress = Progress::default();
-        let request = request.customize().interceptor(progress.interceptor(body)).send();
-        let answer = ended(turn, self.watch(&progress, request).await)?;
-        if body.len() <= SINGLE_PUT {
-            self.compare(answer.e_tag.as_deref(), md5.as_deref())?;
-        }
-        Ok(answer.e_tag)
-    }
-
-    /// MD5 of a body in hex, while this store's etags may be MD5 sums.
-    fn md5(&self, body: &[u8]) -> Option<String> {
-        (self.etags.load(Ordering::Relaxed) != NOT_MD5).then(|| hex(&Md5::digest(body)))
-    }
-
-    /// Compares an etag with the body's MD5, or learns from the first one whether that can be done. True when the
-    /// etag is the MD5.
-    fn compare(&self, etag: Option<&str>, md5: Option<&str>) -> Result<bool, Failure> {
-        let (Some(etag), Some(md5)) = (etag, md5) else { return Ok(false) };
-        let same = etag.trim_matches('"').eq_ignore_ascii_case(md5);
-        let learnt = if same { IS_MD5 } else { NOT_MD5 };
-        let known = self
-            .etags
-            .compare_exchange(UNKNOWN, learnt, Ordering::Relaxed, Ordering::Relaxed)
-            .map_or_else(|known| known, |_unknown| learnt);
-        if known == IS_MD5 && !same { Err(Failure::corrupted()) } else { Ok(same) }
-    }
-
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        if let Some(at) = self.at {
+            return self.list_at(prefix, at).await;
+        }
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
@@ -240,6 +191,9 @@ impl S3 {
     }
 
     pub(crate) async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        if let Some(at) = self.at {
+            return self.folders_at(prefix, at).await;
+        }
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
@@ -267,7 +221,7 @@ impl S3 {
     ) -> Result<aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output> {
         self.tried("list", prefix, self.attempts, |_tries| async {
             let request = self
-                .client
+                .client()
                 .list_objects_v2()
                 .bucket(&self.bucket)
                 .prefix(format!("{}{prefix}", self.prefix))
@@ -296,10 +250,11 @@ impl S3 {
     }
 
     pub(crate) async fn delete(&self, key: &str) -> Result<()> {
+        self.refuse_past()?;
         let full = self.full(key)?;
         let deleted = self
             .tried_raw(self.attempts, |_tries| async {
-                let request = self.client.delete_object().bucket(&self.bucket).key(&full).send();
+                let request = self.client().delete_object().bucket(&self.bucket).key(&full).send();
                 self.watch(&Progress::default(), request).await
             })
             .await;
@@ -336,7 +291,7 @@ impl S3 {
             let page = self
                 .tried_raw(self.attempts, |_tries| async {
                     let request = self
-                        .client
+                        .client()
                         .list_multipart_uploads()
                         .bucket(&self.bucket)
                         .set_prefix((!full.is_empty()).then(|| full.to_owned()))
@@ -376,7 +331,8 @@ impl S3 {
         let full = self.full(key)?;
         let aborted = self
             .tried_raw(self.attempts, |_tries| async {
-                let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&full).upload_id(id).send();
+                let request =
+                    self.client().abort_multipart_upload().bucket(&self.bucket).key(&full).upload_id(id).send();
                 self.watch(&Progress::default(), request).await
             })
             .await;
@@ -406,10 +362,10 @@ fn name(store: &str) -> Result<(String, String)> {
     Ok((bucket.to_owned(), format!("{prefix}/")))
 }
 
-fn size(length: Option<i64>) -> u64 {
+pub(super) fn size(length: Option<i64>) -> u64 {
     length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0)
 }
 
-fn time(time: &DateTime) -> Option<SystemTime> {
+pub(super) fn time(time: &DateTime) -> Option<SystemTime> {
     SystemTime::try_from(*time).ok()
 }

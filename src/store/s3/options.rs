@@ -67,6 +67,7 @@ impl Options {
     /// A directory can keep none of these promises.
     pub(crate) fn refuse_for_directory(config: &Config) -> Result<()> {
         let given = [
+            (config.at.is_some(), "--at"),
             (config.sse.is_some(), "--s3-sse"),
             (config.lock_mode.is_some(), "--s3-object-lock-mode"),
             (config.lock_retain.is_some(), "--s3-object-lock-retain"),

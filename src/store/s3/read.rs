@@ -19,6 +19,8 @@ struct Reading {
     at: u64,
     end: u64,
     etag: Option<String>,
+    /// The version to read; `None`: the newest.
+    version: Option<String>,
     answer: Option<Answer>,
     /// Breaks since a byte last came.
     breaks: u32,
@@ -31,11 +33,13 @@ struct Answer {
 }
 
 pub(crate) async fn open(s3: Arc<S3>, key: &str, range: Range<u64>) -> Result<Pin<Box<dyn AsyncRead + Send>>> {
-    let mut reading =
-        Reading { s3, key: key.to_owned(), at: range.start, end: range.end, etag: None, answer: None, breaks: 0 };
+    let version = s3.version_to_read(key).await?;
+    let (key, at, end) = (key.to_owned(), range.start, range.end);
+    let mut reading = Reading { s3, key, at, end, etag: None, version, answer: None, breaks: 0 };
     if range.is_empty() {
-        if reading.s3.head(key).await?.is_none() {
-            return Err(Error::failed(format!("{}: read {key}: no such object", reading.s3.describe())));
+        if reading.s3.head(&reading.key).await?.is_none() {
+            let (store, key) = (reading.s3.describe(), &reading.key);
+            return Err(Error::failed(format!("{store}: read {key}: no such object")));
         }
         return Ok(Box::pin(tokio::io::empty()));
     }
@@ -59,7 +63,14 @@ impl Reading {
         let s3 = &self.s3;
         let answer = s3
             .tried_raw(s3.attempts, |_tries| async {
-                let request = s3.client.get_object().bucket(&s3.bucket).key(&full).range(&range).send();
+                let request = s3
+                    .client()
+                    .get_object()
+                    .bucket(&s3.bucket)
+                    .key(&full)
+                    .range(&range)
+                    .set_version_id(self.version.clone())
+                    .send();
                 s3.watch(&Progress::default(), request).await
             })
             .await;

@@ -14,7 +14,7 @@ impl S3 {
     /// A PUT as every object of this store gets it, without a condition.
     pub(crate) fn put_request(&self, full: &str, body: &Bytes) -> PutObjectFluentBuilder {
         let request = self
-            .client
+            .client()
             .put_object()
             .bucket(&self.bucket)
             .key(full)
@@ -26,7 +26,7 @@ impl S3 {
     /// Begins an upload in parts as every object of this store gets it, once; its id.
     pub(crate) async fn begin_upload(&self, full: &str) -> Result<String, Failure> {
         let request = self
-            .client
+            .client()
             .create_multipart_upload()
             .bucket(&self.bucket)
             .key(full)
@@ -52,7 +52,7 @@ impl S3 {
     /// One part as every object of this store gets it.
     pub(crate) fn part_request(&self, full: &str, id: &str, number: i32, body: &Bytes) -> UploadPartFluentBuilder {
         let request = self
-            .client
+            .client()
             .upload_part()
             .bucket(&self.bucket)
             .key(full)

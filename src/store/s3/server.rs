@@ -1,13 +1,15 @@
 //! One bucket and prefix of a server, as all files of this folder use it: the client, the settings, the bounds that its
 //! requests share, and what was learnt of the server. What is done with it stands in the other files.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Credentials;
 use tokio::sync::Semaphore;
 
+use crate::store::config::Config;
 use crate::store::s3::flight::Flight;
 use crate::store::s3::options::Options;
 
@@ -24,7 +26,11 @@ pub(super) const NOT_MD5: u8 = 2;
 
 /// One bucket and prefix of a server.
 pub(crate) struct S3 {
-    pub(super) client: Client,
+    pub(super) connection: RwLock<Connection>,
+    /// Held by whoever renews the credentials.
+    pub(super) renewing: tokio::sync::Mutex<()>,
+    /// What a new client is made of.
+    pub(super) config: Config,
     pub(super) bucket: String,
     /// Empty, or ending in `/`.
     pub(super) prefix: String,
@@ -38,6 +44,30 @@ pub(crate) struct S3 {
     pub(super) flight: Flight,
     /// The knowledge whether this store's etags are MD5 sums, learnt from the first upload.
     pub(super) etags: AtomicU8,
+    /// False when the server was seen to know no conditions of PUTs, and to say so.
+    pub(super) conditions: AtomicBool,
+    /// The moment as of which the bucket is read; `None`: now.
+    pub(super) at: Option<SystemTime>,
     /// True where a deletion was seen to leave an old version.
     pub(super) versions: AtomicBool,
+}
+
+/// A client and what it signs with.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    /// `None` where they are given and never change.
+    pub(super) credentials: Option<Credentials>,
+    /// How often they were renewed.
+    pub(super) renewed: u32,
+}
+
+impl S3 {
+    pub(super) fn connection(&self) -> Connection {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn client(&self) -> Client {
+        self.connection().client
+    }
 }

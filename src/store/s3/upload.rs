@@ -212,15 +212,25 @@ impl Writer {
         let mut answer_lost = false;
         let mut tries = 0;
         loop {
+            let (once, with) = (s3.writes_once(&self.key), s3.connection());
             let request = s3
-                .client
+                .client()
                 .complete_multipart_upload()
                 .bucket(&s3.bucket)
                 .key(&full)
                 .upload_id(&id)
+                .set_if_none_match(once.then(|| "*".to_owned()))
                 .multipart_upload(parts.clone())
                 .send();
             let Err(mut failure) = s3.watch_for(patience, &Progress::default(), request).await else { return Ok(()) };
+            if tries < s3.attempts && s3.renews(&with, &failure).await {
+                tries += 1;
+                continue;
+            }
+            if once && failure.is_not_implemented() {
+                s3.conditions.store(false, Ordering::Relaxed);
+                continue;
+            }
             tries += 1;
             failure.attempts = tries;
             answer_lost |= failure.ambiguous;
@@ -228,6 +238,9 @@ impl Writer {
                 // The first failure is the one to tell, whatever asking for the object says.
                 if answer_lost && self.is_there().await.unwrap_or(false) {
                     return Ok(());
+                }
+                if once && failure.status == Some(412) {
+                    return Err(s3.taken(&self.key));
                 }
                 return Err(s3.error("finish", &self.key, &failure));
             }
@@ -237,7 +250,7 @@ impl Writer {
 
     /// True when the object in the store is the one just sent: the answer that said so was lost.
     async fn is_there(&self) -> Result<bool> {
-        let Some(found) = self.s3.head(&self.key).await? else { return Ok(false) };
+        let Some(found) = self.s3.look_up(&self.key).await? else { return Ok(false) };
         let sums: Option<Vec<&str>> = self.done.iter().map(|part| part.md5.as_deref()).collect();
         let etag = found.etag.as_deref().unwrap_or_default().trim_matches('"').to_owned();
         let same = match sums {

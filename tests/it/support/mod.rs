@@ -14,6 +14,7 @@ pub mod archive_walker;
 pub mod bucket;
 pub mod fixture;
 pub mod judge;
+pub mod moto;
 pub mod objects;
 pub mod pg;
 pub mod pg_proxy;

@@ -212,7 +212,31 @@ impl Unreadable {
     }
 }
 
+/// Gaps that GRANT pg_read_all_data closes, from which on it is offered instead of a GRANT for each.
+const MANY: usize = 5;
+
 impl Detection {
+    /// The statements that let this role read everything: one grant of all where it stands for many.
+    pub(crate) fn cures(&self) -> Vec<String> {
+        let is_covered = |gap: &&Unreadable| match gap.kind {
+            GapKind::Schema => true,
+            // The cure of row security is another attribute of the role.
+            GapKind::Table | GapKind::Sequence => gap.cure.starts_with("GRANT SELECT"),
+            GapKind::LargeObject => false,
+        };
+        let many = self.unreadable.iter().filter(is_covered).count() > MANY && self.server.version_num >= 140_000;
+        let mut cures = Vec::new();
+        if many {
+            cures.push(format!("GRANT pg_read_all_data TO {};", quote(&self.server.role)));
+        }
+        for gap in self.unreadable.iter().filter(|gap| !gap.cure.is_empty() && !(many && is_covered(gap))) {
+            if !cures.contains(&gap.cure) {
+                cures.push(gap.cure.clone());
+            }
+        }
+        cures
+    }
+
     pub(super) fn note_unreadable(&mut self, privileges: &[Privileges]) {
         let role = quote(&self.server.role);
         let mut closed = BTreeSet::new();

@@ -49,7 +49,7 @@ pub(crate) async fn probe(s3: &S3, litter: &Litter) -> Probe {
 impl Prober<'_> {
     async fn reach(&mut self) -> bool {
         let s3 = self.s3;
-        match ask!(self, s3.client.list_objects_v2().bucket(&s3.bucket).prefix(&s3.prefix).max_keys(1)) {
+        match ask!(self, s3.client().list_objects_v2().bucket(&s3.bucket).prefix(&s3.prefix).max_keys(1)) {
             Ok(_page) => {
                 self.probe.note("reach", Seen::Yes, "the bucket is there and the credentials are accepted");
                 true
@@ -97,13 +97,13 @@ impl Prober<'_> {
             return self.probe.note("versioning", Seen::No, "the bucket keeps no old versions");
         };
         let full = self.full("versioned");
-        let request = || self.s3.client.get_object().bucket(&self.s3.bucket).key(&full).version_id(&old);
+        let request = || self.s3.client().get_object().bucket(&self.s3.bucket).key(&full).version_id(&old);
         match ask!(self, request()) {
             Ok(answer) => {
                 let body = answer.body.collect().await.map(aws_sdk_s3::primitives::AggregatedBytes::into_bytes);
                 let keeps = body.is_ok_and(|body| body.as_ref() == b"first");
                 let detail = if keeps {
-                    "the bucket keeps old versions: what `prune` deletes takes room until a lifecycle rule removes them"
+                    "the bucket keeps old versions: what `prune` deletes takes room until `prune --versions` or a lifecycle rule removes it"
                 } else {
                     "the bucket names versions and keeps no old ones"
                 };
@@ -120,7 +120,7 @@ impl Prober<'_> {
 
     async fn read(&mut self) {
         let full = self.full("small");
-        let get = || self.s3.client.get_object().bucket(&self.s3.bucket).key(&full);
+        let get = || self.s3.client().get_object().bucket(&self.s3.bucket).key(&full);
         let whole = match ask!(self, get()) {
             Ok(answer) => body(answer.body).await,
             Err(failure) if failure.is_denied() => return self.read_denied().await,
@@ -147,7 +147,7 @@ impl Prober<'_> {
     /// A key that only writes: a backup still reads the pointer.
     async fn read_denied(&mut self) {
         let full = format!("{}{}", self.s3.prefix, layout::LATEST);
-        match ask!(self, self.s3.client.head_object().bucket(&self.s3.bucket).key(&full)) {
+        match ask!(self, self.s3.client().head_object().bucket(&self.s3.bucket).key(&full)) {
             Err(failure) if failure.status != Some(404) => {
                 self.probe.fails("read", self.s3.error("look up", layout::LATEST, &failure));
             }
@@ -180,12 +180,12 @@ impl Prober<'_> {
         };
         self.litter.with(|left| left.locked_until = Some(until + Duration::from_secs(1)));
         let full = self.full("locked");
-        let delete = || self.s3.client.delete_object().bucket(&self.s3.bucket).key(&full).version_id(&id);
+        let delete = || self.s3.client().delete_object().bucket(&self.s3.bucket).key(&full).version_id(&id);
         match ask!(self, delete()) {
             Ok(_) => self.probe.note("object-lock", Seen::No, "accepted, and the object can be deleted all the same"),
             Err(failure) => {
                 // A key that may delete no versions at all is refused too.
-                let head = ask!(self, self.s3.client.head_object().bucket(&self.s3.bucket).key(&full));
+                let head = ask!(self, self.s3.client().head_object().bucket(&self.s3.bucket).key(&full));
                 let told = head.is_ok_and(|answer| answer.object_lock_mode.is_some());
                 let words =
                     if told { "a locked object cannot be deleted" } else { "it is not known whether by the lock" };
@@ -198,7 +198,7 @@ impl Prober<'_> {
     async fn keys(&mut self) {
         let odd = self.put(ODD_NAME, SMALL, |request| request).await;
         let prefix = self.full("");
-        let page = ask!(self, self.s3.client.list_objects_v2().bucket(&self.s3.bucket).prefix(&prefix));
+        let page = ask!(self, self.s3.client().list_objects_v2().bucket(&self.s3.bucket).prefix(&prefix));
         let listed: Vec<String> = match page {
             Ok(page) => page.contents().iter().filter_map(|object| object.key().map(str::to_owned)).collect(),
             Err(failure) => return self.probe.fails("list", self.error("list", "", &failure)),
@@ -220,7 +220,7 @@ impl Prober<'_> {
 
     async fn delete(&mut self) {
         let full = self.full(ODD_NAME);
-        match ask!(self, self.s3.client.delete_object().bucket(&self.s3.bucket).key(&full)) {
+        match ask!(self, self.s3.client().delete_object().bucket(&self.s3.bucket).key(&full)) {
             Ok(answer) => {
                 if let Some(marker) = version(answer.version_id.as_deref()) {
                     self.litter.with(|left| left.versions.insert((full.clone(), marker)));
@@ -231,7 +231,7 @@ impl Prober<'_> {
             }
             Err(failure) => return self.probe.fails("delete", self.error("delete", ODD_NAME, &failure)),
         }
-        let gone = match ask!(self, self.s3.client.head_object().bucket(&self.s3.bucket).key(&full)) {
+        let gone = match ask!(self, self.s3.client().head_object().bucket(&self.s3.bucket).key(&full)) {
             Ok(_) => false,
             Err(failure) => matches!(failure.status, Some(403 | 404)),
         };

@@ -69,7 +69,7 @@ async fn whole(prober: &Prober<'_>, name: &str, sizes: &[usize]) -> Result<bool,
     let s3 = prober.s3;
     prober.litter.with(|left| left.keys.insert(open.full.clone()));
     let complete = || {
-        s3.client
+        s3.client()
             .complete_multipart_upload()
             .bucket(&s3.bucket)
             .key(&open.full)
@@ -85,7 +85,7 @@ async fn whole(prober: &Prober<'_>, name: &str, sizes: &[usize]) -> Result<bool,
     });
     let border = sizes.first().copied().unwrap_or_default();
     let range = format!("bytes={}-{}", border - 2, border + 1);
-    let answer = match ask!(prober, s3.client.get_object().bucket(&s3.bucket).key(&open.full).range(&range)) {
+    let answer = match ask!(prober, s3.client().get_object().bucket(&s3.bucket).key(&open.full).range(&range)) {
         Ok(answer) => answer,
         Err(failure) if failure.is_denied() => return Ok(open.md5),
         Err(failure) => return Err(failure),
@@ -149,24 +149,28 @@ async fn unfinished(prober: &mut Prober<'_>) {
         }
         None => prober.probe.note("max-parts", Seen::Unknown, "no part numbered 10000 or 1000 is accepted"),
     }
-    let listed = listed(prober, &open).await;
+    let listed = is_listed(prober, &open, Listed::Bucket).await;
     match &listed {
-        Ok(true) => prober.probe.note("list-uploads", Seen::Yes, "an unfinished upload is listed"),
-        Ok(false) => prober.probe.note("list-uploads", Seen::No, "an unfinished upload is not listed"),
+        Ok(Some(Listed::ByPrefix)) => prober.probe.note("list-uploads", Seen::Yes, "an unfinished upload is listed"),
+        Ok(Some(Listed::Bucket)) => {
+            let detail = "an unfinished upload is listed, where the whole bucket is asked for and no prefix";
+            prober.probe.note("list-uploads", Seen::Yes, detail);
+        }
+        Ok(None) => prober.probe.note("list-uploads", Seen::No, "an unfinished upload is not listed"),
         Err(failure) if failure.is_denied() => {
             prober.probe.denied("list-uploads", "this key may not list unfinished uploads");
         }
         Err(failure) => prober.probe.note("list-uploads", Seen::No, failure.brief()),
     }
     let s3 = prober.s3;
-    let abort = || s3.client.abort_multipart_upload().bucket(&s3.bucket).key(&open.full).upload_id(&open.id);
+    let abort = || s3.client().abort_multipart_upload().bucket(&s3.bucket).key(&open.full).upload_id(&open.id);
     if let Err(failure) = ask!(prober, abort()) {
         let error = prober.error("abort the upload of", "unfinished", &failure);
         return prober.probe.fails("abort", error);
     }
-    let gone = match crate::store::s3::probe::multipart::listed(prober, &open).await {
-        Ok(there) if listed.is_ok_and(|before| before) => !there,
-        _ => part(prober, &mut open, 1, TAIL).await.is_err(),
+    let gone = match listed.ok().flatten() {
+        Some(way) => is_listed(prober, &open, way).await.is_ok_and(|there| there.is_none()),
+        None => part(prober, &mut open, 1, TAIL).await.is_err(),
     };
     if gone {
         prober.litter.with(|left| left.uploads.remove(&(open.full.clone(), open.id.clone())));
@@ -178,11 +182,28 @@ async fn unfinished(prober: &mut Prober<'_>) {
     );
 }
 
-async fn listed(prober: &Prober<'_>, open: &Open) -> Result<bool, Failure> {
+/// How an unfinished upload is found in a list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listed {
+    ByPrefix,
+    /// MinIO lists them without a prefix, or by a whole key, only.
+    Bucket,
+}
+
+/// Looks by the prefix, and, where `widest` says so, in the whole bucket.
+async fn is_listed(prober: &Prober<'_>, open: &Open, widest: Listed) -> Result<Option<Listed>, Failure> {
     let s3 = prober.s3;
-    let list = || s3.client.list_multipart_uploads().bucket(&s3.bucket).prefix(prober.full("")).max_uploads(1000);
+    let list = || s3.client().list_multipart_uploads().bucket(&s3.bucket).prefix(prober.full("")).max_uploads(1000);
     let page = ask!(prober, list())?;
-    Ok(page.uploads().iter().any(|upload| upload.upload_id() == Some(&open.id)))
+    if page.uploads().iter().any(|upload| upload.upload_id() == Some(&open.id)) {
+        return Ok(Some(Listed::ByPrefix));
+    }
+    if widest == Listed::ByPrefix {
+        return Ok(None);
+    }
+    let all = ask!(prober, s3.client().list_multipart_uploads().bucket(&s3.bucket).max_uploads(1000));
+    let found = all.is_ok_and(|page| page.uploads().iter().any(|upload| upload.upload_id() == Some(&open.id)));
+    Ok(found.then_some(Listed::Bucket))
 }
 
 /// Removes what a probe left: open uploads, objects, and their versions once no lock holds them. Returns the full keys
@@ -193,14 +214,14 @@ pub(crate) async fn tidy(s3: &S3, litter: &Litter) -> Vec<String> {
     // An upload or object whose answer was lost is listed only.
     let folder = prober.full("");
     if let Ok(page) =
-        ask!(prober, s3.client.list_multipart_uploads().bucket(&s3.bucket).prefix(&folder).max_uploads(1000))
+        ask!(prober, s3.client().list_multipart_uploads().bucket(&s3.bucket).prefix(&folder).max_uploads(1000))
     {
         let found =
             page.uploads().iter().filter_map(|upload| Some((upload.key()?.to_owned(), upload.upload_id()?.to_owned())));
         left.uploads.extend(found);
     }
     for (key, id) in &left.uploads {
-        let abort = || s3.client.abort_multipart_upload().bucket(&s3.bucket).key(key).upload_id(id);
+        let abort = || s3.client().abort_multipart_upload().bucket(&s3.bucket).key(key).upload_id(id);
         match ask!(prober, abort()) {
             Err(failure) if failure.code.as_deref() != Some("NoSuchUpload") => {
                 tracing::debug!("abort the upload of {key}: {}", failure.brief());
@@ -214,7 +235,7 @@ pub(crate) async fn tidy(s3: &S3, litter: &Litter) -> Vec<String> {
     let mut remaining: Vec<String> = Vec::new();
     let versioned = |key: &str| left.versions.iter().any(|(of, _)| of == key);
     for key in left.keys.iter().filter(|key| !versioned(key)) {
-        if let Err(failure) = ask!(prober, s3.client.delete_object().bucket(&s3.bucket).key(key))
+        if let Err(failure) = ask!(prober, s3.client().delete_object().bucket(&s3.bucket).key(key))
             && !failure.is_absent()
         {
             tracing::debug!("delete {key}: {}", failure.brief());
@@ -222,7 +243,7 @@ pub(crate) async fn tidy(s3: &S3, litter: &Litter) -> Vec<String> {
         }
     }
     for (key, version) in &left.versions {
-        let delete = || s3.client.delete_object().bucket(&s3.bucket).key(key).version_id(version);
+        let delete = || s3.client().delete_object().bucket(&s3.bucket).key(key).version_id(version);
         if let Err(failure) = ask!(prober, delete()) {
             tracing::debug!("delete a version of {key}: {}", failure.brief());
             remaining.push(format!("{key} (version {version})"));
