@@ -8,8 +8,9 @@ use crate::archive::columns::definition;
 use crate::pipeline::extremes::{Field, Order};
 use crate::sql::statements::{name, names};
 
-/// Columns beside those of the primary key, at most.
-const MORE: usize = 4;
+/// Points in time, at most: with more of them the cost comes near 3 % of a backup's CPU (see
+/// [`crate::pipeline::extremes`]).
+const MORE: usize = 2;
 
 /// Fields of a row that are looked at, at most: each costs time for every row of the table.
 const FARTHEST: usize = 16;
@@ -34,23 +35,16 @@ pub(crate) fn order(kind: &str) -> Option<Order> {
     }
 }
 
-/// The watched columns of a table, in the order of its `COPY` statement: the primary key's, then those of foreign keys and
-/// points in time. `columns` are the names in that statement.
+/// The watched columns of a table, in the order of its `COPY` statement: the primary key's and points in time. Other columns
+/// are seldom in the order of the rows on disk, and tell nothing then. `columns` are the names in that statement.
 #[must_use]
 pub(crate) fn of(entries: &[Entry], schema: &str, table: &str, columns: &[String]) -> Vec<KeyColumn> {
     let is_own = |e: &&Entry| e.desc == ObjectType::Table && namespace(e) == schema && tag(e) == table;
     let Some(own) = entries.iter().find(is_own) else { return Vec::new() };
     let types = definition(own.defn.as_deref().unwrap_or_default()).types;
-    let keys = |desc: &ObjectType, words: &str| -> Vec<String> {
-        let of_table = entries.iter().filter(|e| e.desc == *desc && e.dependencies.contains(&own.dump_id));
-        of_table
-            .filter(|e| namespace(e) == schema)
-            .filter_map(|e| listed(e.defn.as_deref()?, schema, table, words))
-            .flatten()
-            .collect()
-    };
-    let primary = keys(&ObjectType::Constraint, " PRIMARY KEY (");
-    let foreign = keys(&ObjectType::FkConstraint, " FOREIGN KEY (");
+    let of_table = entries.iter().filter(|e| e.desc == ObjectType::Constraint && e.dependencies.contains(&own.dump_id));
+    let primary = of_table.filter_map(|e| primary_key(e.defn.as_deref()?, schema, table)).flatten();
+    let primary: Vec<String> = primary.collect();
     let candidates: Vec<KeyColumn> = columns
         .iter()
         .enumerate()
@@ -66,15 +60,15 @@ pub(crate) fn of(entries: &[Entry], schema: &str, table: &str, columns: &[String
         if primary.contains(&column.name) {
             return true;
         }
-        let is_wanted = (is_time(column) || foreign.contains(&column.name)) && more < MORE;
+        let is_wanted = is_time(column) && more < MORE;
         more += usize::from(is_wanted);
         is_wanted
     });
     chosen.collect()
 }
 
-/// The columns that a constraint of this table names behind these words.
-fn listed(defn: &str, schema: &str, table: &str, words: &str) -> Option<Vec<String>> {
+/// The columns of the primary key that this constraint of the table is.
+fn primary_key(defn: &str, schema: &str, table: &str) -> Option<Vec<String>> {
     let rest = defn.trim_start().strip_prefix("ALTER TABLE ")?;
     let rest = rest.strip_prefix("ONLY ").unwrap_or(rest);
     let (own_schema, rest) = name(rest)?;
@@ -83,7 +77,7 @@ fn listed(defn: &str, schema: &str, table: &str, words: &str) -> Option<Vec<Stri
         return None;
     }
     let (_constraint, rest) = name(rest.trim_start().strip_prefix("ADD CONSTRAINT ")?)?;
-    Some(names(rest.strip_prefix(words)?))
+    Some(names(rest.strip_prefix(" PRIMARY KEY (")?))
 }
 
 #[cfg(test)]
@@ -93,9 +87,9 @@ mod tests {
     #[test]
     fn the_columns_of_a_key_are_listed_whatever_its_name_is() {
         let primary = "ALTER TABLE ONLY s.\"a PRIMARY KEY (x)\"\n    ADD CONSTRAINT \"p PRIMARY KEY (y)\" PRIMARY KEY (id, \"b c\");\n";
-        let found = listed(primary, "s", "a PRIMARY KEY (x)", " PRIMARY KEY (");
+        let found = primary_key(primary, "s", "a PRIMARY KEY (x)");
         assert_eq!(found, Some(vec!["id".to_owned(), "b c".to_owned()]));
-        assert_eq!(listed(primary, "s", "a", " PRIMARY KEY ("), None);
+        assert_eq!(primary_key(primary, "s", "a"), None);
         assert_eq!(order("timestamp(3) with time zone"), Some(Order::Bytes));
         assert_eq!((order("timestamp without time zone[]"), order("text"), order("numeric")), (None, None, None));
     }

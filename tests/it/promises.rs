@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 use crate::support::pg::tests as servers;
 use crate::{
     alarms, anomalies, backup_failures, backup_oracle, backup_policy, backup_snapshot, copies, detect, doctor,
-    encryption, fault_schedules, fleet, race, reading, restore, restore_faults, restore_versions, retention, secrets,
-    signals, store_contract, store_faults, tls, volumes,
+    encryption, fault_schedules, fleet, peek, race, reading, rescue, restore, restore_faults, restore_versions,
+    retention, secrets, signals, store_contract, store_faults, tls, volumes,
 };
 
 /// One line of the table, or several.
@@ -100,6 +100,17 @@ const PROMISES: &[Promise] = &[
     ]),
     Heading("Encodings"),
     Tried("LATIN1, SQL_ASCII", tests![detect::latin1_and_sql_ascii_come_back_byte_for_byte]),
+    Heading("Single rows"),
+    Tried("peek: every type as PostgreSQL writes it, without a database", tests![
+        peek::every_row_and_every_type_is_what_postgresql_says,
+        peek::rows_are_chosen_by_value_and_the_object_is_read_no_further_than_they_are,
+    ]),
+    Tried("rescue: rows of a wrong DELETE, with what they refer to", tests![
+        rescue::rows_of_a_wrong_delete_come_back_with_what_they_refer_to_and_nothing_else_changes,
+        rescue::every_type_comes_back_as_postgresql_wrote_it,
+        rescue::an_owner_without_superuser_rescues_and_nobody_else_sees_the_rows,
+    ]),
+    Tried("rescue: one row of a large table costs one piece", tests![rescue::one_row_of_a_large_table_costs_one_piece]),
     Heading("Many runs"),
     Tried("prune: rules, pins, nothing foreign", tests![
         retention::prune_keeps_what_the_rules_say_and_touches_nothing_foreign,

@@ -47,7 +47,7 @@ fn leftovers(cluster: &Cluster, database: &str) -> String {
     )
 }
 
-const SHOP: &str = r#"
+const SHOP: &str = r"
     CREATE TABLE countries (code text PRIMARY KEY);
     CREATE TABLE customers (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, country text REFERENCES countries,
         name text NOT NULL, boss integer REFERENCES customers);
@@ -58,7 +58,7 @@ const SHOP: &str = r#"
     INSERT INTO orders (customer, cents, gone) SELECT 1 + i % 20, i, 'g' || i FROM generate_series(1, 1000) i;
     CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.touched := 'yes'; RETURN NEW; END $$;
     CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION touch();
-"#;
+";
 const STATE: &str = "SELECT md5(string_agg(o::text, ',' ORDER BY id)) FROM orders o";
 const FRIENDS: &str = "SELECT md5(string_agg(c::text, ',' ORDER BY id)) FROM customers c";
 
