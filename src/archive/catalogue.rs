@@ -185,15 +185,29 @@ impl Catalogue {
         map
     }
 
+    /// Gives the rows of a table another statement that loads them.
+    pub(crate) fn load_with(&mut self, table: u32, statement: &str) {
+        let rows = |e: &&mut Entry| e.desc == ObjectType::TableData && oid(e) == table;
+        for entry in self.meta.entries.iter_mut().filter(rows) {
+            entry.copy_stmt = Some(statement.to_owned());
+        }
+    }
+
     /// The highest dump id, for numbering entries of our own.
     #[must_use]
     pub(crate) fn last_dump_id(&self) -> i32 {
         self.meta.entries.iter().map(|entry| entry.dump_id).max().unwrap_or(0)
     }
 
-    /// Adds an entry of our own: one with rows or a sequence value behind the last entry of the data section, a
-    /// definition before the first one, so that both stand after every extension and type.
+    /// Adds an entry of our own: one with rows or a sequence value behind the last entry of the data section, what comes
+    /// after the rows at the end, a definition before the first rows, so that all stand after every extension and type.
     pub(crate) fn add(&mut self, entry: Entry, table: Option<u32>) {
+        if entry.section == Section::PostData {
+            self.meta.entries.push(entry);
+            self.table_of.push(table);
+            self.places.take();
+            return;
+        }
         let is_data = |e: &Entry| e.section == Section::Data && !is_large_object(&e.desc);
         let at = if entry.section == Section::Data {
             self.meta.entries.iter().rposition(is_data).map(|last| last + 1)
@@ -236,6 +250,23 @@ impl Catalogue {
                 (*slot, *of) = (entry, table);
             }
         }
+    }
+
+    /// True where nothing is described that holds or does anything: schemas and extensions alone are no content.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.meta.entries.iter().all(|entry| {
+            is_prelude(&entry.desc)
+                || is_attachment(&entry.desc)
+                || matches!(
+                    entry.desc,
+                    ObjectType::Database
+                        | ObjectType::DatabaseProperties
+                        | ObjectType::DefaultAcl
+                        | ObjectType::Extension
+                        | ObjectType::Schema
+                )
+        })
     }
 
     /// Entries of `@database.dump`: all but rows and large objects.

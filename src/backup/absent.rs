@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 
 use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
-use crate::archive::catalogue::{Belongs, Catalogue, PG_CLASS, namespace, oid, tag};
+use crate::archive::catalogue::{Belongs, Catalogue, PG_CLASS, by_object, namespace, oid, tag};
 use crate::error::{Error, Result};
 use crate::format::manifest::Omitted;
 use crate::postgres::source::absent::{AbsentSequence, AbsentTable};
+use crate::postgres::source::additions::Addition;
 use crate::postgres::source::detect::{Detection, RelKind, Relation};
 
 /// Relations of extensions that pg_dump leaves out: tables, then sequences.
@@ -78,18 +79,16 @@ pub(crate) fn add_absent(
     sequences: &[AbsentSequence],
 ) -> Result<()> {
     let by_oid: HashMap<u32, &Relation> = detection.relations.iter().map(|r| (r.oid, r)).collect();
-    let extension_ids: HashMap<String, i32> = catalogue
-        .meta
-        .entries
-        .iter()
-        .filter(|e| e.desc == ObjectType::Extension)
-        .map(|e| (e.tag.clone().unwrap_or_default(), e.dump_id))
-        .collect();
+    let extensions = extension_ids(catalogue);
     let mut next = catalogue.last_dump_id();
     let mut entry = |relation: &Relation, desc: ObjectType, section: Section| {
         next += 1;
-        let extension = relation.extension.as_ref().and_then(|name| extension_ids.get(name));
-        own_entry(relation, next, extension.copied(), desc, section)
+        let extension = relation.extension.as_ref().and_then(|name| extensions.get(name));
+        Entry {
+            oid: relation.oid.to_string(),
+            dependencies: extension.copied().into_iter().collect(),
+            ..own_entry(next, desc, section, &relation.schema, &relation.name)
+        }
     };
     let relation = |oid: u32| by_oid.get(&oid).copied().ok_or_else(|| Error::failed(format!("relation {oid} is gone")));
     for table in tables {
@@ -116,27 +115,61 @@ pub(crate) fn add_absent(
     Ok(())
 }
 
-/// An entry of our own for a relation of an extension, which pg_dump left out.
-fn own_entry(relation: &Relation, dump_id: i32, extension: Option<i32>, desc: ObjectType, section: Section) -> Entry {
+/// Adds entries for what hangs on the relations of extensions, but for relations that the run leaves out.
+pub(crate) fn add_additions(catalogue: &mut Catalogue, detection: &Detection, additions: &[Addition]) {
+    let extensions = extension_ids(catalogue);
+    let unreadable = detection.relations.iter().filter(|r| r.unreadable.is_some());
+    let unreadable: HashSet<u32> = unreadable.map(|r| r.oid).collect();
+    let mut known = by_object(&catalogue.meta.entries);
+    let mut next = catalogue.last_dump_id();
+    for addition in additions.iter().filter(|a| !unreadable.contains(&a.table)) {
+        next += 1;
+        let section = if addition.is_before_rows { Section::PreData } else { Section::PostData };
+        let mut dependencies: Vec<i32> = extensions.get(&addition.extension).copied().into_iter().collect();
+        let needs = addition.needs.iter().filter(|object| **object != addition.object);
+        dependencies.extend(needs.filter_map(|object| known.get(object)).flatten());
+        dependencies.sort_unstable();
+        dependencies.dedup();
+        if addition.object.1 != 0 {
+            known.entry(addition.object).or_default().push(next);
+        }
+        let entry = Entry {
+            table_oid: addition.object.0.to_string(),
+            oid: addition.object.1.to_string(),
+            defn: Some(addition.definition.clone()),
+            dependencies,
+            ..own_entry(next, addition.desc.clone(), section, &addition.schema, &addition.tag)
+        };
+        catalogue.add(entry, Some(addition.table));
+    }
+}
+
+/// Numbers of the entries of extensions.
+fn extension_ids(catalogue: &Catalogue) -> HashMap<String, i32> {
+    let extensions = catalogue.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
+    extensions.map(|e| (tag(e).to_owned(), e.dump_id)).collect()
+}
+
+/// An entry of our own without a definition. No owner: the statements of these entries say it where it matters.
+fn own_entry(dump_id: i32, desc: ObjectType, section: Section, namespace: &str, tag: &str) -> Entry {
     Entry {
         dump_id,
         had_dumper: false,
         table_oid: "0".to_owned(),
-        oid: relation.oid.to_string(),
-        tag: Some(relation.name.clone()),
+        oid: "0".to_owned(),
+        tag: Some(tag.to_owned()),
         desc,
         section,
         defn: None,
         drop_stmt: None,
         copy_stmt: None,
-        namespace: Some(relation.schema.clone()),
+        namespace: Some(namespace.to_owned()),
         tablespace: None,
         tableam: None,
         relkind: None,
-        // No owner: the statements of these entries say it where it matters.
         owner: Some(String::new()),
         with_oids: false,
-        dependencies: extension.into_iter().collect(),
+        dependencies: Vec::new(),
         data_state: OffsetState::NoData,
         offset: 0,
         filename: None,

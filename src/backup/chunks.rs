@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::pipeline::extremes::Fields;
 use crate::postgres::source::detect::{RelKind, Relation};
 use crate::postgres::source::leader::{lockable, qualified};
-use crate::postgres::source::rows::{Chunk, Task};
+use crate::postgres::source::rows::{Blocks, Chunk, Origin, Task};
+use crate::sql::names::TableName;
 use crate::sql::statements::{copy_columns, names};
 
 /// A large heap table is cut into chunks of about so many bytes on disk: enough that a COPY's start costs nothing,
@@ -32,49 +33,45 @@ pub(crate) fn table_chunks(
     own_read: Option<&str>,
     watched: impl FnOnce(&[String]) -> Fields,
 ) -> Result<Vec<Arc<Chunk>>> {
+    let mut origin = origin(relation, entry, own_read)?;
+    let ranges = if origin.columns.is_some() { ctid_ranges(relation) } else { Vec::new() };
+    if let (2.., Some(columns)) = (ranges.len(), &origin.columns) {
+        origin.watched = watched(&names(columns));
+    }
+    let origin = Arc::new(origin);
+    if ranges.len() <= 1 {
+        return Ok(vec![Arc::new(Chunk { origin, blocks: None })]);
+    }
+    let chunk =
+        |(from, to)| Chunk { origin: Arc::clone(&origin), blocks: Some(Blocks { from, to, ..Blocks::default() }) };
+    Ok(ranges.into_iter().map(|range| Arc::new(chunk(range))).collect())
+}
+
+/// How the rows of a table are read.
+fn origin(relation: &Relation, entry: &Entry, own_read: Option<&str>) -> Result<Origin> {
     let table = qualified(relation);
     let label = format!("{}.{}", relation.schema, relation.name);
-    let lockable = lockable(relation);
-    let no_fields = Fields::default();
-    let with = |copy: String, label: String, watched: &Fields| {
-        Arc::new(Chunk { table: table.clone(), copy, label, lockable, watched: Fields::clone(watched) })
+    let (whole, columns) = if let Some(read) = own_read {
+        (read.to_owned(), None)
+    } else {
+        let columns = copy_columns(entry.copy_stmt.as_deref().unwrap_or_default())
+            .ok_or_else(|| Error::failed(format!("{label}: pg_dump's COPY statement is not understood")))?;
+        let bare = columns.strip_prefix('(').and_then(|c| c.strip_suffix(')')).unwrap_or(columns);
+        let is_heap = relation.relkind == RelKind::Table && relation.access_method.as_deref() == Some("heap");
+        match &relation.filter {
+            Some(filter) => (format!("COPY (SELECT {bare} FROM {table} {filter}) TO STDOUT"), None),
+            None => (format!("COPY {table} {columns} TO STDOUT"), is_heap.then(|| bare.to_owned())),
+        }
     };
-    let chunk = |copy: String, label: String| with(copy, label, &no_fields);
-    if let Some(read) = own_read {
-        return Ok(vec![chunk(read.to_owned(), label)]);
-    }
-    let columns = copy_columns(entry.copy_stmt.as_deref().unwrap_or_default())
-        .ok_or_else(|| Error::failed(format!("{label}: pg_dump's COPY statement is not understood")))?;
-    let bare = columns.strip_prefix('(').and_then(|c| c.strip_suffix(')')).unwrap_or(columns);
-    if let Some(filter) = &relation.filter {
-        return Ok(vec![chunk(format!("COPY (SELECT {bare} FROM {table} {filter}) TO STDOUT"), label)]);
-    }
-    let ranges = ctid_ranges(relation);
-    if ranges.len() <= 1 {
-        return Ok(vec![chunk(format!("COPY {table} {columns} TO STDOUT"), label)]);
-    }
-    let watched = watched(&names(bare));
-    Ok(ranges
-        .into_iter()
-        .map(|(from, to)| {
-            let upper = to.map_or_else(String::new, |to| format!(" AND ctid < '({to},0)'::pg_catalog.tid"));
-            let copy = format!(
-                "COPY (SELECT {bare} FROM ONLY {table} WHERE ctid >= '({from},0)'::pg_catalog.tid{upper}) TO STDOUT"
-            );
-            let to = to.map_or_else(|| "end".to_owned(), |to| to.to_string());
-            with(copy, format!("{label} (blocks {from} to {to})"), &watched)
-        })
-        .collect())
+    let name = TableName::new(&relation.schema, &relation.name);
+    let watched = Fields::default();
+    Ok(Origin { oid: relation.oid, name, table, label, lockable: lockable(relation), whole, columns, watched })
 }
 
 /// Ranges of heap blocks; the last one is open, so that no row can fall behind it.
 fn ctid_ranges(relation: &Relation) -> Vec<(i64, Option<i64>)> {
     let pieces = relation.bytes / CHUNK_BYTES;
-    if relation.relkind != RelKind::Table
-        || relation.access_method.as_deref() != Some("heap")
-        || pieces < 2
-        || relation.heap_blocks < 2
-    {
+    if pieces < 2 || relation.heap_blocks < 2 {
         return vec![(0, None)];
     }
     let blocks = (relation.heap_blocks / pieces).max(1);
@@ -94,7 +91,7 @@ pub(crate) fn tasks<'a>(tables: impl Iterator<Item = (&'a [Arc<Chunk>], u64)>) -
                 Some(task)
                     if large
                         && task.chunks.len() < CHUNKS_TOGETHER
-                        && task.chunks.first().is_some_and(|c| c.table == chunk.table) =>
+                        && task.chunks.first().is_some_and(|c| Arc::ptr_eq(&c.origin, &chunk.origin)) =>
                 {
                     task.chunks.push(Arc::clone(chunk));
                 }

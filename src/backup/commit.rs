@@ -26,8 +26,18 @@ const ODD_LOGGED: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) manifest: Manifest,
-    /// True when `latest` names this run now.
-    pub(crate) is_latest: bool,
+    pub(crate) latest: Pointer,
+    /// What stands in for a run of nothing: the other databases of the server; `None` where something was saved.
+    pub(crate) empty: Option<Vec<String>>,
+}
+
+/// What became of `latest.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pointer {
+    /// It names this run now.
+    Moved,
+    /// It stays, for this reason.
+    Stays(String),
 }
 
 /// Writes what is left of the run.
@@ -38,7 +48,9 @@ pub(crate) async fn finish(
     gathered: Gathered,
     committing: &AtomicBool,
 ) -> Result<Done> {
-    let gaps = Gaps { skipped: skipped(leader, plan), omitted: omitted(leader, plan, gathered.roles.passwords) };
+    let mut skipped = skipped(leader, plan);
+    skipped.extend(gathered.damaged.iter().cloned());
+    let gaps = Gaps { skipped, omitted: omitted(leader, plan, gathered.roles.passwords) };
     let facts = restore_md::Facts {
         run,
         leader,
@@ -58,8 +70,8 @@ pub(crate) async fn finish(
     refuse_missing(run, &manifest).await?;
     committing.store(true, Ordering::SeqCst);
     let sha256 = put_manifest(run, &manifest).await?;
-    let is_latest = promote(run, &manifest, sha256).await?;
-    Ok(Done { manifest, is_latest })
+    let latest = promote(run, &manifest, sha256, plan.beside.is_some()).await?;
+    Ok(Done { manifest, latest, empty: plan.beside.clone() })
 }
 
 /// The objects that the run does not contain, for the manifest and RESTORE.md.
@@ -69,7 +81,10 @@ struct Gaps {
 }
 
 fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: Gaps, restore_md: Object) -> Manifest {
-    let partial = plan.partial || !leader.detection.unreadable.is_empty() || !plan.dependents.is_empty();
+    let partial = plan.partial
+        || !leader.detection.unreadable.is_empty()
+        || !plan.dependents.is_empty()
+        || !gathered.damaged.is_empty();
     let recipients = run.target.recipients.as_ref();
     let mut manifest = Manifest {
         format: FORMAT.to_owned(),
@@ -137,23 +152,33 @@ async fn refuse_missing(run: &Run, manifest: &Manifest) -> Result<()> {
     }
 }
 
-/// Moves `latest` to the run, unless it is partial and may not become it. Returns true when it was moved.
-async fn promote(run: &Run, manifest: &Manifest, sha256: String) -> Result<bool> {
+/// Moves `latest` to the run, unless it is partial and may not become it, or holds nothing and would replace something.
+async fn promote(run: &Run, manifest: &Manifest, sha256: String, is_empty: bool) -> Result<Pointer> {
+    let stays = |why: String| {
+        tracing::warn!("{} was not moved: {why}", layout::LATEST);
+        Ok(Pointer::Stays(why))
+    };
     if manifest.status == Status::Partial && !run.options.partial.becomes_latest {
-        tracing::warn!("the run is partial: {} stays where it was (--allow-partial-latest moves it)", layout::LATEST);
-        return Ok(false);
+        return stays("the run is partial (--allow-partial-latest moves it)".to_owned());
+    }
+    let store = &run.target.store;
+    if is_empty
+        && !run.options.partial.may_be_empty
+        && let Some((there, _)) = pointer::read(store).await?
+    {
+        return stays(format!("the run holds nothing, and it names run {} (--allow-empty moves it)", there.run));
     }
     if manifest.held {
-        tracing::warn!(
-            "the run is odd: {} stays where it was until `pgstow promote {}` (--hold-on-anomaly)",
-            layout::LATEST,
-            run.name
-        );
-        return Ok(false);
+        return stays(format!("the run is odd (--hold-on-anomaly); `pgstow promote {}` moves it", run.name));
     }
     let pointer = pointer::naming(manifest, sha256);
-    let moved = pointer::advance(&run.target.store, &pointer, Way::Forward).await;
-    moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))
+    let moved = pointer::advance(store, &pointer, Way::Forward).await;
+    if moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))? {
+        return Ok(Pointer::Moved);
+    }
+    let there =
+        pointer::read(store).await?.map_or_else(|| "another run".to_owned(), |(there, _)| format!("run {}", there.run));
+    stays(format!("it names {there}, which is newer (`pgstow promote {}` moves it)", run.name))
 }
 
 fn rfc3339(at: jiff::Timestamp) -> String {
@@ -211,8 +236,7 @@ fn omitted(leader: &Leader, plan: &Plan, passwords: bool) -> Vec<Omitted> {
             kind: "definition of an extension's table".to_owned(),
             name: name.to_string(),
             reason:
-                "its rows are saved; where CREATE EXTENSION does not make it, it is made again with columns, keys and \
-                 indexes only, without grants, policies and triggers"
+                "its rows are saved, and what hangs on it; where CREATE EXTENSION does not make it, it is made again"
                     .to_owned(),
         }
     }));

@@ -24,8 +24,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{FORMAT, Index, IndexColumn, Schema, Table};
 use crate::objects::index::Pieces;
 use crate::objects::write::{Output, Target};
-use crate::pipeline::extremes::Bounds;
-use crate::pipeline::feed::{Delivery, Item};
+use crate::pipeline::feed::{Delivery, Frame, Item};
 use crate::postgres::source::rows::{Chunk, LeaderReads};
 use crate::seal::digest::Fingerprint;
 use crate::sql::names::TableName;
@@ -217,8 +216,12 @@ impl Drain<'_> {
             let raw = usize::try_from(bytes).map_err(|error| Error::failed(format!("a frame: {error}")))?;
             self.framing.chunk(between, raw)?;
             dump.text(std::mem::take(between)).await?;
-            dump.frame(frame.bytes.clone(), bytes).await?;
-            table.frame(frame.bytes.clone(), &frame.fingerprint, &frame.extremes).await?;
+            let mut left = bytes;
+            for piece in &frame.pieces {
+                // All of a frame's text counts with its first piece.
+                dump.frame(piece.clone(), std::mem::take(&mut left)).await?;
+            }
+            table.frame(&frame).await?;
             self.counters.rows.fetch_add(frame.fingerprint.rows, Ordering::Relaxed);
             self.counters.raw.fetch_add(bytes, Ordering::Relaxed);
             self.counters.disk.fetch_add(table.part.more(bytes), Ordering::Relaxed);
@@ -389,12 +392,16 @@ impl OpenTable {
         Ok(Self { part: Part::of(plan), sql, fingerprint: Fingerprint::default(), pieces })
     }
 
-    async fn frame(&mut self, frame: Bytes, fingerprint: &Fingerprint, extremes: &[Bounds]) -> Result<(), WriteError> {
-        self.fingerprint.append(fingerprint);
+    async fn frame(&mut self, frame: &Frame) -> Result<(), WriteError> {
+        self.fingerprint.append(&frame.fingerprint);
         if let Some(pieces) = &mut self.pieces {
-            pieces.add(&frame, fingerprint.rows, extremes);
+            pieces.add(&frame.pieces, frame.fingerprint.rows, &frame.extremes);
         }
-        self.sql.frame(frame, fingerprint.bytes).await
+        let mut left = frame.fingerprint.bytes;
+        for piece in &frame.pieces {
+            self.sql.frame(piece.clone(), std::mem::take(&mut left)).await?;
+        }
+        Ok(())
     }
 
     async fn finish(
@@ -429,6 +436,7 @@ impl OpenTable {
             index,
             extension: plan.extension,
             filter: plan.filter,
+            encoding: plan.encoding,
         })
     }
 }

@@ -61,7 +61,10 @@ pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, Arc
     loop {
         let candidate = match next.take() {
             Some(candidate) => candidate,
-            None => Candidate::connect(&run.options.info, run.options.connect_timeout, &run.name).await?,
+            None => {
+                let (timeout, silence) = (run.options.connect_timeout, run.options.limits.stall_timeout);
+                Candidate::connect(&run.options.info, timeout, silence, &run.name).await?
+            }
         };
         candidate.lock_store(&run.target.store.identity()).await?;
         let mut leader = candidate.lead(run.options.limits.lock_timeout).await?;

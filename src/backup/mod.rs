@@ -58,7 +58,7 @@ use crate::postgres::source::leader;
 use crate::postgres::source::leader::{Candidate, Leader};
 use crate::postgres::source::output_names;
 use crate::postgres::source::timeline;
-use crate::postgres::source::{absent as own, catalogue, dependents};
+use crate::postgres::source::{absent as own, additions, catalogue, changed, dependents};
 use crate::postgres::target::foreign_keys;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -128,7 +128,8 @@ async fn store_rows(
     let started = jiff::Timestamp::now();
     let name = run::run_name(started);
     preflight::refuse_same_project(options.allow_same_project, &options.info, store)?;
-    let candidate = Candidate::connect(&options.info, options.connect_timeout, &name).await?;
+    let silence = options.limits.stall_timeout;
+    let candidate = Candidate::connect(&options.info, options.connect_timeout, silence, &name).await?;
     store.check().await?;
     let server = &candidate.detection.server;
     let tools = PgTools::find(options.pg_bin_dir.as_deref(), server.version_num, Whose::Server)?;
@@ -188,12 +189,20 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
     let sequences = own::sequences(client, &sequences).await?;
     let mut catalogue = Catalogue::new(meta, &belongs);
     absent::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
+    absent::add_additions(&mut catalogue, &leader.detection, &additions::additions(client, version).await?);
+    let changed = changed::with_changed_rows(client, &mut leader.detection).await?;
+    for table in &changed {
+        catalogue.load_with(table.oid, &table.load);
+    }
     let refers = foreign_keys::of_extensions(client).await?;
     let relations = &leader.detection.relations;
     let of_extensions = relations.iter().filter(|r| r.extension.is_some()).map(|r| r.oid).collect();
     catalogue.order_rows(&of_extensions, &refers);
-    let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables, &refers)?;
+    let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables, &changed, &refers)?;
     plan.event_triggers = catalogue::event_triggers_of_extensions(client).await?;
+    if plan.catalogue.is_empty() && plan.schemas.iter().all(|schema| schema.tables.is_empty()) {
+        plan.beside = Some(catalogue::other_databases(client).await?);
+    }
     let entries = &plan.catalogue.meta.entries;
     plan.dependents = dependents::dependents(client, &leader.detection, &belongs, entries).await?;
     Ok(plan)
@@ -218,13 +227,14 @@ async fn gather(run: &Run, leader: &Leader, plan: &Plan, roles: (Vec<u8>, bool))
             tokio::try_join!(Box::pin(read::rows(run, leader, plan)), Box::pin(large_objects::store(run, leader, plan)))
         }
     };
-    let ((schemas, large_objects), (roles, database)) = tokio::select! {
+    let ((rows, large_objects), (roles, database)) = tokio::select! {
         gone = leader.session.closed() => {
             return Err(gone.context("the leader's connection, which holds the snapshot, was lost"));
         }
         result = async { tokio::try_join!(reading, Box::pin(small)) } => result?,
     };
-    Ok(Gathered { schemas, roles, database, large_objects })
+    let read::Stored { schemas, damaged } = rows;
+    Ok(Gathered { schemas, damaged, roles, database, large_objects })
 }
 
 /// True where a limit of the server, the role or the database allows fewer sessions than the run would use at once.

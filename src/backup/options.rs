@@ -92,4 +92,6 @@ pub(crate) struct Partial {
     pub(crate) allowed: bool,
     /// Lets a partial run become `latest`.
     pub(crate) becomes_latest: bool,
+    /// A database in which there is nothing is what is expected.
+    pub(crate) may_be_empty: bool,
 }

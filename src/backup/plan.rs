@@ -42,6 +42,8 @@ pub(crate) struct PlannedTable {
     pub(crate) index: String,
     /// Size on disk, the base of the part size planned.
     pub(crate) expected: u64,
+    /// The encoding of its rows, where it is not UTF-8.
+    pub(crate) encoding: Option<String>,
 }
 
 /// The rows of a table.
@@ -85,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) event_triggers: bool,
     /// Tables of extensions that pg_dump does not describe.
     pub(crate) absent: Vec<TableName>,
+    /// The other databases of the server, where this one holds nothing; else `None`.
+    pub(crate) beside: Option<Vec<String>>,
     /// The catalogue, with our own entries.
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) reach: Arc<Vec<ExtensionReach>>,
@@ -115,6 +119,7 @@ pub(crate) fn plan(
     catalogue: Catalogue,
     reach: Vec<ExtensionReach>,
     absent: &[AbsentTable],
+    changed: &[AbsentTable],
     refers: &[(u32, u32)],
 ) -> Result<Plan> {
     let entries = &catalogue.meta.entries;
@@ -124,7 +129,7 @@ pub(crate) fn plan(
         detection,
         rows: with_rows.map(|(at, e)| (oid(e), (at, e))).collect(),
         described: oids_of(entries, &described),
-        reads: absent.iter().map(|t| (t.oid, t.read.as_str())).collect(),
+        reads: absent.iter().chain(changed).map(|t| (t.oid, t.read.as_str())).collect(),
         entries,
     };
     let mut gaps = Gaps::default();
@@ -137,7 +142,7 @@ pub(crate) fn plan(
     });
     let schemas = schemas.collect::<Result<Vec<PlannedSchema>>>()?;
     sources.refuse_unplanned(&schemas)?;
-    let is_absent = |r: &&Relation| sources.reads.contains_key(&r.oid);
+    let is_absent = |r: &&Relation| absent.iter().any(|t| t.oid == r.oid);
     let absent = detection.relations.iter().filter(is_absent).map(|r| TableName::new(&r.schema, &r.name)).collect();
     Ok(Plan {
         rows_in_order: rows_in_order(detection, &schemas, refers),
@@ -147,6 +152,7 @@ pub(crate) fn plan(
         partial: gaps.partial,
         absent,
         event_triggers: false,
+        beside: None,
         catalogue: Arc::new(catalogue),
         reach: Arc::new(reach),
     })
@@ -206,6 +212,7 @@ impl Sources<'_> {
             sql: layout::table_sql(&relation.schema, &relation.name),
             index: layout::table_index(&relation.schema, &relation.name),
             expected: u64::try_from(relation.bytes).unwrap_or(0),
+            encoding: None,
         })
     }
 

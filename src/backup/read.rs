@@ -15,12 +15,13 @@ use crate::backup::plan::{Plan, PlannedSchema};
 use crate::backup::run::Run;
 use crate::backup::texts::Texts;
 use crate::error::{Error, Result};
-use crate::format::manifest::Schema;
+use crate::format::manifest::{Schema, Skipped};
 use crate::pipeline::TaskQueue;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::feed::Compressor;
+use crate::postgres::source::damage;
 use crate::postgres::source::leader::Leader;
-use crate::postgres::source::rows::{LeaderReads, Readers, Task};
+use crate::postgres::source::rows::{LeaderReads, Readers, Stumble, Task};
 
 /// Compressed and raw rows that readers may hold ahead of the drain. With parts in flight (32 MiB), compressors and the
 /// rest this keeps 4 jobs under 256 MiB resident.
@@ -28,14 +29,49 @@ const AHEAD_BYTES: usize = 24 << 20;
 /// Rows of the task being drained that need not wait for others.
 const RESERVE_BYTES: usize = 8 << 20;
 
-/// Reads all rows into both forms; starts again at a schema whose object came near the limit of parts.
-pub(crate) async fn rows(run: &Run, leader: &Leader, plan: &Plan) -> Result<Vec<Schema>> {
+/// All rows, stored, and what of them cannot be read.
+pub(crate) struct Stored {
+    pub(crate) schemas: Vec<Schema>,
+    pub(crate) damaged: Vec<Skipped>,
+}
+
+/// Reads all rows into both forms; starts again at a schema whose object came near the limit of parts, or with a table
+/// whose rows cannot be read as planned.
+pub(crate) async fn rows(run: &Run, leader: &Leader, plan: &Plan) -> Result<Stored> {
     let mut schemas = plan.schemas.clone();
     let mut done = BTreeMap::new();
+    let mut readers = run.readers(leader);
+    let mut damaged: Vec<(u32, Skipped)> = Vec::new();
     loop {
-        match pass(run, leader, plan, &schemas, &mut done).await {
-            Ok(()) => return Ok(done.into_values().collect()),
-            Err(Stopped::Failed(error)) => return Err(error),
+        match pass(run, leader, plan, &schemas, &mut done, &readers).await {
+            Ok(()) => {
+                let damaged = damaged.into_iter().map(|(_, skipped)| skipped).collect();
+                return Ok(Stored { schemas: done.into_values().collect(), damaged });
+            }
+            Err(Stopped::Failed(error)) => {
+                let left = schemas.iter_mut().enumerate().filter(|(at, _)| !done.contains_key(at));
+                let mut left = left.flat_map(|(_, schema)| &mut schema.tables);
+                match readers.stumbles.take() {
+                    Some(Stumble::Untranslatable(origin)) if readers.encoding.is_none() => {
+                        let (encoding, label) = (&leader.detection.server.encoding, &origin.label);
+                        tracing::warn!(
+                            "{label} holds values without an equivalent in UTF8 ({error}); from its schema on, rows are saved in {encoding}"
+                        );
+                        left.for_each(|table| table.encoding = Some(encoding.clone()));
+                        readers.encoding = Some(encoding.clone());
+                    }
+                    Some(Stumble::Damaged(origin)) if run.options.partial.allowed => {
+                        let known = damaged.iter().any(|(known, _)| *known == origin.oid);
+                        let table = left.find(|table| table.oid == origin.oid).filter(|_| !known);
+                        let Some(rows) = table.and_then(|table| table.rows.as_mut()) else { return Err(error) };
+                        tracing::warn!("{error}; looking for what can be read of it (--allow-unreadable)");
+                        let found = damage::look(&readers, &origin).await?;
+                        rows.chunks = found.chunks(&origin);
+                        damaged.push((origin.oid, found.skipped(&origin, &error)));
+                    }
+                    _ => return Err(error),
+                }
+            }
             Err(Stopped::PartsExhausted { schema, key, part_bytes, table }) => {
                 tracing::warn!("{key} needs larger parts than planned; writing its schema again");
                 let again = schemas.get_mut(schema).ok_or_else(|| Error::failed("a schema was not planned"))?;
@@ -64,6 +100,7 @@ async fn pass(
     plan: &Plan,
     schemas: &[PlannedSchema],
     done: &mut BTreeMap<usize, Schema>,
+    readers: &Readers,
 ) -> Result<(), Stopped> {
     let left = schemas.iter().enumerate().filter(|(at, _)| !done.contains_key(at));
     let tables = left.flat_map(|(_, schema)| &schema.tables);
@@ -74,11 +111,11 @@ async fn pass(
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let budget = Budget::new(AHEAD_BYTES, RESERVE_BYTES, watching);
     let compressor = Compressor::new(run.target.compression, budget, cores + 1);
-    let fallback = LeaderReads::new(Arc::clone(&leader.session), compressor.clone(), run.rate.clone());
+    let fallback = LeaderReads::new(Arc::clone(&leader.session), compressor.clone(), readers);
     let wanted = usize::from(run.options.limits.jobs).min(tasks.len());
     let (tasks, delivery) = TaskQueue::new(tasks, wanted, compressor);
-    let (tasks, readers) = (Arc::new(tasks), Arc::new(run.readers(leader)));
-    let texts = Texts::new(plan);
+    let (tasks, readers) = (Arc::new(tasks), Arc::new(readers.clone()));
+    let texts = Texts::new(plan, readers.encoding.clone());
     let drain = Drain {
         target: run.target.clone(),
         framing: Framing::new(&plan.catalogue.meta),

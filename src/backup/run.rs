@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use crate::backup::counters::Counters;
 use crate::backup::options::Options;
 use crate::error::Result;
-use crate::format::manifest::{LargeObjects, Object, Roles, Schema};
+use crate::format::manifest::{LargeObjects, Object, Roles, Schema, Skipped};
 use crate::objects::write::Target;
 use crate::pipeline::rate::Rate;
 use crate::postgres::connect::session::Session;
+use crate::postgres::connect::stall;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::source::leader::Leader;
-use crate::postgres::source::rows::Readers;
 use crate::postgres::source::timeline::Place;
+use crate::postgres::source::rows::{Readers, Stumbles};
 
 /// Longest wait for a connection to be free.
 const FREE: Duration = Duration::from_secs(5);
@@ -38,6 +39,8 @@ pub(crate) struct Run {
 /// The stored objects from which the manifest is written.
 pub(crate) struct Gathered {
     pub(crate) schemas: Vec<Schema>,
+    /// Rows that cannot be read.
+    pub(crate) damaged: Vec<Skipped>,
     pub(crate) roles: Roles,
     pub(crate) database: Object,
     pub(crate) large_objects: LargeObjects,
@@ -55,10 +58,14 @@ impl Run {
         let name = format!("{purpose} {}", self.name);
         loop {
             match Session::connect(&self.options.info, self.options.connect_timeout, &name).await {
+                Ok(session) => {
+                    stall::guard(&session, self.options.connect_timeout, self.options.limits.stall_timeout);
+                    return Ok(session);
+                }
                 Err(error) if error.is_sqlstate("53300") && begun.elapsed() < FREE => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                session => return session,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -72,6 +79,8 @@ impl Run {
             lock_timeout: self.options.limits.lock_timeout,
             stall_timeout: self.options.limits.stall_timeout,
             rate: self.rate.clone(),
+            encoding: None,
+            stumbles: Stumbles::default(),
             run: self.name.clone(),
         }
     }

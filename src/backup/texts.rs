@@ -10,6 +10,7 @@ use crate::archive::table_sql::{TableSql, Title};
 use crate::archive::{compose, table_sql};
 use crate::backup::plan::{Plan, PlannedSchema, PlannedTable};
 use crate::error::Result;
+use crate::sql::statements::in_encoding;
 
 /// Makes the texts of the run's objects from the catalogue.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Texts {
     reach: Arc<Vec<ExtensionReach>>,
     /// Numbers of the entries of each table.
     by_table: HashMap<u32, Vec<usize>>,
+    /// The encoding of all rows, where it is not UTF-8.
+    encoding: Option<String>,
 }
 
 /// The text around the rows of a table, and its `COPY` statement where it has rows.
@@ -30,8 +33,9 @@ pub(crate) struct TableText {
 impl Texts {
     /// The texts of a planned run.
     #[must_use]
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan, encoding: Option<String>) -> Self {
         Self {
+            encoding,
             catalogue: Arc::clone(&plan.catalogue),
             reach: Arc::clone(&plan.reach),
             by_table: plan.catalogue.numbers_by_table().into_iter().collect(),
@@ -40,7 +44,9 @@ impl Texts {
 
     /// The head of a schema's archive.
     pub(crate) fn head(&self, schema: &PlannedSchema) -> Result<Vec<u8>> {
-        compose::head(&self.catalogue.meta, self.catalogue.schema(&schema.name, &self.reach))
+        let mut entries = self.catalogue.schema(&schema.name, &self.reach);
+        entries.iter_mut().for_each(|entry| self.encode(entry));
+        compose::head(&self.catalogue.meta, entries)
     }
 
     /// The objects that a schema's archive needs from elsewhere when it is restored on its own.
@@ -51,7 +57,10 @@ impl Texts {
     /// The text around the rows of a table.
     pub(crate) fn table(&self, table: &PlannedTable) -> TableText {
         let numbers = self.by_table.get(&table.oid).map_or(&[][..], Vec::as_slice);
-        let entries: Vec<&Entry> = numbers.iter().filter_map(|at| self.catalogue.meta.entries.get(*at)).collect();
+        let entries = numbers.iter().filter_map(|at| self.catalogue.meta.entries.get(*at));
+        let mut entries: Vec<Entry> = entries.cloned().collect();
+        entries.iter_mut().for_each(|entry| self.encode(entry));
+        let entries: Vec<&Entry> = entries.iter().collect();
         let note = match &table.extension {
             Some(extension) => format!("{} of extension {extension}", table.kind.as_str()),
             None => table.kind.as_str().to_owned(),
@@ -59,5 +68,14 @@ impl Texts {
         let title = Title { schema: &table.name.schema, table: &table.name.table, note: &note };
         let copy = entries.iter().find(|e| e.desc == ObjectType::TableData).and_then(|e| e.copy_stmt.clone());
         TableText { sql: table_sql::compose(&self.catalogue.meta, title, &entries), copy }
+    }
+
+    /// Says in the statement that loads rows how they are encoded.
+    fn encode(&self, entry: &mut Entry) {
+        if let (Some(encoding), Some(copy)) = (&self.encoding, &mut entry.copy_stmt)
+            && !copy.is_empty()
+        {
+            *copy = in_encoding(copy, encoding);
+        }
     }
 }

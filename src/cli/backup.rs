@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::backup::commit::Done;
+use crate::backup::commit::{Done, Pointer};
 use crate::backup::counters::Counters;
 use crate::backup::options::{Adopt, Form, Labels, Limits, Odd, Options, Partial};
 use crate::cli::alarm::{self, AlarmArgs, Ended};
@@ -14,7 +14,7 @@ use crate::cli::metrics::{self, Metric};
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::Shown;
 use crate::error::Result;
-use crate::format::manifest::{Manifest, Status};
+use crate::format::manifest::Status;
 use crate::human;
 use crate::notify::event::Event;
 use crate::pipeline::rate::BytesPerSecond;
@@ -55,7 +55,7 @@ pub struct Backup {
     /// When no row arrived for this long, ask the server whether it is still at work; if not, connect again.
     #[arg(long, env = "PGSTOW_STALL_TIMEOUT", default_value = "10m", value_parser = duration)]
     pub stall_timeout: Duration,
-    /// Leave out the objects that the role cannot read: a partial run, exit code 3.
+    /// Leave out the objects that the role cannot read, and rows that are damaged on the server: a partial run, exit code 3.
     #[arg(long, env = "PGSTOW_ALLOW_UNREADABLE")]
     pub allow_unreadable: bool,
     /// Note about this run, for the manifest and `pgstow list`.
@@ -71,6 +71,10 @@ pub struct Backup {
     /// =failover: only where this server was promoted to take over.
     #[arg(long, value_name = "WHICH", env = "PGSTOW_ADOPT_PREFIX", default_value = "none", default_missing_value = "any", num_args = 0..=1, require_equals = true, value_parser = adopt)]
     adopt_prefix: Adopt,
+    /// Take a database without tables and other objects for what it should be. Without it such a run ends with exit code
+    /// 3 and leaves `latest` at the run before.
+    #[arg(long, env = "PGSTOW_ALLOW_EMPTY")]
+    pub allow_empty: bool,
     /// Allow backing a Supabase project up into its own Storage, whose index lives in the database being saved.
     #[arg(long, env = "PGSTOW_ALLOW_SAME_PROJECT")]
     pub allow_same_project: bool,
@@ -133,28 +137,33 @@ pub(crate) async fn run(arguments: Backup, global: &Global, shutdown: &Shutdown)
 async fn work(arguments: Backup, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
     let begun = Instant::now();
     let store = Store::open(&global.store).await?;
+    let allow_empty = arguments.allow_empty;
     let options = options(arguments, global, begun)?;
     let counters = Arc::new(Counters::default());
     let progress = Shown::backup(global, &counters);
     let result = crate::backup::run(options, &store, &counters, shutdown).await;
     progress.end();
     let done = result?;
-    ended(&done, &store.describe())
+    ended(&done, allow_empty, &store.describe())
 }
 
-fn ended(done: &Done, store: &str) -> Result<Ended> {
+fn ended(done: &Done, allow_empty: bool, store: &str) -> Result<Ended> {
     let manifest = &done.manifest;
-    let outcome = if manifest.status == Status::Partial { Outcome::Partial } else { Outcome::Done };
-    let mut ended = Ended::new(outcome, summary(manifest, done.is_latest, store), manifest)?;
+    let warnings = warnings(done, allow_empty);
+    let is_latest = done.latest == Pointer::Moved;
+    let is_good = manifest.status == Status::Complete && warnings.is_empty();
+    let outcome = if is_good { Outcome::Done } else { Outcome::Partial };
+    let mut ended = Ended::new(outcome, summary(done, &warnings, store), manifest)?;
     if let serde_json::Value::Object(fields) = &mut ended.json {
         // Of this very moment, and so in no manifest.
-        fields.insert("latest".to_owned(), done.is_latest.into());
+        fields.insert("latest".to_owned(), is_latest.into());
+        fields.insert("warnings".to_owned(), warnings.clone().into());
     }
     let odd = manifest.anomalies.len();
     ended.event = match manifest.status {
         Status::Partial => None,
         Status::Complete if odd > 0 => Some(Event::Anomaly),
-        Status::Complete => (!done.is_latest).then_some(Event::LatestNotMoved),
+        Status::Complete => (!is_latest).then_some(Event::LatestNotMoved),
     };
     let totals = &manifest.totals;
     ended.name = Some(manifest.source.database.clone());
@@ -167,6 +176,9 @@ fn ended(done: &Done, store: &str) -> Result<Ended> {
             format!("run {}: {first}{more}{held}", manifest.run)
         }
         (Some(_), _) => format!("run {} is complete, but latest was not moved to it", manifest.run),
+        (None, _) if manifest.status == Status::Complete && outcome == Outcome::Partial => {
+            format!("run {}: {}", manifest.run, warnings.join("; "))
+        }
         (None, _) if outcome == Outcome::Partial => {
             format!("run {} is partial: {skipped} things were left out", manifest.run)
         }
@@ -187,6 +199,32 @@ fn ended(done: &Done, store: &str) -> Result<Ended> {
         figure("anomalies", "Anomalies of the last run.", odd as u64),
     ];
     Ok(ended)
+}
+
+/// The reasons why nobody should rely on the run, though it is whole.
+fn warnings(done: &Done, allow_empty: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let (Some(others), false) = (&done.empty, allow_empty) {
+        let database = &done.manifest.source.database;
+        let beside = match others.as_slice() {
+            [] => "the server has no other database".to_owned(),
+            others => {
+                let names: Vec<String> = others.iter().take(OMITTED_SHOWN).map(|name| human::plain(name)).collect();
+                format!("the server also has {}", names.join(", "))
+            }
+        };
+        warnings.push(format!(
+            "NOTHING WAS SAVED: database {database} has no table and no other object; {beside}. \
+             Does the connection string name the right one? --allow-empty where it is meant to be empty"
+        ));
+    }
+    if let Pointer::Stays(why) = &done.latest
+        && done.manifest.status == Status::Complete
+        && !done.manifest.held
+    {
+        warnings.push(format!("LATEST DID NOT MOVE: {why}; restore takes the run that it names"));
+    }
+    warnings
 }
 
 /// The flags as the engine takes them.
@@ -211,7 +249,11 @@ fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options
             rate: arguments.rate_limit,
             stall_timeout: arguments.stall_timeout,
         },
-        partial: Partial { allowed: arguments.allow_unreadable, becomes_latest: arguments.allow_partial_latest },
+        partial: Partial {
+            allowed: arguments.allow_unreadable,
+            becomes_latest: arguments.allow_partial_latest,
+            may_be_empty: arguments.allow_empty,
+        },
         labels: Labels { note: arguments.note, round: arguments.round },
         odd: Odd {
             limits: anomaly::Limits { shrink: arguments.max_shrink.0, growth: arguments.max_growth.0 },
@@ -226,7 +268,8 @@ fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options
 const OMITTED_SHOWN: usize = 8;
 
 /// The final summary as text.
-fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
+fn summary(done: &Done, warnings: &[String], store: &str) -> String {
+    let manifest = &done.manifest;
     let totals = &manifest.totals;
     let took = manifest
         .finished_at
@@ -260,7 +303,10 @@ fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
         objects = totals.objects + 1,
         compression = manifest.compression,
         encrypted = if manifest.encryption.is_some() { ", encrypted" } else { "" },
-        latest = if latest { "this run" } else { "not moved" },
+        latest = match &done.latest {
+            Pointer::Moved => "this run".to_owned(),
+            Pointer::Stays(why) => format!("NOT MOVED: {why}"),
+        },
     );
     if !manifest.anomalies.is_empty() {
         text.push_str("\nAnomalies, beside the run before:\n");
@@ -271,6 +317,9 @@ fn summary(manifest: &Manifest, latest: bool, store: &str) -> String {
         if more > 0 {
             text.push_str(&format!("  - and {more} more: the manifest has all\n"));
         }
+    }
+    for warning in warnings {
+        text.push_str(&format!("\n{warning}\n"));
     }
     let skipped = manifest.skipped.iter().map(|s| (&*s.kind, s.display_name(), &*s.reason));
     let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));

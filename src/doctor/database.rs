@@ -13,6 +13,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::pooler::Refused;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::{PgTools, Whose};
+use crate::postgres::programs::pg_dump::SNAPSHOT_ELSEWHERE;
 use crate::postgres::source::detect::{Detection, RelKind, detect};
 use crate::postgres::source::health::{Blocking, Facts};
 use crate::postgres::source::{health, leader, timeline};
@@ -109,6 +110,7 @@ async fn look(session: &Session, asked: &Database, store: Option<&Store>, report
     let detection = detect(client).await?;
     let facts = health::facts(client).await?;
     encryption(session, &facts, report);
+    one_server(session, asked, report).await?;
     report.ok(AREA, "pooler", "none that shares sessions: a session keeps its backend");
     server(&detection, &facts, report);
     programs(&detection, asked, report);
@@ -122,6 +124,30 @@ async fn look(session: &Session, asked: &Database, store: Option<&Store>, report
         together(session, &detection, store, report).await?;
     }
     Ok(detection.relations.iter().map(|relation| u64::try_from(relation.bytes).unwrap_or(0)).sum())
+}
+
+/// Sessions that are tried for whether they all reach one server: a balancer with two may give every other to one.
+const TRIED: usize = 4;
+
+/// The snapshot of one server is worth nothing on another one.
+async fn one_server(session: &Session, asked: &Database, report: &mut Report) -> Result<()> {
+    let own = health::started(&session.client).await?;
+    let mut others = Vec::new();
+    for _ in 1..TRIED {
+        // Kept open: a balancer may give the next one to whoever has the fewest.
+        match Session::connect(session.info(), asked.connect_timeout, "doctor").await {
+            Ok(other) if health::started(&other.client).await? == own => others.push(other),
+            Ok(_elsewhere) => {
+                let text = format!("{} leads to several servers in turn", session.info());
+                report.error(AREA, "endpoint", text, [SNAPSHOT_ELSEWHERE.to_owned()]);
+                return Ok(());
+            }
+            // Too few connections, which is looked at below.
+            Err(_refused) => return Ok(()),
+        }
+    }
+    report.ok(AREA, "endpoint", "all sessions reach the same server");
+    Ok(())
 }
 
 fn encryption(session: &Session, facts: &Facts, report: &mut Report) {

@@ -15,7 +15,7 @@ use crate::postgres::target::load;
 use crate::postgres::target::load::{Loader, Readable};
 use crate::restore::source::{LeaveOut, Loaded};
 use crate::seal::digest::Fingerprint;
-use crate::sql::names::TableName;
+use crate::sql::names::{TableName, literal};
 use crate::sql::statements::{copy_columns, names};
 
 /// The tables and rows that were compared, and what was found.
@@ -120,10 +120,14 @@ async fn saved_order(run: &StoredRun, table: &Table, readable: &Readable) -> Opt
 /// The statement by which a backup reads the table.
 fn copy(name: &TableName, table: &Table, readable: &Readable) -> String {
     let name = name.sql();
-    match &table.filter {
+    let copy = match &table.filter {
         Some(filter) => format!("COPY (SELECT {} FROM {name} {filter}) TO STDOUT", readable.columns),
         None if readable.columns.is_empty() => format!("COPY {name} TO STDOUT"),
         None => format!("COPY {name} ({}) TO STDOUT", readable.columns),
+    };
+    match &table.encoding {
+        Some(encoding) => format!("{copy} WITH (ENCODING {})", literal(encoding)),
+        None => copy,
     }
 }
 

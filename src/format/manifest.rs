@@ -199,7 +199,7 @@ pub struct Source {
     pub server_version: String,
     /// Version of the pg_dump that described the catalogue.
     pub pg_dump_version: String,
-    /// Encoding of the database; the objects are in UTF8 unless this is `SQL_ASCII`.
+    /// Encoding of the database; the objects are in UTF8 unless this is `SQL_ASCII`, or a table's `encoding` says so.
     pub encoding: String,
     /// The `lc_monetary` that amounts of `money` are written with; absent in runs that wrote them as the database does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -404,6 +404,9 @@ pub struct Table {
     /// `CREATE EXTENSION` makes the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// The encoding of its rows, where they have values without an equivalent in UTF8; its `COPY` statement says so too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
 }
 
 /// An object that is missing from a run, or that cannot be restored from it.

@@ -1,5 +1,6 @@
 //! The index of a large table: its rows cut into pieces that can be fetched and decompressed on their own.
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::format::manifest::{FORMAT, Index, Piece, Table};
@@ -29,13 +30,15 @@ impl Pieces {
         Self { offset, extremes: vec![Bounds::None; orders.len()], orders, ..Self::default() }
     }
 
-    /// Adds a frame of so many rows.
-    pub(crate) fn add(&mut self, frame: &[u8], rows: u64, extremes: &[Bounds]) {
+    /// Adds a frame of so many rows, in pieces of its own.
+    pub(crate) fn add(&mut self, frame: &[Bytes], rows: u64, extremes: &[Bounds]) {
         for ((bounds, order), more) in self.extremes.iter_mut().zip(&self.orders).zip(extremes) {
             bounds.merge(*order, more);
         }
-        self.sha256.update(frame);
-        self.bytes += frame.len() as u64;
+        for part in frame {
+            self.sha256.update(part);
+            self.bytes += part.len() as u64;
+        }
         self.rows += rows;
         if self.bytes >= PIECE_BYTES {
             self.cut();

@@ -1,4 +1,7 @@
 //! Memory of rows on their way: bytes that readers may hold, compressed or not, until they are drained.
+//!
+//! Room is asked for before a row is read. A giant row does not fit into any budget: there is one at a time, in the task
+//! that is being drained, since what a later task holds is let go after that one only.
 
 use std::sync::Arc;
 
@@ -9,6 +12,9 @@ use crate::error::{Error, Result};
 /// Permits are counted in KiB: a `Semaphore` counts to 2^29 on 32-bit machines, and `acquire_many` takes a `u32`.
 const UNIT: usize = 1024;
 
+/// Rows, or segments with them, from this size on pass one at a time.
+const GIANT: usize = 8 << 20;
+
 /// Bytes for all tasks, and a reserve that only the task being drained may use.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
@@ -16,6 +22,7 @@ pub(crate) struct Budget {
     shared_units: u32,
     reserve: Arc<Semaphore>,
     reserve_units: u32,
+    giant: Arc<Semaphore>,
     head: watch::Receiver<u64>,
 }
 
@@ -46,6 +53,7 @@ impl Budget {
             shared_units,
             reserve: Arc::new(Semaphore::new(reserve_units as usize)),
             reserve_units,
+            giant: Arc::new(Semaphore::new(1)),
             head,
         }
     }
@@ -54,11 +62,18 @@ impl Budget {
     /// never waits for another one's bytes.
     pub(crate) async fn acquire(&self, task: u64, bytes: usize) -> Result<Permit> {
         let mut head = self.head.clone();
-        let from_reserve = async {
-            let reached = head.wait_for(|now| *now >= task).await.is_ok();
-            if !reached {
-                return std::future::pending().await;
+        let mut reached = async || {
+            if head.wait_for(|now| *now >= task).await.is_err() {
+                std::future::pending::<()>().await;
             }
+        };
+        if bytes > GIANT {
+            reached().await;
+            let permit = Arc::clone(&self.giant).acquire_owned().await;
+            return permit.map(Permit).map_err(|closed| Error::failed(format!("wait for memory: {closed}")));
+        }
+        let from_reserve = async {
+            reached().await;
             Arc::clone(&self.reserve).acquire_many_owned(units(bytes, self.reserve_units)).await
         };
         let permit = tokio::select! {
@@ -86,5 +101,23 @@ mod tests {
         drop(first);
         head.send(1).unwrap();
         waiting.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn giant_rows_pass_one_at_a_time_in_the_task_being_drained() {
+        let (head, watching) = watch::channel(0);
+        let budget = Budget::new(8 * UNIT, 4 * UNIT, watching);
+        let later = budget.clone();
+        let later = tokio::spawn(async move { later.acquire(1, 2 * GIANT).await });
+        let first = budget.acquire(0, 2 * GIANT).await.unwrap();
+        let second = budget.clone();
+        let second = tokio::spawn(async move { second.acquire(0, 2 * GIANT).await });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished() && !later.is_finished());
+        drop(first);
+        drop(second.await.unwrap().unwrap());
+        assert!(!later.is_finished());
+        head.send(1).unwrap();
+        later.await.unwrap().unwrap();
     }
 }

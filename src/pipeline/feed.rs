@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::pipeline::budget::{Budget, Permit};
 use crate::pipeline::extremes::{self, Bounds, Fields};
 use crate::pipeline::segment::Segment;
-use crate::seal::compress::Compression;
-use crate::seal::digest::Fingerprint;
+use crate::seal::compress::{Compression, Compressors};
+use crate::seal::digest::{Fingerprint, Partial};
 
 /// Items a task may have on their way; bytes are bounded by the budget, this bounds the rest.
 const ITEMS: usize = 1024;
@@ -19,8 +19,8 @@ const ITEMS: usize = 1024;
 /// One compressed frame of whole rows.
 #[derive(Debug)]
 pub(crate) struct Frame {
-    /// The frame as it is stored.
-    pub(crate) bytes: Bytes,
+    /// The frame as it is stored, in pieces.
+    pub(crate) pieces: Vec<Bytes>,
     /// Rows, raw bytes and sums of the rows in it.
     pub(crate) fingerprint: Fingerprint,
     /// Smallest and largest values of the fields that are watched.
@@ -62,7 +62,7 @@ struct State<T> {
 /// Compresses segments into frames, within a budget of memory, on so many threads.
 #[derive(Debug, Clone)]
 pub(crate) struct Compressor {
-    compression: Compression,
+    compressors: Arc<Compressors>,
     budget: Budget,
     cores: Arc<Semaphore>,
 }
@@ -79,10 +79,12 @@ pub(crate) struct Feed {
 pub(crate) type Delivery = mpsc::UnboundedReceiver<mpsc::Receiver<Item>>;
 
 impl Compressor {
-    /// Compresses like this, within the budget, on at most `cores` threads at once.
+    /// Compresses like this, within the budget, on at most `cores` threads at once, and fewer where a compressor takes much
+    /// memory.
     #[must_use]
     pub(crate) fn new(compression: Compression, budget: Budget, cores: usize) -> Self {
-        Self { compression, budget, cores: Arc::new(Semaphore::new(cores)) }
+        let cores = cores.min(compression.most_at_once());
+        Self { compressors: Arc::new(Compressors::new(compression)), budget, cores: Arc::new(Semaphore::new(cores)) }
     }
 
     /// A feed outside any queue, for a chunk that is read when its turn to be drained has come.
@@ -130,25 +132,31 @@ impl<T> TaskQueue<T> {
 }
 
 impl Feed {
-    /// Sends the next rows of the current chunk: waits for memory, then for a core, and returns while they are being
-    /// compressed. These fields of them are watched.
-    pub(crate) async fn segment(&self, segment: Segment, fields: &Fields) -> Result<()> {
-        let mut permit = self.compressor.budget.acquire(self.task, segment.bytes).await?;
+    /// Waits for memory for so many bytes, before they are read.
+    pub(crate) async fn room(&self, bytes: usize) -> Result<Permit> {
+        self.compressor.budget.acquire(self.task, bytes).await
+    }
+
+    /// Sends the next rows of the current chunk: waits for memory unless there is `room` already, then for a core, and
+    /// returns while they are being compressed. These fields of them are watched.
+    pub(crate) async fn segment(&self, segment: Segment, room: Option<Permit>, fields: &Fields) -> Result<()> {
+        let mut permit = match room {
+            Some(room) => room,
+            None => self.room(segment.bytes).await?,
+        };
         let core = Arc::clone(&self.compressor.cores)
             .acquire_owned()
             .await
             .map_err(|closed| Error::failed(format!("wait for a core: {closed}")))?;
         let (done, frame) = oneshot::channel();
-        let compression = self.compressor.compression;
+        let compressors = Arc::clone(&self.compressor.compressors);
         let fields = Fields::clone(fields);
         tokio::task::spawn_blocking(move || {
             let _core = core;
-            let compressed = compress(compression, &segment);
             let extremes = extremes::of(&fields, &segment.parts);
-            drop(segment);
-            let result = compressed.map(|(bytes, fingerprint)| {
-                permit.shrink_to(bytes.len());
-                Frame { bytes, fingerprint, extremes, _permit: permit }
+            let result = compress(&compressors, segment).map(|(pieces, fingerprint)| {
+                permit.shrink_to(pieces.iter().map(Bytes::len).sum());
+                Frame { pieces, fingerprint, extremes, _permit: permit }
             });
             // When nobody waits any more, the run is ending.
             drop(done.send(result));
@@ -185,23 +193,15 @@ impl Feed {
     }
 }
 
-fn compress(compression: Compression, segment: &Segment) -> Result<(Bytes, Fingerprint)> {
+fn compress(compressors: &Compressors, segment: Segment) -> Result<(Vec<Bytes>, Fingerprint)> {
     let mut fingerprint = Fingerprint::default();
-    let mut carried: Vec<u8> = Vec::new();
+    // A row that came in several messages is hashed piece by piece; rows of one message in place.
+    let mut row = Partial::default();
     for part in &segment.parts {
-        // A row that came in several messages is put together; rows of one message are hashed in place.
-        let left = if carried.is_empty() {
-            fingerprint.lines(part)
-        } else {
-            carried.extend_from_slice(part);
-            let left = fingerprint.lines(&carried);
-            carried.drain(..carried.len() - left);
-            continue;
-        };
-        carried.extend_from_slice(part.get(part.len() - left..).unwrap_or_default());
+        row.lines(&mut fingerprint, part);
     }
-    if !carried.is_empty() {
+    if !row.is_empty() {
         return Err(Error::failed("a segment does not end with a row"));
     }
-    Ok((compression.frame(&segment.parts)?, fingerprint))
+    Ok((compressors.frame(segment.parts)?, fingerprint))
 }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 pub const SEGMENT_BYTES: usize = 2 << 20;
 
 /// A message at least this long is kept where the driver read it instead of being copied, so that a row of hundreds
-/// of MiB is in memory once.
+/// of MiB, which comes in many, is in memory once.
 const KEEP_BYTES: usize = 256 << 10;
 
 /// First room for short messages: enough for most tables' last segment.
@@ -61,6 +61,11 @@ impl Segmenter {
             let next = if room >= LAST_DOUBLED || self.is_long { WHOLE_ROOM } else { (room * 2).max(FIRST_ROOM) };
             self.small.reserve(next.saturating_sub(length).max(more));
         }
+    }
+
+    /// Bytes that are gathered and not yet returned.
+    pub(crate) const fn gathered(&self) -> usize {
+        self.segment.bytes
     }
 
     /// The rows left at the end of a chunk. `None` where there are none; an error text where the last row has no end.

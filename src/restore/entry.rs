@@ -74,6 +74,13 @@ pub(crate) const fn is_content_or_setting(entry: &Entry) -> bool {
 }
 
 /// The advice about a statement that was refused with this error.
+/// True for a definition on an extension's relation, which makes only what is missing.
+pub(crate) fn is_guarded(entry: &Entry) -> bool {
+    entry.defn.as_deref().is_some_and(|defn| defn.starts_with("DO $pgstow"))
+        && !matches!(entry.desc, ObjectType::Table | ObjectType::Sequence)
+}
+
+/// What a person must do about a statement that was refused with this error.
 pub(crate) fn step(error: &Error, statement: &str) -> String {
     match error.sqlstate().as_ref().map(SqlState::as_str) {
         // The object exists: tables and indexes, other objects, functions, schemas, a second primary key.

@@ -4,7 +4,7 @@
 //! Memory: constant. A [`Fingerprint`] of a piece is independent of where the piece stands; [`Fingerprint::append`]
 //! puts pieces together in order, so pieces can be made on any thread.
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Rows, bytes and both sums of some consecutive COPY text lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +64,47 @@ impl Fingerprint {
     }
 }
 
+/// A line that comes in pieces, hashed as they come.
+#[derive(Default)]
+pub(crate) struct Partial {
+    hash: Option<Box<Xxh3>>,
+    bytes: u64,
+}
+
+impl Partial {
+    /// True between two lines.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Adds the next text to a fingerprint: the end of the line that was begun, whole lines, and the beginning of one.
+    pub(crate) fn lines(&mut self, fingerprint: &mut Fingerprint, mut text: &[u8]) {
+        if !self.is_empty() {
+            let end = memchr(text);
+            let (rest, after) = text.split_at(end.unwrap_or(text.len()));
+            self.add(rest);
+            if end.is_none() {
+                return;
+            }
+            if let Some(hash) = &mut self.hash {
+                fingerprint.hashed(hash.digest128(), self.bytes);
+                hash.reset();
+            }
+            self.bytes = 0;
+            text = after.split_first().map_or(&[][..], |(_newline, after)| after);
+        }
+        let left = fingerprint.lines(text);
+        self.add(text.get(text.len() - left..).unwrap_or_default());
+    }
+
+    fn add(&mut self, text: &[u8]) {
+        if !text.is_empty() {
+            self.hash.get_or_insert_with(Box::default).update(text);
+            self.bytes += text.len() as u64;
+        }
+    }
+}
+
 fn memchr(text: &[u8]) -> Option<usize> {
     memchr::memchr(b'\n', text)
 }
@@ -87,6 +128,17 @@ mod tests {
         assert_ne!(of(b"a\nb\n").order(), of(b"b\na\n").order());
         assert_eq!(parts.rows, 5);
         assert_eq!(parts.bytes, 10);
+    }
+
+    #[test]
+    fn lines_in_pieces_give_the_same_fingerprint() {
+        let text = [b"\n\nabc\n".to_vec(), vec![b'x'; 5000], b"\nend\n".to_vec()].concat();
+        for step in [1, 2, 3, 7, 1000, 5001] {
+            let (mut all, mut partial) = (Fingerprint::default(), Partial::default());
+            text.chunks(step).for_each(|piece| partial.lines(&mut all, piece));
+            assert_eq!(all, of(&text), "{step}");
+            assert!(partial.is_empty());
+        }
     }
 
     #[test]

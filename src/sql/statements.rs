@@ -114,8 +114,29 @@ pub(crate) fn copy_columns(statement: &str) -> Option<&str> {
         quoted ^= c == '"';
         c == ' ' && !quoted
     })?;
-    let columns = rest.get(end..)?.trim_end().strip_suffix("FROM stdin;")?;
+    let columns = without_encoding(rest.get(end..)?.trim_end()).strip_suffix("FROM stdin")?;
     Some(columns.trim())
+}
+
+const ENCODING: &str = " WITH (ENCODING '";
+
+/// A `COPY ... FROM stdin;` for rows in that encoding.
+#[must_use]
+pub(crate) fn in_encoding(statement: &str, encoding: &str) -> String {
+    match statement.trim_end().strip_suffix("FROM stdin;") {
+        Some(begin) => format!("{begin}FROM stdin{ENCODING}{encoding}');\n"),
+        None => statement.to_owned(),
+    }
+}
+
+/// The statement without its end, and without the encoding of its rows.
+fn without_encoding(statement: &str) -> &str {
+    let bare = statement.strip_suffix(';').unwrap_or(statement);
+    let with = bare.strip_suffix("')").and_then(|begin| begin.rsplit_once(ENCODING));
+    match with {
+        Some((begin, encoding)) if encoding.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => begin,
+        _ => bare,
+    }
 }
 
 /// The names of a list of columns, unquoted.
@@ -162,5 +183,8 @@ mod tests {
         assert_eq!(copy_columns("COPY public.zero  FROM stdin;\n"), Some(""));
         assert_eq!(copy_columns("COPY \"a b\".\"x \"\" (y) FROM stdin;\" (z) FROM stdin;\n"), Some("(z)"));
         assert_eq!(copy_columns("SELECT 1"), None);
+        let encoded = in_encoding("COPY public.t (a, \"b c\") FROM stdin;\n", "WIN1252");
+        assert_eq!(encoded, "COPY public.t (a, \"b c\") FROM stdin WITH (ENCODING 'WIN1252');\n");
+        assert_eq!(copy_columns(&encoded), Some("(a, \"b c\")"));
     }
 }

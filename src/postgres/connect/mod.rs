@@ -8,11 +8,13 @@
 //! 2. the programs of PostgreSQL get it as environment variables (`ConnInfo::apply`), never as arguments;
 //! 3. `Session::connect` (here) tries each host in turn: [`tls`] makes the connector that `sslmode` asks for,
 //!    [`session`] opens the connection, and where a run needs to keep its backend, [`pooler`] refuses one that shares it;
+//!    and every byte that the server sends passes a [`gate`], which keeps giant rows from filling the memory;
 //! 4. `Session::set_up` makes what is read independent of the settings of server, database and role;
 //! 5. [`stall`] watches over answers that do not come.
 
 pub(crate) mod conninfo;
 pub(crate) mod environment;
+pub(crate) mod gate;
 pub(crate) mod passfile;
 pub(crate) mod password;
 pub(crate) mod pooler;

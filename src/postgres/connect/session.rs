@@ -1,17 +1,21 @@
 //! One connection to PostgreSQL, set up so that what it reads does not depend on the settings of server, database
 //! or role. Owns the task that moves its bytes; what is done in a session is its user's business.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
+use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::gate::{Connector, Gate};
 use crate::postgres::connect::tls;
 use crate::postgres::error::{explain, failure, is_tls};
 use crate::postgres::settings;
@@ -43,7 +47,8 @@ pub(crate) struct Session {
     version_num: u32,
     encoding: String,
     ended: watch::Receiver<Option<Error>>,
-    abandoned: AtomicBool,
+    abandoned: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -58,23 +63,20 @@ impl Session {
     pub(crate) async fn open(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
         let with_password = info.fresh().await?;
         let (tls, negotiated) = tls::connector(info)?;
-        let modes: &[SslMode] = match info.get("sslmode").unwrap_or("prefer") {
-            _ if info.host().starts_with('/') => &[SslMode::Disable],
-            "disable" => &[SslMode::Disable],
-            "allow" => &[SslMode::Disable, SslMode::Require],
-            "prefer" => &[SslMode::Prefer, SslMode::Disable],
-            _ => &[SslMode::Require],
-        };
         let mut config = config(&with_password, timeout, name)?;
+        let gate = Gate::new();
         let mut result = None;
-        for mode in modes {
-            config.ssl_mode(*mode);
+        for way in ways(info) {
             negotiated.forget();
-            result = Some(config.connect(tls.clone()).await);
+            let tls = (*way == Way::Encrypted).then(|| tls.clone());
+            let connector = Connector { tls, gate: Arc::clone(&gate) };
+            result = Some(connect(info, &mut config, connector, timeout).await);
             // As libpq: the other way is tried when this one was refused by pg_hba.conf or TLS itself failed.
             let again = match &result {
                 Some(Err(error)) => {
-                    error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) || is_tls(error)
+                    error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+                        || is_tls(error)
+                        || *way == Way::Encrypted && has_no_tls(error)
                 }
                 _ => false,
             };
@@ -103,8 +105,9 @@ impl Session {
             pid: 0,
             version_num: 0,
             encoding: String::new(),
-            abandoned: AtomicBool::new(false),
             ended,
+            abandoned: Arc::default(),
+            gate,
             task,
         })
     }
@@ -133,6 +136,21 @@ impl Session {
         self.version_num = field(1).parse().map_err(|_not_a_number| odd())?;
         field(2).clone_into(&mut self.encoding);
         Ok(())
+    }
+
+    /// The gate that the rows of this connection pass.
+    #[must_use]
+    pub(crate) const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// What cuts the connection, as [`Session::abandon`] does, without keeping it.
+    pub(crate) fn cutter(&self) -> impl FnOnce() + Send + 'static {
+        let (abandoned, connection) = (Arc::clone(&self.abandoned), self.task.abort_handle());
+        move || {
+            abandoned.store(true, Ordering::SeqCst);
+            connection.abort();
+        }
     }
 
     /// Process id of the server's backend; behind a pooler, of the one that served the set-up.
@@ -191,6 +209,78 @@ impl Session {
     }
 }
 
+/// A way to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Plain,
+    Encrypted,
+}
+
+/// The ways that `sslmode` allows, in the order in which they are tried.
+fn ways(info: &ConnInfo) -> &'static [Way] {
+    match info.get("sslmode").unwrap_or("prefer") {
+        _ if info.host().starts_with('/') => &[Way::Plain],
+        "disable" => &[Way::Plain],
+        "allow" => &[Way::Plain, Way::Encrypted],
+        "prefer" => &[Way::Encrypted, Way::Plain],
+        _ => &[Way::Encrypted],
+    }
+}
+
+/// True where no server said anything against the connection: it has no TLS, and where `sslmode` allows, goes without.
+fn has_no_tls(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_none() && std::error::Error::source(error).is_some_and(|cause| !cause.is::<std::io::Error>())
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
+
+/// Connects; the second half of the answer moves the bytes.
+async fn connect(
+    info: &ConnInfo,
+    config: &mut tokio_postgres::Config,
+    connector: Connector,
+    timeout: Duration,
+) -> Result<(Client, Connecting), tokio_postgres::Error> {
+    let direct = info.get("sslnegotiation") == Some("direct");
+    config.ssl_mode(SslMode::Require);
+    config.ssl_negotiation(if direct || connector.tls.is_none() {
+        SslNegotiation::Direct
+    } else {
+        SslNegotiation::Postgres
+    });
+    if !info.host().starts_with('/') {
+        let (client, connection) = config.connect(connector).await?;
+        return Ok((client, Box::pin(connection)));
+    }
+    // The driver itself puts nothing above a socket's stream.
+    let path = format!("{}/.s.PGSQL.{}", info.host(), info.port());
+    let socket = tokio::time::timeout(timeout, tokio::net::UnixStream::connect(path)).await;
+    let attrs = config.get_target_session_attrs();
+    match (socket, attrs) {
+        (Ok(Ok(socket)), TargetSessionAttrs::Any) => {
+            let mut connector = connector;
+            let to_host = MakeTlsConnect::<tokio::net::UnixStream>::make_tls_connect(&mut connector, "");
+            match to_host {
+                Ok(to_host) => {
+                    let (client, connection) = config.connect_raw(socket, to_host).await?;
+                    Ok((client, Box::pin(connection)))
+                }
+                Err(_never) => without_gate(config).await,
+            }
+        }
+        // The driver says why, or asks the server what it is.
+        _ => without_gate(config).await,
+    }
+}
+
+/// Connects to a socket as the driver does by itself.
+async fn without_gate(config: &mut tokio_postgres::Config) -> Result<(Client, Connecting), tokio_postgres::Error> {
+    config.ssl_mode(SslMode::Disable);
+    config.ssl_negotiation(SslNegotiation::Postgres);
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    Ok((client, Box::pin(connection)))
+}
+
 fn application_name(name: &str) -> String {
     if name.is_empty() { "pgstow".to_owned() } else { format!("pgstow {name}") }
 }
@@ -223,12 +313,9 @@ fn config(info: &ConnInfo, timeout: Duration, name: &str) -> Result<tokio_postgr
     });
     // The others are asked of the server by `Session::connect`.
     config.target_session_attrs(match info.get("target_session_attrs") {
-        Some("read-write") => tokio_postgres::config::TargetSessionAttrs::ReadWrite,
-        Some("read-only") => tokio_postgres::config::TargetSessionAttrs::ReadOnly,
-        _ => tokio_postgres::config::TargetSessionAttrs::Any,
+        Some("read-write") => TargetSessionAttrs::ReadWrite,
+        Some("read-only") => TargetSessionAttrs::ReadOnly,
+        _ => TargetSessionAttrs::Any,
     });
-    if info.get("sslnegotiation") == Some("direct") {
-        config.ssl_negotiation(SslNegotiation::Direct);
-    }
     Ok(config)
 }

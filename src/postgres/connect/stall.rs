@@ -3,6 +3,7 @@
 //! it for a server that it lost. So a long silence is looked at from another connection: whoever the server thinks it
 //! has answered already, or cannot reach, has lost its connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -39,17 +40,11 @@ impl StallDetector<'_> {
             if let Ok(answer) = tokio::time::timeout(self.silence, &mut answer).await {
                 return Ok(answer);
             }
-            let look = async {
-                let session = Session::connect(self.info, self.connect_timeout, "watch").await?;
-                let row = session.client.query_opt(LOOK, &[&self.session.pid()]).await.map_err(|e| failure(&e))?;
-                session.close().await;
-                Ok::<_, Error>(row.is_some_and(|row| row.get(0)))
-            };
             let at_work = tokio::select! {
                 biased;
                 // It came after all.
                 answer = &mut answer => return Ok(answer),
-                at_work = tokio::time::timeout(self.connect_timeout * 2, look) => matches!(at_work, Ok(Ok(true))),
+                at_work = is_at_work(self.info, self.connect_timeout, self.session.pid()) => at_work,
             };
             if !at_work {
                 self.session.abandon();
@@ -61,4 +56,41 @@ impl StallDetector<'_> {
             tracing::debug!("backend {} is silent, but at work", self.session.pid());
         }
     }
+}
+
+/// Looks from another connection whether a backend is at work.
+async fn is_at_work(info: &ConnInfo, connect_timeout: Duration, pid: i32) -> bool {
+    let look = async {
+        let session = Session::connect(info, connect_timeout, "watch").await?;
+        let row = session.client.query_opt(LOOK, &[&pid]).await.map_err(|e| failure(&e))?;
+        session.close().await;
+        Ok::<_, Error>(row.is_some_and(|row| row.get(0)))
+    };
+    matches!(tokio::time::timeout(connect_timeout * 2, look).await, Ok(Ok(true)))
+}
+
+/// Watches over all answers of a session, as long as it lives: a connection that has died unnoticed is cut, and whoever
+/// waits for an answer on it gets an error.
+pub(crate) fn guard(session: &Session, connect_timeout: Duration, silence: Duration) {
+    let (info, pid, cut) = (session.info().clone(), session.pid(), session.cutter());
+    let gate = Arc::downgrade(session.gate());
+    let pause = (silence / 4).clamp(Duration::from_millis(50), Duration::from_secs(15));
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(pause).await;
+            let Some(silent) = gate.upgrade().map(|gate| gate.silence()) else { return };
+            if silent.is_none_or(|silent| silent < silence) || is_at_work(&info, connect_timeout, pid).await {
+                continue;
+            }
+            // It may have come while the other connection was made.
+            if gate.upgrade().is_some_and(|gate| gate.silence().is_some_and(|silent| silent >= silence)) {
+                let silence = humantime::format_duration(silence);
+                tracing::warn!(
+                    "backend {pid} has not answered for {silence} and is not at work: its connection is cut"
+                );
+                cut();
+                return;
+            }
+        }
+    });
 }

@@ -25,6 +25,8 @@ pub(crate) struct AbsentTable {
     pub(crate) load: String,
     /// The statement that reads its rows.
     pub(crate) read: String,
+    /// The columns that are saved, as SQL.
+    pub(crate) columns: String,
 }
 
 /// The value of a sequence that pg_dump left out.
@@ -71,6 +73,16 @@ const INDEXES: &str = "
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint c WHERE c.conindid = i.indexrelid)
      ORDER BY 1, 2";
 
+/// Privileges that pg_dump takes for the extension's own: those from before the table joined it.
+const PRIVILEGES: &str = "
+    SELECT c.oid, pg_catalog.format('    IF %s THEN GRANT %s ON TABLE %s TO %s%s; END IF;',
+           CASE WHEN g.oid IS NULL THEN 'true' ELSE pg_catalog.format('pg_catalog.to_regrole(%L) IS NOT NULL', pg_catalog.quote_ident(g.rolname)) END,
+           a.privilege_type, c.oid::pg_catalog.regclass, coalesce(pg_catalog.quote_ident(g.rolname), 'PUBLIC'),
+           CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+      FROM pg_catalog.pg_class c CROSS JOIN pg_catalog.aclexplode(c.relacl) a LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
+     WHERE c.oid = ANY($1) AND a.grantee <> c.relowner AND (a.grantee = 0 OR g.oid IS NOT NULL)
+     ORDER BY 1, 2";
+
 struct Column {
     name: String,
     definition: String,
@@ -85,8 +97,12 @@ pub(crate) async fn tables(client: &Client, relations: &[&Relation]) -> Result<V
     let ask = |sql| async move {
         client.query(sql, &[&oids]).await.map_err(|e| failure(&e).context("describe an extension's tables"))
     };
-    let (columns, constraints, indexes) =
-        (ask.clone()(COLUMNS).await?, ask.clone()(CONSTRAINTS).await?, ask.clone()(INDEXES).await?);
+    let (columns, constraints, indexes, privileges) = (
+        ask.clone()(COLUMNS).await?,
+        ask.clone()(CONSTRAINTS).await?,
+        ask.clone()(INDEXES).await?,
+        ask.clone()(PRIVILEGES).await?,
+    );
     let catalogues: Vec<u32> = ask(CATALOGUES).await?.iter().map(|row| row.get(0)).collect();
     let of = |rows: &[Row], oid: u32| -> Vec<usize> {
         rows.iter().enumerate().filter(|(_, row)| row.get::<_, u32>(0) == oid).map(|(at, _)| at).collect()
@@ -101,10 +117,17 @@ pub(crate) async fn tables(client: &Client, relations: &[&Relation]) -> Result<V
                 .filter_map(|at| constraints.get(at))
                 .map(|row| format!("CONSTRAINT {} {}", row.get::<_, String>(1), row.get::<_, String>(2)))
                 .collect();
-            let indexes: Vec<String> =
-                pick(&indexes).into_iter().filter_map(|at| indexes.get(at)).map(|row| row.get(1)).collect();
-            let conflicts = !catalogues.contains(&relation.oid);
-            describe(relation, &own, &constraints, &indexes, conflicts)
+            let texts = |rows: &[Row]| -> Vec<String> {
+                pick(rows).into_iter().filter_map(|at| rows.get(at)).map(|row| row.get(1)).collect()
+            };
+            let own = Table {
+                columns: own,
+                constraints,
+                indexes: texts(&indexes),
+                privileges: texts(&privileges),
+                conflicts: !catalogues.contains(&relation.oid),
+            };
+            describe(relation, &own)
         })
         .collect())
 }
@@ -138,36 +161,45 @@ fn sequence_of(default: &str) -> Option<&str> {
     default.strip_prefix("nextval('")?.strip_suffix("'::regclass)")
 }
 
-fn describe(
-    relation: &Relation,
-    columns: &[Column],
-    constraints: &[String],
-    indexes: &[String],
+/// A table as the catalogues describe it.
+struct Table {
+    columns: Vec<Column>,
+    constraints: Vec<String>,
+    indexes: Vec<String>,
+    privileges: Vec<String>,
+    /// It takes `ON CONFLICT`.
     conflicts: bool,
-) -> AbsentTable {
+}
+
+fn describe(relation: &Relation, table: &Table) -> AbsentTable {
     let name = qualified(relation);
-    let plain: Vec<&Column> = columns.iter().filter(|c| !c.generated).collect();
+    let plain: Vec<&Column> = table.columns.iter().filter(|c| !c.generated).collect();
     let list = plain.iter().map(|c| quote(&c.name)).collect::<Vec<_>>().join(", ");
     let in_parens = if list.is_empty() { String::new() } else { format!("({list}) ") };
     AbsentTable {
         oid: relation.oid,
-        create: create(relation, &name, columns, constraints, indexes),
-        load: load(relation, &name, &plain, &list, conflicts),
+        create: create(relation, &name, table),
+        load: load(relation, &name, &plain, &list, table.conflicts),
         read: format!("COPY {name} {in_parens}TO STDOUT"),
+        columns: list,
     }
 }
 
-fn create(relation: &Relation, name: &str, columns: &[Column], constraints: &[String], indexes: &[String]) -> String {
-    let mut parts: Vec<String> = columns.iter().map(|c| c.definition.clone()).collect();
-    parts.extend_from_slice(constraints);
+fn create(relation: &Relation, name: &str, table: &Table) -> String {
+    let mut parts: Vec<String> = table.columns.iter().map(|c| c.definition.clone()).collect();
+    parts.extend_from_slice(&table.constraints);
     let mut body = String::new();
-    for sequence in columns.iter().filter_map(|c| c.sequence.as_deref()) {
+    for sequence in table.columns.iter().filter_map(|c| c.sequence.as_deref()) {
         body.push_str(&format!("    CREATE SEQUENCE IF NOT EXISTS {};\n", sequence.replace("''", "'")));
     }
     body.push_str(&format!("    CREATE TABLE {name} ({});\n", parts.join(", ")));
     body.push_str(&format!("    ALTER TABLE {name} OWNER TO {};\n", quote(&relation.owner)));
-    for index in indexes {
+    for index in &table.indexes {
         body.push_str(&format!("    {index};\n"));
+    }
+    for grant in &table.privileges {
+        body.push_str(grant);
+        body.push('\n');
     }
     if let Some(extension) = &relation.extension {
         body.push_str(&format!("    ALTER EXTENSION {} ADD TABLE {name};\n", quote(extension)));
@@ -231,7 +263,7 @@ fn merge(name: &str, columns: &[&Column], list: &str, conflicts: bool) -> String
 }
 
 /// A dollar quote that the text does not contain.
-fn dollar_tag(text: &str) -> String {
+pub(crate) fn dollar_tag(text: &str) -> String {
     let mut tag = "$pgstow$".to_owned();
     let mut number = 0;
     while text.contains(&tag) {

@@ -61,3 +61,11 @@ pub(crate) async fn event_triggers_of_extensions(client: &Client) -> Result<bool
     let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("find event triggers"))?;
     Ok(row.get(0))
 }
+
+/// The names of the server's other databases.
+pub(crate) async fn other_databases(client: &Client) -> Result<Vec<String>> {
+    let sql = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
+                WHERE datallowconn AND NOT datistemplate AND datname <> pg_catalog.current_database() ORDER BY 1";
+    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context("list the databases"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

@@ -130,6 +130,15 @@ pub(crate) async fn facts(client: &Client) -> Result<Facts> {
     })
 }
 
+/// What tells the server of a session from all others: when it was started.
+///
+/// # Errors
+/// When the connection fails.
+pub(crate) async fn started(client: &Client) -> Result<String> {
+    let row = client.query_one("SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text", &[]).await;
+    Ok(row.map_err(|error| failure(&error).context("ask when the server was started"))?.get(0))
+}
+
 /// Who keeps tables of the backup from being read, or waits to: those who hold a lock first, the oldest first.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
+use crate::postgres::connect::stall;
 use crate::postgres::error::failure;
 use crate::postgres::source::detect::{Detection, Relation, detect, detect_in_transaction};
 use crate::postgres::source::waiters::end_backend;
@@ -104,8 +105,10 @@ pub(crate) fn lockable(relation: &Relation) -> bool {
 
 impl Candidate {
     /// Connects and lists what there is. The session's name ends with that of the run.
-    pub(crate) async fn connect(info: &ConnInfo, timeout: Duration, run: &str) -> Result<Self> {
+    /// After `silence` of a session that owes an answer its backend is looked at.
+    pub(crate) async fn connect(info: &ConnInfo, timeout: Duration, silence: Duration, run: &str) -> Result<Self> {
         let session = Session::connect_unpooled(info, timeout, &format!("{LEADER}{run}")).await?;
+        stall::guard(&session, timeout, silence);
         let detection = detect(&session.client).await?;
         Ok(Self { session: Arc::new(session), detection })
     }

@@ -1,7 +1,10 @@
 //! The database that is saved: what is in it, its snapshot, its rows. Nothing here writes.
 
 pub(crate) mod absent;
+pub(crate) mod additions;
 pub(crate) mod catalogue;
+pub(crate) mod changed;
+pub(crate) mod damage;
 pub(crate) mod dependents;
 pub(crate) mod detect;
 pub(crate) mod health;

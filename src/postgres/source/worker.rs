@@ -14,9 +14,9 @@
 //! COMMIT; BEGIN + LOCK of C, COPY C               rows of B, then of C
 //! ```
 //!
-//! B was prepared while A began, so its COPY can be sent without waiting for an answer. A lost connection costs its
-//! chunk only: the worker connects again, reads the chunk from its start on the same snapshot and proves by hash that
-//! what was already sent has not changed.
+//! B was prepared while A began, so its COPY can be sent without waiting for an answer. A lost connection costs its chunk
+//! only: the worker connects again, reads the chunk from its start on the same snapshot and proves by hash that what was
+//! already sent has not changed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -157,17 +157,17 @@ impl Worker<'_> {
                 let further = queue.get(2).map(Taken::left).unwrap_or_default();
                 flight = Some(Flight {
                     begun: sent(async move { client.batch_execute(&begin).await }.boxed()).await,
-                    prepared: prepare(client, further).await,
+                    prepared: prepare(client, further, readers.encoding.as_deref()).await,
                     copies: copy_out(client, prepared).await,
                 });
             }
             let Some(taken) = queue.front_mut() else { continue };
             while let Some(chunk) = taken.task.chunks.get(taken.done) {
                 let stream = copies.pop_front().ok_or_else(|| Trouble::Fatal(Error::failed("a COPY is missing")))?;
-                let stream =
-                    stall_detector.wait(stream).await.map_err(|e| stalled(e, &format!("read {}", chunk.label)))?;
-                let stream = stream.map_err(|e| trouble(&e, &format!("read {}", chunk.label)))?;
-                copy(stream, &taken.feed, &mut taken.sent, chunk, &readers.rate, Some(stall_detector)).await?;
+                let label = chunk.label();
+                let stream = stall_detector.wait(stream).await.map_err(|e| stalled(e, &format!("read {label}")))?;
+                let stream = stream.map_err(|e| trouble(&e, &format!("read {label}")))?;
+                copy(stream, readers.reading(session, chunk, &taken.feed, &label), &mut taken.sent).await?;
                 taken.feed.end().await.map_err(Trouble::Fatal)?;
                 taken.done += 1;
                 taken.sent.clear();
@@ -228,7 +228,7 @@ impl Worker<'_> {
                 Ok(()) => *follows = true,
                 Err(Trouble::Refused) => {
                     *follows = true;
-                    tracing::debug!("{}: somebody waits for its lock; the leader's session reads it", chunk.label);
+                    tracing::debug!("{}: somebody waits for its lock; the leader's session reads it", chunk.label());
                     taken.feed.refused(std::mem::take(&mut taken.sent)).await?;
                 }
                 // The next statement sees the dead connection, and the worker connects again.
@@ -266,7 +266,7 @@ async fn begin_cold<'c>(
     let begun = sent(async move { client.batch_execute(&begin).await }.boxed()).await;
     let mut prepared = VecDeque::new();
     for taken in queue.iter().take(2) {
-        prepared.push_back(prepare(client, taken.left()).await);
+        prepared.push_back(prepare(client, taken.left(), readers.encoding.as_deref()).await);
     }
     begun.await.map_err(|e| trouble(&e, BEGIN))?;
     for (taken, prepared) in queue.iter_mut().zip(prepared) {
@@ -286,10 +286,10 @@ async fn sent<'c, T: Send + 'c>(mut request: Answer<'c, T>) -> Answer<'c, T> {
     }
 }
 
-async fn prepare<'c>(client: &'c Client, chunks: &[Arc<Chunk>]) -> Sent<'c, Statement> {
+async fn prepare<'c>(client: &'c Client, chunks: &[Arc<Chunk>], encoding: Option<&str>) -> Sent<'c, Statement> {
     let mut all = VecDeque::with_capacity(chunks.len());
     for chunk in chunks {
-        let copy = chunk.copy.clone();
+        let copy = chunk.copy(encoding);
         all.push_back(sent(async move { client.prepare(&copy).await }.boxed()).await);
     }
     all

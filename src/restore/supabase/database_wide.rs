@@ -9,7 +9,7 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::error::Result;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
-use crate::restore::entry::by_hand;
+use crate::restore::entry::{by_hand, is_guarded};
 use crate::restore::findings;
 use crate::restore::sequences;
 use crate::restore::supabase::apply::{Applier, grantee};
@@ -108,6 +108,9 @@ impl Applier<'_> {
     /// # Errors
     /// A lost connection.
     pub(crate) async fn managed(&self, entry: &Entry) -> Result<()> {
+        if is_guarded(entry) {
+            return if self.gone(entry) { Ok(()) } else { self.make(entry).await };
+        }
         if places::there(entry, self.project) || self.gone(entry) {
             return Ok(());
         }

@@ -168,6 +168,11 @@ impl Cluster {
         assert!(command.status().expect("pg_ctl can be started").success(), "{}", self.log());
     }
 
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.base.join("data")
+    }
+
     /// Major version.
     pub fn version(&self) -> u32 {
         self.version
