@@ -47,7 +47,7 @@ pub(crate) fn table_chunks(
     Ok(ranges.into_iter().map(|range| Arc::new(chunk(range))).collect())
 }
 
-/// How the rows of a table are read.
+/// The way in which the rows of a table are read.
 fn origin(relation: &Relation, entry: &Entry, own_read: Option<&str>) -> Result<Origin> {
     let table = qualified(relation);
     let label = format!("{}.{}", relation.schema, relation.name);

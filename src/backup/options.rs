@@ -85,7 +85,7 @@ pub(crate) enum Adopt {
     Any,
 }
 
-/// The treatment of objects that the role cannot read.
+/// The treatment of what a run does not hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Partial {
     /// Leaves it out; refused otherwise.

@@ -7,13 +7,13 @@ use crate::backup::options::Adopt;
 use crate::backup::preflight::{check_prefix, refuse_same_project};
 use crate::doctor::findings::Report;
 use crate::doctor::options::Database;
+use crate::doctor::reach::{newer, one_server};
 use crate::error::Result;
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::pooler::Refused;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::tools::{PgTools, Whose};
-use crate::postgres::programs::pg_dump::SNAPSHOT_ELSEWHERE;
 use crate::postgres::source::detect::{Detection, RelKind, detect};
 use crate::postgres::source::health::{Blocking, Facts};
 use crate::postgres::source::{health, leader, timeline};
@@ -113,7 +113,9 @@ async fn look(session: &Session, asked: &Database, store: Option<&Store>, report
     one_server(session, asked, report).await?;
     report.ok(AREA, "pooler", "none that shares sessions: a session keeps its backend");
     server(&detection, &facts, report);
-    programs(&detection, asked, report);
+    let begun = Instant::now();
+    health::started(client).await?;
+    programs(&detection, asked, begun.elapsed(), report);
     timeouts(&facts, report);
     privileges(&detection, report);
     locks(&health::blocking(client, &detection).await?, asked.lock_timeout, report);
@@ -124,30 +126,6 @@ async fn look(session: &Session, asked: &Database, store: Option<&Store>, report
         together(session, &detection, store, report).await?;
     }
     Ok(detection.relations.iter().map(|relation| u64::try_from(relation.bytes).unwrap_or(0)).sum())
-}
-
-/// Sessions that are tried for whether they all reach one server: a balancer with two may give every other to one.
-const TRIED: usize = 4;
-
-/// The snapshot of one server is worth nothing on another one.
-async fn one_server(session: &Session, asked: &Database, report: &mut Report) -> Result<()> {
-    let own = health::started(&session.client).await?;
-    let mut others = Vec::new();
-    for _ in 1..TRIED {
-        // Kept open: a balancer may give the next one to whoever has the fewest.
-        match Session::connect(session.info(), asked.connect_timeout, "doctor").await {
-            Ok(other) if health::started(&other.client).await? == own => others.push(other),
-            Ok(_elsewhere) => {
-                let text = format!("{} leads to several servers in turn", session.info());
-                report.error(AREA, "endpoint", text, [SNAPSHOT_ELSEWHERE.to_owned()]);
-                return Ok(());
-            }
-            // Too few connections, which is looked at below.
-            Err(_refused) => return Ok(()),
-        }
-    }
-    report.ok(AREA, "endpoint", "all sessions reach the same server");
-    Ok(())
 }
 
 fn encryption(session: &Session, facts: &Facts, report: &mut Report) {
@@ -203,7 +181,7 @@ fn server(detection: &Detection, facts: &Facts, report: &mut Report) {
     }
 }
 
-fn programs(detection: &Detection, asked: &Database, report: &mut Report) {
+fn programs(detection: &Detection, asked: &Database, round_trip: Duration, report: &mut Report) {
     let server = detection.server.version_num;
     match PgTools::find(asked.pg_bin_dir.as_deref(), server, Whose::Server) {
         Err(error) => report.failed(AREA, "pg_dump", &error),
@@ -214,6 +192,9 @@ fn programs(detection: &Detection, asked: &Database, report: &mut Report) {
                 let cure =
                     format!("update postgresql-client-{}: minor releases of pg_dump mend what it writes", tools.major);
                 report.warn(AREA, "pg_dump", text, [cure]);
+            } else if let Some(better) = newer(detection, tools.major, round_trip) {
+                let cure = "install a newer client, or name its folder with --pg-bin-dir; who restores by hand then needs its pg_restore";
+                report.warn(AREA, "pg_dump", format!("{text}: {better}"), [cure.to_owned()]);
             } else {
                 report.ok(AREA, "pg_dump", text);
             }

@@ -6,6 +6,7 @@ pub(crate) mod findings;
 pub(crate) mod options;
 pub(crate) mod policy;
 pub(crate) mod signing;
+pub(crate) mod reach;
 pub(crate) mod store;
 
 use std::time::Duration;

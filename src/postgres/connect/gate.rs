@@ -95,7 +95,7 @@ impl Gate {
         self.driver.wake();
     }
 
-    /// How long an answer has been awaited while not a byte came; `None` where none is, or nobody would take it now.
+    /// The time that an answer has been awaited while not a byte came; `None` where none is, or nobody would take it now.
     pub(crate) fn silence(&self) -> Option<Duration> {
         let waits = *self.waits.lock().unwrap_or_else(PoisonError::into_inner);
         waits.filter(|_| self.is_asked.load(Ordering::SeqCst)).map(|since| since.elapsed())

@@ -144,7 +144,7 @@ impl Session {
         &self.gate
     }
 
-    /// What cuts the connection, as [`Session::abandon`] does, without keeping it.
+    /// A function that cuts the connection, as [`Session::abandon`] does, without keeping it.
     pub(crate) fn cutter(&self) -> impl FnOnce() + Send + 'static {
         let (abandoned, connection) = (Arc::clone(&self.abandoned), self.task.abort_handle());
         move || {

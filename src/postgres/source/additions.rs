@@ -1,4 +1,4 @@
-//! What hangs on the relations of extensions and pg_dump leaves out without a word: columns, constraints, indexes,
+//! Definitions on the relations of extensions, which pg_dump leaves out without a word: columns, constraints, indexes,
 //! triggers, rules, policies, row security, statistics, comments, labels, publications and options.
 //!
 //! The catalogues do not tell what a person added from what `CREATE EXTENSION` made: none of these carries a dependency

@@ -1,4 +1,4 @@
-//! What can be read of a table whose data is damaged on the server: blocks are halved until those that fail are found,
+//! The readable part of a table whose data is damaged on the server: blocks are halved until those that fail are found,
 //! and in a block that can be opened its rows are tried one by one (a damaged row, a TOAST value that is missing).
 //!
 //! Reads the table once more, on the snapshot of the run, each part behind a savepoint. Memory: a piece of a row, and the
@@ -20,7 +20,7 @@ const STRIDE: i64 = 4096;
 /// Most places that are named.
 const NAMED: usize = 8;
 
-/// What cannot be read of a table.
+/// The places of a table that cannot be read.
 #[derive(Debug, Default)]
 pub(crate) struct Damage {
     /// Blocks, in order.
@@ -156,7 +156,7 @@ impl Damage {
         parts.map(|blocks| Arc::new(Chunk { origin: Arc::clone(origin), blocks: Some(blocks) })).collect()
     }
 
-    /// What is missing, with what the server said.
+    /// The gap for the manifest, with the words of the server.
     pub(crate) fn skipped(&self, origin: &Origin, error: &Error) -> Skipped {
         let blocks = self.blocks.iter().map(|block| format!("block {block}"));
         let rows = self.rows.iter().map(|(_, row)| format!("row {row}"));

@@ -130,7 +130,7 @@ pub(crate) async fn facts(client: &Client) -> Result<Facts> {
     })
 }
 
-/// What tells the server of a session from all others: when it was started.
+/// The moment when the server of a session was started: it tells one server from another.
 ///
 /// # Errors
 /// When the connection fails.

@@ -94,7 +94,7 @@ impl Chunk {
         copy
     }
 
-    /// What to call it in messages: the table, and the blocks where it is a part.
+    /// Its name in messages: the table, and the blocks where it is a part.
     pub(crate) fn label(&self) -> String {
         match &self.blocks {
             None => self.origin.label.clone(),
@@ -279,7 +279,7 @@ pub(super) struct Reading<'r> {
     pub(super) feed: &'r Feed,
     pub(super) label: &'r str,
     pub(super) rate: &'r Rate,
-    /// How to wait for its rows; `None`: for ever.
+    /// The wait for its rows; `None`: for ever.
     pub(super) stall_detector: Option<StallDetector<'r>>,
     pub(super) stumbles: &'r Stumbles,
 }
