@@ -48,8 +48,9 @@ fn giant_rows_are_in_memory_once_whatever_the_number_of_jobs() {
         let store = tempfile::tempdir().unwrap();
         let mut command = if far { bucket.backup(cluster, name, "pre") } else { backup(cluster, name, store.path()) };
         let most = peak(command.args(["--jobs", "4", "--compression", compression]));
-        // A process of its own takes some 30 MiB.
-        assert!(most > 40 && most < 100 + 5 * row / MIB / 2, "{most} MiB with {compression}, far: {far}");
+        // A process of its own takes some 30 MiB; an S3 store has up to 32 MiB of parts under way, and two that are filled.
+        let limit = if far { 256 } else { 100 + 5 * row / MIB / 2 };
+        assert!(most > 40 && most < limit, "{most} MiB with {compression}, far: {far}");
         if !far {
             assert_eq!(Run::latest(store.path()).table("public", "t4")["rows"], 3);
             expect_code(pgstow().arg("verify").arg("--store").arg(store.path()), 0);
