@@ -13,8 +13,8 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::connect::stall;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::source::leader::Leader;
-use crate::postgres::source::timeline::Place;
 use crate::postgres::source::rows::{Readers, Stumbles};
+use crate::postgres::source::timeline::Place;
 
 /// Longest wait for a connection to be free.
 const FREE: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ pub(crate) mod database;
 pub(crate) mod findings;
 pub(crate) mod options;
 pub(crate) mod policy;
-pub(crate) mod signing;
 pub(crate) mod reach;
+pub(crate) mod signing;
 pub(crate) mod store;
 
 use std::time::Duration;
