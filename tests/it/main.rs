@@ -36,7 +36,6 @@ mod encryption;
 mod environment;
 mod fault_schedules;
 mod fleet;
-mod frozen;
 mod guest;
 mod guest_catalogue;
 mod hard_data;
