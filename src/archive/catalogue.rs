@@ -7,13 +7,14 @@
 //! comments, ACLs, security labels, `SEQUENCE OWNED BY`, `SEQUENCE SET` and attach entries carry no oid and name their
 //! object as first dependency.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
 
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, OffsetState, Section};
 
 use crate::archive::order::referred_first;
+use crate::sql::statements::{name, statements};
 
 /// Oid of `pg_class`, the catalogue of relations.
 pub(crate) const PG_CLASS: u32 = 1259;
@@ -113,6 +114,17 @@ pub(crate) fn with_dependents(entries: &[Entry], found: &mut HashSet<i32>) {
             return;
         }
     }
+}
+
+/// The entries of these extensions: their own, everything in the schemas `theirs`, which hold nothing but their tables, and
+/// what depends on any of it.
+pub(crate) fn of_extensions(entries: &[Entry], names: &BTreeSet<&str>, theirs: &HashSet<&str>) -> HashSet<i32> {
+    let own = entries
+        .iter()
+        .filter(|e| (e.desc == ObjectType::Extension && names.contains(tag(e))) || theirs.contains(namespace(e)));
+    let mut found = own.map(|e| e.dump_id).collect();
+    with_dependents(entries, &mut found);
+    found
 }
 
 /// The oid an entry carries.
@@ -356,6 +368,7 @@ impl Catalogue {
             if let Some(owner) = entry.owner.as_deref().filter(|owner| !owner.is_empty()) {
                 needs.insert(format!("role \"{owner}\""));
             }
+            needs.extend(grantees(entry).into_iter().map(|role| format!("role \"{role}\"")));
             for other in entry.dependencies.iter().filter(|id| !held.contains(id)).filter_map(by_id) {
                 if other.desc == ObjectType::Extension {
                     needs.insert(format!("extension \"{}\"", tag(other)));
@@ -376,6 +389,35 @@ impl Catalogue {
     fn select(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         self.meta.entries.iter().filter(|entry| wanted(entry)).cloned().map(without_offset).collect()
     }
+}
+
+/// The roles that privileges, default privileges and policies name.
+fn grantees(entry: &Entry) -> Vec<String> {
+    let word = match entry.desc {
+        ObjectType::Acl | ObjectType::DefaultAcl => "GRANT ",
+        ObjectType::Policy => "CREATE POLICY ",
+        _ => return Vec::new(),
+    };
+    let text = entry.defn.as_deref().unwrap_or_default();
+    let named = statements(text).into_iter().filter(|s| s.contains(word)).filter_map(|statement| {
+        // A policy's expressions come behind its roles, a name may hold the word.
+        let at = if word == "GRANT " { statement.rfind(" TO ") } else { statement.find(" TO ") };
+        statement.get(at? + " TO ".len()..)
+    });
+    let mut roles = Vec::new();
+    for list in named {
+        let mut rest = list;
+        while let Some((role, after)) = name(rest) {
+            if role != "PUBLIC" && role != "public" {
+                roles.push(role);
+            }
+            match after.strip_prefix(", ") {
+                Some(next) => rest = next,
+                None => break,
+            }
+        }
+    }
+    roles
 }
 
 /// True when an ACL, comment or label is attached to one of these entries.

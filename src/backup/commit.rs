@@ -108,6 +108,7 @@ fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: G
         schemas: gathered.schemas,
         skipped: gaps.skipped,
         dependents: plan.dependents.clone(),
+        extensions: leader.detection.extensions.clone(),
         omitted: gaps.omitted,
     };
     manifest.totals = totals(&manifest);

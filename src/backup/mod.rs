@@ -29,6 +29,7 @@ pub(crate) mod plan;
 pub(crate) mod preflight;
 pub(crate) mod read;
 pub(crate) mod restore_md;
+pub(crate) mod restore_md_extensions;
 pub(crate) mod run;
 pub(crate) mod texts;
 
@@ -59,6 +60,7 @@ use crate::postgres::source::leader::{Candidate, Leader};
 use crate::postgres::source::output_names;
 use crate::postgres::source::timeline;
 use crate::postgres::source::{absent as own, additions, catalogue, changed, dependents};
+use crate::postgres::target;
 use crate::postgres::target::foreign_keys;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -135,6 +137,7 @@ async fn store_rows(
     let tools = PgTools::find(options.pg_bin_dir.as_deref(), server.version_num, Whose::Server)?;
     let place = timeline::place(&candidate.session.client).await?;
     preflight::check_prefix(store, &server.identity, &place, options.adopt).await?;
+    target::mark::refuse(&candidate.session.client).await?;
     preflight::preflight(&candidate.detection, options.partial.allowed)?;
     let target = Target {
         store: store.clone(),

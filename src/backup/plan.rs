@@ -94,6 +94,13 @@ pub(crate) struct Plan {
     pub(crate) reach: Arc<Vec<ExtensionReach>>,
 }
 
+impl Plan {
+    /// True where the database has extensions that pg_dump describes.
+    pub(crate) fn has_extensions(&self) -> bool {
+        self.catalogue.meta.entries.iter().any(|e| e.desc == ObjectType::Extension)
+    }
+}
+
 /// The facts that the plan is made from, by relation.
 struct Sources<'a> {
     detection: &'a Detection,

@@ -8,6 +8,7 @@ use libpgdump::ObjectType;
 
 use crate::archive::catalogue::{namespace, with_dependents};
 use crate::backup::plan::Plan;
+use crate::backup::restore_md_extensions::Extensions;
 use crate::backup::run::Run;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
 use crate::human;
@@ -141,15 +142,17 @@ fn print(facts: &Facts<'_>, object: &Object) -> String {
 /// The script that restores the whole database.
 fn script(facts: &Facts<'_>) -> String {
     let left_out = LeftOut::of(facts.plan);
-    let (list, kept) = left_out.list();
-    let mut sh = definitions(facts, &list, kept);
-    rows(facts, &left_out, &mut sh);
-    sh.push_str(&rest(facts, &left_out, kept));
+    let extensions = Extensions::of(facts.plan, &facts.leader.detection.extensions);
+    let (before, after) = extensions.around(shell_quoted);
+    let (list, kept) = left_out.list(facts.plan.has_extensions());
+    let mut sh = definitions(facts, &extensions, &(list + &before), kept);
+    rows(facts, &left_out, &extensions, &mut sh);
+    sh.push_str(&rest(facts, &left_out, kept, &after));
     sh
 }
 
 /// The script up to the rows: checks, roles and definitions.
-fn definitions(facts: &Facts<'_>, list: &str, kept: &str) -> String {
+fn definitions(facts: &Facts<'_>, extensions: &Extensions<'_>, list: &str, kept: &str) -> String {
     let encrypted = facts.run.target.recipients.is_some();
     let (key_named, key_wanted) = if encrypted {
         (
@@ -189,27 +192,32 @@ fn definitions(facts: &Facts<'_>, list: &str, kept: &str) -> String {
              if ($0 == \"CREATE ROLE \" have[i] \";\" || index($0, \"ALTER ROLE \" have[i] \" \") == 1) next\n    \
              print }}' | psql -X -q -d \"$DB\"\n\n\
          # Definitions: extensions, schemas, types, functions, tables.\n\
-         {database} > \"$work/database.dump\"\n{list}\
+         {database} > \"$work/database.dump\"\n{tries}{list}\
          load{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
          # Rows, schema by schema, those with rows of extensions first. Not in parallel: these rows need their order.\n",
         options = settings::for_every_server(),
         roles = print(facts, facts.roles),
         database = print(facts, facts.database),
+        tries = extensions.tries(shell_quoted),
     )
 }
 
 /// The part of the script that loads rows and large objects.
-fn rows(facts: &Facts<'_>, left_out: &LeftOut<'_>, sh: &mut String) {
+fn rows(facts: &Facts<'_>, left_out: &LeftOut<'_>, extensions: &Extensions<'_>, sh: &mut String) {
     for schema in facts.plan.rows_in_order.iter().filter_map(|number| facts.schemas.get(*number)) {
         let print = print(facts, &schema.dump);
-        let kept = if left_out.rows_of.contains(schema.name.as_str()) {
-            // -Fc: pg_restore would open the pipe twice to find out the format.
-            sh.push_str(&format!("pg_restore -Fc -l <({print}) | kept > \"$work/kept-rows\"\n"));
-            " -L \"$work/kept-rows\""
+        let name = schema.name.as_str();
+        // -Fc: pg_restore would open the pipe twice to find out the format.
+        let list = format!("pg_restore -Fc -l <({print}) | kept > \"$work/kept-rows\"");
+        let load = |kept: &str| format!("{print} | piped{kept} --section=data -d \"$DB\" || failed=$((failed + 1))");
+        const KEPT: &str = " -L \"$work/kept-rows\"";
+        sh.push_str(&if left_out.rows_of.contains(name) {
+            format!("{list}\n{}\n", load(KEPT))
+        } else if extensions.rows_of.contains(name) {
+            format!("if [ -n \"$gone\" ]; then\n  {list}\n  {}\nelse\n  {}\nfi\n", load(KEPT), load(""))
         } else {
-            ""
-        };
-        sh.push_str(&format!("{print} | piped{kept} --section=data -d \"$DB\" || failed=$((failed + 1))\n"));
+            load("") + "\n"
+        });
     }
     if let Some(object) = facts.large_objects {
         let print = print(facts, object);
@@ -218,11 +226,11 @@ fn rows(facts: &Facts<'_>, left_out: &LeftOut<'_>, sh: &mut String) {
 }
 
 /// The script after the rows.
-fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str) -> String {
+fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str, after: &str) -> String {
     format!(
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
          load{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
-         {silence}load{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n\n\
+         {silence}load{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n{after}\n\
          # Settings, rights and comment of the database itself, under whatever name it has now.\n\
          export NAME={name}\n\
          pg_restore --create -l \"$work/database.dump\" |\n  \
@@ -240,8 +248,9 @@ fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str) -> String {
            echo \"Run the refused statements by hand; or mend the cause, drop the database and make it again, and start over.\" >&2\n  \
            exit 1\n\
          fi\n\
-         {left_out_end}```\n\n",
+         {left_out_end}{extensions_end}```\n\n",
         left_out_end = left_out.end(),
+        extensions_end = if facts.plan.has_extensions() { "[ \"$left\" -eq 0 ] || exit 3\n" } else { "" },
         jobs = post_data_jobs(facts),
         silence = if facts.plan.event_triggers { SILENCE } else { "" },
         name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
@@ -270,15 +279,15 @@ impl<'a> LeftOut<'a> {
 
     /// The lines of the script that list what `@database.dump` holds beside them, and the option that gives the list
     /// to `pg_restore`; nothing where there is nothing to leave out.
-    fn list(&self) -> (String, &'static str) {
-        if self.ids.is_empty() {
+    fn list(&self, has_extensions: bool) -> (String, &'static str) {
+        if self.ids.is_empty() && !has_extensions {
             return (String::new(), "");
         }
         let ids: Vec<String> = self.ids.iter().map(i32::to_string).collect();
         let lines = format!(
-            "# Without what depends on what this run does not hold: see 4.\n\
+            "# Without what depends on what this run does not hold (see 4), or on an extension that is not here.\n\
              kept() {{\n  \
-               awk -F ';' -v out='{}' 'BEGIN {{ n = split(out, ids, \" \"); for (i = 1; i <= n; i++) gone[ids[i]] }} !($1 in gone)'\n\
+               awk -F ';' -v out=\"{} ${{gone:-}}\" 'BEGIN {{ n = split(out, ids, \" \"); for (i = 1; i <= n; i++) gone[ids[i]] }} !($1 in gone)'\n\
              }}\n\
              pg_restore -l \"$work/database.dump\" | kept > \"$work/kept\"\n",
             ids.join(" ")

@@ -13,10 +13,12 @@ use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::pooler::Refused;
 use crate::postgres::connect::session::Session;
+use crate::postgres::extensions;
 use crate::postgres::programs::tools::{PgTools, Whose};
 use crate::postgres::source::detect::{Detection, RelKind, detect};
 use crate::postgres::source::health::{Blocking, Facts};
 use crate::postgres::source::{health, leader, timeline};
+use crate::postgres::target::mark;
 use crate::runs::pointer;
 use crate::store::Store;
 
@@ -122,6 +124,14 @@ async fn look(session: &Session, asked: &Database, store: Option<&Store>, report
     lock_table(&detection, report);
     connections(&detection, &facts, i64::from(asked.jobs), report);
     standby(&facts, report);
+    for care in extensions::noted() {
+        if detection.extensions.iter().any(|one| one.name == care.name) {
+            report.warn(AREA, "extension", format!("{}: {}", care.name, care.note.unwrap_or_default()), []);
+        }
+    }
+    if let Err(error) = mark::refuse(client).await {
+        report.failed(AREA, "restore", &error);
+    }
     if let Some(store) = store {
         together(session, &detection, store, report).await?;
     }

@@ -165,7 +165,11 @@ async fn drill(
     let started = Instant::now();
     let manifest = &loaded.run.manifest;
     let mut receipt = Receipt::new(loaded, maintenance.server_version_num());
-    let (mut leave_out, found) = leave_out::choose(loaded, maintenance, scratch.info().database()).await?;
+    scratch.claim(&loaded.meta.entries).await?;
+    let restore = restore_options(options, scratch.info().clone());
+    let session = Session::connect(scratch.info(), options.connect_timeout, "drill").await?;
+    let (mut leave_out, found) = leave_out::choose(loaded, &session, &restore).await?;
+    session.close().await;
     receipt.add(found);
     receipt.differences.extend(loaded.disagreements().await?.into_iter().map(|one| one.problem));
     if !options.tables.is_empty() {
@@ -175,15 +179,14 @@ async fn drill(
         receipt.sample = Some(sample);
         receipt.notes.extend(notes);
     }
-    scratch.claim(&loaded.meta.entries).await?;
     if options.roles {
         receipt.add(roles::make(maintenance, &loaded.script, mark).await?);
     }
     scratch.give_away(&loaded.meta.entries, maintenance).await?;
-    let restore = restore_options(options, scratch.info().clone());
     let restored = Box::pin(plain::restore(&restore, loaded, &leave_out, progress, commits)).await?;
     receipt.restore_seconds = started.elapsed().as_secs_f64();
     receipt.add(refused(&restored.findings));
+    leave_out.entries.extend(&restored.of_left_out);
     let session = Session::connect(scratch.info(), options.connect_timeout, "drill").await?;
     let missing = made::missing(&session, &loaded.meta.entries, &leave_out).await?;
     session.close().await;
@@ -222,7 +225,7 @@ fn refused(findings: &Findings) -> Observations {
 /// The restore that a drill makes.
 fn restore_options(options: &Options, target: ConnInfo) -> restore::options::Options {
     restore::options::Options {
-        destination: Destination::Empty,
+        destination: Destination::Scratch,
         jobs: options.jobs,
         pg_bin_dir: options.pg_bin_dir.clone(),
         ..restore::options::Options::whole(target, options.connect_timeout)

@@ -78,6 +78,9 @@ pub struct Manifest {
     /// with the error that its restore gives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dependents: Vec<Skipped>,
+    /// The extensions of the database, with their versions; absent in runs that did not save them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Extension>,
     /// Things that no logical backup by this role can contain: kept from the role by design, or outside the database.
     pub omitted: Vec<Omitted>,
 }
@@ -172,6 +175,15 @@ impl std::fmt::Display for Anomaly {
             AnomalyKind::BytesRose => write!(f, "bytes rose from {before} to {after}"),
         }
     }
+}
+
+/// An extension of the saved database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Extension {
+    /// Its name.
+    pub name: String,
+    /// Its version there.
+    pub version: String,
 }
 
 /// The program that made a run.

@@ -4,6 +4,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod error;
+pub(crate) mod extensions;
 pub(crate) mod programs;
 pub(crate) mod query;
 pub(crate) mod settings;

@@ -11,6 +11,10 @@ use crate::human;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::Server;
+use crate::postgres::target::mark::{self, Mark};
+use crate::restore::early::Lack;
+use crate::restore::entry::is_for_absent;
+use crate::restore::findings;
 use crate::restore::options::{Destination, Options};
 use crate::restore::roles::{Script, mentions};
 use crate::restore::source::Loaded;
@@ -60,21 +64,23 @@ pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, option
 
 /// The text of this restore's mark, which is the same for the same command only: the run, and whether rows come.
 /// `None` where no mark is made: a part of a run, or a database that may hold something else, is never wiped.
-pub(crate) fn mark(run: &str, options: &Options) -> Option<String> {
-    let whole = options.is_whole();
-    let alone = whole && options.destination != Destination::Existing && options.has_definitions();
+pub(crate) fn marked(run: &str, options: &Options) -> Option<String> {
+    let marked = matches!(options.destination, Destination::Empty | Destination::Create);
+    let alone = options.is_whole() && marked && options.has_definitions();
     alone.then(|| if options.has_rows() { run.to_owned() } else { format!("{run} --schema-only") })
 }
 
 /// The contents of a database that may be restored into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Nothing of a restore.
     Nothing,
     /// An unfinished restore by this very command, which starts over.
-    Unfinished,
+    Unfinished(Mark),
+    /// An unfinished restore of something else, which is to be removed.
+    Other(Mark),
     /// Everything of this very command but the planner's statistics.
-    Restored,
+    Restored(Mark),
 }
 
 /// The text of the mark when only statistics are missing.
@@ -84,23 +90,23 @@ pub(crate) fn restored(mark: &str) -> String {
 
 /// Refuses a database that is not empty, and one that is being restored at this moment.
 pub(crate) async fn refuse_full(session: &Session, run: &str, options: &Options) -> Result<Found> {
-    let ours = mark(run, options);
+    let ours = marked(run, options);
     if ours.is_some() && !target::lock(session).await? {
         return Err(Error::usage(format!("another restore into {} is running", session.info()))
             .hint("wait for it, or stop it; nothing was changed"));
     }
-    match target::unfinished(session).await? {
-        Some(found) if ours.as_ref() == Some(&found) => return Ok(Found::Unfinished),
-        Some(found) if ours.as_deref().map(restored).as_ref() == Some(&found) => return Ok(Found::Restored),
-        Some(other) => {
-            return Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", session.info()))
-                .hint("finish that one first, by the same command without any choice of parts or --into-existing")
-                .hint("or drop the database and make a new one; nothing was changed"));
+    match mark::find(&session.client).await? {
+        Some(found) if ours.as_ref() == Some(&found.what) => return Ok(Found::Unfinished(found)),
+        Some(found) if ours.as_deref().map(restored).as_ref() == Some(&found.what) => {
+            return Ok(Found::Restored(found));
         }
+        Some(other) if ours.is_some() && options.start_over => return Ok(Found::Other(other)),
+        Some(other) => return Err(unfinished(session, &other)),
         None => {}
     }
     let contents = target::contents(session).await?;
-    if contents.is_empty() || options.destination == Destination::Existing || !options.has_definitions() {
+    let may_be_full = options.destination == Destination::Existing;
+    if contents.is_empty() || may_be_full || !options.has_definitions() {
         return Ok(Found::Nothing);
     }
     let contents = human::shortened(contents.iter().map(|thing| in_comment(thing)), 3, ", ");
@@ -115,44 +121,40 @@ pub(crate) async fn refuse_full(session: &Session, run: &str, options: &Options)
         .hint("if what is restored does not collide with what is there: --into-existing"))
 }
 
-/// Names what the entries need and the server does not have.
-pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, options: &Options) -> Result<()> {
+/// The refusal of a database that holds an unfinished restore of something else.
+pub(crate) fn unfinished(session: &Session, mark: &Mark) -> Error {
+    Error::usage(format!("{} holds an unfinished restore of run {:?}", session.info(), mark.what))
+        .hint("finish that one first, by the same command without any choice of parts or --into-existing")
+        .hint("--start-over removes everything in it and restores this run; or drop the database and make a new one")
+        .hint(format!("to keep it as it is, take the mark away: {}; nothing was changed", mark.removal()))
+}
+
+/// Names extensions, tablespaces and roles that the entries need and the server does not have.
+pub(crate) fn missing(entries: &[&Entry], script: &Script, server: &Server, options: &Options) -> Vec<Lack> {
     let extensions: BTreeSet<&str> =
         entries.iter().filter(|e| e.desc == ObjectType::Extension).map(|e| tag(e)).collect();
-    let extensions = extensions.into_iter().filter(|name| !server.extensions.contains(*name));
-    let mut lacking: Vec<String> = extensions.map(|name| format!("extension {name}")).collect();
-    let lacks_extensions = !lacking.is_empty();
+    let extensions = extensions.into_iter().filter(|name| !server.extensions.contains(*name)).map(|name| Lack {
+        thing: format!("extension {name}"),
+        hint: "install the extensions' packages on the server".to_owned(),
+    });
     let named = entries.iter().filter_map(|e| e.tablespace.as_deref()).filter(|name| !name.is_empty());
     let tablespaces: BTreeSet<&str> = named.filter_map(|name| options.tablespace(name)).collect();
-    let tablespaces: Vec<&str> = tablespaces.into_iter().filter(|name| !server.tablespaces.contains(*name)).collect();
-    let lacks_tablespaces = !tablespaces.is_empty();
-    lacking.extend(tablespaces.into_iter().map(|name| format!("tablespace {name}")));
+    let tablespaces = tablespaces.into_iter().filter(|name| !server.tablespaces.contains(*name)).map(|name| Lack {
+        thing: format!("tablespace {name}"),
+        hint: "CREATE TABLESPACE with that name; or --no-tablespaces, or --tablespace OLD=NEW".to_owned(),
+    });
     let mut roles = missing_roles(entries, script, server);
     if options.creates_roles() {
         let made = script.roles();
         roles.retain(|role| !made.contains(role));
     }
-    let by_role = !roles.is_empty();
-    lacking.extend(roles.into_iter().map(|role| format!("role {role}")));
-    if lacking.is_empty() {
-        return Ok(());
-    }
-    let told: Vec<String> = lacking.iter().map(|thing| in_comment(thing)).collect();
-    if options.best_effort {
-        tracing::warn!("the server lacks what the run needs: {}; going on (--best-effort)", told.join(", "));
-        return Ok(());
-    }
-    let mut error = Error::failed(format!("the server lacks what the run needs: {}", told.join(", ")));
-    if by_role && !options.creates_roles() {
-        error = error.hint("--roles creates the missing roles, without passwords");
-    }
-    if lacks_extensions {
-        error = error.hint("install the extensions' packages on the server");
-    }
-    if lacks_tablespaces {
-        error = error.hint("CREATE TABLESPACE with that name; or --no-tablespaces, or --tablespace OLD=NEW");
-    }
-    Err(error.hint("--best-effort restores the rest and lists what cannot be").hint("nothing was changed"))
+    let hint = if options.creates_roles() {
+        "make the roles first: the run does not contain them"
+    } else {
+        "--roles creates the missing roles, without passwords"
+    };
+    let roles = roles.into_iter().map(|role| Lack { thing: format!("role {role}"), hint: hint.to_owned() });
+    extensions.chain(tablespaces).chain(roles).collect()
 }
 
 /// Owners of the entries, and roles of the run that privileges and policies name, which the server does not have.
@@ -179,6 +181,39 @@ pub(crate) fn missing_roles(entries: &[&Entry], script: &Script, server: &Server
     missing
 }
 
+/// Refuses objects that are there already, all at once and before anything is made: what a restore into a database with
+/// other things makes comes as a whole. `--best-effort` makes the rest.
+///
+/// # Errors
+/// Kind `Usage`.
+pub(crate) fn refuse_collisions(
+    session: &Session,
+    entries: &[&Entry],
+    known: &BTreeSet<(String, String, String)>,
+    options: &Options,
+) -> Result<()> {
+    let has = |kind: &str, e: &Entry| known.contains(&(kind.to_owned(), namespace(e).to_owned(), tag(e).to_owned()));
+    let collides = |e: &&&Entry| match e.desc {
+        ObjectType::Table
+        | ObjectType::View
+        | ObjectType::MaterializedView
+        | ObjectType::ForeignTable
+        | ObjectType::Sequence => has("relation", e) && !is_for_absent(e),
+        ObjectType::Type | ObjectType::Domain => has("type", e),
+        ObjectType::Function | ObjectType::Procedure | ObjectType::Aggregate => has("signature", e),
+        _ => false,
+    };
+    let there: Vec<String> =
+        entries.iter().filter(collides).map(|e| format!("{} {}", findings::kind(e), findings::name(e))).collect();
+    if there.is_empty() || options.best_effort {
+        return Ok(());
+    }
+    let there = human::shortened(there.iter().map(|thing| in_comment(thing)), 20, ", ");
+    Err(Error::usage(format!("{} has already: {there}", session.info()))
+        .hint("drop or rename what is there, where the run's is wanted; --data-only loads rows into tables that are there")
+        .hint("--best-effort restores the rest and lists these; nothing was changed"))
+}
+
 /// Names what some entries refer to outside of themselves and the database does not have.
 pub(crate) async fn prerequisites(session: &Session, entries: &[&Entry], all: &[Entry]) -> Result<()> {
     let own: BTreeSet<i32> = entries.iter().map(|e| e.dump_id).collect();
@@ -187,8 +222,12 @@ pub(crate) async fn prerequisites(session: &Session, entries: &[&Entry], all: &[
     let has =
         |kind: &str, schema: &str, name: &str| known.contains(&(kind.to_owned(), schema.to_owned(), name.to_owned()));
     let mut lacking: BTreeSet<String> = BTreeSet::new();
-    let outside =
-        entries.iter().flat_map(|e| &e.dependencies).filter(|id| !own.contains(id)).filter_map(|id| by_id.get(id));
+    let outside = entries
+        .iter()
+        .filter(|e| e.desc != ObjectType::Statistics)
+        .flat_map(|e| &e.dependencies)
+        .filter(|id| !own.contains(id))
+        .filter_map(|id| by_id.get(id));
     for other in outside {
         let (schema, name) = (namespace(other), tag(other));
         let there = match other.desc {
@@ -204,6 +243,18 @@ pub(crate) async fn prerequisites(session: &Session, entries: &[&Entry], all: &[
             ObjectType::Function | ObjectType::Procedure | ObjectType::Aggregate => {
                 has("function", schema, name.split('(').next().unwrap_or_default())
             }
+            ObjectType::Collation => has("collation", schema, name),
+            ObjectType::Conversion => has("conversion", schema, name),
+            ObjectType::Operator => has("operator", schema, name),
+            ObjectType::OperatorClass => has("operator class", schema, name),
+            ObjectType::OperatorFamily => has("operator family", schema, name),
+            ObjectType::AccessMethod => has("access method", "", name),
+            ObjectType::TextSearchConfiguration => has("text search configuration", schema, name),
+            ObjectType::TextSearchDictionary => has("text search dictionary", schema, name),
+            ObjectType::TextSearchParser => has("text search parser", schema, name),
+            ObjectType::TextSearchTemplate => has("text search template", schema, name),
+            ObjectType::ForeignDataWrapper => has("foreign-data wrapper", "", name),
+            ObjectType::ProceduralLanguage => has("language", "", name),
             _ => true,
         };
         if !there {

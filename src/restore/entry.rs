@@ -15,6 +15,13 @@ pub(crate) const SETTINGS: &str = "SET check_function_bodies = false; SET xmlopt
 /// Longest statement that is printed in full.
 const STATEMENT: usize = 600;
 
+/// True where the server refused a statement and the session goes on. A lost connection has no SQLSTATE; a server that is
+/// full or damaged would refuse everything that follows.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    let aborts = ["53", "57P", "58030", "XX001", "XX002"];
+    error.sqlstate().is_some() && !aborts.iter().any(|class| error.is_sqlstate(class))
+}
+
 /// Entries with the section they are restored in; those without one follow the one before them.
 pub(crate) fn sections<'a>(entries: &[&'a Entry]) -> Vec<(&'a Entry, bool)> {
     let mut after = false;
@@ -28,6 +35,11 @@ pub(crate) fn sections<'a>(entries: &[&'a Entry]) -> Vec<(&'a Entry, bool)> {
         sorted.push((*entry, after));
     }
     sorted
+}
+
+/// True for an entry of ours, which makes a table or sequence of an extension only where it is not there.
+pub(crate) fn is_for_absent(entry: &Entry) -> bool {
+    entry.defn.as_deref().is_some_and(|defn| defn.starts_with("DO $pgstow"))
 }
 
 /// True for what is part of another object, or attached to one: it is nothing without it.

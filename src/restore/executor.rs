@@ -10,11 +10,13 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
+use crate::format::manifest::Extension;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::project;
 use crate::restore::board::Board;
-use crate::restore::entry::{self, SETTINGS};
+use crate::restore::entry::{self, SETTINGS, is_refusal};
+use crate::restore::extensions::{self, Moment};
 use crate::restore::findings::{self, Ledger};
 use crate::restore::options::Options;
 use crate::sql::names::quote;
@@ -35,18 +37,15 @@ pub(crate) struct Executor<'a> {
     /// The target gives privileges of its own to new objects.
     default_privileges: bool,
     tablespaces: BTreeSet<String>,
+    /// The extensions of the run, with their versions.
+    extensions: &'a [Extension],
+    /// Some of them are left out.
+    lacks_extensions: bool,
     /// Places in the archive, by number.
     order: HashMap<i32, usize>,
     by_id: HashMap<i32, &'a Entry>,
     /// By place in the archive.
     refused: Mutex<BTreeMap<usize, Refused<'a>>>,
-}
-
-/// True where the server refused a statement and the session goes on. A lost connection has no SQLSTATE; a server that
-/// is full or damaged would refuse everything that follows.
-pub(crate) fn is_refusal(error: &Error) -> bool {
-    let aborts = ["53", "57P", "58030", "XX001", "XX002"];
-    error.sqlstate().is_some() && !aborts.iter().any(|class| error.is_sqlstate(class))
 }
 
 /// True for what is restored by other means: the contents, the database itself and what is attached to it, settings of
@@ -73,6 +72,7 @@ impl<'a> Executor<'a> {
         options: &'a Options,
         ledger: &'a Ledger,
         all: &'a [Entry],
+        extensions: (&'a [Extension], bool),
     ) -> Result<Self> {
         Ok(Self {
             options,
@@ -80,6 +80,8 @@ impl<'a> Executor<'a> {
             rights: target::rights(session).await?,
             default_privileges: target::has_default_privileges(session).await?,
             tablespaces: target::server(session).await?.tablespaces,
+            extensions: extensions.0,
+            lacks_extensions: extensions.1,
             order: all.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect(),
             by_id: all.iter().map(|e| (e.dump_id, e)).collect(),
             refused: Mutex::default(),
@@ -118,6 +120,10 @@ impl<'a> Executor<'a> {
             own.into_iter().partition(|e| matches!(e.desc, ObjectType::Acl | ObjectType::DefaultAcl));
         for entry in objects {
             self.make(session, entry).await?;
+            // Whole runs only: elsewhere the extension may be at work.
+            if entry.desc == ObjectType::Extension && self.options.is_whole() {
+                extensions::call(session, self.ledger, &[tag(entry)], Moment::Before).await?;
+            }
         }
         self.again(session).await?;
         self.privileges(session, &privileges).await
@@ -288,7 +294,11 @@ impl<'a> Executor<'a> {
         if let Some(space) = entry.tablespace.as_deref().and_then(|name| self.tablespace(entry, name)) {
             sql.push_str(&format!("SET LOCAL default_tablespace = {};\n", quote(&space)));
         }
-        sql.push_str(defn);
+        if entry.desc == ObjectType::Extension {
+            sql.push_str(&extensions::statement(entry, self.extensions));
+        } else {
+            sql.push_str(defn);
+        }
         if let Some(method) = method.filter(|_| entry.relkind == Some('p') && session.server_version_num() >= 170_000) {
             let table = format!("{}.{}", quote(namespace(entry)), quote(tag(entry)));
             sql.push_str(&format!("\nALTER TABLE {table} SET ACCESS METHOD {};", quote(method)));
@@ -324,10 +334,35 @@ impl<'a> Executor<'a> {
         None
     }
 
-    /// Moves what was refused to the findings.
-    pub(crate) fn finish(&self) {
+    /// True for what is attached to a member of an extension that was left out: no entry makes that member.
+    fn is_of_left_out(&self, refused: &Refused<'_>) -> bool {
+        let entry = refused.entry;
+        let attached = matches!(
+            entry.desc,
+            ObjectType::Acl
+                | ObjectType::Comment
+                | ObjectType::SecurityLabel
+                | ObjectType::Policy
+                | ObjectType::RowSecurity
+                | ObjectType::DefaultAcl
+        );
+        // Tables, objects, functions, schemas that are not there.
+        let undefined = ["42P01", "42704", "42883", "3F000"].iter().any(|state| refused.why.is_sqlstate(state));
+        let made = entry.dependencies.first().is_some_and(|id| self.by_id.contains_key(id));
+        self.lacks_extensions && attached && undefined && !made
+    }
+
+    /// Moves what was refused to the findings; returns the entries that belong to extensions which were left out.
+    pub(crate) fn finish(&self) -> Vec<i32> {
+        let mut of_left_out = Vec::new();
         for refused in std::mem::take(&mut *self.refused()).into_values() {
             let entry = refused.entry;
+            if self.is_of_left_out(&refused) {
+                let (kind, name) = (findings::kind(entry), findings::name(entry));
+                self.ledger.note(format!("{kind} {name}: of an extension that was left out"));
+                of_left_out.push(entry.dump_id);
+                continue;
+            }
             let defn = entry.defn.as_deref().unwrap_or_default().trim();
             let step = if refused.why.sqlstate().is_some() {
                 entry::step(&refused.why, defn)
@@ -336,6 +371,7 @@ impl<'a> Executor<'a> {
             };
             self.ledger.refused(&findings::kind(entry), &findings::name(entry), &refused.why.cause(), &step, defn);
         }
+        of_left_out
     }
 }
 

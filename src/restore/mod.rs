@@ -7,8 +7,10 @@
 pub(crate) mod board;
 pub(crate) mod checks;
 pub(crate) mod database;
+pub(crate) mod early;
 pub(crate) mod entry;
 pub(crate) mod executor;
+pub(crate) mod extensions;
 pub(crate) mod findings;
 pub(crate) mod large_objects;
 pub(crate) mod options;
@@ -34,17 +36,36 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::restore::findings::Finding;
 use crate::restore::options::{Options, Profile};
 use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
 use crate::restore::source::{LeaveOut, Loaded, gaps};
 use crate::restore::work::Report;
+use crate::runs::find;
 use crate::seal::keys::Keys;
 use crate::shutdown::Shutdown;
 use crate::sql::names::in_comment;
 use crate::store::Store;
+
+/// The error of a restore, with its cause where the run itself was removed from the store meanwhile.
+async fn explained(error: Error, loaded: &Loaded, options: &Options) -> Error {
+    let name = &loaded.run.manifest.run;
+    if !matches!(find::manifest(&loaded.run.store, name).await, Ok(None)) {
+        return error;
+    }
+    let error = error
+        .with_kind(Kind::Failed)
+        .context(format!("run {name} was removed from the store while it was being restored"))
+        .hint("`pgstow pin RUN` keeps `prune` from a run that is being restored");
+    if checks::marked(name, options).is_none() {
+        return error;
+    }
+    error.hint(
+        "what was restored is not whole and is marked: restore another run with --start-over, or drop the database",
+    )
+}
 
 /// Longest time that an end by signal waits for commits under way.
 pub(crate) const COMMITS: Duration = Duration::from_secs(10);
@@ -95,10 +116,18 @@ async fn restore(
     let loaded = Loaded::read(store, run, keys).await?;
     checks::refuse_disagreements(&loaded, options).await?;
     if let Profile::Supabase { replace } = options.profile {
-        return Box::pin(supabase::restore(options, replace, &loaded, progress, commits)).await;
+        let done = Box::pin(supabase::restore(options, replace, &loaded, progress, commits)).await;
+        return match done {
+            Err(error) => Err(explained(error, &loaded, options).await),
+            done => done,
+        };
     }
     let leave_out = LeaveOut::of_gaps(&loaded);
-    let mut report = plain::restore(options, &loaded, &leave_out, progress, commits).await?;
+    let done = Box::pin(plain::restore(options, &loaded, &leave_out, progress, commits)).await;
+    let mut report = match done {
+        Err(error) => return Err(explained(error, &loaded, options).await),
+        Ok(report) => report,
+    };
     let part = Part::choose(&loaded.run.manifest, options)?.with_contents(&loaded.run).await?;
     let lost = gaps(part.entries(&loaded.meta), &leave_out).into_iter();
     report.findings.not_restored.extend(lost.map(|entry| Finding {

@@ -32,6 +32,8 @@ pub(crate) enum Destination {
     Create,
     /// It exists and may hold other things.
     Existing,
+    /// It was made for this restore, is empty, and is dropped afterwards: it is not marked.
+    Scratch,
 }
 
 /// The planner's statistics that are gathered at the end.

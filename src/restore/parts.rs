@@ -34,6 +34,28 @@ pub(crate) fn exists(entry: &Entry, known: &BTreeSet<(String, String, String)>) 
     entry.desc == ObjectType::Schema && known.contains(&("schema".to_owned(), String::new(), tag(entry).to_owned()))
 }
 
+/// True for a statistics object of a table that is neither in this part (`own`) nor in the target. `pg_dump -n` writes it
+/// with its table only.
+pub(crate) fn lacks_its_table(
+    entry: &Entry,
+    all: &[Entry],
+    own: &HashSet<i32>,
+    known: &BTreeSet<(String, String, String)>,
+) -> bool {
+    let is_relation = |e: &&Entry| {
+        matches!(e.desc, ObjectType::Table | ObjectType::ForeignTable | ObjectType::MaterializedView)
+            && entry.dependencies.contains(&e.dump_id)
+    };
+    let there = |e: &Entry| {
+        own.contains(&e.dump_id) || known.contains(&("relation".to_owned(), namespace(e).to_owned(), tag(e).to_owned()))
+    };
+    let lacks = entry.desc == ObjectType::Statistics && all.iter().filter(is_relation).any(|table| !there(table));
+    if lacks {
+        tracing::warn!("statistics {}.{} left out: their table is not in this part", namespace(entry), tag(entry));
+    }
+    lacks
+}
+
 impl Part {
     /// The part that the options ask for.
     ///

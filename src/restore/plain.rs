@@ -21,9 +21,12 @@ use crate::error::{Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
+use crate::postgres::target::mark::Mark;
 use crate::postgres::target::{EventTriggers, constraints, project};
 use crate::restore::checks::Found;
-use crate::restore::executor::{Executor, is_refusal};
+use crate::restore::entry::is_refusal;
+use crate::restore::executor::Executor;
+use crate::restore::extensions::{self, Moment};
 use crate::restore::options::{Content, Destination, Options, Statistics};
 use crate::restore::parts::Part;
 use crate::restore::prepare::Prepared;
@@ -68,7 +71,8 @@ pub(crate) async fn restore(
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     // Missing programs fail it before the target is touched.
     loaded.tools(options)?;
-    let Prepared { control, found, created } = prepare::connect(options, loaded, &entries, &commits).await?;
+    let Prepared { control, found, created, gone, look } =
+        prepare::connect(options, loaded, &entries, &commits).await?;
     warn(manifest, &part, &control);
     if let Err(error) = part.check(&control, meta, options).await {
         if created {
@@ -80,9 +84,27 @@ pub(crate) async fn restore(
     if !part.is_whole() || options.destination == Destination::Existing {
         let known = target::known(&control).await?;
         entries.retain(|entry| !parts::exists(entry, &known));
+        let own: HashSet<i32> = entries.iter().map(|entry| entry.dump_id).collect();
+        entries.retain(|entry| !parts::lacks_its_table(entry, &meta.entries, &own, &known));
+        if options.destination == Destination::Existing && options.has_definitions() {
+            checks::refuse_collisions(&control, &entries, &known, options)?;
+        }
     }
-    let work = Work::new(options, progress, loaded, leave_out, (part, control), commits)?;
+    let mut out = leave_out.clone();
+    out.libraries = look.libraries;
+    let tables = extensions::leave(&mut out, &meta.entries, &run.manifest, &gone);
+    entries.retain(|entry| !out.entries.contains(&entry.dump_id));
+    let work = Work::new(options, progress, loaded, &out, (part, control), commits)?;
+    work.note_unfinished(loaded);
     tracing::info!(run = %work.run.manifest.run, into = %work.info, "restore started");
+    for one in &gone {
+        work.ledger.lost("extension", &one.name, &extensions::line(one, &tables), &one.step);
+    }
+    if look.no_locale && created {
+        let step =
+            "nothing, where text may sort by bytes; else make the database with another locale, and restore into it";
+        work.ledger.lost("locale", "of the database", "the server does not have it: it was made with locale C", step);
+    }
     let role = Box::pin(work.all(found, &entries)).await?;
     Ok(work.finish(&role, started).await)
 }
@@ -104,20 +126,21 @@ impl Work<'_> {
     /// All steps; returns the role that restored.
     async fn all(&self, found: Found, entries: &[&Entry]) -> Result<String> {
         let options = self.options;
-        let mark = checks::mark(&self.run.manifest.run, options);
-        let executor = Executor::new(&self.control, options, &self.ledger, &self.meta.entries).await?;
+        let saved = (self.run.manifest.extensions.as_slice(), !self.leave_out.extensions.is_empty());
+        let executor = Executor::new(&self.control, options, &self.ledger, &self.meta.entries, saved).await?;
         let role = executor.role().to_owned();
-        match (found, &mark) {
-            (Found::Restored, _) => {
-                tracing::info!("everything but the statistics was restored by an earlier run of this command");
-                self.statistics(mark.is_some()).await?;
-                return Ok(role);
-            }
-            (Found::Unfinished, _) => self.remove_unfinished().await?,
-            (Found::Nothing, Some(mark)) => target::mark(&self.control, mark).await?,
-            (Found::Nothing, None) => {}
+        let (first, mut last) = self.database_settings().await?;
+        let comment = last.iter().position(|late| late.statement.starts_with("COMMENT ON DATABASE "));
+        if let Found::Restored(mark) = &found {
+            tracing::info!("everything but the statistics was restored by an earlier run of this command");
+            let comment = comment.map(|at| last.remove(at).statement);
+            self.statistics(Some(mark), comment.as_deref()).await?;
+            return Ok(role);
         }
-        let (first, last) = self.database_settings().await?;
+        let mut mark = self.begin(found).await?;
+        // The comment that is the mark is replaced by the saved one at the end.
+        let comment =
+            comment.filter(|_| mark.as_ref().is_some_and(Mark::is_comment)).map(|at| last.remove(at).statement);
         self.set(first.into_iter().map(|statement| Late { statement, is_repeated: false })).await?;
         let defines = options.has_definitions() && self.part.archives();
         if defines {
@@ -125,6 +148,12 @@ impl Work<'_> {
             self.step("definitions", executor.before(&session, entries)).await?;
             session.close().await;
         }
+        let around: Vec<&str> = if self.part.is_whole() {
+            entries.iter().filter(|e| e.desc == ObjectType::Extension).map(|e| tag(e)).collect()
+        } else {
+            Vec::new()
+        };
+        extensions::call(&self.control, &self.ledger, &around, Moment::Before).await?;
         if self.leave_out.quiet {
             target::execute(&self.control, QUIET, "keep cron jobs from running").await?;
         }
@@ -145,36 +174,59 @@ impl Work<'_> {
         } else if options.has_rows() && !options.has_definitions() {
             self.step("materialized views", executor.refresh(&self.control, entries)).await?;
         }
-        executor.finish();
+        let of_left_out = executor.finish();
+        self.note(|report| report.of_left_out = of_left_out);
+        extensions::call(&self.control, &self.ledger, &around, Moment::After).await?;
+        for line in extensions::other_versions(&self.control, &self.run.manifest.extensions).await? {
+            self.ledger.note(line);
+        }
         for (table, statements) in after {
             self.finish_table(&table, &statements).await?;
         }
         self.set(last).await?;
-        if let Some(mark) = &mark {
+        if let Some(mark) = &mut mark {
             // Said only when everything before is sure to stay.
             target::flush(&self.control).await?;
-            target::remark(&self.control, &checks::restored(mark)).await?;
+            let what = checks::restored(&mark.what);
+            mark.change(&self.control, &what).await?;
         }
-        self.statistics(mark.is_some()).await?;
+        self.statistics(mark.as_ref(), comment.as_deref()).await?;
         Ok(role)
     }
 
-    /// Removes everything that an unfinished restore of this run made, once nothing else is in the database.
-    async fn remove_unfinished(&self) -> Result<()> {
-        target::end_others(&self.control).await?;
-        self.refuse_strangers().await?;
-        tracing::info!("an unfinished restore of this run is removed first");
-        let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
-        target::wipe(&self.control, &made.map(|e| tag(e).to_owned()).collect()).await
+    /// Empties a database that holds an unfinished restore, and marks it.
+    async fn begin(&self, found: Found) -> Result<Option<Mark>> {
+        let old = match found {
+            Found::Unfinished(mark) => {
+                target::end_others(&self.control).await?;
+                self.refuse_strangers(&mark).await?;
+                tracing::info!("an unfinished restore of this run is removed first");
+                let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
+                target::wipe(&self.control, Some(&made.map(|e| tag(e).to_owned()).collect())).await?;
+                Some(mark)
+            }
+            Found::Other(mark) => {
+                target::end_others(&self.control).await?;
+                tracing::warn!("an unfinished restore of run {} is removed first (--start-over)", mark.what);
+                target::wipe(&self.control, None).await?;
+                Some(mark)
+            }
+            Found::Nothing | Found::Restored(_) => None,
+        };
+        let Some(what) = checks::marked(&self.run.manifest.run, self.options) else { return Ok(None) };
+        Mark::make(&self.control, &what, old).await.map(Some)
     }
 
     /// The last step, after which nothing is unfinished.
-    async fn statistics(&self, marked: bool) -> Result<()> {
+    async fn statistics(&self, mark: Option<&Mark>, comment: Option<&str>) -> Result<()> {
         if self.options.statistics != Statistics::None && self.options.has_rows() {
             self.step("statistics", self.analyze()).await?;
         }
         target::flush(&self.control).await?;
-        if marked { target::unmark(&self.control).await } else { Ok(()) }
+        match mark {
+            Some(mark) => mark.remove(&self.control, comment).await,
+            None => Ok(()),
+        }
     }
 
     /// The settings, rights and comment of the database: those that rows and definitions may need, and the others.
@@ -186,6 +238,18 @@ impl Work<'_> {
         for text in database::settings(&self.meta.entries, &self.run.manifest.source.database, self.info.database()) {
             let statements = statements(&text).into_iter().map(str::to_owned).collect();
             all.extend(settings::taken(&self.control, statements).await?);
+        }
+        // No session could begin with these.
+        let is_lost = |statement: &String| {
+            settings::libraries(statement).iter().any(|library| self.leave_out.libraries.contains(library))
+        };
+        for statement in all.extract_if(.., |statement| is_lost(statement)) {
+            let why = "a library that it loads is not on this server: no session could begin";
+            if self.options.destination == Destination::Scratch {
+                self.ledger.note(format!("left out, {why}: {statement}"));
+            } else {
+                self.ledger.refused("setting", "of the database", why, &entry::when_there(&statement), &statement);
+            }
         }
         Ok(settings::in_two_steps(all))
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use libpgdump::Entry;
+use libpgdump::{Entry, ObjectType};
 use tokio_util::task::TaskTracker;
 
 use crate::archive::catalogue::{namespace, tag};
@@ -13,8 +13,11 @@ use crate::human;
 use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
+use crate::postgres::target::mark::Mark;
 use crate::postgres::target::{Server, project, wipe};
 use crate::restore::checks::Found;
+use crate::restore::early::{self, Look};
+use crate::restore::extensions::{self, Impossible};
 use crate::restore::options::{Destination, Options, Roles};
 use crate::restore::parts::Part;
 use crate::restore::roles::Script;
@@ -41,6 +44,10 @@ pub(crate) struct Prepared {
     pub(crate) found: Found,
     /// This very restore created it.
     pub(crate) created: bool,
+    /// Extensions that it cannot have.
+    pub(crate) gone: Vec<Impossible>,
+    /// The early look at its server.
+    pub(crate) look: Look,
 }
 
 /// Drops the database that this restore created and has put nothing into.
@@ -77,20 +84,20 @@ pub(crate) async fn connect(
         checks::refuse_source(&control, manifest, options).await?;
         let found = checks::refuse_full(&control, &manifest.run, options).await?;
         let server = target::server(&control).await?;
-        checks::missing(entries, script, &server, options)?;
-        rights::refuse(entries, &target::rights(&control).await?, options)?;
-        make_roles(&control, options, script, &server).await?;
-        return Ok(Prepared { control, found, created: false });
+        let look = look(&control, options, loaded, entries, &server).await?;
+        make_roles(&control, options, script, &server, &look).await?;
+        let gone = lacking_extensions(&control, options, loaded, entries, &server).await?;
+        return Ok(Prepared { control, found, created: false, gone, look });
     }
     let maintenance = maintenance(options).await?;
     let server = target::server(&maintenance).await?;
-    checks::missing(entries, script, &server, options)?;
-    rights::refuse(entries, &target::rights(&maintenance).await?, options)?;
-    make_roles(&maintenance, options, script, &server).await?;
+    let look = look(&maintenance, options, loaded, entries, &server).await?;
+    make_roles(&maintenance, options, script, &server, &look).await?;
     let mut statements = Vec::new();
     let created = !server.databases.contains(info.database());
     if created {
-        let sql = database::create(&meta.entries, info.database(), maintenance.server_version_num());
+        let create = if look.no_locale { database::create_without_locale } else { database::create };
+        let sql = create(&meta.entries, info.database(), maintenance.server_version_num());
         statements.push((sql, "create the database"));
         if let Some(owner) = database::owner(&meta.entries).filter(|_| !options.ignores_owners()) {
             let quoted = crate::sql::names::quote;
@@ -110,12 +117,58 @@ pub(crate) async fn connect(
     let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, options).await?;
     let found = checks::refuse_full(&control, &manifest.run, options).await?;
-    Ok(Prepared { control, found, created })
+    let gone = lacking_extensions(&control, options, loaded, entries, &server).await?;
+    Ok(Prepared { control, found, created, gone, look })
 }
 
-async fn make_roles(session: &Session, options: &Options, script: &Script, server: &Server) -> Result<()> {
+/// The early look at the server; what it lacks and what the role may not are refused all at once. A drill names what a
+/// restore would be refused for beside roles, and goes on.
+async fn look(
+    session: &Session,
+    options: &Options,
+    loaded: &Loaded,
+    entries: &[&Entry],
+    server: &Server,
+) -> Result<Look> {
+    let look = early::look(session, options, loaded, entries).await?;
+    let mut lacks = checks::missing(entries, &loaded.script, server, options);
+    if options.destination == Destination::Scratch {
+        for lack in &look.lacks {
+            tracing::warn!("this server lacks {}", lack.thing);
+        }
+    } else {
+        lacks.extend(look.lacks.iter().cloned());
+    }
+    early::refuse(&lacks, rights::refuse(entries, &target::rights(session).await?, options), options)?;
+    Ok(look)
+}
+
+/// The extensions that the target cannot have; those of a drill were left out before.
+async fn lacking_extensions(
+    control: &Session,
+    options: &Options,
+    loaded: &Loaded,
+    entries: &[&Entry],
+    server: &Server,
+) -> Result<Vec<Impossible>> {
+    if options.destination == Destination::Scratch || !options.has_definitions() {
+        return Ok(Vec::new());
+    }
+    let named = entries.iter().filter(|e| e.desc == ObjectType::Extension);
+    let absent = named.filter(|e| !server.extensions.contains(tag(e)));
+    let mut gone: Vec<Impossible> = absent.map(|e| Impossible::absent(tag(e))).collect();
+    gone.extend(extensions::impossible(control, options, entries, &loaded.run.manifest.extensions).await?);
+    Ok(gone)
+}
+
+async fn make_roles(session: &Session, options: &Options, script: &Script, server: &Server, look: &Look) -> Result<()> {
     let Roles::Create { passwords } = options.roles else { return Ok(()) };
     let mut statements = settings::taken(session, script.missing(&server.roles, passwords)).await?;
+    let is_lost =
+        |statement: &String| settings::libraries(statement).iter().any(|library| look.libraries.contains(library));
+    for statement in statements.extract_if(.., |statement| is_lost(statement)) {
+        tracing::warn!("left out, since a library that it loads is not on this server: {statement}");
+    }
     if statements.is_empty() {
         return Ok(());
     }
@@ -139,7 +192,7 @@ impl Work<'_> {
 
     /// Refuses to remove what somebody put into a database whose restore was not finished: tables that the run does not
     /// have, and rows beyond those of the run.
-    pub(crate) async fn refuse_strangers(&self) -> Result<()> {
+    pub(crate) async fn refuse_strangers(&self, mark: &Mark) -> Result<()> {
         if self.options.start_over {
             return Ok(());
         }
@@ -173,10 +226,7 @@ impl Work<'_> {
         let strangers = human::shortened(strangers.iter().map(|thing| in_comment(thing)), 3, ", ");
         Err(Error::usage(format!("{} holds an unfinished restore, and more than that: {strangers}", self.info))
             .hint("--start-over removes everything in it and restores again")
-            .hint(format!(
-                "to keep it as it is, take the mark away: DROP SCHEMA {}; nothing was changed",
-                target::MARK
-            )))
+            .hint(format!("to keep it as it is, take the mark away: {}; nothing was changed", mark.removal())))
     }
 
     /// Triggers that are `ENABLE ALWAYS` or `ENABLE REPLICA` fire in a session that loads as a replica does, and would

@@ -25,7 +25,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::target::load::Loader;
 use crate::postgres::target::project;
 use crate::postgres::target::{foreign_keys, load};
-use crate::restore::executor::is_refusal;
+use crate::restore::entry::is_refusal;
 use crate::restore::progress::Progress;
 use crate::restore::wanted::{Wanted, referred_first};
 use crate::seal::digest::Fingerprint;

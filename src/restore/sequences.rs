@@ -6,7 +6,7 @@ use libpgdump::{Entry, ObjectType};
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::Result;
 use crate::postgres::target::project;
-use crate::restore::executor::is_refusal;
+use crate::restore::entry::is_refusal;
 use crate::restore::findings;
 use crate::restore::rows::Tables;
 use crate::restore::work::Work;
@@ -77,7 +77,7 @@ pub(crate) fn never_back(entry: &Entry) -> Option<String> {
         "{call} FROM {name} s, pg_catalog.pg_sequence q
           WHERE q.seqrelid = {}::pg_catalog.regclass
             AND (CASE WHEN q.seqincrement > 0 THEN s.last_value < {value} ELSE s.last_value > {value} END
-                 OR (s.last_value = {value} AND NOT s.is_called AND {called}));",
+                 OR (NOT s.is_called AND (s.last_value = q.seqstart OR s.last_value = {value} AND {called})));",
         literal(&name)
     ))
 }

@@ -28,6 +28,20 @@ fn setting(statement: &str) -> Option<String> {
     parts(statement).map(|(_, setting)| setting)
 }
 
+/// The libraries that a statement makes every session load, as `LOAD` names them.
+pub(crate) fn libraries(statement: &str) -> Vec<String> {
+    let Some((before, name)) = parts(statement) else { return Vec::new() };
+    let folder = match name.to_ascii_lowercase().as_str() {
+        "session_preload_libraries" => "",
+        "local_preload_libraries" => "$libdir/plugins/",
+        _ => return Vec::new(),
+    };
+    let value = statement.get(before.len()..).and_then(|rest| rest.split_once(" TO ")).map_or("", |(_, value)| value);
+    let names = value.split(',').map(|one| one.trim().trim_matches('\'').trim_matches('"').trim());
+    let named = names.filter(|name| !name.is_empty() && *name != "DEFAULT");
+    named.map(|name| if name.contains('/') { name.to_owned() } else { format!("{folder}{name}") }).collect()
+}
+
 /// Settings that would stand in the way of the restore itself: they come last.
 const LAST: &[&str] = &[
     "default_transaction_read_only",
@@ -83,6 +97,9 @@ pub(crate) async fn taken(session: &Session, statements: Vec<String>) -> Result<
     let mut taken = Vec::with_capacity(statements.len());
     for statement in statements {
         match setting(&statement) {
+            Some(setting) if is_refused(&setting, &statement, session.server_version_num()) => {
+                tracing::warn!("left out, since this server knows one value of {setting} only: {statement}");
+            }
             Some(setting) if !target::knows(session, &setting).await? => {
                 tracing::warn!("left out, since this server does not know {setting}: {statement}");
             }
@@ -90,6 +107,12 @@ pub(crate) async fn taken(session: &Session, statements: Vec<String>) -> Result<
         }
     }
     Ok(taken)
+}
+
+/// True for a setting whose value newer servers refuse: 19 knows strings that conform to the standard only.
+fn is_refused(setting: &str, statement: &str, server_version_num: u32) -> bool {
+    let off = || ["'off'", "'false'", "'0'", "'no'"].iter().any(|value| statement.ends_with(value));
+    server_version_num >= 190_000 && setting.eq_ignore_ascii_case("standard_conforming_strings") && off()
 }
 
 #[cfg(test)]
@@ -116,6 +139,22 @@ mod tests {
             let again = |at: usize, name| format!("ALTER DATABASE {database} RESET \"{name}\"; {}", all[at]);
             assert_eq!(late, [all[0].clone(), again(1, "b"), again(2, "app.x")]);
         }
+    }
+
+    #[test]
+    fn the_libraries_of_a_setting_are_found() {
+        let found = |text| libraries(text);
+        assert_eq!(found("ALTER DATABASE x SET session_preload_libraries TO 'a', '$libdir/b'"), ["a", "$libdir/b"]);
+        assert_eq!(found("ALTER ROLE x IN DATABASE y SET local_preload_libraries TO 'a'"), ["$libdir/plugins/a"]);
+        assert!(found("ALTER DATABASE x SET search_path TO 'a', 'b'").is_empty());
+    }
+
+    #[test]
+    fn strings_that_do_not_conform_are_left_out_for_19_only() {
+        let statement = "ALTER DATABASE x SET standard_conforming_strings TO 'off'";
+        assert!(is_refused("standard_conforming_strings", statement, 190_000));
+        assert!(!is_refused("standard_conforming_strings", statement, 180_004));
+        assert!(!is_refused("escape_string_warning", "ALTER DATABASE x SET escape_string_warning TO 'off'", 190_000));
     }
 
     #[test]

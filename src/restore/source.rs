@@ -1,6 +1,7 @@
 //! A run that is going to be restored: its manifest, definitions and roles in memory, and what of it is left out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
@@ -8,8 +9,10 @@ use libpgdump::{Entry, ObjectType};
 use crate::archive::catalogue::{namespace, tag, with_dependents};
 use crate::archive::head;
 use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
 use crate::objects::stored_run::StoredRun;
 use crate::postgres::programs::tools::{PgTools, Whose};
+use crate::postgres::target::mark::{self, MARK};
 use crate::restore::options::Options;
 use crate::restore::roles::Script;
 use crate::runs::contents::{self, Disagreement};
@@ -27,20 +30,48 @@ pub(crate) struct Loaded {
     pub(crate) manifest_sha256: String,
     pub(crate) meta: ArchiveMetadata,
     pub(crate) script: Script,
+    /// The database that was saved held an unfinished restore: its mark was taken out of the entries.
+    pub(crate) unfinished: bool,
+}
+
+/// What is to be known of a run of a database that held an unfinished restore.
+pub(crate) const UNFINISHED: &str =
+    "when this run was made, the database held an unfinished restore: the run may contain only a part of that one";
+
+/// Takes the mark of an unfinished restore out of a run that was made of such a database: it would mark the target.
+fn without_mark(run: &mut StoredRun, meta: &mut ArchiveMetadata) -> bool {
+    let is_mark = |e: &Entry| {
+        namespace(e) == MARK
+            || (namespace(e).is_empty() && (tag(e) == MARK || tag(e) == format!("SCHEMA {MARK}")))
+            || (e.desc == ObjectType::Comment
+                && tag(e).starts_with("DATABASE ")
+                && e.defn
+                    .as_deref()
+                    .is_some_and(|defn| defn.split_once(" IS '").is_some_and(|(_, text)| mark::is_mark(text))))
+    };
+    let before = meta.entries.len();
+    meta.entries.retain(|entry| !is_mark(entry));
+    if run.manifest.schemas.iter().any(|schema| schema.name == MARK) {
+        let mut manifest: Manifest = (*run.manifest).clone();
+        manifest.schemas.retain(|schema| schema.name != MARK);
+        run.manifest = Arc::new(manifest);
+    }
+    before > meta.entries.len()
 }
 
 impl Loaded {
     pub(crate) async fn read(store: Store, wanted: &str, keys: &Keys) -> Result<Self> {
         let found = find::trusted(&store, wanted, &keys.trust).await?;
         let manifest_sha256 = hash::sha256(&found.bytes);
-        let run = StoredRun::new(store, found.manifest, &keys.identities)?;
+        let mut run = StoredRun::new(store, found.manifest, &keys.identities)?;
         let manifest = &run.manifest;
         let database = run.read(&manifest.database.object).await?;
-        let meta = head::read(&mut database.as_slice())
+        let mut meta = head::read(&mut database.as_slice())
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
         let script = run.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;
-        Ok(Self { run, manifest_sha256, meta, script })
+        let unfinished = without_mark(&mut run, &mut meta);
+        Ok(Self { run, manifest_sha256, meta, script, unfinished })
     }
 
     /// Every disagreement of the manifest with what the run's own objects say they contain.
@@ -71,12 +102,16 @@ impl Loaded {
 }
 
 /// The objects of a whole run that a drill leaves out.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct LeaveOut {
     /// Dump ids of entries.
     pub(crate) entries: HashSet<i32>,
     /// Tables whose rows are not loaded.
     pub(crate) tables: HashSet<TableName>,
+    /// Extensions that the target cannot have.
+    pub(crate) extensions: BTreeSet<String>,
+    /// Libraries that no session could load, by which settings are left out.
+    pub(crate) libraries: BTreeSet<String>,
     /// The large objects.
     pub(crate) large_objects: bool,
     /// Keep what is restored from acting: cron jobs come back inactive.

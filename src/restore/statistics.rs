@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::postgres::target::load;
-use crate::restore::executor::is_refusal;
+use crate::restore::entry::is_refusal;
 use crate::restore::options::Statistics;
 use crate::restore::work::Work;
 

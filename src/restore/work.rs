@@ -14,11 +14,11 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_restore::PgRestore;
 use crate::restore::checks;
 use crate::restore::findings::{Findings, Ledger};
-use crate::restore::options::Options;
+use crate::restore::options::{Destination, Options};
 use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
 use crate::restore::rows::{Rows, Tables};
-use crate::restore::source::{LeaveOut, Loaded};
+use crate::restore::source::{LeaveOut, Loaded, UNFINISHED};
 use crate::restore::wanted::Wanted;
 
 /// The result of a restore.
@@ -32,6 +32,9 @@ pub(crate) struct Report {
     pub(crate) large_objects: u64,
     pub(crate) seconds: f64,
     pub(crate) phases: Vec<Phase>,
+    /// Entries that belong to extensions which were left out.
+    #[serde(skip)]
+    pub(crate) of_left_out: Vec<i32>,
     /// Objects that were not restored, objects that were left alone, and notes.
     pub(crate) findings: Findings,
 }
@@ -84,6 +87,16 @@ impl<'a> Work<'a> {
         let report = Mutex::new(Report { run: manifest.run.clone(), ..Report::default() });
         let (run, meta, ledger) = (&loaded.run, &loaded.meta, Ledger::default());
         Ok(Self { options, progress, run, meta, leave_out, info, part, pg_restore, control, commits, ledger, report })
+    }
+
+    /// Notes a run of a database that held an unfinished restore.
+    pub(crate) fn note_unfinished(&self, loaded: &Loaded) {
+        if loaded.unfinished && self.options.destination == Destination::Scratch {
+            self.ledger.note(UNFINISHED.to_owned());
+        } else if loaded.unfinished {
+            let step = "compare what is there with the run that was being restored";
+            self.ledger.lost("run", &self.run.manifest.run, UNFINISHED, step);
+        }
     }
 
     /// Ends the control session; returns the report of a restore by this role that began at `started`.
@@ -140,7 +153,8 @@ impl<'a> Work<'a> {
             jobs: usize::from(self.options.jobs),
             tables,
             no_owner: self.options.ignores_owners(),
-            in_pieces: checks::mark(&self.run.manifest.run, self.options).is_some(),
+            in_pieces: self.options.destination == Destination::Scratch
+                || checks::marked(&self.run.manifest.run, self.options).is_some(),
             progress: Arc::clone(self.progress),
             commits: self.commits.clone(),
             goes_on: !self.options.exit_on_error,

@@ -111,7 +111,7 @@ struct Tally {
     refusals: BTreeMap<String, usize>,
     skipped: BTreeMap<String, usize>,
     like_stock: BTreeMap<String, usize>,
-    stopped: BTreeMap<String, usize>,
+    listed: BTreeMap<String, usize>,
     findings: BTreeMap<String, usize>,
 }
 
@@ -194,8 +194,8 @@ fn note(tally: &mut Tally, played: &Played) {
     if let Some(why) = &played.skipped {
         *tally.skipped.entry(why.clone()).or_default() += 1;
     }
-    if let Some(why) = &played.stopped {
-        *tally.stopped.entry(why.clone()).or_default() += 1;
+    if let Some(why) = &played.listed {
+        *tally.listed.entry(why.clone()).or_default() += 1;
     }
     if let Some(lost) = &played.like_stock {
         let times = tally.like_stock.entry(first_line(lost)).or_default();
@@ -300,7 +300,7 @@ fn summary(tally: &Tally, started: Instant, asked: &Asked) {
     };
     show("finding", &tally.findings, usize::MAX);
     show("lost by stock too", &tally.like_stock, 20);
-    show("stopped where stock goes on", &tally.stopped, 40);
+    show("listed, lost by stock too", &tally.listed, 40);
     show("not judged", &tally.skipped, 20);
     if asked.explain {
         show("refused", &tally.refusals, 60);

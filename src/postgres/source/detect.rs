@@ -46,8 +46,9 @@ async fn look(client: &Client, in_transaction: bool) -> Result<Detection> {
     let schemas = queries::schemas(client).await.context("list the schemas")?;
     let (relations, privileges) =
         queries::relations(client, &server, in_transaction).await.context("list the relations")?;
-    let mut detection =
-        Detection { schemas, relations, large_objects: 0, unreadable: Vec::new(), omitted: Vec::new(), server };
+    let extensions = queries::extensions(client).await.context("list the extensions")?;
+    let (unreadable, omitted) = (Vec::new(), Vec::new());
+    let mut detection = Detection { schemas, relations, large_objects: 0, unreadable, omitted, extensions, server };
     detection.note_unreadable(&privileges);
     queries::large_objects(client, &mut detection).await.context("list the large objects")?;
     detection.omitted = omitted::omitted(client, &detection).await.context("find what a dump cannot contain")?;

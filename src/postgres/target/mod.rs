@@ -8,17 +8,16 @@ pub(crate) mod mark;
 pub(crate) mod project;
 pub(crate) mod scratch;
 pub(crate) mod staging;
+pub(crate) mod trial;
 pub(crate) mod wipe;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 pub(crate) use crate::postgres::query::{execute, strings};
-pub(crate) use crate::postgres::target::mark::{
-    APPLICATION, MARK, end_others, flush, lock, mark, remark, unfinished, unmark,
-};
+pub(crate) use crate::postgres::target::mark::{APPLICATION, MARK, end_others, flush, lock};
 pub(crate) use crate::postgres::target::wipe::wipe;
 use crate::sql::names::literal;
 
@@ -128,14 +127,29 @@ pub(crate) async fn has_default_privileges(session: &Session) -> Result<bool> {
     Ok(row.map_err(|e| failure(&e).context("find default privileges"))?.get(0))
 }
 
-/// The objects of the database that can be referred to: kind (`schema`, `relation`, `type`, `function`, `extension`,
-/// `server`), schema (empty for what is in none) and name.
+/// The things that can be referred to in the database: kind (`schema`, `relation`, `type`, `function`, `signature` of a
+/// function of a user's, `extension`, `server`, `collation`, `operator` and so on),
+/// schema (empty for what is in none) and name.
 pub(crate) async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> {
     let sql = "WITH n AS (SELECT oid, nspname::pg_catalog.text AS s FROM pg_catalog.pg_namespace)
                SELECT 'schema', '', s FROM n
                UNION SELECT 'relation', s, relname FROM pg_catalog.pg_class c JOIN n ON n.oid = relnamespace
                UNION SELECT 'type', s, typname FROM pg_catalog.pg_type JOIN n ON n.oid = typnamespace
                UNION SELECT 'function', s, proname FROM pg_catalog.pg_proc JOIN n ON n.oid = pronamespace
+               UNION SELECT 'signature', s, proname || '(' || pg_catalog.oidvectortypes(proargtypes) || ')'
+                       FROM pg_catalog.pg_proc JOIN n ON n.oid = pronamespace WHERE pg_proc.oid >= 16384
+               UNION SELECT 'collation', s, collname FROM pg_catalog.pg_collation JOIN n ON n.oid = collnamespace
+               UNION SELECT 'conversion', s, conname FROM pg_catalog.pg_conversion JOIN n ON n.oid = connamespace
+               UNION SELECT 'operator', s, oprname FROM pg_catalog.pg_operator JOIN n ON n.oid = oprnamespace
+               UNION SELECT 'operator class', s, opcname FROM pg_catalog.pg_opclass JOIN n ON n.oid = opcnamespace
+               UNION SELECT 'operator family', s, opfname FROM pg_catalog.pg_opfamily JOIN n ON n.oid = opfnamespace
+               UNION SELECT 'access method', '', amname FROM pg_catalog.pg_am
+               UNION SELECT 'text search configuration', s, cfgname FROM pg_catalog.pg_ts_config JOIN n ON n.oid = cfgnamespace
+               UNION SELECT 'text search dictionary', s, dictname FROM pg_catalog.pg_ts_dict JOIN n ON n.oid = dictnamespace
+               UNION SELECT 'text search parser', s, prsname FROM pg_catalog.pg_ts_parser JOIN n ON n.oid = prsnamespace
+               UNION SELECT 'text search template', s, tmplname FROM pg_catalog.pg_ts_template JOIN n ON n.oid = tmplnamespace
+               UNION SELECT 'foreign-data wrapper', '', fdwname FROM pg_catalog.pg_foreign_data_wrapper
+               UNION SELECT 'language', '', lanname FROM pg_catalog.pg_language
                UNION SELECT 'extension', '', extname FROM pg_catalog.pg_extension
                UNION SELECT 'server', '', srvname FROM pg_catalog.pg_foreign_server";
     let sql = format!("SELECT a::pg_catalog.text, b::pg_catalog.text, c::pg_catalog.text FROM ({sql}) x(a, b, c)");
@@ -201,8 +215,29 @@ pub(crate) async fn event_triggers(session: &Session) -> Result<EventTriggers> {
     Ok(if avoidable { EventTriggers::Avoidable } else { EventTriggers::Fire })
 }
 
-/// The one database that `pg_cron` can live in on this server; `None` where it is not loaded.
-pub(crate) async fn cron_database(session: &Session) -> Result<Option<String>> {
-    let row = session.client.query_one("SELECT pg_catalog.current_setting('cron.database_name', true)", &[]).await;
-    Ok(row.map_err(|e| failure(&e).context("find pg_cron"))?.get(0))
+/// The extensions of the database, with their versions.
+pub(crate) async fn extensions(session: &Session) -> Result<BTreeMap<String, String>> {
+    let sql = "SELECT extname::pg_catalog.text, extversion FROM pg_catalog.pg_extension";
+    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the extensions"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// The versions of an extension that the server can install.
+pub(crate) async fn versions(session: &Session, extension: &str) -> Result<BTreeSet<String>> {
+    let sql = "SELECT version FROM pg_catalog.pg_available_extension_versions WHERE name = $1";
+    let rows = session.client.query(sql, &[&extension]).await;
+    let rows = rows.map_err(|e| failure(&e).context("look at the extensions"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The name, as SQL, of a function without arguments that belongs to an extension.
+pub(crate) async fn function_of(session: &Session, extension: &str, function: &str) -> Result<Option<String>> {
+    let sql = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname)
+                 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                 JOIN pg_catalog.pg_depend d ON d.classid = 1255 AND d.objid = p.oid AND d.deptype = 'e'
+                 JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND d.refclassid = 3079
+                WHERE e.extname = $1 AND p.proname = $2 AND p.pronargs = 0";
+    let row = session.client.query_opt(sql, &[&extension, &function]).await;
+    let row = row.map_err(|e| failure(&e).context(format!("look for {function} of {extension}")))?;
+    Ok(row.map(|row| row.get(0)))
 }

@@ -7,7 +7,6 @@ use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::query::{execute, strings};
-use crate::postgres::target::mark::MARK;
 use crate::sql::names::{TableName, literal, quote};
 
 /// A schema of the target.
@@ -255,42 +254,6 @@ pub(crate) async fn wipe(session: &Session, made: &[String], kept: &[String]) ->
         execute(session, &drop, &format!("{doing} ({drop})")).await?;
     }
     execute(session, "RESET client_min_messages", doing).await
-}
-
-/// Marks the project as being restored; the mark says by what, and what was there before: kind and name.
-///
-/// # Errors
-/// The server's.
-pub(crate) async fn mark(session: &Session, what: &str, things: &[(&str, String)]) -> Result<()> {
-    let values: Vec<String> =
-        things.iter().map(|(kind, name)| format!("({}, {})", literal(kind), literal(name))).collect();
-    let mut sql = format!(
-        "CREATE SCHEMA {MARK}; COMMENT ON SCHEMA {MARK} IS {};
-         CREATE TABLE {MARK}.kept (kind pg_catalog.text NOT NULL, name pg_catalog.text NOT NULL);",
-        literal(what)
-    );
-    if !values.is_empty() {
-        sql.push_str(&format!("INSERT INTO {MARK}.kept VALUES {};", values.join(", ")));
-    }
-    transaction(session, &sql, "mark the project as being restored").await
-}
-
-/// Takes the mark away.
-///
-/// # Errors
-/// The server's.
-pub(crate) async fn unmark(session: &Session) -> Result<()> {
-    execute(session, &format!("DROP SCHEMA {MARK} CASCADE"), "take the mark away").await
-}
-
-/// The objects that existed before, as the mark lists them.
-///
-/// # Errors
-/// The server's.
-pub(crate) async fn remembered(session: &Session) -> Result<BTreeSet<(String, String)>> {
-    let rows = session.client.query(&format!("SELECT kind, name FROM {MARK}.kept"), &[]).await;
-    let rows = rows.map_err(|e| failure(&e).context("find an unfinished restore"))?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Removes those of these large objects that are there.

@@ -28,8 +28,9 @@ pub(crate) async fn relations(session: &Session) -> Result<Vec<TableName>> {
     Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }
 
-/// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes.
-pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Result<()> {
+/// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes; where they
+/// are not known all go.
+pub(crate) async fn wipe(session: &Session, extensions: Option<&BTreeSet<String>>) -> Result<()> {
     let client = &session.client;
     let doing = "remove an unfinished restore";
     execute(session, "SET synchronous_commit = off; SET client_min_messages = error", doing).await?;
@@ -64,7 +65,7 @@ pub(crate) async fn wipe(session: &Session, extensions: &BTreeSet<String>) -> Re
     drops.extend(
         present
             .iter()
-            .filter(|name| extensions.contains(*name))
+            .filter(|name| extensions.is_none_or(|made| made.contains(*name)))
             .map(|n| format!("DROP EXTENSION IF EXISTS {} CASCADE", quote(n))),
     );
     run_all(session, &std::mem::take(&mut drops)).await?;

@@ -32,6 +32,7 @@ use crate::format::manifest::Manifest;
 use crate::human;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
+use crate::postgres::target::mark::Mark;
 use crate::postgres::target::project::Project;
 use crate::postgres::target::{load, project};
 use crate::restore::entry::{self, SETTINGS};
@@ -76,9 +77,9 @@ pub(crate) async fn restore(
         return Err(Error::usage(format!("another restore into {} is running", control.info()))
             .hint("wait for it, or stop it; nothing was changed"));
     }
-    let resumed = unfinished(&control, options, manifest).await?;
-    let kept = if resumed { Some(project::remembered(&control).await?) } else { None };
-    let was = |name: &str| kept.as_ref().is_none_or(|kept| kept.contains(&("schema".to_owned(), name.to_owned())));
+    let old = unfinished(&control, options, manifest).await?;
+    let resumed = old.is_some();
+    let was = |name: &str| old.as_ref().is_none_or(|mark| mark.kept.contains(&("schema".to_owned(), name.to_owned())));
     let map = Map::new(&meta.entries, names(&entries, &part, manifest), &before, was);
     if !resumed {
         refuse(&control, options, manifest, &map, &before).await?;
@@ -86,6 +87,7 @@ pub(crate) async fn restore(
     refuse_missing_roles(&control, options, &entries, script).await?;
     let leave_out = LeaveOut::default();
     let work = Work::new(options, progress, loaded, &leave_out, (part, control), commits)?;
+    work.note_unfinished(loaded);
     tracing::info!(run = %manifest.run, into = %work.info, "restore into a project started");
     let ledger = &work.ledger;
     let failed = Failed::default();
@@ -102,7 +104,7 @@ pub(crate) async fn restore(
     if let Roles::Create { passwords } = options.roles {
         roles::make(&work.control, script, &restoring.before, passwords, ledger).await?;
     }
-    Box::pin(restoring.all(kept)).await?;
+    Box::pin(restoring.all(old)).await?;
     note_gaps(manifest, &work.part, ledger);
     let role = restoring.before.role.clone();
     Ok(work.finish(&role, started).await)
@@ -152,14 +154,16 @@ fn mark(options: &Options, manifest: &Manifest) -> Option<String> {
     whole.then(|| format!("{} --profile supabase{only}", manifest.run))
 }
 
-/// True where the project holds an unfinished restore by this very command; one by another is refused.
-async fn unfinished(control: &Session, options: &Options, manifest: &Manifest) -> Result<bool> {
-    match target::unfinished(control).await? {
-        Some(other) if mark(options, manifest).as_ref() == Some(&other) => Ok(true),
-        Some(other) => Err(Error::usage(format!("{} holds an unfinished restore of run {other:?}", control.info()))
-            .hint("finish that one first, by the same command")
-            .hint(format!("or give it up: DROP SCHEMA {} CASCADE; nothing was changed", target::MARK))),
-        None => Ok(false),
+/// The mark of an unfinished restore by this very command; one by another is refused.
+async fn unfinished(control: &Session, options: &Options, manifest: &Manifest) -> Result<Option<Mark>> {
+    match target::mark::find(&control.client).await? {
+        Some(found) if mark(options, manifest).as_ref() == Some(&found.what) => Ok(Some(found)),
+        Some(other) => {
+            Err(Error::usage(format!("{} holds an unfinished restore of run {:?}", control.info(), other.what))
+                .hint("finish that one first, by the same command")
+                .hint(format!("or give it up: {}; nothing was changed", other.removal())))
+        }
+        None => Ok(None),
     }
 }
 
@@ -232,22 +236,25 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    async fn all(&mut self, kept: Option<BTreeSet<(String, String)>>) -> Result<()> {
+    async fn all(&mut self, old: Option<Mark>) -> Result<()> {
         let (work, options) = (self.work, self.work.options);
-        let mark = mark(options, &work.run.manifest);
         let blobs = large_objects::LargeObjects::read(work).await?;
-        if let Some(kept) = kept {
-            tracing::info!("an unfinished restore of this run is removed first");
-            target::end_others(&work.control).await?;
-            self.remove(&blobs, &kept).await?;
-            self.before = project::project(&work.control).await?;
-        } else if let Some(mark) = &mark {
-            let mut things: Vec<(&str, String)> =
-                self.before.schemas.keys().map(|name| ("schema", name.clone())).collect();
-            let collide = project::large_objects(&work.control, &blobs.oids).await?;
-            things.extend(collide.iter().map(|oid| (large_objects::KIND, oid.to_string())));
-            project::mark(&work.control, mark, &things).await?;
-        }
+        let mark = match (old, mark(options, &work.run.manifest)) {
+            (Some(old), _) => {
+                tracing::info!("an unfinished restore of this run is removed first");
+                target::end_others(&work.control).await?;
+                self.remove(&blobs, &old.kept).await?;
+                self.before = project::project(&work.control).await?;
+                Some(old)
+            }
+            (None, Some(what)) => {
+                let schemas = self.before.schemas.keys().map(|name| ("schema".to_owned(), name.clone()));
+                let collide = project::large_objects(&work.control, &blobs.oids).await?;
+                let blobs = collide.iter().map(|oid| (large_objects::KIND.to_owned(), oid.to_string()));
+                Some(Mark::new(&work.control, &what, schemas.chain(blobs).collect()).await?)
+            }
+            (None, None) => None,
+        };
         target::execute(&work.control, SETTINGS, "set up the session").await?;
         self.read_project().await?;
         if !options.ignores_owners()
@@ -263,11 +270,11 @@ impl Restoring<'_> {
         }
         work.step("indexes and constraints", Box::pin(self.after())).await?;
         work.step("privileges", self.privileges()).await?;
-        work.step("the rest", self.rest()).await?;
-        if mark.is_some() {
+        let comment = work.step("the rest", self.rest(mark.as_ref())).await?;
+        if let Some(mark) = &mark {
             // Gone only when everything before is sure to stay.
             target::flush(&work.control).await?;
-            project::unmark(&work.control).await?;
+            mark.remove(&work.control, comment.as_deref()).await?;
         }
         if options.statistics != Statistics::None && options.has_rows() {
             let tables = self.analyzable(load::analyzable(&work.control).await?);
@@ -417,9 +424,9 @@ impl Restoring<'_> {
         Ok(())
     }
 
-    /// Materialised views, and everything of the database as a whole: default privileges, publications, event triggers,
-    /// settings.
-    async fn rest(&self) -> Result<()> {
+    /// Materialised views, and what is the database's: default privileges, publications, event triggers, settings. Returns
+    /// the statement about its comment, which is the mark until then.
+    async fn rest(&self, mark: Option<&Mark>) -> Result<Option<String>> {
         let applier = self.applier();
         if self.work.options.has_rows() {
             for entry in self.entries.iter().filter(|e| e.desc == ObjectType::MaterializedViewData) {
@@ -433,10 +440,14 @@ impl Restoring<'_> {
         }
         if self.work.part.is_whole() {
             let from = &self.work.run.manifest.source.database;
-            let texts = database::settings(&self.work.meta.entries, from, self.work.info.database());
+            let mut texts = database::settings(&self.work.meta.entries, from, self.work.info.database());
+            let is_comment = |text: &String| text.starts_with("COMMENT ON DATABASE ");
+            let comment = texts.iter().position(is_comment).filter(|_| mark.is_some_and(Mark::is_comment));
+            let comment = comment.map(|at| texts.remove(at));
             applier.settings(&texts).await?;
+            return Ok(comment);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Those of these tables and materialised views that are the application's.

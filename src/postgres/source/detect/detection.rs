@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::format::manifest::Omitted;
+use crate::format::manifest::{Extension, Omitted};
 use crate::sql::names::quote;
 
 /// Everything the policy covers in one database.
@@ -21,6 +21,8 @@ pub(crate) struct Detection {
     pub(crate) unreadable: Vec<Unreadable>,
     /// The objects that no dump by this role can contain, or that live outside of the database.
     pub(crate) omitted: Vec<Omitted>,
+    /// The extensions of the database.
+    pub(crate) extensions: Vec<Extension>,
     /// The server and the role.
     pub(crate) server: ServerInfo,
 }

@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 use crate::error::Result;
 use crate::format::manifest::Omitted;
 use crate::postgres::error::failure;
+use crate::postgres::extensions;
 use crate::postgres::source::detect::RelKind;
 use crate::postgres::source::detect::detection::Detection;
 use crate::postgres::source::detect::queries::at;
@@ -77,6 +78,11 @@ pub(crate) async fn omitted(client: &Client, detection: &Detection) -> Result<Ve
     let push = |list: &mut Vec<Omitted>, kind: &str, name: &str, reason: String| {
         list.push(Omitted { kind: kind.to_owned(), name: name.to_owned(), reason });
     };
+    for care in extensions::noted() {
+        if detection.extensions.iter().any(|one| one.name == care.name) {
+            push(&mut list, "extension that wants care", care.name, care.note.unwrap_or_default().to_owned());
+        }
+    }
     if !detection.server.reads_passwords {
         let reason =
             "the role cannot read pg_authid: roles are saved without passwords, set them again after a restore";

@@ -4,6 +4,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, Result};
+use crate::format::manifest::Extension;
 use crate::postgres::error::failure;
 use crate::postgres::source::detect::detection::{
     Detection, GapKind, Privileges, RelKind, Relation, SchemaInfo, ServerInfo, Unreadable,
@@ -252,4 +253,11 @@ pub(crate) fn at<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, index:
 
 fn letter(row: &Row, index: usize) -> Result<char> {
     at::<String>(row, index)?.chars().next().ok_or_else(|| Error::failed("an empty kind in pg_class"))
+}
+
+/// The extensions with their versions, by name.
+pub(crate) async fn extensions(client: &Client) -> Result<Vec<Extension>> {
+    let sql = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY extname COLLATE \"C\"";
+    let rows = client.query(sql, &[]).await.map_err(|error| failure(&error))?;
+    rows.iter().map(|row| Ok(Extension { name: at(row, 0)?, version: at(row, 1)? })).collect()
 }
