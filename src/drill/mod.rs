@@ -30,6 +30,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::scratch::Mark;
+use crate::restore::entry::has_login_triggers;
 use crate::restore::findings::{Finding, Findings};
 use crate::restore::options::Destination;
 use crate::restore::progress::Progress;
@@ -187,7 +188,12 @@ async fn drill(
     receipt.restore_seconds = started.elapsed().as_secs_f64();
     receipt.add(refused(&restored.findings));
     leave_out.entries.extend(&restored.of_left_out);
-    let session = Session::connect(scratch.info(), options.connect_timeout, "drill").await?;
+    let info = if has_login_triggers(&loaded.meta.entries) {
+        target::without_event_triggers(maintenance, scratch.info()).await?
+    } else {
+        scratch.info().clone()
+    };
+    let session = Session::connect(&info, options.connect_timeout, "drill").await?;
     let missing = made::missing(&session, &loaded.meta.entries, &leave_out).await?;
     session.close().await;
     // One line for each object: the restore knows why, where it was refused.
@@ -198,7 +204,7 @@ async fn drill(
         options,
         loaded,
         &leave_out,
-        &scratch.info().with_own_money(loaded.run.manifest.source.lc_monetary.is_none()),
+        &info.with_own_money(loaded.run.manifest.source.lc_monetary.is_none()),
     )
     .await?;
     (receipt.tables, receipt.rows) = (compared.tables, compared.rows);

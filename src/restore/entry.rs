@@ -42,6 +42,12 @@ pub(crate) fn is_for_absent(entry: &Entry) -> bool {
     entry.defn.as_deref().is_some_and(|defn| defn.starts_with("DO $pgstow"))
 }
 
+/// True where the entries bring event triggers that fire when a session begins (PostgreSQL 17).
+pub(crate) fn has_login_triggers(entries: &[Entry]) -> bool {
+    let is_login = |e: &Entry| e.defn.as_deref().is_some_and(|defn| defn.contains(" ON login\n"));
+    entries.iter().any(|e| e.desc == ObjectType::EventTrigger && is_login(e))
+}
+
 /// True for what is part of another object, or attached to one: it is nothing without it.
 pub(crate) const fn is_part(entry: &Entry) -> bool {
     matches!(

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::postgres::target;
 use crate::postgres::target::load;
-use crate::restore::entry::is_refusal;
+use crate::restore::entry::{has_login_triggers, is_refusal};
 use crate::restore::options::Statistics;
 use crate::restore::work::Work;
 
@@ -25,6 +26,12 @@ impl Work<'_> {
     }
 
     pub(crate) async fn analyze_these(&self, tables: Vec<load::Analyzable>) -> Result<()> {
+        // A login by this restore is none of the application's.
+        let info = if has_login_triggers(&self.meta.entries) {
+            target::without_event_triggers(&self.control, &self.info).await?
+        } else {
+            self.info.clone()
+        };
         let rough = AtomicU64::new(0);
         let (foreign, tables): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| table.has_foreign);
         for table in foreign {
@@ -36,7 +43,7 @@ impl Work<'_> {
         let queue = Mutex::new(tables.into_iter());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let worker = || async {
-            let loader = match load::Loader::connect(&self.info, self.options.connect_timeout).await {
+            let loader = match load::Loader::connect(&info, self.options.connect_timeout).await {
                 Ok(loader) => loader,
                 Err(error) => {
                     self.ledger.note(format!("fewer sessions gathered statistics, or none: {}", error.message()));

@@ -83,6 +83,32 @@ fn event_triggers_of_the_user_see_nothing_of_a_restore_or_a_drill() {
 }
 
 #[test]
+fn a_trigger_on_logins_sees_no_login_of_a_restore_or_a_drill() {
+    if !pg::versions().contains(&17) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = Cluster::start(17);
+    cluster.create_database("logins");
+    cluster.psql(
+        "logins",
+        "CREATE TABLE seen (who text); CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 500);
+         CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.seen VALUES (session_user); END';
+         CREATE EVENT TRIGGER logins ON login EXECUTE FUNCTION note(); ALTER EVENT TRIGGER logins ENABLE ALWAYS",
+    );
+    expect_code(&mut backup(&cluster, "logins", &store), 0);
+    let table = &Run::latest(&store).table("public", "seen")["rows"].as_u64().unwrap();
+    expect_code(restore(&cluster, &cluster.url("logins_copy"), &store).arg("--create"), 0);
+    // The one that asks is seen itself, when it has begun.
+    cluster.psql("postgres", "ALTER SYSTEM SET event_triggers = off; SELECT pg_reload_conf(); SELECT pg_sleep(0.3)");
+    assert_eq!(cluster.psql("logins_copy", "SELECT count(*) FROM seen"), table.to_string());
+    cluster.psql("postgres", "ALTER SYSTEM RESET event_triggers; SELECT pg_reload_conf(); SELECT pg_sleep(0.3)");
+    let (out, err) = expect_code(&mut drill(&cluster, &store), 0);
+    assert!(out.contains("PROVEN"), "{out}{err}");
+}
+
+#[test]
 fn the_mark_gives_the_database_its_comment_back_and_half_a_database_is_not_backed_up() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");

@@ -14,6 +14,7 @@ pub(crate) mod wipe;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
+use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 pub(crate) use crate::postgres::query::{execute, strings};
@@ -213,6 +214,14 @@ pub(crate) async fn event_triggers(session: &Session) -> Result<EventTriggers> {
     let superuser = strings(&session.client, "SELECT pg_catalog.current_setting('is_superuser')", doing).await?;
     let avoidable = superuser.iter().any(|is| is == "on") && enabled.iter().all(|when| when == "O");
     Ok(if avoidable { EventTriggers::Avoidable } else { EventTriggers::Fire })
+}
+
+/// Connection parameters of sessions like this one that set no event trigger off, where its role can say so.
+pub(crate) async fn without_event_triggers(session: &Session, info: &ConnInfo) -> Result<ConnInfo> {
+    let sql = "SELECT pg_catalog.current_setting('is_superuser')";
+    let superuser = strings(&session.client, sql, "look at what the role may do").await?.iter().any(|is| is == "on");
+    let can = superuser && session.server_version_num() >= 170_000;
+    Ok(info.with_options(if can { "-c event_triggers=off" } else { "" }))
 }
 
 /// The extensions of the database, with their versions.
