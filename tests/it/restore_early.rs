@@ -12,7 +12,8 @@ use serde_json::Value;
 use crate::support::judge;
 use crate::support::pg::{self, Cluster};
 use crate::support::process::output_with;
-use crate::support::program::{Run, backup, expect_code, expect_failure, pgstow, restore_as_told, story};
+use crate::support::program::{Going, Run, backup, expect_code, expect_failure, pgstow, restore_as_told, story};
+use crate::support::session::until;
 
 fn restore(cluster: &Cluster, database: &str, store: &Path) -> Command {
     let mut command = pgstow();
@@ -362,4 +363,33 @@ fn a_table_that_was_made_a_member_of_an_extension_comes_back_with_what_hangs_on_
     }
     let (out, err) = expect_code(&mut drill(cluster, &store), 0);
     assert!(out.contains("PROVEN"), "{out}{err}");
+}
+
+#[test]
+fn a_run_that_is_removed_while_it_is_restored_is_named_with_the_state_it_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.create_database("removed");
+    cluster.psql(
+        "removed",
+        "CREATE FUNCTION slow(int) RETURNS boolean LANGUAGE sql AS $$ SELECT current_database() = 'removed' OR pg_sleep(0.1) IS NOT NULL $$;
+         CREATE TABLE a (id int CHECK (slow(id)), pad text DEFAULT repeat('x', 100)); INSERT INTO a SELECT generate_series(1, 60);
+         CREATE TABLE b (id int); INSERT INTO b VALUES (1)",
+    );
+    expect_code(&mut backup(cluster, "removed", &store), 0);
+    let run = Run::latest(&store);
+    let going = Going::start(restore(cluster, "removed_copy", &store).args(["--create", "--jobs", "1"]));
+    let loads = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'removed_copy' AND query LIKE 'COPY %'";
+    until("rows are being loaded", || cluster.psql("postgres", loads) != "0");
+    fs::remove_dir_all(&run.folder).unwrap();
+    let (_, told) = going.expect_code(1);
+    assert!(told.contains(&format!("run {} was removed from the store", run.name)), "{told}");
+    assert!(told.contains("pgstow pin") && told.contains("--start-over"), "{told}");
+    // Another run takes its place when it is said so.
+    cluster.psql("removed", "ALTER TABLE a DROP CONSTRAINT a_id_check");
+    expect_code(&mut backup(cluster, "removed", &folder.path().join("other")), 0);
+    expect_failure(&mut restore(cluster, "removed_copy", &folder.path().join("other")), 2);
+    expect_code(restore(cluster, "removed_copy", &folder.path().join("other")).arg("--start-over"), 0);
+    judge::assert_same_database((cluster, "removed"), (cluster, "removed_copy"));
 }
