@@ -37,6 +37,8 @@ pub(crate) struct Executor<'a> {
     /// The target gives privileges of its own to new objects.
     default_privileges: bool,
     tablespaces: BTreeSet<String>,
+    /// The roles of the server.
+    roles: BTreeSet<String>,
     /// The extensions of the run, with their versions.
     extensions: &'a [Extension],
     /// Some of them are left out.
@@ -74,12 +76,14 @@ impl<'a> Executor<'a> {
         all: &'a [Entry],
         extensions: (&'a [Extension], bool),
     ) -> Result<Self> {
+        let server = target::server(session).await?;
         Ok(Self {
             options,
             ledger,
             rights: target::rights(session).await?,
             default_privileges: target::has_default_privileges(session).await?,
-            tablespaces: target::server(session).await?.tablespaces,
+            tablespaces: server.tablespaces,
+            roles: server.roles,
             extensions: extensions.0,
             lacks_extensions: extensions.1,
             order: all.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect(),
@@ -245,7 +249,11 @@ impl<'a> Executor<'a> {
                     && saved != self.rights.role
                     && entry::owned(entry).is_some()
                 {
-                    let why = format!("role {} cannot act as it", self.rights.role);
+                    let why = if self.roles.contains(saved) {
+                        format!("role {} cannot act as it", self.rights.role)
+                    } else {
+                        "there is no such role here".to_owned()
+                    };
                     let object = format!("{} {}", findings::kind(entry), findings::name(entry));
                     self.ledger.unowned(saved, &why, object);
                 }
@@ -275,9 +283,9 @@ impl<'a> Executor<'a> {
 
     /// The role that an entry is given to, where that is another than the session's and can be.
     fn owner<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
-        self.saved_owner(entry)
-            .filter(|owner| *owner != self.rights.role)
-            .filter(|owner| self.rights.superuser || self.rights.can_be.contains(*owner))
+        self.saved_owner(entry).filter(|owner| *owner != self.rights.role).filter(|owner| {
+            self.roles.contains(*owner) && (self.rights.superuser || self.rights.can_be.contains(*owner))
+        })
     }
 
     /// Everything that makes an entry, as one transaction's statements (`_printTocEntry` in PostgreSQL's

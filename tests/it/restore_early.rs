@@ -70,10 +70,10 @@ impl Drop for Installed {
     }
 }
 
-/// An extension that can only be created in the database that a setting names, as pg_cron.
+/// An extension that can only be created in the database that the server names, as pg_cron.
 const LATE: &str = "
-    DO $$ BEGIN IF current_database() <> current_setting('pgstow.late', true) OR current_setting('pgstow.late', true) IS NULL THEN
-        RAISE EXCEPTION 'can only create extension in database %', current_setting('pgstow.late', true); END IF; END $$;
+    DO $$ BEGIN IF current_database() <> shobj_description('late_role'::regrole, 'pg_authid') THEN
+        RAISE EXCEPTION 'can only create extension in database %', shobj_description('late_role'::regrole, 'pg_authid'); END IF; END $$;
     CREATE SCHEMA late; CREATE TABLE late.job (id int PRIMARY KEY, t text); CREATE FUNCTION late.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
     SELECT pg_catalog.pg_extension_config_dump('late.job', '')";
 
@@ -89,12 +89,8 @@ fn an_extension_that_cannot_be_created_here_is_left_out_and_named() {
             ("pgstow_late--1.0.sql", LATE),
         ],
     );
-    cluster.psql(
-        "postgres",
-        "CREATE ROLE late_role; ALTER SYSTEM SET pgstow.late = 'late_source'; SELECT pg_reload_conf()",
-    );
+    cluster.psql("postgres", "CREATE ROLE late_role; COMMENT ON ROLE late_role IS 'late_source'");
     cluster.create_database("late_source");
-    cluster.psql("late_source", "SELECT pg_sleep(0.3)");
     cluster.psql(
         "late_source",
         "CREATE EXTENSION pgstow_late; INSERT INTO late.job VALUES (1, 'x'); GRANT USAGE ON SCHEMA late TO late_role; GRANT SELECT ON late.job TO late_role;
@@ -142,12 +138,10 @@ fn an_extension_that_cannot_be_created_here_is_left_out_and_named() {
     judge::assert_same(&judge::dump_text(&cluster, "late_copy", &[]), &judge::dump_text(&cluster, "late_script", &[]));
 
     // In the database that it wants all comes back.
-    cluster
-        .psql("postgres", "ALTER SYSTEM SET pgstow.late = 'late_other'; SELECT pg_reload_conf(); SELECT pg_sleep(0.3)");
+    cluster.psql("postgres", "COMMENT ON ROLE late_role IS 'late_other'");
     expect_code(restore(&cluster, "late_other", &store).arg("--create"), 0);
     judge::assert_same_database((&cluster, "late_source"), (&cluster, "late_other"));
-    cluster
-        .psql("postgres", "ALTER SYSTEM SET pgstow.late = 'late_told'; SELECT pg_reload_conf(); SELECT pg_sleep(0.3)");
+    cluster.psql("postgres", "COMMENT ON ROLE late_role IS 'late_told'");
     cluster.create_database("late_told");
     restore_as_told(&run, &cluster, "late_told");
     judge::assert_same_database((&cluster, "late_source"), (&cluster, "late_told"));
@@ -179,7 +173,7 @@ fn the_functions_that_an_extension_wants_around_a_restore_are_called() {
         "hooked",
         "CREATE SCHEMA ts; CREATE EXTENSION timescaledb SCHEMA ts; SELECT set_config('timescaledb.restoring', 'on', false);
          CREATE TABLE hyper (id int PRIMARY KEY CHECK (ts.restoring())); INSERT INTO hyper SELECT generate_series(1, 9);
-         CREATE FUNCTION only() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1 / ts.restoring()::int'; CREATE INDEX ON hyper ((id + only()))",
+         CREATE FUNCTION meanwhile() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1 / ts.restoring()::int'; CREATE INDEX ON hyper ((id + public.meanwhile()))",
     );
     let (out, _) = expect_code(&mut backup(&cluster, "hooked", &store), 0);
     assert!(out.contains("timescaledb_pre_restore()"), "{out}");

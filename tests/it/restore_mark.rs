@@ -162,7 +162,7 @@ fn the_mark_gives_the_database_its_comment_back_and_half_a_database_is_not_backe
     );
     let url = cluster.url_as("mark_owner", "x", "mark_own");
     let (_, told) = expect_failure(restore(cluster, &url, &store).arg("--no-owner"), 2);
-    assert!(told.contains("COMMENT ON DATABASE mark_own IS 'mine'") && told.contains("--start-over"), "{told}");
+    assert!(told.contains("COMMENT ON DATABASE \"mark_own\" IS 'mine'") && told.contains("--start-over"), "{told}");
     expect_code(restore(cluster, &url, &store).args(["--no-owner", "--start-over"]), 0);
     assert_eq!(cluster.psql("mark_own", rows), "5");
     assert_eq!(cluster.psql("mark_own", comment), "mine");
