@@ -77,10 +77,19 @@ impl<'a> Extensions<'a> {
     /// The lines before everything else is made, and those at the end.
     pub(crate) fn around(&self, shell_quoted: impl Fn(&str) -> String) -> (String, String) {
         let (mut before, mut after) = (String::new(), String::new());
+        const SCHEMAS: &str = "'^[0-9]+; [0-9]+ [0-9]+ SCHEMA - '";
         for one in &self.all {
             let Some((first, last)) = care(tag(one.entry)).and_then(|care: &Care| care.around) else { continue };
             let there = format!("[[ \" $gone \" == *\" {} \"* ]] ||", one.entry.dump_id);
             let call = |function: &str| shell_quoted(&format!("SELECT {}.{function}()", one.schema));
+            if before.is_empty() {
+                before.push_str(&format!(
+                    "# These want to know of a restore before anything else than schemas is made.\n\
+                     grep -E {SCHEMAS} \"$work/kept\" > \"$work/schemas\" || true\n\
+                     load -L \"$work/schemas\" --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\
+                     grep -vE {SCHEMAS} \"$work/kept\" > \"$work/others\" && mv \"$work/others\" \"$work/kept\"\n"
+                ));
+            }
             let psql = "psql -X -q -v ON_ERROR_STOP=1 -o /dev/null -d \"$DB\"";
             let create = shell_quoted(&one.create);
             before.push_str(&format!("{there} {psql} -c {create} -c {}\n", call(first)));

@@ -72,8 +72,8 @@ impl Drop for Installed {
 
 /// An extension that can only be created in the database that the server names, as pg_cron.
 const LATE: &str = "
-    DO $$ BEGIN IF current_database() <> shobj_description('late_role'::regrole, 'pg_authid') THEN
-        RAISE EXCEPTION 'can only create extension in database %', shobj_description('late_role'::regrole, 'pg_authid'); END IF; END $$;
+    DO $$ BEGIN IF current_database() <> shobj_description((SELECT oid FROM pg_database WHERE datname = 'postgres'), 'pg_database') THEN
+        RAISE EXCEPTION 'can only create extension in database %', shobj_description((SELECT oid FROM pg_database WHERE datname = 'postgres'), 'pg_database'); END IF; END $$;
     CREATE SCHEMA late; CREATE TABLE late.job (id int PRIMARY KEY, t text); CREATE FUNCTION late.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
     SELECT pg_catalog.pg_extension_config_dump('late.job', '')";
 
@@ -89,7 +89,7 @@ fn an_extension_that_cannot_be_created_here_is_left_out_and_named() {
             ("pgstow_late--1.0.sql", LATE),
         ],
     );
-    cluster.psql("postgres", "CREATE ROLE late_role; COMMENT ON ROLE late_role IS 'late_source'");
+    cluster.psql("postgres", "CREATE ROLE late_role; COMMENT ON DATABASE postgres IS 'late_source'");
     cluster.create_database("late_source");
     cluster.psql(
         "late_source",
@@ -138,10 +138,10 @@ fn an_extension_that_cannot_be_created_here_is_left_out_and_named() {
     judge::assert_same(&judge::dump_text(&cluster, "late_copy", &[]), &judge::dump_text(&cluster, "late_script", &[]));
 
     // In the database that it wants all comes back.
-    cluster.psql("postgres", "COMMENT ON ROLE late_role IS 'late_other'");
+    cluster.psql("postgres", "COMMENT ON DATABASE postgres IS 'late_other'");
     expect_code(restore(&cluster, "late_other", &store).arg("--create"), 0);
     judge::assert_same_database((&cluster, "late_source"), (&cluster, "late_other"));
-    cluster.psql("postgres", "COMMENT ON ROLE late_role IS 'late_told'");
+    cluster.psql("postgres", "COMMENT ON DATABASE postgres IS 'late_told'");
     cluster.create_database("late_told");
     restore_as_told(&run, &cluster, "late_told");
     judge::assert_same_database((&cluster, "late_source"), (&cluster, "late_told"));
@@ -172,8 +172,7 @@ fn the_functions_that_an_extension_wants_around_a_restore_are_called() {
     cluster.psql(
         "hooked",
         "CREATE SCHEMA ts; CREATE EXTENSION timescaledb SCHEMA ts; SELECT set_config('timescaledb.restoring', 'on', false);
-         CREATE TABLE hyper (id int PRIMARY KEY CHECK (ts.restoring())); INSERT INTO hyper SELECT generate_series(1, 9);
-         CREATE FUNCTION meanwhile() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1 / ts.restoring()::int'; CREATE INDEX ON hyper ((id + public.meanwhile()))",
+         CREATE TABLE hyper (id int PRIMARY KEY CHECK (ts.restoring())); INSERT INTO hyper SELECT generate_series(1, 9)",
     );
     let (out, _) = expect_code(&mut backup(&cluster, "hooked", &store), 0);
     assert!(out.contains("timescaledb_pre_restore()"), "{out}");
@@ -337,8 +336,8 @@ fn a_table_that_was_made_a_member_of_an_extension_comes_back_with_what_hangs_on_
     );
     expect_code(&mut backup(cluster, "member_source", &store), 0);
     let facts = "SELECT (SELECT relrowsecurity::text || relacl::text FROM pg_class WHERE oid = 'app.t'::regclass), (SELECT attacl FROM pg_attribute WHERE attrelid = 'app.t'::regclass AND attname = 'id'),
-        (SELECT string_agg(policyname || cmd || roles::text || coalesce(qual, '') || coalesce(with_check, ''), ' ' ORDER BY policyname) FROM pg_policies),
-        (SELECT string_agg(tgname || tgenabled, ' ') FROM pg_trigger WHERE NOT tgisinternal), (SELECT string_agg(pg_get_constraintdef(oid), ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = 'app.t'::regclass),
+        (SELECT string_agg(policyname::text || cmd || roles::text || coalesce(qual, '') || coalesce(with_check, ''), ' ' ORDER BY policyname) FROM pg_policies),
+        (SELECT string_agg(tgname || tgenabled::text, ' ') FROM pg_trigger WHERE NOT tgisinternal), (SELECT string_agg(pg_get_constraintdef(oid), ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = 'app.t'::regclass),
         obj_description('app.t'::regclass, 'pg_class'), col_description('app.t'::regclass, 2), (SELECT t FROM app.t), (SELECT count FROM app.mv),
         (SELECT count(*) FROM pg_depend WHERE objid = 'app.t'::regclass AND deptype = 'e')";
     let wanted = cluster.psql("member_source", facts);
