@@ -317,48 +317,6 @@ fn a_part_names_what_it_needs_and_what_is_there_already() {
 }
 
 #[test]
-fn a_table_that_was_made_a_member_of_an_extension_comes_back_with_what_hangs_on_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("store");
-    let cluster = pg::shared(15);
-    cluster.psql("postgres", "CREATE ROLE member_reader; CREATE DATABASE member_source; CREATE DATABASE member_told");
-    cluster.psql(
-        "member_source",
-        "CREATE EXTENSION hstore; CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('x'); CREATE FUNCTION app.d() RETURNS int LANGUAGE sql AS 'SELECT 1';
-         CREATE TABLE app.parent (id int PRIMARY KEY); INSERT INTO app.parent VALUES (1);
-         CREATE TABLE app.t (id int PRIMARY KEY DEFAULT app.d(), m app.mood, p int CONSTRAINT to_parent REFERENCES app.parent, h hstore); INSERT INTO app.t VALUES (5, 'x', 1, 'a=>1');
-         GRANT SELECT ON app.t TO member_reader; ALTER TABLE app.t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON app.t TO member_reader USING (id > 3);
-         CREATE FUNCTION app.tr() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'; CREATE TRIGGER tr BEFORE INSERT ON app.t FOR EACH ROW EXECUTE FUNCTION app.tr();
-         ALTER TABLE app.t DISABLE TRIGGER tr; COMMENT ON TABLE app.t IS 'it''s'; COMMENT ON COLUMN app.t.m IS 'mood';
-         ALTER EXTENSION hstore ADD TABLE app.t; GRANT INSERT (id) ON app.t TO member_reader; CREATE POLICY later ON app.t FOR INSERT WITH CHECK (true);
-         CREATE VIEW app.v AS SELECT id, m FROM app.t; CREATE FUNCTION app.f() RETURNS SETOF app.t LANGUAGE sql BEGIN ATOMIC SELECT * FROM app.t; END;
-         CREATE TABLE app.child (id int REFERENCES app.t); INSERT INTO app.child VALUES (5); CREATE MATERIALIZED VIEW app.mv AS SELECT count(*) FROM app.t",
-    );
-    expect_code(&mut backup(cluster, "member_source", &store), 0);
-    let facts = "SELECT (SELECT relrowsecurity::text || relacl::text FROM pg_class WHERE oid = 'app.t'::regclass), (SELECT attacl FROM pg_attribute WHERE attrelid = 'app.t'::regclass AND attname = 'id'),
-        (SELECT string_agg(policyname::text || cmd || roles::text || coalesce(qual, '') || coalesce(with_check, ''), ' ' ORDER BY policyname) FROM pg_policies),
-        (SELECT string_agg(tgname || tgenabled::text, ' ') FROM pg_trigger WHERE NOT tgisinternal), (SELECT string_agg(pg_get_constraintdef(oid), ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = 'app.t'::regclass),
-        obj_description('app.t'::regclass, 'pg_class'), col_description('app.t'::regclass, 2), (SELECT t FROM app.t), (SELECT count FROM app.mv),
-        (SELECT count(*) FROM pg_depend WHERE objid = 'app.t'::regclass AND deptype = 'e')";
-    let wanted = cluster.psql("member_source", facts);
-    assert!(
-        wanted.contains("member_reader=r/")
-            && wanted.contains("trD")
-            && wanted.contains("later")
-            && wanted.ends_with("|1"),
-        "{wanted}"
-    );
-    expect_code(restore(cluster, "member_copy", &store).arg("--create"), 0);
-    restore_as_told(&Run::latest(&store), cluster, "member_told");
-    for copy in ["member_copy", "member_told"] {
-        judge::assert_same_database((cluster, "member_source"), (cluster, copy));
-        assert_eq!(cluster.psql(copy, facts), wanted, "{copy}");
-    }
-    let (out, err) = expect_code(&mut drill(cluster, &store), 0);
-    assert!(out.contains("PROVEN"), "{out}{err}");
-}
-
-#[test]
 fn a_run_that_is_removed_while_it_is_restored_is_named_with_the_state_it_leaves() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store");
