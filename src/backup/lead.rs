@@ -59,12 +59,11 @@ pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, Arc
     let mut volatile = Volatile::new();
     let (mut pause, mut attempt, mut unmoved) = (PAUSE, 0, 0);
     loop {
-        let candidate = match next.take() {
-            Some(candidate) => candidate,
-            None => {
-                let (timeout, silence) = (run.options.connect_timeout, run.options.limits.stall_timeout);
-                Candidate::connect(&run.options.info, timeout, silence, &run.name).await?
-            }
+        let candidate = if let Some(candidate) = next.take() {
+            candidate
+        } else {
+            let (timeout, silence) = (run.options.connect_timeout, run.options.limits.stall_timeout);
+            Candidate::connect(&run.options.info, timeout, silence, &run.name).await?
         };
         candidate.lock_store(&run.target.store.identity()).await?;
         let mut leader = candidate.lead(run.options.limits.lock_timeout).await?;

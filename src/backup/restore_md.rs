@@ -202,6 +202,9 @@ fn definitions(facts: &Facts<'_>, extensions: &Extensions<'_>, list: &str, kept:
     )
 }
 
+/// Keeps what the list of kept entries names.
+const KEPT: &str = " -L \"$work/kept-rows\"";
+
 /// The part of the script that loads rows and large objects.
 fn rows(facts: &Facts<'_>, left_out: &LeftOut<'_>, extensions: &Extensions<'_>, sh: &mut String) {
     for schema in facts.plan.rows_in_order.iter().filter_map(|number| facts.schemas.get(*number)) {
@@ -210,7 +213,6 @@ fn rows(facts: &Facts<'_>, left_out: &LeftOut<'_>, extensions: &Extensions<'_>, 
         // -Fc: pg_restore would open the pipe twice to find out the format.
         let list = format!("pg_restore -Fc -l <({print}) | kept > \"$work/kept-rows\"");
         let load = |kept: &str| format!("{print} | piped{kept} --section=data -d \"$DB\" || failed=$((failed + 1))");
-        const KEPT: &str = " -L \"$work/kept-rows\"";
         sh.push_str(&if left_out.rows_of.contains(name) {
             format!("{list}\n{}\n", load(KEPT))
         } else if extensions.rows_of.contains(name) {

@@ -76,8 +76,8 @@ impl<'a> Extensions<'a> {
 
     /// The lines before everything else is made, and those at the end.
     pub(crate) fn around(&self, shell_quoted: impl Fn(&str) -> String) -> (String, String) {
-        let (mut before, mut after) = (String::new(), String::new());
         const SCHEMAS: &str = "'^[0-9]+; [0-9]+ [0-9]+ SCHEMA - '";
+        let (mut before, mut after) = (String::new(), String::new());
         for one in &self.all {
             let Some((first, last)) = care(tag(one.entry)).and_then(|care: &Care| care.around) else { continue };
             let there = format!("[[ \" $gone \" == *\" {} \"* ]] ||", one.entry.dump_id);

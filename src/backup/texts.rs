@@ -45,7 +45,9 @@ impl Texts {
     /// The head of a schema's archive.
     pub(crate) fn head(&self, schema: &PlannedSchema) -> Result<Vec<u8>> {
         let mut entries = self.catalogue.schema(&schema.name, &self.reach);
-        entries.iter_mut().for_each(|entry| self.encode(entry));
+        for entry in &mut entries {
+            self.encode(entry);
+        }
         compose::head(&self.catalogue.meta, entries)
     }
 
@@ -59,7 +61,9 @@ impl Texts {
         let numbers = self.by_table.get(&table.oid).map_or(&[][..], Vec::as_slice);
         let entries = numbers.iter().filter_map(|at| self.catalogue.meta.entries.get(*at));
         let mut entries: Vec<Entry> = entries.cloned().collect();
-        entries.iter_mut().for_each(|entry| self.encode(entry));
+        for entry in &mut entries {
+            self.encode(entry);
+        }
         let entries: Vec<&Entry> = entries.iter().collect();
         let note = match &table.extension {
             Some(extension) => format!("{} of extension {extension}", table.kind.as_str()),

@@ -166,7 +166,7 @@ impl Shown {
 
 /// Time that the rate is taken over: long enough for a table that goes slowly, short enough to follow a network that
 /// has become slower.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// Least time between two points that are remembered.
 const STEP: Duration = Duration::from_millis(500);
 /// No time left is named before so much is known.

@@ -231,7 +231,7 @@ impl Detection {
         if many {
             cures.push(format!("GRANT pg_read_all_data TO {};", quote(&self.server.role)));
         }
-        for gap in self.unreadable.iter().filter(|gap| !gap.cure.is_empty() && !(many && is_covered(gap))) {
+        for gap in self.unreadable.iter().filter(|gap| !(gap.cure.is_empty() || many && is_covered(gap))) {
             if !cures.contains(&gap.cure) {
                 cures.push(gap.cure.clone());
             }
