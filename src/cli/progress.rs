@@ -136,7 +136,7 @@ impl Shown {
 
     /// Shows moments from the first on; `None` where the amount of work is not known yet.
     fn start(global: &Global, now: impl Fn() -> Option<Moment> + Send + 'static) -> Self {
-        let bar = bar(global, 0, "{bar:14} {percent:>3} %  {wide_msg}");
+        let bar = bar(global, 0, "{bar:10} {percent:>3} %  {wide_msg}");
         let (shown, draws) = (bar.clone(), draws_bars(global));
         let task = tokio::spawn(async move {
             let mut pace = Pace::default();
@@ -240,6 +240,6 @@ mod tests {
         }
         assert_eq!(words, "10.00 MiB/s  left 2m 0s");
         let longest = format!("12345/12345 tables  123.45 GiB  {}", "1023.99 MiB/s  left 123h 59m");
-        assert!(longest.len() + "==============  100 %  ".len() <= 80, "{}", longest.len());
+        assert!(longest.len() + "========== 100 %  ".len() <= 80, "{}", longest.len());
     }
 }

@@ -13,7 +13,7 @@ fn frames(bytes: &[u8]) -> Vec<String> {
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
         if c == '\u{1b}' {
-            rest.find(|c| c.is_ascii_alphabetic());
+            rest.find(char::is_ascii_alphabetic);
             plain.push('\n');
         } else {
             plain.push(if c == '\r' { '\n' } else { c });

@@ -707,7 +707,8 @@ pub(crate) fn the_page_needs_nothing_else_and_escapes_everything() {
     let sum = pgstow::seal::hash::sha256(script.as_bytes());
     let named = page.split("'sha256-").nth(1).unwrap().split('\'').next().unwrap();
     let decode = succeed_with(Command::new("base64").arg("-d"), named.as_bytes()).stdout;
-    assert_eq!(decode.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), sum);
+    let hex: Vec<String> = decode.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex.concat(), sum);
     assert!(
         page.contains("<time data-age datetime=\"") && !page.contains(" ago</") && !page.contains("d old"),
         "{page}"
