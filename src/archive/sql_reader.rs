@@ -7,6 +7,7 @@
 use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
 use crate::seal::digest::Fingerprint;
+use crate::sql::statements::without_encoding;
 
 /// The beginning of every SQL file's last line; without it the file was cut off.
 pub(crate) const END: &str = "-- pgstow: end";
@@ -339,8 +340,13 @@ impl SqlReader {
     }
 }
 
+/// True for `COPY ... FROM stdin;`, with or without the encoding of its rows.
 fn ends_in_from_stdin(text: &[u8]) -> bool {
-    let tail = b"FROM STDIN;";
+    let tail = b"FROM STDIN";
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => without_encoding(text).as_bytes(),
+        Err(_in_names) => text.strip_suffix(b";").unwrap_or(text),
+    };
     text.len()
         .checked_sub(tail.len())
         .and_then(|start| text.get(start..))

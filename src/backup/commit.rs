@@ -27,8 +27,17 @@ const ODD_LOGGED: usize = 20;
 pub(crate) struct Done {
     pub(crate) manifest: Manifest,
     pub(crate) latest: Pointer,
-    /// What stands in for a run of nothing: the other databases of the server; `None` where something was saved.
-    pub(crate) empty: Option<Vec<String>>,
+    /// What stands in for a run of nothing; `None` where something was saved.
+    pub(crate) empty: Option<Empty>,
+}
+
+/// A run of nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Empty {
+    /// The other databases of the server.
+    pub(crate) beside: Vec<String>,
+    /// True where nobody named the database: most likely another one was meant.
+    pub(crate) is_assumed: bool,
 }
 
 /// What became of `latest.json`.
@@ -38,6 +47,8 @@ pub(crate) enum Pointer {
     Moved,
     /// It stays, for this reason.
     Stays(String),
+    /// It names a run that ended after this one, for this reason.
+    Overtaken(String),
 }
 
 /// Writes what is left of the run.
@@ -71,7 +82,9 @@ pub(crate) async fn finish(
     committing.store(true, Ordering::SeqCst);
     let sha256 = put_manifest(run, &manifest).await?;
     let latest = promote(run, &manifest, sha256, plan.beside.is_some()).await?;
-    Ok(Done { manifest, latest, empty: plan.beside.clone() })
+    let is_assumed = run.options.info.is_database_assumed();
+    let empty = plan.beside.clone().map(|beside| Empty { beside, is_assumed });
+    Ok(Done { manifest, latest, empty })
 }
 
 /// The objects that the run does not contain, for the manifest and RESTORE.md.
@@ -163,8 +176,10 @@ async fn promote(run: &Run, manifest: &Manifest, sha256: String, is_empty: bool)
         return stays("the run is partial (--allow-partial-latest moves it)".to_owned());
     }
     let store = &run.target.store;
+    // Beside a run of rows it is an anomaly.
     if is_empty
         && !run.options.partial.may_be_empty
+        && !manifest.anomalies.is_empty()
         && let Some((there, _)) = pointer::read(store).await?
     {
         return stays(format!("the run holds nothing, and it names run {} (--allow-empty moves it)", there.run));
@@ -177,9 +192,19 @@ async fn promote(run: &Run, manifest: &Manifest, sha256: String, is_empty: bool)
     if moved.map_err(|error| error.hint("the run itself is complete; `pgstow list` shows it"))? {
         return Ok(Pointer::Moved);
     }
-    let there =
-        pointer::read(store).await?.map_or_else(|| "another run".to_owned(), |(there, _)| format!("run {}", there.run));
-    stays(format!("it names {there}, which is newer (`pgstow promote {}` moves it)", run.name))
+    let there = pointer::read(store).await?.map(|(there, _)| there);
+    let named = there.as_ref().map_or_else(|| "another run".to_owned(), |there| format!("run {}", there.run));
+    let why = format!("it names {named}, which is newer (`pgstow promote {}` moves it)", run.name);
+    // Two runs side by side; an end that lies ahead of this machine's clock is somebody's wrong clock instead.
+    if there.is_some_and(|there| has_ended(&there.finished_at)) {
+        tracing::warn!("{} was not moved: {why}", layout::LATEST);
+        return Ok(Pointer::Overtaken(why));
+    }
+    stays(why)
+}
+
+fn has_ended(at: &str) -> bool {
+    at.parse::<jiff::Timestamp>().is_ok_and(|at| at <= jiff::Timestamp::now())
 }
 
 fn rfc3339(at: jiff::Timestamp) -> String {

@@ -71,8 +71,8 @@ pub struct Backup {
     /// =failover: only where this server was promoted to take over.
     #[arg(long, value_name = "WHICH", env = "PGSTOW_ADOPT_PREFIX", default_value = "none", default_missing_value = "any", num_args = 0..=1, require_equals = true, value_parser = adopt)]
     adopt_prefix: Adopt,
-    /// Take a database without tables and other objects for what it should be. Without it such a run ends with exit code
-    /// 3 and leaves `latest` at the run before.
+    /// Take a database without tables and other objects for what it should be. Without it such a run is said loudly, ends
+    /// with exit code 3 where the connection string names no database, and does not take `latest` from a run of rows.
     #[arg(long, env = "PGSTOW_ALLOW_EMPTY")]
     pub allow_empty: bool,
     /// Allow backing a Supabase project up into its own Storage, whose index lives in the database being saved.
@@ -151,10 +151,12 @@ fn ended(done: &Done, allow_empty: bool, store: &str) -> Result<Ended> {
     let manifest = &done.manifest;
     let warnings = warnings(done, allow_empty);
     let is_latest = done.latest == Pointer::Moved;
-    let is_good = manifest.status == Status::Complete && warnings.is_empty();
+    let is_good = manifest.status == Status::Complete && !is_grave(done, allow_empty);
     let outcome = if is_good { Outcome::Done } else { Outcome::Partial };
     let mut ended = Ended::new(outcome, summary(done, &warnings, store), manifest)?;
-    if let serde_json::Value::Object(fields) = &mut ended.json {
+    if !warnings.is_empty()
+        && let serde_json::Value::Object(fields) = &mut ended.json
+    {
         // Of this very moment, and so in no manifest.
         fields.insert("latest".to_owned(), is_latest.into());
         fields.insert("warnings".to_owned(), warnings.clone().into());
@@ -201,12 +203,19 @@ fn ended(done: &Done, allow_empty: bool, store: &str) -> Result<Ended> {
     Ok(ended)
 }
 
+/// True where the run is whole and yet not what anybody wanted: nobody named its database, which is empty, or `latest`
+/// names another run.
+fn is_grave(done: &Done, allow_empty: bool) -> bool {
+    let is_elsewhere = done.empty.as_ref().is_some_and(|empty| empty.is_assumed) && !allow_empty;
+    is_elsewhere || matches!(done.latest, Pointer::Stays(_)) && !done.manifest.held
+}
+
 /// The reasons why nobody should rely on the run, though it is whole.
 fn warnings(done: &Done, allow_empty: bool) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let (Some(others), false) = (&done.empty, allow_empty) {
+    if let (Some(empty), false) = (&done.empty, allow_empty) {
         let database = &done.manifest.source.database;
-        let beside = match others.as_slice() {
+        let beside = match empty.beside.as_slice() {
             [] => "the server has no other database".to_owned(),
             others => {
                 let names: Vec<String> = others.iter().take(OMITTED_SHOWN).map(|name| human::plain(name)).collect();
@@ -218,7 +227,7 @@ fn warnings(done: &Done, allow_empty: bool) -> Vec<String> {
              Does the connection string name the right one? --allow-empty where it is meant to be empty"
         ));
     }
-    if let Pointer::Stays(why) = &done.latest
+    if let Pointer::Stays(why) | Pointer::Overtaken(why) = &done.latest
         && done.manifest.status == Status::Complete
         && !done.manifest.held
     {
@@ -305,7 +314,7 @@ fn summary(done: &Done, warnings: &[String], store: &str) -> String {
         encrypted = if manifest.encryption.is_some() { ", encrypted" } else { "" },
         latest = match &done.latest {
             Pointer::Moved => "this run".to_owned(),
-            Pointer::Stays(why) => format!("NOT MOVED: {why}"),
+            Pointer::Stays(why) | Pointer::Overtaken(why) => format!("NOT MOVED: {why}"),
         },
     );
     if !manifest.anomalies.is_empty() {

@@ -454,7 +454,9 @@ fn taken(step: Step, ended: Ended) -> Taken {
 fn finding(step: Step, outcome: Outcome, stdout: &str) -> String {
     let document: Value = serde_json::from_str(stdout).unwrap_or_default();
     let count = |name: &str| document.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+    let warning = document.get("warnings").and_then(|all| all.get(0)).and_then(Value::as_str);
     match (step, outcome) {
+        (Step::Backup, _) if warning.is_some() => warning.unwrap_or_default().to_owned(),
         (Step::Backup, _) => format!("partial: {} things were left out", count("skipped") + count("dependents")),
         (Step::Verify, _) => format!("{} objects are damaged", count("damaged")),
         (Step::Drill, Outcome::Partial) => format!("{} things could not be proven", count("not_proven")),

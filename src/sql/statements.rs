@@ -130,7 +130,7 @@ pub(crate) fn in_encoding(statement: &str, encoding: &str) -> String {
 }
 
 /// The statement without its end, and without the encoding of its rows.
-fn without_encoding(statement: &str) -> &str {
+pub(crate) fn without_encoding(statement: &str) -> &str {
     let bare = statement.strip_suffix(';').unwrap_or(statement);
     let with = bare.strip_suffix("')").and_then(|begin| begin.rsplit_once(ENCODING));
     match with {

@@ -16,9 +16,11 @@ fn a_run_of_nothing_is_said_and_does_not_take_latest_away_from_one_of_something(
     let store = tempfile::tempdir().unwrap();
     // A schema and an extension alone hold nothing; the first run of a new project is told of it all the same.
     cluster.psql(name, "CREATE SCHEMA app; COMMENT ON SCHEMA app IS 'to come'");
-    let (out, _) = expect_code(&mut backup(cluster, name, store.path()), 3);
+    let (out, _) = expect_code(&mut backup(cluster, name, store.path()), 0);
     assert!(out.contains("NOTHING WAS SAVED") && out.contains("--allow-empty") && out.contains("postgres"), "{out}");
-    expect_code(backup(cluster, name, store.path()).arg("--allow-empty"), 0);
+    expect_code(&mut backup(cluster, name, store.path()), 0);
+    let (out, _) = expect_code(backup(cluster, name, store.path()).arg("--allow-empty"), 0);
+    assert!(!out.contains("NOTHING"), "{out}");
     cluster.psql(name, "CREATE FUNCTION app.one() RETURNS int LANGUAGE sql AS 'SELECT 1'");
     expect_code(&mut backup(cluster, name, store.path()), 0);
     cluster.psql(name, "CREATE TABLE app.t (id int); DROP FUNCTION app.one()");
@@ -34,6 +36,22 @@ fn a_run_of_nothing_is_said_and_does_not_take_latest_away_from_one_of_something(
     expect_code(backup(cluster, name, store.path()).env("PGSTOW_ALLOW_EMPTY", "true"), 0);
     assert_ne!(Run::latest(store.path()).name, full);
     cluster.drop_database(name);
+}
+
+#[test]
+fn a_run_of_nothing_in_a_database_that_nobody_named_ends_with_3() {
+    let name = "verdict_nameless";
+    let cluster = pg::shared(*pg::versions().last().unwrap());
+    cluster.create_database(name);
+    cluster.psql("postgres", &format!("CREATE ROLE {name} LOGIN SUPERUSER PASSWORD 'w'"));
+    let store = tempfile::tempdir().unwrap();
+    let url = cluster.url_as(name, "w", "");
+    let mut nameless = backup(cluster, name, store.path());
+    let (out, _) = expect_code(nameless.env("DATABASE_URL", url.trim_end_matches('/')), 3);
+    assert!(out.contains(&format!("NOTHING WAS SAVED: database {name}")), "{out}");
+    expect_code(nameless.env("PGDATABASE", name), 0);
+    expect_code(nameless.env_remove("PGDATABASE").arg("--allow-empty"), 0);
+    cluster.psql("postgres", &format!("DROP DATABASE {name}; DROP ROLE {name}"));
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn what_the_file_gets_wrong_is_said_before_anything_is_done() {
     // A reference that leads nowhere is that database's own failure.
     fs::write(&file, format!("{store}{database}")).unwrap();
     let (out, _) = expect_code(pgstow().arg("run").current_dir(folder.path()), 2);
-    assert!(out.contains("a, backup: a: the environment variable SERVER_URL is not set"), "{out}");
+    assert!(out.contains("a, backup: the environment variable SERVER_URL is not set"), "{out}");
 }
 
 #[test]

@@ -89,12 +89,19 @@ pub(crate) struct ConnInfo {
     /// Prints the password of each session.
     password_command: Option<Secret>,
     own_money: bool,
+    /// True where nobody named a database: libpq then takes the role's name.
+    is_database_assumed: bool,
 }
 
 /// True for a connection string with a password in it.
 pub(crate) fn holds_secret(text: &str) -> bool {
-    let mut info =
-        ConnInfo { words: BTreeMap::new(), secrets: BTreeMap::new(), password_command: None, own_money: false };
+    let mut info = ConnInfo {
+        words: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        password_command: None,
+        own_money: false,
+        is_database_assumed: false,
+    };
     let is_url = text.contains("://") || text.contains("password");
     is_url && (info.parse(text).is_err() && crate::error::without_secrets(text) != text || !info.secrets.is_empty())
 }
@@ -124,8 +131,13 @@ impl ConnInfo {
     }
 
     fn resolve_with(url: Option<&str>, environment: &Environment) -> Result<Self> {
-        let mut info =
-            Self { words: BTreeMap::new(), secrets: BTreeMap::new(), password_command: None, own_money: false };
+        let mut info = Self {
+            words: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            password_command: None,
+            own_money: false,
+            is_database_assumed: false,
+        };
         // An option with a variable that is not set must not lead to another database than was meant.
         if url.is_some_and(|text| text.trim().is_empty()) {
             return Err(Error::usage("the connection string is empty")
@@ -180,11 +192,18 @@ impl ConnInfo {
         self.get("dbname").unwrap_or_default()
     }
 
+    /// True where neither the connection string nor the environment names a database.
+    #[must_use]
+    pub(crate) const fn is_database_assumed(&self) -> bool {
+        self.is_database_assumed
+    }
+
     /// The same connection to another database of the server.
     #[must_use]
     pub(crate) fn with_database(&self, name: &str) -> Self {
         let mut other = self.clone();
         other.set("dbname", name);
+        other.is_database_assumed = false;
         other
     }
 
@@ -547,6 +566,7 @@ impl ConnInfo {
         if self.get("dbname").is_none() {
             let user = self.user().to_owned();
             self.set("dbname", &user);
+            self.is_database_assumed = true;
         }
         if self.get("sslmode").is_none() {
             let mode = match (self.get("requiressl"), self.get("sslrootcert")) {
