@@ -5,7 +5,7 @@ use crate::report::html::{self, text};
 /// One database.
 pub(crate) struct Entry {
     pub(crate) name: String,
-    /// Its page, relative to this one.
+    /// Its page, relative to this one; empty where there is none.
     pub(crate) page: String,
     pub(crate) ok: bool,
     pub(crate) run: String,
@@ -42,10 +42,10 @@ pub(crate) fn compose(entries: &[Entry]) -> String {
 
 fn row(entry: &Entry) -> String {
     // A page's name has the characters of a key's segment only; = and / stand for themselves in a link.
+    let name = text(&entry.name);
     format!(
-        "<tr><td><a href=\"{}\">{}</a></td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-        text(&entry.page),
-        text(&entry.name),
+        "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+        if entry.page.is_empty() { name } else { format!("<a href=\"{}\">{name}</a>", text(&entry.page)) },
         if entry.ok { "ok" } else { "<strong>failed</strong>" },
         text(&entry.age),
         text(&entry.run),

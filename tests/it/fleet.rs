@@ -133,12 +133,14 @@ url = "postgresql://nobody@127.0.0.1:{}/nowhere"
     assert_eq!(listed["prod/app"]["result"]["runs"].as_array().unwrap().len(), 3);
     let doctor = by_name(&document(&mut with(&file, &cluster, &["doctor"]), 1));
     assert_eq!((&doctor["own"]["exit_code"], &doctor["gone"]["exit_code"]), (&0.into(), &1.into()), "{doctor:?}");
-    expect_code(&mut with(&file, &cluster, &["report", "--out", "all.html"]), 0);
+    // The database that was never saved has no page.
+    expect_code(&mut with(&file, &cluster, &["report", "--out", "all.html"]), 1);
     let index = fs::read_to_string(folder.path().join("all.html")).unwrap();
     assert!(
         index.contains("href=\"all/prod=2Fapp.html\"") && folder.path().join("all/prod=2Fapp.html").exists(),
         "{index}"
     );
+    assert!(index.contains("<td>gone</td>") && !index.contains("all/gone.html"), "{index}");
 }
 
 #[test]

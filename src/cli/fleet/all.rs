@@ -223,7 +223,11 @@ pub(crate) async fn report(
         .plans
         .iter()
         .zip(&answers)
-        .map(|(plan, (_, status))| (Path::new(&stem).join(page(plan).file_name().unwrap_or_default()), status))
+        .map(|(plan, (written, status))| {
+            let is_there = written.exit_code == Some(0);
+            let name = is_there.then(|| Path::new(&stem).join(page(plan).file_name().unwrap_or_default()));
+            (name.unwrap_or_default(), status)
+        })
         .collect();
     let index =
         crate::report::index::compose(&states.iter().map(|(page, answer)| entry(page, answer)).collect::<Vec<_>>());
