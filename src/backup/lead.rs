@@ -109,7 +109,12 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
     let read = tokio::select! {
         biased;
         read = pg_dump::table_of_contents(&run.tools, &info, &request) => read,
-        blocked = blocked(run, leader) => return Ok(Err(Again::Failed(blocked?))),
+        // pg_dump is gone by now: the end of its backend cannot become the reason.
+        blocked = blocked(run, leader) => {
+            let (backend, why) = blocked?;
+            waiters::end_backend(&leader.session.client, backend).await?;
+            return Ok(Err(Again::Failed(why)));
+        }
     };
     let meta = match read {
         Ok((meta, warnings)) => {
@@ -135,8 +140,8 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
     judged
 }
 
-/// Watches pg_dump's backend; returns when it has waited too long for a lock, with who holds it. The backend is ended.
-async fn blocked(run: &Run, leader: &Leader) -> Result<Error> {
+/// Watches pg_dump's backend; returns when it has waited too long for a lock, with its process id and who holds it.
+async fn blocked(run: &Run, leader: &Leader) -> Result<(i32, Error)> {
     let (application, client) = (pg_dump::application(&run.name), &leader.session.client);
     let longest = run.options.limits.lock_timeout;
     let mut waiting: Option<(String, Instant)> = None;
@@ -154,14 +159,14 @@ async fn blocked(run: &Run, leader: &Leader) -> Result<Error> {
         let allowed = if wait.blocks_others { longest.min(COURTESY) } else { longest };
         if since.elapsed() >= allowed {
             let waited = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs()));
-            waiters::end_backend(client, wait.pid).await?;
-            return Ok(Error::failed(format!(
+            let error = Error::failed(format!(
                 "pg_dump could not get its locks: it waited {waited} for {}, behind {}",
                 wait.lock, wait.holders
             ))
             .hint(
                 "end that session, or run the backup when no migration is running (--lock-timeout allows longer waits)",
-            ));
+            );
+            return Ok((wait.pid, error));
         }
     }
 }

@@ -47,7 +47,7 @@ fn what_a_role_cannot_read_is_named_once_with_one_grant_for_all() {
         "messages",
         "CREATE ROLE teller LOGIN PASSWORD 'r'; CREATE SCHEMA hid; CREATE TABLE hid.t (i int);
          CREATE MATERIALIZED VIEW hid.m AS SELECT 1 AS x; SELECT lo_create(500001);
-         DO $$ BEGIN FOR i IN 1..9 LOOP EXECUTE format('CREATE TABLE t%s (i int)', i); END LOOP; END $$;
+         DO $$ BEGIN FOR i IN 1..15 LOOP EXECUTE format('CREATE TABLE t%s (i int)', i); END LOOP; END $$;
          ALTER TABLE t1 ENABLE ROW LEVEL SECURITY",
     );
     let store = tempfile::tempdir().unwrap();

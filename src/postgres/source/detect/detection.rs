@@ -215,7 +215,7 @@ impl Unreadable {
 }
 
 /// Gaps that GRANT pg_read_all_data closes, from which on it is offered instead of a GRANT for each.
-const MANY: usize = 8;
+const MANY: usize = 12;
 
 impl Detection {
     /// The statements that let this role read everything: one grant of all where it stands for many.
