@@ -154,12 +154,14 @@ fn ended(done: &Done, allow_empty: bool, store: &str) -> Result<Ended> {
     let is_good = manifest.status == Status::Complete && !is_grave(done, allow_empty);
     let outcome = if is_good { Outcome::Done } else { Outcome::Partial };
     let mut ended = Ended::new(outcome, summary(done, &warnings, store), manifest)?;
-    if !warnings.is_empty()
-        && let serde_json::Value::Object(fields) = &mut ended.json
-    {
+    if let serde_json::Value::Object(fields) = &mut ended.json {
         // Of this very moment, and so in no manifest.
-        fields.insert("latest".to_owned(), is_latest.into());
-        fields.insert("warnings".to_owned(), warnings.clone().into());
+        if manifest.status == Status::Complete {
+            fields.insert("latest".to_owned(), is_latest.into());
+        }
+        if !warnings.is_empty() {
+            fields.insert("warnings".to_owned(), warnings.clone().into());
+        }
     }
     let odd = manifest.anomalies.len();
     ended.event = match manifest.status {
