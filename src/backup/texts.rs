@@ -1,5 +1,6 @@
 //! The texts of a run's objects, made when they are needed: a catalogue's worth of text never is in memory at once.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -60,11 +61,8 @@ impl Texts {
     pub(crate) fn table(&self, table: &PlannedTable) -> TableText {
         let numbers = self.by_table.get(&table.oid).map_or(&[][..], Vec::as_slice);
         let entries = numbers.iter().filter_map(|at| self.catalogue.meta.entries.get(*at));
-        let mut entries: Vec<Entry> = entries.cloned().collect();
-        for entry in &mut entries {
-            self.encode(entry);
-        }
-        let entries: Vec<&Entry> = entries.iter().collect();
+        let entries: Vec<Cow<'_, Entry>> = entries.map(|entry| self.encoded(entry)).collect();
+        let entries: Vec<&Entry> = entries.iter().map(Cow::as_ref).collect();
         let note = match &table.extension {
             Some(extension) => format!("{} of extension {extension}", table.kind.as_str()),
             None => table.kind.as_str().to_owned(),
@@ -72,6 +70,15 @@ impl Texts {
         let title = Title { schema: &table.name.schema, table: &table.name.table, note: &note };
         let copy = entries.iter().find(|e| e.desc == ObjectType::TableData).and_then(|e| e.copy_stmt.clone());
         TableText { sql: table_sql::compose(&self.catalogue.meta, title, &entries), copy }
+    }
+
+    /// The entry whose statement says how rows are encoded: the entry itself where they are in UTF-8.
+    fn encoded<'e>(&self, entry: &'e Entry) -> Cow<'e, Entry> {
+        let mut entry = Cow::Borrowed(entry);
+        if self.encoding.is_some() {
+            self.encode(entry.to_mut());
+        }
+        entry
     }
 
     /// Says in the statement that loads rows how they are encoded.

@@ -27,9 +27,8 @@ where
 {
     let places = jobs.max(1) * SMALL;
     let turns = Arc::new(Semaphore::new(places));
-    let weighed: Vec<(u32, T)> = items.into_iter().map(|item| (weight(bytes(&item)), run(item))).collect();
-    let running = weighed.into_iter().map(move |(weight, future)| {
-        let turns = Arc::clone(&turns);
+    let running = items.into_iter().map(|item| {
+        let (turns, weight, future) = (Arc::clone(&turns), weight(bytes(&item)), run(item));
         async move {
             // Never closed: without a permit nothing is lost but the bound.
             let _turn = turns.acquire_many(weight).await.ok();

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
+use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 
 use crate::error::Error;
@@ -49,26 +50,33 @@ impl S3 {
             .iter()
             .map(|key| ObjectIdentifier::builder().key(self.full(key).ok()?).build().ok())
             .collect::<Option<_>>()?;
-        let delete = Delete::builder().set_objects(Some(identifiers)).quiet(false).build().ok()?;
-        let answer = self
-            .tried_raw(self.attempts, |_tries| async {
-                let request = self.client().delete_objects().bucket(&self.bucket).delete(delete.clone()).send();
-                self.watch(&Progress::default(), request).await
-            })
-            .await
-            .inspect_err(|failure| tracing::debug!("DeleteObjects: {}; one by one", failure.brief()))
-            .ok()?;
+        let answer = self.delete_objects(identifiers).await?;
         let answered = answer.deleted().len() + answer.errors().len();
         if answer.deleted().iter().any(|deleted| deleted.delete_marker() == Some(true)) {
             self.versions.store(true, Ordering::Relaxed);
         }
-        let error = |failed: &aws_sdk_s3::types::Error| {
-            let key = failed.key().and_then(|key| self.relative(key)).unwrap_or_default();
-            let words = [failed.code(), failed.message()].into_iter().flatten().collect::<Vec<_>>().join(": ");
-            Error::failed(format!("{}: delete {key}: {words}", self.describe()))
-        };
         let gone = |failed: &&aws_sdk_s3::types::Error| failed.code() != Some("NoSuchKey");
         // A server that does not say what became of each key has not been asked in words it understands.
-        (answered >= keys.len()).then(|| answer.errors().iter().filter(gone).map(error).collect())
+        (answered >= keys.len())
+            .then(|| answer.errors().iter().filter(gone).map(|failed| self.not_deleted("delete", failed)).collect())
+    }
+
+    /// Asks for the deletion of all of these in one request; `None` where the server refused it as a whole.
+    pub(super) async fn delete_objects(&self, identifiers: Vec<ObjectIdentifier>) -> Option<DeleteObjectsOutput> {
+        let delete = Delete::builder().set_objects(Some(identifiers)).quiet(false).build().ok()?;
+        self.tried_raw(self.attempts, |_tries| async {
+            let request = self.client().delete_objects().bucket(&self.bucket).delete(delete.clone()).send();
+            self.watch(&Progress::default(), request).await
+        })
+        .await
+        .inspect_err(|failure| tracing::debug!("DeleteObjects: {}; one by one", failure.brief()))
+        .ok()
+    }
+
+    /// The error of one key in the answer to [`Self::delete_objects`].
+    pub(super) fn not_deleted(&self, operation: &str, failed: &aws_sdk_s3::types::Error) -> Error {
+        let key = failed.key().and_then(|key| self.relative(key)).unwrap_or_default();
+        let words = [failed.code(), failed.message()].into_iter().flatten().collect::<Vec<_>>().join(": ");
+        Error::failed(format!("{}: {operation} {key}: {words}", self.describe()))
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::ObjectIdentifier;
 
 use crate::error::{Error, Result};
 use crate::store::s3::attempt::Progress;
@@ -115,23 +115,10 @@ impl S3 {
             .iter()
             .map(|one| ObjectIdentifier::builder().key(self.full(&one.key).ok()?).version_id(&one.id).build().ok())
             .collect::<Option<_>>()?;
-        let delete = Delete::builder().set_objects(Some(identifiers)).quiet(false).build().ok()?;
-        let answer = self
-            .tried_raw(self.attempts, |_tries| async {
-                let request = self.client().delete_objects().bucket(&self.bucket).delete(delete.clone()).send();
-                self.watch(&Progress::default(), request).await
-            })
-            .await
-            .inspect_err(|failure| tracing::debug!("DeleteObjects: {}; one by one", failure.brief()))
-            .ok()?;
+        let answer = self.delete_objects(identifiers).await?;
         if answer.deleted().len() + answer.errors().len() < versions.len() {
             return None;
         }
-        let error = |failed: &aws_sdk_s3::types::Error| {
-            let key = failed.key().and_then(|key| self.relative(key)).unwrap_or_default();
-            let words = [failed.code(), failed.message()].into_iter().flatten().collect::<Vec<_>>().join(": ");
-            Error::failed(format!("{}: delete a version of {key}: {words}", self.describe()))
-        };
-        Some(answer.errors().iter().map(error).collect())
+        Some(answer.errors().iter().map(|failed| self.not_deleted("delete a version of", failed)).collect())
     }
 }
