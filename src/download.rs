@@ -151,15 +151,20 @@ pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary
         state.files.remove(&path);
     }
     write_state(&options.to, &state)?;
-    let signature = layout::in_run(&found.name, layout::SIGNATURE);
-    match store.get(&signature).await.with_context(|| format!("read {signature}"))? {
-        Some(text) => write_whole(&options.to.join(layout::SIGNATURE), &text)?,
-        None => remove(&options.to.join(layout::SIGNATURE))?,
-    }
+    put_signature(store, &found.name, &options.to).await?;
     // Last, so that a folder with a manifest is a finished download.
     write_whole(&options.to.join(layout::MANIFEST), &found.bytes)?;
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// Leaves the run's signature in the folder, or none where the run has none.
+async fn put_signature(store: &Store, run: &str, to: &Path) -> Result<()> {
+    let (key, file) = (layout::in_run(run, layout::SIGNATURE), to.join(layout::SIGNATURE));
+    match store.get(&key).await.with_context(|| format!("read {key}"))? {
+        Some(text) => write_whole(&file, &text),
+        None => remove(&file),
+    }
 }
 
 fn together(failures: &[Error]) -> Option<Error> {

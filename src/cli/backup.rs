@@ -281,6 +281,39 @@ const OMITTED_SHOWN: usize = 8;
 /// The final summary as text.
 fn summary(done: &Done, warnings: &[String], store: &str) -> String {
     let manifest = &done.manifest;
+    let mut text = figures(done, store);
+    let odd = manifest.anomalies.iter().map(|one| human::plain(&one.to_string()));
+    let mut lines: Vec<String> = odd.take(OMITTED_SHOWN).collect();
+    let more = manifest.anomalies.len().saturating_sub(OMITTED_SHOWN);
+    lines.extend((more > 0).then(|| format!("and {more} more: the manifest has all")));
+    text.push_str(&listed("Anomalies, beside the run before", &lines));
+    for warning in warnings {
+        text.push_str(&format!("\n{warning}\n"));
+    }
+    let skipped = manifest.skipped.iter().map(|s| (&*s.kind, s.display_name(), &*s.reason));
+    let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));
+    let omitted = manifest.omitted.iter().map(|o| (&*o.kind, o.name.clone(), &*o.reason));
+    for (title, lines) in [
+        ("Skipped", human::grouped(skipped, usize::MAX)),
+        ("Saved, but cannot be fully restored because of the skipped objects", human::grouped(dependents, usize::MAX)),
+        ("Outside of what a logical backup can hold", human::grouped(omitted, OMITTED_SHOWN)),
+    ] {
+        text.push_str(&listed(title, &lines));
+    }
+    text
+}
+
+/// A list under its title; nothing where it has no line.
+fn listed(title: &str, lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!("\n{title}:\n  - {}\n", lines.join("\n  - "))
+}
+
+/// The run in figures: the head of the summary.
+fn figures(done: &Done, store: &str) -> String {
+    let manifest = &done.manifest;
     let totals = &manifest.totals;
     let took = manifest
         .finished_at
@@ -289,7 +322,7 @@ fn summary(done: &Done, warnings: &[String], store: &str) -> String {
         .zip(manifest.started_at.parse::<jiff::Timestamp>().ok())
         .map_or(0.0, |(end, start)| end.duration_since(start).as_secs_f64());
     let human = |bytes: u64| indicatif::HumanBytes(bytes).to_string();
-    let mut text = format!(
+    format!(
         "Run {run} is {status}.\n\n  \
            database       {database} (PostgreSQL {version}, snapshot {snapshot})\n  \
            schemas        {schemas}\n  \
@@ -318,34 +351,5 @@ fn summary(done: &Done, warnings: &[String], store: &str) -> String {
             Pointer::Moved => "this run".to_owned(),
             Pointer::Stays(why) | Pointer::Overtaken(why) => format!("NOT MOVED: {why}"),
         },
-    );
-    if !manifest.anomalies.is_empty() {
-        text.push_str("\nAnomalies, beside the run before:\n");
-        for one in manifest.anomalies.iter().take(OMITTED_SHOWN) {
-            text.push_str(&format!("  - {}\n", human::plain(&one.to_string())));
-        }
-        let more = manifest.anomalies.len().saturating_sub(OMITTED_SHOWN);
-        if more > 0 {
-            text.push_str(&format!("  - and {more} more: the manifest has all\n"));
-        }
-    }
-    for warning in warnings {
-        text.push_str(&format!("\n{warning}\n"));
-    }
-    let skipped = manifest.skipped.iter().map(|s| (&*s.kind, s.display_name(), &*s.reason));
-    let dependents = manifest.dependents.iter().map(|d| (&*d.kind, d.name.clone(), &*d.reason));
-    let omitted = manifest.omitted.iter().map(|o| (&*o.kind, o.name.clone(), &*o.reason));
-    for (title, lines) in [
-        ("Skipped", human::grouped(skipped, usize::MAX)),
-        ("Saved, but cannot be fully restored because of the skipped objects", human::grouped(dependents, usize::MAX)),
-        ("Outside of what a logical backup can hold", human::grouped(omitted, OMITTED_SHOWN)),
-    ] {
-        if !lines.is_empty() {
-            text.push_str(&format!("\n{title}:\n"));
-            for line in lines {
-                text.push_str(&format!("  - {line}\n"));
-            }
-        }
-    }
-    text
+    )
 }

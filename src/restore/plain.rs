@@ -148,11 +148,8 @@ impl Work<'_> {
             self.step("definitions", executor.before(&session, entries)).await?;
             session.close().await;
         }
-        let around: Vec<&str> = if self.part.is_whole() {
-            entries.iter().filter(|e| e.desc == ObjectType::Extension).map(|e| tag(e)).collect()
-        } else {
-            Vec::new()
-        };
+        let is_made = |e: &&&Entry| self.part.is_whole() && e.desc == ObjectType::Extension;
+        let around: Vec<&str> = entries.iter().filter(is_made).map(|e| tag(e)).collect();
         extensions::call(&self.control, &self.ledger, &around, Moment::Before).await?;
         if self.leave_out.quiet {
             target::execute(&self.control, QUIET, "keep cron jobs from running").await?;
@@ -185,13 +182,17 @@ impl Work<'_> {
         }
         self.set(last).await?;
         if let Some(mark) = &mut mark {
-            // Said only when everything before is sure to stay.
-            target::flush(&self.control).await?;
-            let what = checks::restored(&mark.what);
-            mark.change(&self.control, &what).await?;
+            self.say_restored(mark).await?;
         }
         self.statistics(mark.as_ref(), comment.as_deref()).await?;
         Ok(role)
+    }
+
+    /// Says in the mark that only statistics are missing, once everything before is sure to stay.
+    async fn say_restored(&self, mark: &mut Mark) -> Result<()> {
+        target::flush(&self.control).await?;
+        let what = checks::restored(&mark.what);
+        mark.change(&self.control, &what).await
     }
 
     /// Empties a database that holds an unfinished restore, and marks it.

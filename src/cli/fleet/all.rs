@@ -232,19 +232,10 @@ pub(crate) async fn report(
     let index =
         crate::report::index::compose(&states.iter().map(|(page, answer)| entry(page, answer)).collect::<Vec<_>>());
     tokio::fs::write(out, index).await.map_err(|error| failed(out, &error))?;
-    let bad: Vec<&Answer> = answers.iter().map(|(page, _)| page).filter(|page| page.exit_code != Some(0)).collect();
+    let pages: Vec<Answer> = answers.into_iter().map(|(page, _)| page).collect();
+    let is_bad = pages.iter().any(|page| page.exit_code != Some(0));
     if global.json {
-        let pages: Vec<Answer> = answers
-            .iter()
-            .map(|(page, _)| Answer {
-                name: page.name.clone(),
-                exit_code: page.exit_code,
-                error: page.error.clone(),
-                result: page.result.clone(),
-                text: String::new(),
-            })
-            .collect();
-        let exit_code = u8::from(!bad.is_empty());
+        let exit_code = u8::from(is_bad);
         output::print_json(&Document {
             config: path.display().to_string(),
             exit_code,
@@ -252,10 +243,10 @@ pub(crate) async fn report(
             problems: problems(&roster),
         })?;
     } else {
-        let count = answers.len();
+        let count = pages.len();
         output::print(&format!("{}: {count} databases, a page for each in {}\n", out.display(), folder.display()))?;
     }
-    Ok(if bad.is_empty() && roster.unlisted.is_empty() { Outcome::Done } else { Outcome::Failed })
+    Ok(if !is_bad && roster.unlisted.is_empty() { Outcome::Done } else { Outcome::Failed })
 }
 
 fn entry(page: &Path, answer: &Answer) -> crate::report::index::Entry {
