@@ -216,11 +216,7 @@ impl Drain<'_> {
             let raw = usize::try_from(bytes).map_err(|error| Error::failed(format!("a frame: {error}")))?;
             self.framing.chunk(between, raw)?;
             dump.text(std::mem::take(between)).await?;
-            let mut left = bytes;
-            for piece in &frame.pieces {
-                // All of a frame's text counts with its first piece.
-                dump.frame(piece.clone(), std::mem::take(&mut left)).await?;
-            }
+            dump.pieces(&frame.pieces, bytes).await?;
             table.frame(&frame).await?;
             self.counters.rows.fetch_add(frame.fingerprint.rows, Ordering::Relaxed);
             self.counters.raw.fetch_add(bytes, Ordering::Relaxed);
@@ -397,11 +393,7 @@ impl OpenTable {
         if let Some(pieces) = &mut self.pieces {
             pieces.add(&frame.pieces, frame.fingerprint.rows, &frame.extremes);
         }
-        let mut left = frame.fingerprint.bytes;
-        for piece in &frame.pieces {
-            self.sql.frame(piece.clone(), std::mem::take(&mut left)).await?;
-        }
-        Ok(())
+        self.sql.pieces(&frame.pieces, frame.fingerprint.bytes).await
     }
 
     async fn finish(

@@ -135,6 +135,16 @@ impl Output {
         self.frame(frame, raw).await
     }
 
+    /// Writes a frame of `raw` bytes that is in pieces.
+    pub(crate) async fn pieces(&mut self, pieces: &[Bytes], raw: u64) -> Result<(), WriteError> {
+        let mut left = raw;
+        for piece in pieces {
+            // All of a frame's text counts with its first piece.
+            self.frame(piece.clone(), std::mem::take(&mut left)).await?;
+        }
+        Ok(())
+    }
+
     /// Writes a frame of `raw` bytes.
     pub(crate) async fn frame(&mut self, mut frame: Bytes, raw: u64) -> Result<(), WriteError> {
         self.raw += raw;

@@ -4,7 +4,7 @@
 //!
 //! So a large message of COPY data is passed on as many small ones (where they are cut means nothing to COPY), and
 //! before the first byte of a giant row moves, whoever reads must grant it: the reader finds room first, the server waits.
-//! Everything else passes unchanged. Memory: [`HELD`] a connection.
+//! Everything else passes unchanged. Memory: twice [`HELD`] a connection.
 
 use std::io;
 use std::pin::Pin;
@@ -19,13 +19,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::io::poll_read_buf;
 
 /// Rows from this size on wait for a grant.
 pub(crate) const GIANT: usize = 2 << 20;
 /// Messages above this size are passed on in pieces of [`PIECE`].
 const LARGE: usize = 512 << 10;
 const PIECE: usize = 256 << 10;
-/// Read at once from the server.
+/// Read at once from the server, at least.
 const HELD: usize = 16 << 10;
 /// Tag and length of a message.
 const HEADER: usize = 5;
@@ -229,16 +230,13 @@ where
 {
     /// Reads more into what is held.
     fn fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut room = [0; HELD];
-        let mut buffer = ReadBuf::new(&mut room);
+        self.held.reserve(HELD);
         let read = match &mut self.wire {
-            Wire::Plain(wire) => Pin::new(wire).poll_read(context, &mut buffer),
-            Wire::Tls(wire) => Pin::new(wire).poll_read(context, &mut buffer),
+            Wire::Plain(wire) => poll_read_buf(Pin::new(wire), context, &mut self.held),
+            Wire::Tls(wire) => poll_read_buf(Pin::new(wire), context, &mut self.held),
         };
         self.gate.note(read.is_pending());
-        ready!(read)?;
-        self.is_over = buffer.filled().is_empty();
-        self.held.extend_from_slice(buffer.filled());
+        self.is_over = ready!(read)? == 0;
         Poll::Ready(Ok(()))
     }
 }
