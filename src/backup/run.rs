@@ -46,9 +46,13 @@ pub(crate) struct Gathered {
     pub(crate) large_objects: LargeObjects,
 }
 
-/// `20261122T150405Z-1a2b3c`: sorts by start, and two runs of one second differ.
+/// `20261122T150405Z-1a2b3c`: sorts by start, also within a second. Of the 24 bits behind the second the first 10 are its
+/// 1024ths, the others are random, so that two runs of one moment differ.
 pub(crate) fn run_name(started: jiff::Timestamp) -> String {
-    format!("{}-{:06x}", started.strftime("%Y%m%dT%H%M%SZ"), rand::random::<u32>() & 0x00FF_FFFF)
+    let second = started.strftime("%Y%m%dT%H%M%SZ");
+    // Before 1970 the fraction is negative; there are no such runs.
+    let fraction = u64::try_from(started.subsec_nanosecond()).unwrap_or(0) * 1024 / 1_000_000_000;
+    format!("{second}-{:06x}", fraction << 14 | u64::from(rand::random::<u16>() >> 2))
 }
 
 impl Run {
@@ -95,5 +99,15 @@ mod tests {
     fn run_names_have_the_form_of_the_layout() {
         let name = run_name(jiff::Timestamp::UNIX_EPOCH);
         assert!(layout::is_run(&name), "{name}");
+        assert!(name.starts_with("19700101T000000Z-00"), "{name}");
+        let last = run_name("1970-01-01T00:00:00.999999999Z".parse().unwrap());
+        assert!(layout::is_run(&last) && last.starts_with("19700101T000000Z-ff"), "{last}");
+    }
+
+    #[test]
+    fn runs_of_one_second_sort_by_their_start() {
+        let names: Vec<String> =
+            (0..500).map(|ms| run_name(jiff::Timestamp::from_millisecond(2 * ms).unwrap())).collect();
+        assert!(names.is_sorted(), "{names:?}");
     }
 }

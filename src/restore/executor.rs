@@ -249,11 +249,7 @@ impl<'a> Executor<'a> {
                     && saved != self.rights.role
                     && entry::owned(entry).is_some()
                 {
-                    let why = if self.roles.contains(saved) {
-                        format!("role {} cannot act as it", self.rights.role)
-                    } else {
-                        "there is no such role here".to_owned()
-                    };
+                    let why = self.cannot_give_to(saved).unwrap_or_default();
                     let object = format!("{} {}", findings::kind(entry), findings::name(entry));
                     self.ledger.unowned(saved, &why, object);
                 }
@@ -283,9 +279,17 @@ impl<'a> Executor<'a> {
 
     /// The role that an entry is given to, where that is another than the session's and can be.
     fn owner<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
-        self.saved_owner(entry).filter(|owner| *owner != self.rights.role).filter(|owner| {
-            self.roles.contains(*owner) && (self.rights.superuser || self.rights.can_be.contains(*owner))
-        })
+        let saved = self.saved_owner(entry).filter(|owner| *owner != self.rights.role);
+        saved.filter(|owner| self.cannot_give_to(owner).is_none())
+    }
+
+    /// The reason why nothing can be given to a role; `None` where it can.
+    pub(crate) fn cannot_give_to(&self, owner: &str) -> Option<String> {
+        if !self.roles.contains(owner) {
+            return Some("there is no such role here".to_owned());
+        }
+        let may = self.rights.superuser || self.rights.can_be.contains(owner);
+        (!may).then(|| format!("role {} cannot act as it", self.rights.role))
     }
 
     /// Everything that makes an entry, as one transaction's statements (`_printTocEntry` in PostgreSQL's

@@ -1,24 +1,190 @@
 //! The large objects of a run, streamed from the store into `pg_restore`. The end of their archive is held back until all
-//! of it was compared with the manifest, so that a damaged one is never completed.
+//! of it was compared with the manifest, so that a damaged one is never completed. `pg_restore` makes them as the role's
+//! own: who they belong to and who may read them is told to the server by statements of ours, so that one refused takes
+//! nothing else away.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
+use libpgdump::{Entry, ObjectType};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::archive::catalogue::tag;
 use crate::error::{Error, Result};
 use crate::format::manifest::Object;
 use crate::objects::read::Watch;
+use crate::postgres::connect::session::Session;
+use crate::postgres::target::project;
+use crate::restore::entry::{self, is_refusal};
+use crate::restore::executor::Executor;
 use crate::restore::work::Work;
 use crate::seal::decode;
+use crate::sql::names::quote;
 
 /// Up to so many large objects are restored in one transaction: each takes a lock.
 const BLOBS_AT_ONCE: u64 = 2_000;
 
+/// Statements about large objects in one transaction.
+const STATEMENTS_AT_ONCE: usize = 500;
+
+/// What is attached to large objects.
+pub(crate) enum Attached {
+    /// The privileges on one of them.
+    Privileges(Entry),
+    Label {
+        oid: u32,
+        sql: String,
+    },
+}
+
+/// The large objects of a run, as their archive lists them.
+#[derive(Default)]
+pub(crate) struct LargeObjects {
+    /// Their numbers.
+    pub(crate) oids: Vec<u32>,
+    /// The owner of each.
+    pub(crate) owners: Vec<(u32, String)>,
+    pub(crate) attached: Vec<Attached>,
+}
+
+impl LargeObjects {
+    /// Reads which there are, for a whole run with rows.
+    ///
+    /// # Errors
+    /// Damage of the store.
+    pub(crate) async fn read(work: &Work<'_>) -> Result<Self> {
+        let object = work.run.manifest.large_objects.object.as_ref();
+        let is_wanted = work.part.is_whole() && work.options.has_rows() && !work.leave_out.large_objects;
+        let Some(object) = object.filter(|_| is_wanted) else {
+            return Ok(Self::default());
+        };
+        Ok(Self::of(work.run.table_of_contents(object).await?.entries))
+    }
+
+    fn of(entries: Vec<Entry>) -> Self {
+        let mut this = Self::default();
+        let mut groups = HashMap::new();
+        for entry in entries {
+            let oids: Vec<u32> = match entry.desc {
+                ObjectType::Blob => tag(&entry).parse().into_iter().collect(),
+                // From pg_dump 17 on: a line for each object of a group.
+                ObjectType::BlobMetadata => {
+                    let lines = entry.defn.as_deref().unwrap_or_default().lines();
+                    lines.filter_map(|line| line.trim().parse().ok()).collect()
+                }
+                ObjectType::Acl => {
+                    let group = entry.dependencies.first().and_then(|id| groups.get(id));
+                    this.attached.extend(each(&entry, group.map_or(&[][..], Vec::as_slice)).map(Attached::Privileges));
+                    continue;
+                }
+                ObjectType::SecurityLabel => {
+                    let sql = entry.defn.unwrap_or_default();
+                    let oid = entry.tag.as_deref().and_then(|tag| tag.rsplit(' ').next()?.parse().ok());
+                    this.attached.push(Attached::Label { oid: oid.unwrap_or_default(), sql });
+                    continue;
+                }
+                _ => continue,
+            };
+            let owner = entry.owner.unwrap_or_default();
+            this.owners.extend(oids.iter().map(|oid| (*oid, owner.clone())));
+            this.oids.extend(&oids);
+            groups.insert(entry.dump_id, oids);
+        }
+        this
+    }
+}
+
+/// The privileges of a group of large objects as those of each: they are written for its first only (`IssueACLPerBlob`
+/// in PostgreSQL's `pg_backup_archiver.c`).
+fn each<'e>(entry: &'e Entry, group: &'e [u32]) -> impl Iterator<Item = Entry> + 'e {
+    let first = group.first().copied().unwrap_or_default();
+    let alone = group.len() < 2;
+    let one = move |oid: u32| {
+        let mut entry = entry.clone();
+        let (from, to) = (format!(" ON LARGE OBJECT {first} "), format!(" ON LARGE OBJECT {oid} "));
+        entry.defn = entry.defn.map(|defn| defn.replace(&from, &to));
+        entry.tag = Some(format!("LARGE OBJECT {oid}"));
+        entry
+    };
+    let it_self = alone.then(|| entry.clone());
+    it_self.into_iter().chain(group.iter().filter(move |_| !alone).map(move |oid| one(*oid)))
+}
+
+/// A statement about a large object.
+struct About {
+    kind: &'static str,
+    oid: String,
+    sql: String,
+}
+
 impl Work<'_> {
-    /// Streams the large objects into `pg_restore`. The end of the archive is held back until its SHA-256 was compared.
-    pub(crate) async fn large_objects(&self, object: &Object, more: &[&str]) -> Result<()> {
+    /// Restores the large objects of the run, with their owners and privileges.
+    ///
+    /// # Errors
+    /// Damage of the store, lost connections, what `pg_restore` fails with.
+    pub(crate) async fn owned_large_objects(&self, executor: &Executor<'_>) -> Result<()> {
+        let blobs = LargeObjects::read(self).await?;
+        let Some(object) = self.run.manifest.large_objects.object.as_ref().filter(|_| !blobs.oids.is_empty()) else {
+            return Ok(());
+        };
+        self.large_objects(object).await?;
+        let mut all = Vec::new();
+        for (oid, owner) in &blobs.owners {
+            if self.options.ignores_owners() || owner.is_empty() || owner == executor.role() {
+                continue;
+            }
+            match executor.cannot_give_to(owner) {
+                None => {
+                    let sql = format!("ALTER LARGE OBJECT {oid} OWNER TO {};", quote(owner));
+                    all.push(About { kind: "owner of large object", oid: oid.to_string(), sql });
+                }
+                Some(why) => self.ledger.unowned(owner, &why, format!("large object {oid}")),
+            }
+        }
+        for attached in blobs.attached {
+            match attached {
+                Attached::Privileges(entry) if self.options.has_privileges() => {
+                    let oid = tag(&entry).trim_start_matches("LARGE OBJECT ").to_owned();
+                    all.push(About { kind: "privileges on large object", oid, sql: entry.defn.unwrap_or_default() });
+                }
+                Attached::Privileges(_) => {}
+                Attached::Label { oid, sql } => {
+                    all.push(About { kind: "security label of large object", oid: oid.to_string(), sql });
+                }
+            }
+        }
+        // A session of its own: grants of other grantors change its role, and settings stay in it.
+        let session = Session::connect(&self.info, self.options.connect_timeout, "restore").await?;
+        for chunk in all.chunks(STATEMENTS_AT_ONCE) {
+            self.tell(&session, chunk).await?;
+        }
+        session.close().await;
+        Ok(())
+    }
+
+    /// Runs statements together, or each by itself where one is refused.
+    async fn tell(&self, session: &Session, all: &[About]) -> Result<()> {
+        let together: Vec<&str> = all.iter().map(|one| one.sql.as_str()).collect();
+        match project::transaction(session, &together.join("\n"), "restore large objects").await {
+            Err(error) if is_refusal(&error) && !self.options.exit_on_error => {}
+            other => return other,
+        }
+        for About { kind, oid, sql } in all {
+            match project::transaction(session, sql, &format!("{kind} {oid}")).await {
+                Err(error) if is_refusal(&error) => {
+                    self.ledger.refused(kind, oid, &error.cause(), &entry::step(&error, sql), sql);
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Streams the large objects into `pg_restore`, as the role's own and without privileges. The end of the archive is
+    /// held back until its SHA-256 was compared.
+    pub(crate) async fn large_objects(&self, object: &Object) -> Result<()> {
         let (watch, stored) = self.run.watched(object);
         let plain = self.run.opening.decoder(stored);
         let (watched, damage) = (watch.clone(), Arc::new(Mutex::new(None)));
@@ -30,11 +196,10 @@ impl Work<'_> {
             watch,
             damage: Arc::clone(&damage),
         };
-        let mut arguments = more.to_vec();
+        let mut arguments = vec!["--no-owner", "--no-privileges", "--no-security-labels"];
         if self.run.manifest.large_objects.count <= BLOBS_AT_ONCE {
             arguments.push("--single-transaction");
         }
-        let arguments = self.owned(&arguments);
         let result = self.pg_restore.pipe("restore large objects", &arguments, &mut held).await;
         if let Some(failure) = watched.whole.store_failure() {
             return Err(failure.context(&object.key));

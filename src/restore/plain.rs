@@ -71,7 +71,7 @@ pub(crate) async fn restore(
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
     // Missing programs fail it before the target is touched.
     loaded.tools(options)?;
-    let Prepared { control, found, created, gone, look } =
+    let Prepared { control, found, created, unowned, gone, look } =
         prepare::connect(options, loaded, &entries, &commits).await?;
     warn(manifest, &part, &control);
     if let Err(error) = part.check(&control, meta, options).await {
@@ -99,6 +99,9 @@ pub(crate) async fn restore(
     tracing::info!(run = %work.run.manifest.run, into = %work.info, "restore started");
     for one in &gone {
         work.ledger.lost("extension", &one.name, &extensions::line(one, &tables), &one.step);
+    }
+    if let Some((owner, why)) = unowned {
+        work.ledger.unowned(&owner, &why, format!("database {}", options.target.database()));
     }
     if look.no_locale && created {
         let step =
@@ -334,20 +337,8 @@ impl Work<'_> {
         let total: u64 = tables.iter().map(|w| w.table.raw_bytes).sum();
         self.progress.total.store(total, Ordering::Relaxed);
         self.count(&tables);
-        let blobs = self
-            .run
-            .manifest
-            .large_objects
-            .object
-            .as_ref()
-            .filter(|_| self.part.is_whole() && !self.leave_out.large_objects);
         let rows = Arc::new(self.rows(into));
-        let (refused, ()) = tokio::try_join!(Arc::clone(&rows).load(tables), async {
-            match blobs {
-                Some(object) => self.large_objects(object, &[]).await,
-                None => Ok(()),
-            }
-        })?;
+        let (refused, ()) = tokio::try_join!(Arc::clone(&rows).load(tables), self.owned_large_objects(executor))?;
         tracing::debug!(bytes = self.progress.taken.load(Ordering::Relaxed), "rows loaded");
         self.once_more(&rows, refused).await
     }

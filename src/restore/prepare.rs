@@ -17,6 +17,7 @@ use crate::postgres::target::mark::Mark;
 use crate::postgres::target::{Server, project, wipe};
 use crate::restore::checks::Found;
 use crate::restore::early::{self, Look};
+use crate::restore::entry::is_refusal;
 use crate::restore::extensions::{self, Impossible};
 use crate::restore::options::{Destination, Options, Roles};
 use crate::restore::parts::Part;
@@ -44,6 +45,8 @@ pub(crate) struct Prepared {
     pub(crate) found: Found,
     /// This very restore created it.
     pub(crate) created: bool,
+    /// The saved owner that the new database could not be given to, with the server's reason.
+    pub(crate) unowned: Option<(String, String)>,
     /// Extensions that it cannot have.
     pub(crate) gone: Vec<Impossible>,
     /// The early look at its server.
@@ -87,38 +90,51 @@ pub(crate) async fn connect(
         let look = look(&control, options, loaded, entries, &server).await?;
         make_roles(&control, options, script, &server, &look).await?;
         let gone = lacking_extensions(&control, options, loaded, entries, &server).await?;
-        return Ok(Prepared { control, found, created: false, gone, look });
+        return Ok(Prepared { control, found, created: false, unowned: None, gone, look });
     }
     let maintenance = maintenance(options).await?;
     let server = target::server(&maintenance).await?;
     let look = look(&maintenance, options, loaded, entries, &server).await?;
     make_roles(&maintenance, options, script, &server, &look).await?;
-    let mut statements = Vec::new();
     let created = !server.databases.contains(info.database());
-    if created {
+    let unowned = if created {
         let create = if look.no_locale { database::create_without_locale } else { database::create };
         let sql = create(&meta.entries, info.database(), maintenance.server_version_num());
-        statements.push((sql, "create the database"));
-        if let Some(owner) = database::owner(&meta.entries).filter(|_| !options.ignores_owners()) {
-            let quoted = crate::sql::names::quote;
-            let sql = format!("ALTER DATABASE {} OWNER TO {}", quoted(info.database()), quoted(owner));
-            statements.push((sql, "give the database to its owner"));
-        }
-    }
-    // Not to be cut: the server would go on without us, and a drill would drop its database before it is there.
-    let creating = commits.spawn(async move {
-        for (sql, doing) in statements {
-            target::execute(&maintenance, &sql, doing).await?;
-        }
-        maintenance.close().await;
-        Ok::<_, Error>(())
-    });
-    creating.await.map_err(|error| Error::failed(format!("create the database: {error}")))??;
+        let owner = database::owner(&meta.entries).filter(|_| !options.ignores_owners());
+        make(maintenance, sql, (info.database().to_owned(), owner.map(str::to_owned)), options, commits).await?
+    } else {
+        None
+    };
     let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, options).await?;
     let found = checks::refuse_full(&control, &manifest.run, options).await?;
     let gone = lacking_extensions(&control, options, loaded, entries, &server).await?;
-    Ok(Prepared { control, found, created, gone, look })
+    Ok(Prepared { control, found, created, unowned, gone, look })
+}
+
+/// Creates the database and gives it to its owner; returns the owner who could not get it, with the server's reason.
+async fn make(
+    maintenance: Session,
+    create: String,
+    (database, owner): (String, Option<String>),
+    options: &Options,
+    commits: &TaskTracker,
+) -> Result<Option<(String, String)>> {
+    let goes_on = !options.exit_on_error;
+    // Not to be cut: the server would go on without us, and a drill would drop its database before it is there.
+    let creating = commits.spawn(async move {
+        target::execute(&maintenance, &create, "create the database").await?;
+        let Some(owner) = owner else { return Ok(None) };
+        let quoted = crate::sql::names::quote;
+        let give = format!("ALTER DATABASE {} OWNER TO {}", quoted(&database), quoted(&owner));
+        let given = target::execute(&maintenance, &give, "give the database to its owner").await;
+        maintenance.close().await;
+        match given {
+            Err(error) if is_refusal(&error) && goes_on => Ok(Some((owner, error.cause()))),
+            other => other.map(|()| None),
+        }
+    });
+    creating.await.map_err(|error| Error::failed(format!("create the database: {error}")))?
 }
 
 /// The early look at the server; what it lacks and what the role may not are refused all at once. A drill names what a

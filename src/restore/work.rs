@@ -123,11 +123,6 @@ impl<'a> Work<'a> {
         Ok(done)
     }
 
-    /// Arguments of `pg_restore`, with its option for owners.
-    pub(crate) fn owned<'w>(&self, arguments: &[&'w str]) -> Vec<&'w str> {
-        arguments.iter().copied().chain(self.options.ignores_owners().then_some("--no-owner")).collect()
-    }
-
     /// Adds the rows of these tables to the report.
     pub(crate) fn count<'w>(&self, tables: impl IntoIterator<Item = &'w Wanted>) {
         self.note(|report| {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::pg::{self, Cluster};
-use crate::support::program::{Going, backup, expect_code, expect_failure, json, pgstow};
+use crate::support::program::{self, Going, backup, expect_code, expect_failure, json};
 use crate::support::session::{Talk, until};
 
 /// A cluster with a saved database.
@@ -52,9 +52,8 @@ impl Scene {
 }
 
 fn drill(cluster: &Cluster, store: &Path, more: &[&str]) -> Command {
-    let mut command = pgstow();
-    command.args(["drill", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--on", &cluster.url("postgres")]);
-    command.arg("--store").arg(store).args(more);
+    let mut command = program::drill(cluster, store);
+    command.args(more);
     command
 }
 

@@ -12,21 +12,13 @@ use serde_json::Value;
 use crate::support::judge;
 use crate::support::pg::{self, Cluster};
 use crate::support::process::output_with;
-use crate::support::program::{Going, Run, backup, expect_code, expect_failure, pgstow, restore_as_told, story};
+use crate::support::program::{
+    self, Going, Run, backup, drill, expect_code, expect_failure, pgstow, restore_as_told, story,
+};
 use crate::support::session::until;
 
 fn restore(cluster: &Cluster, database: &str, store: &Path) -> Command {
-    let mut command = pgstow();
-    command.args(["restore", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--to", &cluster.url(database)]);
-    command.arg("--store").arg(store);
-    command
-}
-
-fn drill(cluster: &Cluster, store: &Path) -> Command {
-    let mut command = pgstow();
-    command.args(["drill", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--on", &cluster.url("postgres")]);
-    command.arg("--store").arg(store);
-    command
+    program::restore(cluster, &cluster.url(database), store)
 }
 
 /// What a restore with `--json` says of one kind and name: why and step.

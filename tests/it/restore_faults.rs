@@ -8,16 +8,10 @@ use tokio::runtime::Runtime;
 
 use crate::support::judge;
 use crate::support::pg::{self, Cluster};
-use crate::support::program::{Going, backup, expect_code, expect_failure, pgstow};
+use crate::support::program::{Going, backup, expect_code, expect_failure, pgstow, restore};
 use crate::support::proxy::{Asked, Fault, Proxy};
 use crate::support::s3::S3Server;
 use crate::support::session::{Talk, until};
-
-fn restore(cluster: &Cluster, url: &str, store: &Path) -> Command {
-    let mut command = pgstow();
-    command.args(["restore", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--to", url]).arg("--store").arg(store);
-    command
-}
 
 /// A table whose rows, and one whose index, cannot be made in a database where somebody holds the advisory lock 1 or 2.
 const HELD: &str = "

@@ -8,13 +8,10 @@ use serde_json::Value;
 
 use crate::support::judge;
 use crate::support::pg::{self, Cluster};
-use crate::support::program::{Run, backup, expect_code, expect_failure, pgstow};
+use crate::support::program::{self, Run, backup, expect_code, expect_failure};
 
 fn restore(cluster: &Cluster, database: &str, store: &Path) -> Command {
-    let mut command = pgstow();
-    command.args(["restore", "--pg-bin-dir"]).arg(cluster.bin_dir());
-    command.args(["--to", &cluster.url(database)]).arg("--store").arg(store);
-    command
+    program::restore(cluster, &cluster.url(database), store)
 }
 
 /// What a restore with `--json` could not restore: kind, name and statement.
@@ -115,10 +112,7 @@ fn a_drill_of_a_run_that_does_not_come_back_whole_says_so_and_leaves_a_receipt()
          SET session_replication_role = replica; INSERT INTO child VALUES (9)",
     );
     expect_code(&mut backup(cluster, "dangling", &store), 0);
-    let mut drill = pgstow();
-    drill.args(["drill", "--json", "--pg-bin-dir"]).arg(cluster.bin_dir());
-    drill.args(["--on", &cluster.url("postgres")]).arg("--store").arg(&store);
-    let (stdout, _) = expect_code(&mut drill, 4);
+    let (stdout, _) = expect_code(program::drill(cluster, &store).arg("--json"), 4);
     let receipt: Value = serde_json::from_str(&stdout).unwrap();
     assert!(receipt["differences"].to_string().contains("child_p_fkey"), "{receipt:#}");
 }
@@ -296,5 +290,66 @@ fn a_database_that_somebody_completed_by_hand_is_not_emptied_without_a_word() {
         judge::assert_same(&judge::comparable(&before), &judge::comparable(&cluster.pg_dump("byhand_copy", &[])));
         expect_code(restore(cluster, "byhand_copy", &store).arg("--start-over"), 0);
         judge::assert_same_database((cluster, "byhand"), (cluster, "byhand_copy"));
+    }
+}
+
+/// Large objects whose owner the restoring role cannot act as, or that a missing role was granted, come back like all
+/// else: stock `pg_restore` goes on there too.
+#[test]
+fn large_objects_come_back_whoever_owned_them() {
+    for version in [pg::packaged(), 18] {
+        let cluster = pg::shared(version);
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        let role = |word: &str| format!("blob_{word}_{version}");
+        let (owner, reader, login, gone) = (role("owner"), role("reader"), role("login"), role("gone"));
+        cluster.create_database("blobs");
+        cluster.psql(
+            "blobs",
+            &format!(
+                "CREATE ROLE {owner}; CREATE ROLE {reader}; CREATE ROLE {gone}; CREATE ROLE {login} LOGIN PASSWORD 'blob' CREATEDB IN ROLE {owner};
+                 SELECT lo_from_bytea(i, convert_to('mine ' || i, 'UTF8')) FROM generate_series(100, 104) i;
+                 SELECT lo_from_bytea(i, convert_to('shared ' || i, 'UTF8')) FROM generate_series(200, 204) i;
+                 SELECT lo_from_bytea(300, 'of a role that is gone later');
+                 DO $$ BEGIN FOR i IN 200..204 LOOP
+                    EXECUTE format('ALTER LARGE OBJECT %s OWNER TO {owner}; GRANT SELECT ON LARGE OBJECT %1$s TO {reader} WITH GRANT OPTION', i);
+                 END LOOP; END $$;
+                 SET ROLE {reader}; GRANT SELECT ON LARGE OBJECT 200 TO PUBLIC; RESET ROLE;
+                 GRANT UPDATE ON LARGE OBJECT 101 TO {gone}; COMMENT ON LARGE OBJECT 102 IS 'a note'"
+            ),
+        );
+        expect_code(&mut backup(cluster, "blobs", &store), 0);
+        expect_code(restore(cluster, "blobs_copy", &store).args(["--create", "--jobs", "2"]), 0);
+        judge::assert_same_database((cluster, "blobs"), (cluster, "blobs_copy"));
+
+        let url = cluster.url_as(&login, "blob", "blobs_login");
+        let (stdout, stderr) =
+            expect_code(program::restore(cluster, &url, &store).args(["--create", "--best-effort", "--json"]), 3);
+        let contents = "SELECT string_agg(l.oid || ' ' || convert_from(lo_get(l.oid), 'UTF8') || ' ' || rolname
+                        || coalesce(obj_description(l.oid, 'pg_largeobject'), ''), ', ' ORDER BY l.oid)
+                        FROM pg_largeobject_metadata l JOIN pg_roles r ON r.oid = l.lomowner WHERE l.oid IN (102, 200, 204)";
+        assert_eq!(
+            cluster.psql("blobs_login", contents),
+            format!("102 mine 102 {login}a note, 200 shared 200 {owner}, 204 shared 204 {owner}"),
+            "{stderr}"
+        );
+        let unowned = findings(&stdout).into_iter().find(|(kind, _, _)| kind == "ownership by");
+        assert_eq!(unowned.map(|(_, name, _)| name).as_deref(), Some("postgres"), "{stdout}");
+
+        // On a server without one of the roles.
+        cluster.psql("blobs", &format!("REVOKE ALL ON LARGE OBJECT 101 FROM {gone}"));
+        cluster.psql("blobs_copy", &format!("REVOKE ALL ON LARGE OBJECT 101 FROM {gone}"));
+        cluster.psql("postgres", "DROP DATABASE blobs_login");
+        cluster.psql("postgres", &format!("DROP ROLE {gone}"));
+        let (stdout, _) =
+            expect_code(restore(cluster, "blobs_gone", &store).args(["--create", "--best-effort", "--json"]), 3);
+        let found = findings(&stdout);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].0.as_str(), found[0].1.as_str()), ("privileges on large object", "101"), "{found:?}");
+        // What was granted and taken away again leaves a list of rights of its own.
+        let granted =
+            format!("GRANT UPDATE ON LARGE OBJECT 101 TO {reader}; REVOKE ALL ON LARGE OBJECT 101 FROM {reader}");
+        cluster.psql("blobs_gone", &granted);
+        judge::assert_same_database((cluster, "blobs"), (cluster, "blobs_gone"));
     }
 }

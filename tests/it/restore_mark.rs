@@ -1,25 +1,9 @@
 //! The mark of an unfinished restore: it fires no event trigger of anybody, the database has its comment again when it is
 //! gone, no backup takes half a database for a whole one, and marks of older versions are understood.
 
-use std::path::Path;
-use std::process::Command;
-
 use crate::support::judge;
 use crate::support::pg::{self, Cluster};
-use crate::support::program::{Run, backup, expect_code, expect_failure, pgstow};
-
-fn restore(cluster: &Cluster, url: &str, store: &Path) -> Command {
-    let mut command = pgstow();
-    command.args(["restore", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--to", url]).arg("--store").arg(store);
-    command
-}
-
-fn drill(cluster: &Cluster, store: &Path) -> Command {
-    let mut command = pgstow();
-    command.args(["drill", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--on", &cluster.url("postgres")]);
-    command.arg("--store").arg(store);
-    command
-}
+use crate::support::program::{Run, backup, drill, expect_code, expect_failure, pgstow, restore};
 
 /// An audit of every definition and a ban on drops, in functions that need a search path of their own.
 const AUDIT: &str = "

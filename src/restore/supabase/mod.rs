@@ -38,6 +38,7 @@ use crate::postgres::target::{load, project};
 use crate::restore::entry::{self, SETTINGS};
 use crate::restore::findings;
 use crate::restore::findings::Ledger;
+use crate::restore::large_objects::LargeObjects;
 use crate::restore::options::{Destination, Options, Roles, Statistics};
 use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
@@ -238,7 +239,7 @@ impl Restoring<'_> {
 
     async fn all(&mut self, old: Option<Mark>) -> Result<()> {
         let (work, options) = (self.work, self.work.options);
-        let blobs = large_objects::LargeObjects::read(work).await?;
+        let blobs = LargeObjects::read(work).await?;
         let mark = match (old, mark(options, &work.run.manifest)) {
             (Some(old), _) => {
                 tracing::info!("an unfinished restore of this run is removed first");
@@ -289,7 +290,7 @@ impl Restoring<'_> {
     }
 
     /// Removes what an unfinished restore made.
-    async fn remove(&self, blobs: &large_objects::LargeObjects, kept: &BTreeSet<(String, String)>) -> Result<()> {
+    async fn remove(&self, blobs: &LargeObjects, kept: &BTreeSet<(String, String)>) -> Result<()> {
         let control = &self.work.control;
         let was = |kind: &str, name: &str| kept.contains(&(kind.to_owned(), name.to_owned()));
         let (old, made): (Vec<String>, Vec<String>) =
@@ -342,7 +343,7 @@ impl Restoring<'_> {
 
     /// Rows: first the platform's, since the application's refer to them, then the application's beside the large
     /// objects.
-    async fn rows(&self, blobs: &large_objects::LargeObjects) -> Result<()> {
+    async fn rows(&self, blobs: &LargeObjects) -> Result<()> {
         let work = self.work;
         let mut wanted = work.part.tables(&work.run.manifest, false);
         wanted.retain(|wanted| wanted.table.rows > 0);
@@ -366,7 +367,7 @@ impl Restoring<'_> {
             work.count(&fresh);
             let applier = self.applier();
             let rows = Arc::new(work.rows(Tables::New));
-            let (refused, ()) = tokio::try_join!(rows.load(fresh), blobs.restore(work, &applier))?;
+            let (refused, ()) = tokio::try_join!(rows.load(fresh), large_objects::restore(blobs, work, &applier))?;
             for refused in refused {
                 rows::lost(self.ledger, &refused);
             }

@@ -26,6 +26,21 @@ pub fn pgstow() -> Command {
     command
 }
 
+/// `pgstow restore` of the newest run of a store, with the client programs of the target's version.
+pub fn restore(cluster: &Cluster, url: &str, store: &Path) -> Command {
+    let mut command = pgstow();
+    command.args(["restore", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--to", url]).arg("--store").arg(store);
+    command
+}
+
+/// `pgstow drill` of the newest run of a store on that server.
+pub fn drill(cluster: &Cluster, store: &Path) -> Command {
+    let mut command = pgstow();
+    command.args(["drill", "--pg-bin-dir"]).arg(cluster.bin_dir()).args(["--on", &cluster.url("postgres")]);
+    command.arg("--store").arg(store);
+    command
+}
+
 /// `pgstow backup` of that database into a store, with the client programs of the server's version.
 pub fn backup(cluster: &Cluster, database: &str, store: &Path) -> Command {
     let mut command = pgstow();
