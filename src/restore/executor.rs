@@ -195,6 +195,29 @@ impl<'a> Executor<'a> {
         for entry in entries {
             self.make(session, entry).await?;
         }
+        self.grants(session).await
+    }
+
+    /// Gives the privileges of refused entries one by one: a role or grantor that is not there takes no other's away.
+    async fn grants(&self, session: &Session) -> Result<()> {
+        let has_grants = |refused: &Refused<'_>| {
+            refused.entry.desc == ObjectType::Acl
+                && is_refusal(&refused.why)
+                && !self.is_of_left_out(refused)
+                && entry::grants(refused.entry.defn.as_deref().unwrap_or_default()).len() > 1
+        };
+        let all: Vec<_> = self.refused().extract_if(.., |_, refused| has_grants(refused)).collect();
+        for (_, Refused { entry, .. }) in all {
+            let (kind, name) = (findings::kind(entry), findings::name(entry));
+            for sql in entry::grants(entry.defn.as_deref().unwrap_or_default()) {
+                match project::transaction(session, &sql, &format!("restore {kind} {name}")).await {
+                    Err(error) if is_refusal(&error) => {
+                        self.ledger.refused(&kind, &name, &error.cause(), &entry::step(&error, &sql), &sql);
+                    }
+                    other => other?,
+                }
+            }
+        }
         Ok(())
     }
 

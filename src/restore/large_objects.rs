@@ -147,7 +147,9 @@ impl Work<'_> {
             match attached {
                 Attached::Privileges(entry) if self.options.has_privileges() => {
                     let oid = tag(&entry).trim_start_matches("LARGE OBJECT ").to_owned();
-                    all.push(About { kind: "privileges on large object", oid, sql: entry.defn.unwrap_or_default() });
+                    let grants = entry::grants(entry.defn.as_deref().unwrap_or_default());
+                    let about = |sql| About { kind: "privileges on large object", oid: oid.clone(), sql };
+                    all.extend(grants.into_iter().map(about));
                 }
                 Attached::Privileges(_) => {}
                 Attached::Label { oid, sql } => {

@@ -315,7 +315,8 @@ fn large_objects_come_back_whoever_owned_them() {
                     EXECUTE format('ALTER LARGE OBJECT %s OWNER TO {owner}; GRANT SELECT ON LARGE OBJECT %1$s TO {reader} WITH GRANT OPTION', i);
                  END LOOP; END $$;
                  SET ROLE {reader}; GRANT SELECT ON LARGE OBJECT 200 TO PUBLIC; RESET ROLE;
-                 GRANT UPDATE ON LARGE OBJECT 101 TO {gone}; COMMENT ON LARGE OBJECT 102 IS 'a note'"
+                 GRANT UPDATE ON LARGE OBJECT 101 TO {gone}; COMMENT ON LARGE OBJECT 102 IS 'a note';
+                 CREATE TABLE t (); GRANT SELECT ON t TO {reader}; GRANT INSERT ON t TO {gone}"
             ),
         );
         expect_code(&mut backup(cluster, "blobs", &store), 0);
@@ -337,15 +338,16 @@ fn large_objects_come_back_whoever_owned_them() {
         assert_eq!(unowned.map(|(_, name, _)| name).as_deref(), Some("postgres"), "{stdout}");
 
         // On a server without one of the roles.
-        cluster.psql("blobs", &format!("REVOKE ALL ON LARGE OBJECT 101 FROM {gone}"));
-        cluster.psql("blobs_copy", &format!("REVOKE ALL ON LARGE OBJECT 101 FROM {gone}"));
+        cluster.psql("blobs", &format!("REVOKE ALL ON LARGE OBJECT 101 FROM {gone}; REVOKE ALL ON t FROM {gone}"));
+        cluster.psql("blobs_copy", &format!("REVOKE ALL ON LARGE OBJECT 101 FROM {gone}; REVOKE ALL ON t FROM {gone}"));
         cluster.psql("postgres", "DROP DATABASE blobs_login");
         cluster.psql("postgres", &format!("DROP ROLE {gone}"));
         let (stdout, _) =
             expect_code(restore(cluster, "blobs_gone", &store).args(["--create", "--best-effort", "--json"]), 3);
         let found = findings(&stdout);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert_eq!((found[0].0.as_str(), found[0].1.as_str()), ("privileges on large object", "101"), "{found:?}");
+        let mut names: Vec<_> = found.iter().map(|(kind, name, _)| (kind.as_str(), name.as_str())).collect();
+        names.sort_unstable();
+        assert_eq!(names, [("privileges", "public.TABLE t"), ("privileges on large object", "101")], "{found:?}");
         // What was granted and taken away again leaves a list of rights of its own.
         let granted =
             format!("GRANT UPDATE ON LARGE OBJECT 101 TO {reader}; REVOKE ALL ON LARGE OBJECT 101 FROM {reader}");
