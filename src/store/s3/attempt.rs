@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
@@ -42,8 +43,58 @@ pub(crate) struct Failure {
     /// The server may have done what was asked.
     pub(crate) ambiguous: bool,
     corrupted: bool,
+    /// The cause below the request, where it has one.
+    cause: Option<Cause>,
     /// Made so far, this one included.
     pub(crate) attempts: u32,
+}
+
+/// What stood in the way of a request before a server of S3 answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// There are no credentials.
+    NoCredentials,
+    /// The other side's certificate, or TLS itself, was refused.
+    Tls,
+    /// The other side speaks no TLS.
+    NoTls,
+    /// The other side speaks no HTTP.
+    NoHttp,
+    /// Nothing listens there.
+    Refused,
+}
+
+impl Cause {
+    /// The first known cause of an error: by types, since words differ between versions and systems.
+    fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(found) = Self::of_one(error) {
+                return Some(found);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    fn of_one(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            // The source of an error in an I/O error's custody is that error's source: it would be passed over.
+            let inner = error.get_ref().and_then(|inner| Self::of(inner));
+            return inner.or_else(|| (error.kind() == std::io::ErrorKind::ConnectionRefused).then_some(Self::Refused));
+        }
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return Some(match error {
+                rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => Self::NoTls,
+                _ => Self::Tls,
+            });
+        }
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return (error.is_parse() && !error.is_parse_status()).then_some(Self::NoHttp);
+        }
+        let error = error.downcast_ref::<CredentialsError>()?;
+        matches!(error, CredentialsError::CredentialsNotLoaded(_)).then_some(Self::NoCredentials)
+    }
 }
 
 impl Failure {
@@ -55,6 +106,7 @@ impl Failure {
             retry,
             ambiguous: retry,
             corrupted: false,
+            cause: None,
             attempts: 1,
         }
     }
@@ -136,11 +188,12 @@ where
     fn from(error: SdkError<E, HttpResponse>) -> Self {
         let status = error.raw_response().map(|answer| answer.status().as_u16());
         let code = error.code().map(str::to_owned);
-        let chain = DisplayErrorContext(&error).to_string();
+        let cause = Cause::of(&error);
         let (retry, ambiguous) = match &error {
             SdkError::ConstructionFailure(_) => (false, false),
             SdkError::DispatchFailure(failed) => {
-                (!failed.is_user() && !is_tls(&chain) && !is_credentials(&chain), true)
+                let lasts = matches!(cause, Some(Cause::NoCredentials | Cause::Tls | Cause::NoTls));
+                (!failed.is_user() && !lasts, true)
             }
             SdkError::ServiceError(_) => {
                 let again = status.is_some_and(again_status) || code.as_deref().is_some_and(again_code);
@@ -153,7 +206,7 @@ where
             (None, SdkError::ServiceError(odd)) => plain_text(odd.raw()),
             _ => causes(&error),
         };
-        Self { status, code, message, retry, ambiguous, corrupted: false, attempts: 1 }
+        Self { status, code, message, retry, ambiguous, corrupted: false, cause, attempts: 1 }
     }
 }
 
@@ -200,16 +253,6 @@ fn again_code(code: &str) -> bool {
             | "XAmzContentSHA256Mismatch"
             | "ConditionalRequestConflict"
     )
-}
-
-fn is_tls(chain: &str) -> bool {
-    ["invalid peer certificate", "UnknownIssuer", "InvalidCertificate", "AlertReceived", "InvalidMessage"]
-        .iter()
-        .any(|sign| chain.contains(sign))
-}
-
-fn is_credentials(chain: &str) -> bool {
-    chain.contains("no providers in chain provided credentials") || chain.contains("CredentialsNotLoaded")
 }
 
 impl S3 {
@@ -351,12 +394,12 @@ impl S3 {
                 "the bucket was made without Object Lock: enable it there, or leave --s3-object-lock-mode out".to_owned()
             }
             _ if failure.status == Some(403) => "check the credentials and what they may do on this bucket".to_owned(),
-            _ if is_tls(message) => "the server's certificate is not trusted: give that of its authority, or a self-signed one itself, by --s3-ca-file".to_owned(),
-            _ if is_credentials(message) => client_hint().to_owned(),
+            _ if failure.cause == Some(Cause::Tls) => "the server's certificate is not trusted: give that of its authority, or a self-signed one itself, by --s3-ca-file".to_owned(),
+            _ if failure.cause == Some(Cause::NoCredentials) => client_hint().to_owned(),
             _ if message.contains("dns error") || message.contains("lookup address") => {
                 format!("the host of {endpoint} is unknown: check --s3-endpoint (and --s3-path-style), or the network")
             }
-            _ if message.contains("Connection refused") => format!("nothing listens at {endpoint}: check --s3-endpoint"),
+            _ if failure.cause == Some(Cause::Refused) => format!("nothing listens at {endpoint}: check --s3-endpoint"),
             _ => return None,
         };
         Some(hint)
@@ -384,15 +427,12 @@ impl S3 {
         if failure.status == Some(404) && path == "storage/v1" {
             return Some(format!("the S3 endpoint of Supabase Storage ends in /s3: set it to {endpoint}/s3"));
         }
-        if scheme == "https"
-            && (failure.message.contains("InvalidContentType") || failure.message.contains("corrupt message"))
-        {
+        if scheme == "https" && failure.cause == Some(Cause::NoTls) {
             return Some(format!("the server at {rest} speaks no TLS: set the endpoint to http://{rest}"));
         }
         // A server that speaks TLS only answers 400 in words of its own, or with something that is no HTTP.
         let no_s3 = failure.status == Some(400) && failure.code.is_none();
-        let no_http = ["invalid HTTP version", "InvalidVersion", "Parse(Version)"];
-        if scheme == "http" && (no_s3 || no_http.iter().any(|sign| failure.message.contains(sign))) {
+        if scheme == "http" && (no_s3 || failure.cause == Some(Cause::NoHttp)) {
             return Some(format!("the server at {rest} seems to want TLS: set the endpoint to https://{rest}"));
         }
         None
