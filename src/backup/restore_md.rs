@@ -244,11 +244,11 @@ fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str, after: &str) -> S
            on {{ print; open = (open + gsub(/\\047/, \"&\")) % 2; if (!open && /;$/) on = 0 }}' |\n  \
            psql -X -q -v ON_ERROR_STOP=1 -d \"$DB\"\n\
          psql -X -q -d \"$DB\" -c ANALYZE || echo 'RESTORE.md: not all statistics were gathered; autovacuum does it in time.' >&2\n\n\
-         # The end: 0 only when everything is there.\n\
+         # The end: 0 only when everything is there, 3 when a part is not.\n\
          if [ \"$failed\" -gt 0 ]; then\n  \
            echo \"RESTORE.md: $failed steps had errors, named above by pg_restore; everything else is restored.\" >&2\n  \
            echo \"Run the refused statements by hand; or mend the cause, drop the database and make it again, and start over.\" >&2\n  \
-           exit 1\n\
+           exit 3\n\
          fi\n\
          {left_out_end}{extensions_end}```\n\n",
         left_out_end = left_out.end(),

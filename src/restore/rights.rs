@@ -7,6 +7,7 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
+use crate::human;
 use crate::postgres::target::Rights;
 use crate::restore::options::Options;
 use crate::sql::names::in_comment;
@@ -32,9 +33,8 @@ pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, options: &Options) -> 
         return Ok(());
     }
     let mut lacking: Vec<String> = owners.iter().map(|owner| format!("things that belong to role {owner}")).collect();
-    lacking.extend(things.iter().take(NAMED).map(|thing| in_comment(thing)));
-    if things.len() > NAMED {
-        lacking.push(format!("{} more", things.len() - NAMED));
+    if !things.is_empty() {
+        lacking.push(human::shortened(things.iter().map(|thing| in_comment(thing)), NAMED, ", "));
     }
     let mut error = Error::failed(format!("role {} cannot restore {}", rights.role, lacking.join(", ")));
     if !owners.is_empty() {

@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Skipped;
+use crate::human;
 use crate::pipeline::extremes::Fields;
 use crate::postgres::error::failure;
 use crate::postgres::source::rows::{Blocks, Chunk, Origin, Readers, is_damage};
@@ -160,16 +161,13 @@ impl Damage {
     pub(crate) fn skipped(&self, origin: &Origin, error: &Error) -> Skipped {
         let blocks = self.blocks.iter().map(|block| format!("block {block}"));
         let rows = self.rows.iter().map(|(_, row)| format!("row {row}"));
-        let places: Vec<String> = blocks.chain(rows).collect();
-        let more = places.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let shown: Vec<String> = places.into_iter().take(NAMED).collect();
-        let shown = if self.whole { "all of its rows".to_owned() } else { shown.join(", ") };
+        let shown =
+            if self.whole { "all of its rows".to_owned() } else { human::shortened(blocks.chain(rows), NAMED, ", ") };
         let state = error.sqlstate();
         let state = state.as_ref().map(|state| format!(" ({})", state.as_str())).unwrap_or_default();
         Skipped {
             schema: origin.name.schema.clone(),
-            name: format!("{} ({shown}{more})", origin.name.table),
+            name: format!("{} ({shown})", origin.name.table),
             kind: "damaged rows".to_owned(),
             reason: format!(
                 "the server cannot read them: {}{state}; everything else of the table is saved",

@@ -25,7 +25,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use crate::error::{Context as _, Error, Result};
 use crate::store::config::{Checksums, Config};
-use crate::store::s3::attempt::{Failure, causes, client_hint};
+use crate::store::s3::failure::{Failure, causes, client_hint};
 use crate::store::s3::server::{Connection, S3};
 use crate::store::s3::{own_ca, services};
 

@@ -8,6 +8,7 @@
 pub(crate) mod attempt;
 pub(crate) mod client;
 pub(crate) mod delete;
+pub(crate) mod failure;
 mod flight;
 pub(crate) mod options;
 pub(crate) mod own_ca;
@@ -34,7 +35,8 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result, without_secrets};
 use crate::store::config::Config;
-use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::attempt::Progress;
+use crate::store::s3::failure::Failure;
 use crate::store::s3::flight::Flight;
 pub(crate) use crate::store::s3::options::Options;
 pub(crate) use crate::store::s3::probe::multipart::tidy;

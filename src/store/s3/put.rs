@@ -13,7 +13,8 @@ use md5::{Digest as _, Md5};
 use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::seal::hash::hex;
-use crate::store::s3::attempt::{Failure, Progress, ended};
+use crate::store::s3::attempt::{Progress, ended};
+use crate::store::s3::failure::Failure;
 use crate::store::s3::server::{IN_FLIGHT_BYTES, IS_MD5, NOT_MD5, S3, SINGLE_PUT, UNKNOWN};
 use crate::store::{Condition, ObjectInfo, Put};
 

@@ -11,7 +11,8 @@ use tokio_util::io::StreamReader;
 
 use crate::error::{Error, Result};
 use crate::store::s3::S3;
-use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::attempt::Progress;
+use crate::store::s3::failure::Failure;
 
 struct Reading {
     s3: Arc<S3>,

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::store::s3::S3;
-use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::attempt::Progress;
+use crate::store::s3::failure::Failure;
 
 impl S3 {
     /// A PUT as every object of this store gets it, without a condition.

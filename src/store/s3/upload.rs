@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
 use crate::seal::hash::hex;
-use crate::store::s3::attempt::{Failure, Progress, ended};
+use crate::store::s3::attempt::{Progress, ended};
+use crate::store::s3::failure::Failure;
 use crate::store::s3::server::{IN_FLIGHT_BYTES, S3, SINGLE_PUT};
 use crate::store::{Condition, Plan, WriteError};
 

@@ -20,7 +20,7 @@ use sha2::Sha256;
 use crate::format::layout;
 use crate::seal::hash::hex;
 use crate::store::probe::{Litter, ODD_NAME, Probe, SMALL, Seen, yes};
-use crate::store::s3::attempt::Failure;
+use crate::store::s3::failure::Failure;
 use crate::store::s3::options::content_md5;
 use crate::store::s3::probe::prober::{Heard, Prober, ask, body, version};
 use crate::store::s3::server::S3;

@@ -8,7 +8,8 @@ use md5::{Digest as _, Md5};
 
 use crate::seal::hash::hex;
 use crate::store::probe::{Litter, Probe, SMALL, Seen, yes};
-use crate::store::s3::attempt::{Failure, Progress};
+use crate::store::s3::attempt::Progress;
+use crate::store::s3::failure::Failure;
 use crate::store::s3::probe::prober::{Heard, Prober, ask, body};
 use crate::store::s3::server::{CHECK_ATTEMPTS, S3};
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::store::probe::{Litter, Probe};
-use crate::store::s3::attempt::Failure;
+use crate::store::s3::failure::Failure;
 use crate::store::s3::server::S3;
 
 /// Sends a request of the SDK, up to [`CHECK_ATTEMPTS`] times, and hears the answer's headers.
