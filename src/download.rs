@@ -24,7 +24,7 @@ use crate::objects::stored_run::StoredRun;
 use crate::objects::{read, turns};
 use crate::runs::{find, select};
 use crate::seal::compress::Compression;
-use crate::seal::decode::Opening;
+use crate::seal::decode::Decoding;
 use crate::seal::keys::Keys;
 use crate::seal::{decode, hash};
 use crate::store::Store;
@@ -58,7 +58,7 @@ struct Finished {
 struct Target {
     path: String,
     object: Object,
-    opening: Opening,
+    decoding: Decoding,
 }
 
 /// The result of a download.
@@ -177,7 +177,7 @@ fn together(failures: &[Error]) -> Option<Error> {
 
 /// The files that the options ask for.
 fn targets(run: &StoredRun, options: &Options) -> Result<Vec<Target>> {
-    let StoredRun { manifest, opening, .. } = run;
+    let StoredRun { manifest, decoding, .. } = run;
     let everything = options.schemas.is_empty() && options.tables.is_empty();
     let mut chosen: Vec<&Object> = Vec::new();
     if everything {
@@ -205,18 +205,18 @@ fn targets(run: &StoredRun, options: &Options) -> Result<Vec<Target>> {
         if options.raw {
             targets.extend(object.volumes().into_iter().map(|Volume { key, bytes, sha256 }| {
                 let object = Object { key: key.clone(), bytes, sha256, raw_bytes: bytes, volumes: Vec::new() };
-                Target { path: key, object, opening: Opening::AS_STORED }
+                Target { path: key, object, decoding: Decoding::AS_STORED }
             }));
         } else {
             targets.push(Target {
                 path: stem(object, manifest).to_owned(),
                 object: object.clone(),
-                opening: opening.clone(),
+                decoding: decoding.clone(),
             });
         }
     }
     let as_it_is = manifest.restore_md.iter().cloned();
-    targets.extend(as_it_is.map(|object| Target { path: object.key.clone(), object, opening: Opening::AS_STORED }));
+    targets.extend(as_it_is.map(|object| Target { path: object.key.clone(), object, decoding: Decoding::AS_STORED }));
     if let Some(target) =
         targets.iter().find(|t| !read::safe(&t.path) || t.path.ends_with(UNFINISHED) || t.path == STATE)
     {
@@ -388,7 +388,7 @@ fn make(run: &StoredRun, path: &Path, target: &Target) -> Result<Finished> {
 fn fill(run: &StoredRun, file: &mut File, path: &Path, target: &Target) -> Result<Finished> {
     let object = &target.object;
     let (watch, stored) = run.watched(object);
-    let mut plain = Plain::new(stored, &target.opening);
+    let mut plain = Plain::new(stored, &target.decoding);
     let mut hash = Sha256::new();
     let copied = copy(&mut plain, |part| {
         hash.update(part);

@@ -12,7 +12,7 @@ use crate::sql::statements::{self, statements};
 /// Definitions above a table that are followed at most: a chain of inheritance has no circle, a forged archive may.
 const DEEPEST: usize = 64;
 
-/// What the definition of a table says of its columns.
+/// The columns as the definition of a table has them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Definition {
     /// The types of those columns that it spells out, by name.

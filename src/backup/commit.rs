@@ -27,7 +27,7 @@ const ODD_LOGGED: usize = 20;
 pub(crate) struct Done {
     pub(crate) manifest: Manifest,
     pub(crate) latest: Pointer,
-    /// What stands in for a run of nothing; `None` where something was saved.
+    /// The warning about a run of nothing; `None` where something was saved.
     pub(crate) empty: Option<Empty>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Empty {
     pub(crate) is_assumed: bool,
 }
 
-/// What became of `latest.json`.
+/// The fate of `latest.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pointer {
     /// It names this run now.

@@ -63,7 +63,7 @@ impl From<Error> for Stopped {
 
 /// Everything the drain needs.
 pub(crate) struct Drain<'a> {
-    /// Where objects go.
+    /// The destination of objects.
     pub(crate) target: Target,
     /// Integers of the archives.
     pub(crate) framing: Framing,
@@ -243,7 +243,7 @@ fn collect(
     Ok(())
 }
 
-/// How far a table is, in the bytes on disk that were expected: by chunks, and within a chunk by its text, of which
+/// The progress of a table, in the bytes on disk that were expected: by chunks, and within a chunk by its text, of which
 /// nobody knows the end.
 #[derive(Debug)]
 struct Part {

@@ -27,7 +27,7 @@ pub(crate) struct Run {
     pub(crate) tools: PgTools,
     /// Further words for `PGOPTIONS` of the programs.
     pub(crate) child_options: Option<&'static str>,
-    /// Where its objects go.
+    /// The destination of its objects.
     pub(crate) target: Target,
     pub(crate) counters: Arc<Counters>,
     /// The limit on how fast rows are read, which all its sessions share.

@@ -1,5 +1,5 @@
 //! The surroundings of a command that runs unattended: notifications of its start and end, metrics, and output for a CI.
-//! The command itself makes an [`Ended`] of its result; it is printed here, once everybody was told, so that a notification
+//! The command itself makes an [`Ended`] of its result; it is printed here, once everybody was notified, so that a notification
 //! that failed stands in what is printed.
 
 use std::fmt::Write as _;
@@ -36,7 +36,7 @@ pub struct AlarmArgs {
         value_delimiter = ','
     )]
     pub notify: Vec<String>,
-    /// Events that chats and mails are told of; webhooks and healthchecks are told of all.
+    /// Events that chats and mails report; webhooks and healthchecks get all.
     #[arg(long, value_name = "WHEN", help_heading = "Alarms", env = "PGSTOW_NOTIFY_ON", value_enum, default_value_t = NotifyOn::Problems)]
     pub notify_on: NotifyOn,
     /// Write metrics to this file, for the textfile collector of node_exporter.
@@ -44,7 +44,7 @@ pub struct AlarmArgs {
     pub metrics_file: Option<PathBuf>,
 }
 
-/// Events that chats and mails are told of.
+/// Events that chats and mails report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum NotifyOn {
     /// Whatever is not a success.
@@ -120,30 +120,30 @@ pub(crate) async fn watch(
 ) -> Result<Outcome> {
     let begun = Instant::now();
     let mut notifier = arguments.notifier()?;
-    let with_store = |mut told: Notification| {
-        told.store.clone_from(&global.store.store);
-        told
+    let with_store = |mut notification: Notification| {
+        notification.store.clone_from(&global.store.store);
+        notification
     };
     notifier.start(with_store(Notification::now(Event::Start, command, format!("pgstow {command} begins"))));
     let section = ci::Section::begin(command);
     let result = work.await;
     section.end();
     let seconds = begun.elapsed().as_secs_f64();
-    let mut told = with_store(match &result {
+    let mut notification = with_store(match &result {
         Ok(ended) => told_of_end(command, ended),
         Err(error) => told_of_error(command, error),
     });
-    told.seconds = Some(seconds);
-    if told.event.is_problem() {
-        told.log = progress::tail(TAIL);
+    notification.seconds = Some(seconds);
+    if notification.event.is_problem() {
+        notification.log = progress::tail(TAIL);
     }
     let kind = result.as_ref().err().map(Error::kind);
-    ci::report(command, &told, result.as_ref().map_or("", |ended| ended.text.as_str()));
+    ci::report(command, &notification, result.as_ref().map_or("", |ended| ended.text.as_str()));
     if let Some(file) = &arguments.metrics_file {
         let figures = result.as_ref().map_or(&[][..], |ended| ended.figures.as_slice());
-        metrics::write(file, command, &told, figures);
+        metrics::write(file, command, &notification, figures);
     }
-    let deliveries = notifier.end(told, kind).await;
+    let deliveries = notifier.end(notification, kind).await;
     let ended = result?;
     print(&ended, &deliveries, global.json)?;
     match ended.late {
@@ -153,21 +153,21 @@ pub(crate) async fn watch(
 }
 
 fn told_of_end(command: &str, ended: &Ended) -> Notification {
-    let mut told = Notification::now(ended.event(), command, ended.message.clone());
-    told.exit_code = Some(match (&ended.late, ended.outcome) {
+    let mut notification = Notification::now(ended.event(), command, ended.message.clone());
+    notification.exit_code = Some(match (&ended.late, ended.outcome) {
         (Some(error), _) => error.kind().exit_code(),
         (None, Outcome::Done) => 0,
         (None, Outcome::Failed) => Kind::Failed.exit_code(),
         (None, Outcome::Partial) => Kind::Partial.exit_code(),
         (None, Outcome::Damage) => Kind::Damage.exit_code(),
     });
-    told.name.clone_from(&ended.name);
-    told.run.clone_from(&ended.run);
+    notification.name.clone_from(&ended.name);
+    notification.run.clone_from(&ended.run);
     if let Some(error) = &ended.late {
-        told.message = error.message();
-        told.hints = error.hints().to_vec();
+        notification.message = error.message();
+        notification.hints = error.hints().to_vec();
     }
-    told
+    notification
 }
 
 fn told_of_error(command: &str, error: &Error) -> Notification {
@@ -177,18 +177,18 @@ fn told_of_error(command: &str, error: &Error) -> Notification {
         Kind::Partial => Event::Partial,
         Kind::Failed | Kind::Usage => Event::Failure,
     };
-    let mut told = Notification::now(event, command, error.message());
-    told.hints = error.hints().to_vec();
-    told.exit_code = Some(error.kind().exit_code());
-    told
+    let mut notification = Notification::now(event, command, error.message());
+    notification.hints = error.hints().to_vec();
+    notification.exit_code = Some(error.kind().exit_code());
+    notification
 }
 
 fn print(ended: &Ended, deliveries: &[Delivery], json: bool) -> Result<()> {
     if json {
         let mut document = ended.json.clone();
         if let (Value::Object(fields), false) = (&mut document, deliveries.is_empty()) {
-            let told = serde_json::to_value(deliveries).unwrap_or_default();
-            fields.insert("notifications".to_owned(), told);
+            let notification = serde_json::to_value(deliveries).unwrap_or_default();
+            fields.insert("notifications".to_owned(), notification);
         }
         return output::print_json(&document);
     }

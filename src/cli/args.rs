@@ -316,7 +316,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 30s, 5m or 2h 15m"))
 }
 
-/// How the objects of a run are stored.
+/// The form in which objects of a run are stored.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SealArgs {
     /// Encrypt every object but the manifest and RESTORE.md to this public key of age (`age1...`), or to those in this

@@ -38,25 +38,25 @@ impl Section {
 }
 
 /// Under GitHub Actions: an annotation of what is wrong, and the result in the summary of the step.
-pub(crate) fn report(command: &str, told: &Notification, text: &str) {
+pub(crate) fn report(command: &str, notification: &Notification, text: &str) {
     if !is_set("GITHUB_ACTIONS") {
         return;
     }
-    let level = match told.event {
+    let level = match notification.event {
         Event::Start | Event::Success => None,
         Event::Partial | Event::Anomaly | Event::LatestNotMoved => Some("warning"),
         Event::Failure | Event::Damage | Event::Interrupted => Some("error"),
     };
     if let Some(level) = level {
-        let hints: Vec<String> = told.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
-        let message = escaped(&format!("{}{}", told.message, hints.concat()));
+        let hints: Vec<String> = notification.hints.iter().map(|hint| format!("\nhint: {hint}")).collect();
+        let message = escaped(&format!("{}{}", notification.message, hints.concat()));
         line(&format!("::{level} title=pgstow {command}::{message}\n"));
     }
     let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) else { return };
-    let shown = if text.is_empty() { &told.message } else { text };
+    let shown = if text.is_empty() { &notification.message } else { text };
     // A fence longer than any in the text.
     let summary =
-        format!("### pgstow {command}: {}\n\n``````text\n{}\n``````\n", told.event.as_str(), shown.trim_end());
+        format!("### pgstow {command}: {}\n\n``````text\n{}\n``````\n", notification.event.as_str(), shown.trim_end());
     let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
     if let Err(error) = opened.and_then(|mut file| file.write_all(summary.as_bytes())) {
         tracing::warn!("write the summary of the step: {error}");

@@ -58,21 +58,21 @@ pub(crate) fn text(metrics: &[Metric]) -> String {
 const LAST_SUCCESS: &str = "last_success_timestamp_seconds";
 
 /// Writes the metrics of a command that ended. A file that cannot be written is a warning.
-pub(crate) fn write(file: &Path, command: &'static str, told: &Notification, figures: &[Metric]) {
+pub(crate) fn write(file: &Path, command: &'static str, notification: &Notification, figures: &[Metric]) {
     let own = |name, help, value| {
-        let store = told.store.as_deref().unwrap_or_default();
+        let store = notification.store.as_deref().unwrap_or_default();
         Metric::new(name, help, value).with("command", command).with("store", store)
     };
     let now = jiff::Timestamp::now().as_second();
     #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are far below 2^53")]
     let now = now as f64;
     let mut metrics = vec![
-        own("exit_code", "Exit code of the last command.", f64::from(told.exit_code.unwrap_or_default())),
+        own("exit_code", "Exit code of the last command.", f64::from(notification.exit_code.unwrap_or_default())),
         own("finished_timestamp_seconds", "End of the last command.", now),
-        own("duration_seconds", "Time that the last command took.", told.seconds.unwrap_or_default()),
+        own("duration_seconds", "Time that the last command took.", notification.seconds.unwrap_or_default()),
     ];
     let mut success = own(LAST_SUCCESS, "End of the last command that succeeded.", now);
-    if told.event == Event::Success {
+    if notification.event == Event::Success {
         metrics.push(success);
     } else if let Some(before) = before(file, &success.series()) {
         success.value = before;

@@ -172,7 +172,7 @@ const STEP: Duration = Duration::from_millis(500);
 /// No time left is named before so much is known.
 const LEAST: Duration = Duration::from_secs(3);
 
-/// How fast the work went in the last minute.
+/// The speed of the work in the last minute.
 #[derive(Debug, Default)]
 struct Pace {
     /// Moment, position and bytes, the oldest first.

@@ -96,7 +96,7 @@ fn judge_addresses(info: &ConnInfo, found: &[IpAddr], has_route: impl Fn(IpAddr)
     true
 }
 
-/// Where else to connect to, by IPv4.
+/// The other addresses that speak IPv4.
 fn ipv4(info: &ConnInfo) -> String {
     let supabase = info.host().starts_with("db.") && info.host().ends_with(".supabase.co");
     if supabase {

@@ -19,7 +19,7 @@ use crate::doctor::policy::{Facts, Policies};
 use crate::error::{Kind, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::shutdown::Shutdown;
-use crate::store::probe::{Litter, Probe};
+use crate::store::probe::{Probe, ProbeObjects};
 use crate::store::{Config, Store};
 
 /// Longest time to remove the objects of the probe, a lock of three seconds included.
@@ -52,14 +52,14 @@ pub(crate) async fn examine(options: &Options, shutdown: &Shutdown) -> Result<Ex
         Some(config) => open(config, &mut report).await?,
         None => None,
     };
-    let litter = Litter::default();
+    let probe_objects = ProbeObjects::default();
     let examined = tokio::select! {
         biased;
         error = shutdown.requested() => Err(error),
-        examined = Box::pin(look(options, store.as_ref(), &litter, &mut report)) => examined,
+        examined = Box::pin(look(options, store.as_ref(), &probe_objects, &mut report)) => examined,
     };
     if let Some(store) = &store {
-        tidy(store, &litter, &mut report).await;
+        tidy(store, &probe_objects, &mut report).await;
     }
     let looked = examined?;
     let policies = match (&store, &options.store) {
@@ -87,7 +87,7 @@ async fn open(config: &Config, report: &mut Report) -> Result<Option<Store>> {
 async fn look(
     options: &Options,
     store: Option<&Store>,
-    litter: &Litter,
+    probe_objects: &ProbeObjects,
     report: &mut Report,
 ) -> Result<Option<Looked>> {
     let mut size = None;
@@ -98,15 +98,15 @@ async fn look(
         size = Box::pin(database::examine(asked, &info, store, report)).await;
     }
     let (Some(store), Some(config)) = (store, &options.store) else { return Ok(None) };
-    let probe = store.probe(litter).await;
+    let probe = store.probe(probe_objects).await;
     store::judge(store, config, &probe, size, report);
     Box::pin(signing::examine(store, options.signing_key.as_ref(), &options.trust, report)).await;
     let (url, endpoint) = (store.describe(), store.endpoint().map(str::to_owned));
     Ok(Some(Looked { url, endpoint, probe }))
 }
 
-async fn tidy(store: &Store, litter: &Litter, report: &mut Report) {
-    let remaining = match tokio::time::timeout(TIDY, store.tidy(litter)).await {
+async fn tidy(store: &Store, probe_objects: &ProbeObjects, report: &mut Report) {
+    let remaining = match tokio::time::timeout(TIDY, store.tidy(probe_objects)).await {
         Ok(remaining) => remaining,
         Err(_elapsed) => vec!["what it was trying".to_owned()],
     };

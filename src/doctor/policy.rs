@@ -25,7 +25,7 @@ pub(crate) struct Policies {
     pub(crate) demands_new: bool,
 }
 
-/// What the policies depend on besides bucket and prefix.
+/// The facts that policies depend on besides bucket and prefix.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     /// The server is Amazon's and honours `If-None-Match`.
@@ -35,7 +35,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// What a probe found.
+    /// The findings of a probe.
     pub(crate) fn of(store: &Store, probe: Option<&Probe>) -> Self {
         let seen = |name: &str| probe.is_some_and(|probe| probe.seen(name) == Seen::Yes);
         let is_amazon = store.endpoint().is_none_or(|endpoint| {

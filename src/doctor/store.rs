@@ -127,7 +127,7 @@ fn judge_ability(ability: &Ability, probe: &Probe, config: &Config, report: &mut
     }
 }
 
-/// What a key that writes can do to objects that are there, though it may not delete.
+/// The harm that a key that writes can do to objects that are there, though it may not delete.
 fn replaced(probe: &Probe) -> &'static str {
     if probe.seen("object-lock") == Seen::Yes {
         ", but it can put other objects before them: the old versions stay, and locked ones cannot be deleted by anybody"

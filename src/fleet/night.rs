@@ -150,7 +150,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// The notification of this database's end.
-    fn told(&self) -> Notification {
+    fn notification(&self) -> Notification {
         let event = match self.outcome {
             Outcome::Damage => Event::Damage,
             Outcome::Failed | Outcome::Usage => Event::Failure,
@@ -170,17 +170,17 @@ impl Report {
             (_, Event::LatestNotMoved, _) => "latest was not moved to the new run".to_owned(),
             _ => steps.collect::<Vec<_>>().join(", "),
         };
-        let mut told = Notification::now(event, "run", message);
-        told.name = Some(self.name.clone());
-        told.store = Some(self.store.clone());
-        told.run.clone_from(&self.run);
-        told.exit_code = Some(self.outcome.exit_code());
-        told.seconds = Some(self.seconds);
+        let mut notification = Notification::now(event, "run", message);
+        notification.name = Some(self.name.clone());
+        notification.store = Some(self.store.clone());
+        notification.run.clone_from(&self.run);
+        notification.exit_code = Some(self.outcome.exit_code());
+        notification.seconds = Some(self.seconds);
         if let Some(taken) = bad {
-            told.hints.clone_from(&taken.hints);
-            told.log.clone_from(&taken.tail);
+            notification.hints.clone_from(&taken.hints);
+            notification.log.clone_from(&taken.tail);
         }
-        told
+        notification
     }
 }
 
@@ -246,7 +246,7 @@ impl Night<'_> {
             notifications: Vec::new(),
         };
         let mut notifier = plan.notifier().await.unwrap_or_else(|error| {
-            tracing::warn!("{}: nobody is told: {error}", plan.name);
+            tracing::warn!("{}: nobody is notified: {error}", plan.name);
             Notifier::default()
         });
         let mut start = Notification::now(Event::Start, "run", "the steps of the database begin".to_owned());
@@ -278,7 +278,7 @@ impl Night<'_> {
         }
         report.seconds = begun.elapsed().as_secs_f64();
         let kind = self.stop.is_cancelled().then_some(Kind::Terminated);
-        report.notifications = notifier.end(report.told(), kind).await;
+        report.notifications = notifier.end(report.notification(), kind).await;
         report
     }
 

@@ -1,4 +1,4 @@
-//! Where things are: the keys of a run's objects below the store's prefix. Owns names, not bytes.
+//! The layout of a store: the keys of a run's objects below the store's prefix. Owns names, not bytes.
 //!
 //! A byte of a name outside `[A-Za-z0-9_-]` and inner dots becomes `=XX` (upper-case hex). So `@` never begins a
 //! schema's name, no key has `.` or `..` as a segment, and every store accepts the keys: Supabase Storage refuses

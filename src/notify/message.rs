@@ -32,12 +32,12 @@ pub(crate) enum Request {
     Mail(Mail),
 }
 
-/// The request that tells a receiver; `None` where it is not told of such an event.
-pub(crate) fn request(target: &Target, when: When, told: &Notification) -> Option<Request> {
+/// The request for a receiver; `None` where it takes no such event.
+pub(crate) fn request(target: &Target, when: When, notification: &Notification) -> Option<Request> {
     let wanted = match target.form {
         Form::Healthchecks | Form::Webhook => true,
         Form::Slack | Form::Discord | Form::Mail => {
-            told.event.is_problem() || (when == When::All && told.event == Event::Success)
+            notification.event.is_problem() || (when == When::All && notification.event == Event::Success)
         }
     };
     if !wanted {
@@ -48,38 +48,44 @@ pub(crate) fn request(target: &Target, when: When, told: &Notification) -> Optio
         Request::Http(HttpRequest { url: target.address.clone(), headers, body: body.to_string() })
     };
     Some(match target.form {
-        Form::Healthchecks => Request::Http(ping(target, told)),
-        Form::Webhook => Request::Http(webhook(target, told)),
-        Form::Slack => json(serde_json::json!({ "text": chat(told) })),
+        Form::Healthchecks => Request::Http(ping(target, notification)),
+        Form::Webhook => Request::Http(webhook(target, notification)),
+        Form::Slack => json(serde_json::json!({ "text": chat(notification) })),
         Form::Discord => json(serde_json::json!({
-            "content": chat(told),
+            "content": chat(notification),
             // A name in a message of a server's must call nobody.
             "allowed_mentions": { "parse": [] },
         })),
-        Form::Mail => Request::Mail(Mail { to: target.address.clone(), subject: headline(told), text: text(told) }),
+        Form::Mail => Request::Mail(Mail {
+            to: target.address.clone(),
+            subject: headline(notification),
+            text: text(notification),
+        }),
     })
 }
 
-fn ping(target: &Target, told: &Notification) -> HttpRequest {
+fn ping(target: &Target, notification: &Notification) -> HttpRequest {
     let (base, query) =
         target.address.split_once('?').map_or((target.address.as_str(), ""), |(base, query)| (base, query));
-    let path = match told.event {
+    let path = match notification.event {
         Event::Start => "/start",
         Event::Success => "",
         _ => "/fail",
     };
     let sign = if query.is_empty() { "" } else { "&" };
-    let url = format!("{}{path}?{query}{sign}rid={}", base.trim_end_matches('/'), told.id);
-    let text = text(told);
+    let url = format!("{}{path}?{query}{sign}rid={}", base.trim_end_matches('/'), notification.id);
+    let text = text(notification);
     let from = text.ceil_char_boundary(text.len().saturating_sub(PING));
     let headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
     HttpRequest { url, headers, body: text.get(from..).unwrap_or_default().to_owned() }
 }
 
-fn webhook(target: &Target, told: &Notification) -> HttpRequest {
-    let body = serde_json::to_string(told).unwrap_or_default();
-    let mut headers =
-        vec![("content-type", "application/json".to_owned()), ("x-pgstow-event", told.event.as_str().to_owned())];
+fn webhook(target: &Target, notification: &Notification) -> HttpRequest {
+    let body = serde_json::to_string(notification).unwrap_or_default();
+    let mut headers = vec![
+        ("content-type", "application/json".to_owned()),
+        ("x-pgstow-event", notification.event.as_str().to_owned()),
+    ];
     if let Some(secret) = std::env::var(SECRET).ok().filter(|secret| !secret.is_empty())
         && let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes())
     {
@@ -90,8 +96,8 @@ fn webhook(target: &Target, told: &Notification) -> HttpRequest {
 }
 
 /// `pgstow backup FAILED: billing`
-fn headline(told: &Notification) -> String {
-    let how = match told.event {
+fn headline(notification: &Notification) -> String {
+    let how = match notification.event {
         Event::Start => "begins",
         Event::Success => "ok",
         Event::Partial => "PARTIAL",
@@ -101,17 +107,17 @@ fn headline(told: &Notification) -> String {
         Event::Damage => "DAMAGE FOUND",
         Event::Interrupted => "interrupted",
     };
-    let name = told.name.as_ref().map(|name| format!(": {name}")).unwrap_or_default();
-    format!("pgstow {} {how}{name}", told.command).replace(['\n', '\r'], " ")
+    let name = notification.name.as_ref().map(|name| format!(": {name}")).unwrap_or_default();
+    format!("pgstow {} {how}{name}", notification.command).replace(['\n', '\r'], " ")
 }
 
-fn chat(told: &Notification) -> String {
-    let mut text = format!("{}\n{}", headline(told), told.message);
-    for hint in &told.hints {
+fn chat(notification: &Notification) -> String {
+    let mut text = format!("{}\n{}", headline(notification), notification.message);
+    for hint in &notification.hints {
         let written = write!(text, "\n→ {hint}");
         debug_assert!(written.is_ok(), "writing to a String does not fail");
     }
-    for (what, value) in [("store", &told.store), ("run", &told.run), ("machine", &told.host)] {
+    for (what, value) in [("store", &notification.store), ("run", &notification.run), ("machine", &notification.host)] {
         if let Some(value) = value {
             text.push_str(&format!("\n{what} {value}"));
         }
@@ -121,17 +127,17 @@ fn chat(told: &Notification) -> String {
     text
 }
 
-fn text(told: &Notification) -> String {
-    let mut text = format!("{}\n\n{}\n", headline(told), told.message);
-    for hint in &told.hints {
+fn text(notification: &Notification) -> String {
+    let mut text = format!("{}\n\n{}\n", headline(notification), notification.message);
+    for hint in &notification.hints {
         text.push_str(&format!("hint: {hint}\n"));
     }
-    let seconds = told.seconds.map(|seconds| format!("{seconds:.1}"));
-    let code = told.exit_code.map(|code| code.to_string());
+    let seconds = notification.seconds.map(|seconds| format!("{seconds:.1}"));
+    let code = notification.exit_code.map(|code| code.to_string());
     for (what, value) in [
-        ("run", &told.run),
-        ("store", &told.store),
-        ("machine", &told.host),
+        ("run", &notification.run),
+        ("store", &notification.store),
+        ("machine", &notification.host),
         ("exit code", &code),
         ("seconds", &seconds),
     ] {
@@ -139,8 +145,8 @@ fn text(told: &Notification) -> String {
             text.push_str(&format!("{what}: {value}\n"));
         }
     }
-    if !told.log.is_empty() {
-        text.push_str(&format!("\n{}\n", told.log.join("\n")));
+    if !notification.log.is_empty() {
+        text.push_str(&format!("\n{}\n", notification.log.join("\n")));
     }
     text
 }

@@ -71,11 +71,11 @@ impl Flow {
 impl StoredRun {
     /// The index of a large table, verified, and what its pieces are found by.
     pub(crate) async fn index(&self, schema: &str, table: &Table, stored: &Object) -> Result<(Index, Head)> {
-        let bytes = self.read_with(stored, &self.opening.uncompressed()).await?;
+        let bytes = self.read_with(stored, &self.decoding.uncompressed()).await?;
         let damaged = |why: String| Error::damage(format!("{}: {why}", stored.key));
         let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         crate::objects::index::check(&index, schema, table).map_err(damaged)?;
-        if self.opening.identities().is_none() {
+        if self.decoding.identities().is_none() {
             return Ok((index, Head::default()));
         }
         let (_, mut stored) = self.range(&table.file, 0..HEAD_BYTES.min(table.file.bytes));
@@ -89,9 +89,9 @@ impl StoredRun {
         let (tell, head) = oneshot::channel();
         let (send, rows) = mpsc::channel(PARTS);
         let (watch, stored) = self.watched(object);
-        let (object, opening) = (object.clone(), self.opening.clone());
+        let (object, decoding) = (object.clone(), self.decoding.clone());
         let end = tokio::task::spawn_blocking(move || {
-            let mut plain = Plain::new(stored, &opening);
+            let mut plain = Plain::new(stored, &decoding);
             let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
             let read = file(&mut plain, tell, &mut out);
             let drained = match &read {
@@ -112,7 +112,7 @@ impl StoredRun {
     /// The rows of one piece of a SQL file; its SHA-256 is compared at its end, before anything is committed.
     pub(crate) fn piece(&self, object: &Object, piece: &Piece, head: &Head, number: usize) -> Result<Flow> {
         let range = piece.offset..piece.offset.saturating_add(piece.bytes);
-        let located = match self.opening.identities() {
+        let located = match self.decoding.identities() {
             Some(identities) => {
                 let located = identities.locate(&head.0, object.bytes, range.clone());
                 Some(located.map_err(|error| error.context(object.whole_key()))?)
@@ -122,15 +122,15 @@ impl StoredRun {
         let range = located.as_ref().map_or(range, |located| located.stored.clone());
         let (keys, stored) = self.range(object, range);
         let (send, rows) = mpsc::channel(PARTS);
-        let (piece, opening) = (piece.clone(), self.opening.clone());
+        let (piece, decoding) = (piece.clone(), self.decoding.clone());
         let end = tokio::task::spawn_blocking(move || {
             let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
             let tap = crate::seal::hash::Tap::default();
             let read = match located {
-                None => whole_piece(&mut Plain::of_frames(tap.reader(stored), &opening), &tap, &piece, &mut out),
+                None => whole_piece(&mut Plain::of_frames(tap.reader(stored), &decoding), &tap, &piece, &mut out),
                 Some(located) => located
                     .open(SyncIoBridge::new(stored))
-                    .and_then(|frames| Plain::of_blocking(tap.reader(frames), &opening))
+                    .and_then(|frames| Plain::of_blocking(tap.reader(frames), &decoding))
                     .and_then(|mut plain| whole_piece(&mut plain, &tap, &piece, &mut out)),
             };
             let read = read.map_err(|error| error.context(format!("{keys}: piece {number}")));

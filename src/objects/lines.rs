@@ -115,7 +115,7 @@ pub(crate) fn columns(copy: &str) -> Option<Vec<String>> {
     Some(statements::names(inner))
 }
 
-/// What stands before the rows in a table's object; the rest is not fetched.
+/// The text before the rows in a table's object; the rest is not fetched.
 ///
 /// # Errors
 /// Damage, and what the store fails with.

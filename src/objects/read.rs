@@ -14,7 +14,7 @@ use crate::format::manifest::{AGE, Manifest, Object, Volume};
 use crate::human;
 use crate::seal::compress::Compression;
 use crate::seal::decode;
-use crate::seal::decode::Opening;
+use crate::seal::decode::Decoding;
 use crate::seal::decrypt::Identities;
 use crate::seal::hash::{Tap, Tapped};
 use crate::store::Store;
@@ -27,19 +27,19 @@ pub(crate) type Stored = Pin<Box<dyn AsyncRead + Send>>;
 /// # Errors
 /// Kind `Usage` where keys are needed and missing, or are not among those the run was encrypted to; a format that is
 /// unknown to this version.
-pub(crate) fn opening(manifest: &Manifest, identities: &Identities) -> Result<Opening> {
+pub(crate) fn decoding(manifest: &Manifest, identities: &Identities) -> Result<Decoding> {
     let compression: Compression = manifest.compression.parse().map_err(|_unknown: Error| {
         Error::failed(format!("compression {:?} is unknown to this version", manifest.compression))
             .hint("read the run with a newer pgstow")
     })?;
-    let Some(encryption) = &manifest.encryption else { return Ok(Opening::new(compression, None)) };
+    let Some(encryption) = &manifest.encryption else { return Ok(Decoding::new(compression, None)) };
     if encryption.scheme != AGE {
         return Err(Error::failed(format!("encryption {:?} is unknown to this version", encryption.scheme))
             .hint("read the run with a newer pgstow"));
     }
     let public = identities.public();
     if public.iter().any(|key| encryption.recipients.contains(key)) {
-        return Ok(Opening::new(compression, Some(identities.clone())));
+        return Ok(Decoding::new(compression, Some(identities.clone())));
     }
     let error = if identities.is_empty() {
         Error::usage(format!("run {} is encrypted", manifest.run))
@@ -119,7 +119,7 @@ impl Watch {
         self.whole.bytes() == object.bytes && self.whole.sha256() == object.sha256
     }
 
-    /// Where to look for damage: the first volume that was read to its end and is another one, else the one being read.
+    /// The place of damage: the first volume that was read to its end and is another one, else the one being read.
     pub(crate) fn blame(&self, object: &Object) -> String {
         let differs = |(volume, tap): &&(Volume, Tap)| tap.bytes() != volume.bytes || tap.sha256() != volume.sha256;
         self.volumes.iter().find(differs).map_or_else(|| object.key.clone(), |(volume, _)| volume.key.clone())
@@ -167,12 +167,12 @@ pub(crate) fn most(object: &Object) -> Result<u64> {
 ///
 /// # Errors
 /// Kind `Damage`, with the key, for bytes that are not the manifest's or too many; what the store failed with.
-pub(crate) async fn read(store: &Store, run: &str, object: &Object, opening: &Opening) -> Result<Vec<u8>> {
+pub(crate) async fn read(store: &Store, run: &str, object: &Object, decoding: &Decoding) -> Result<Vec<u8>> {
     let most = most(object)?;
     let (watch, stored) = watched(store, run, object);
-    let (object, opening) = (object.clone(), opening.clone());
+    let (object, decoding) = (object.clone(), decoding.clone());
     let read = tokio::task::spawn_blocking(move || {
-        let mut plain = Plain::new(stored, &opening).at_most(most);
+        let mut plain = Plain::new(stored, &decoding).at_most(most);
         let mut content = Vec::new();
         let read = plain.read_to_end(&mut content);
         settle(&watch, &object, read.map(drop).map_err(Error::from), plain.bytes)?;
@@ -209,19 +209,19 @@ pub(crate) struct Plain<'a> {
 
 impl<'a> Plain<'a> {
     /// Opens and decodes on the calling thread, which must be one of `spawn_blocking`.
-    pub(crate) fn new<R: AsyncRead + Send + Unpin + 'a>(stored: R, opening: &Opening) -> Self {
-        Self { inner: Box::new(SyncIoBridge::new(opening.decoder(stored))), bytes: 0, most: u64::MAX }
+    pub(crate) fn new<R: AsyncRead + Send + Unpin + 'a>(stored: R, decoding: &Decoding) -> Self {
+        Self { inner: Box::new(SyncIoBridge::new(decoding.decoder(stored))), bytes: 0, most: u64::MAX }
     }
 
     /// Decodes frames that are opened already, as [`Plain::new`].
-    pub(crate) fn of_frames<R: AsyncRead + Send + Unpin + 'a>(frames: R, opening: &Opening) -> Self {
+    pub(crate) fn of_frames<R: AsyncRead + Send + Unpin + 'a>(frames: R, decoding: &Decoding) -> Self {
         let frames = BufReader::with_capacity(decode::BUFFER, frames);
-        Self { inner: Box::new(SyncIoBridge::new(opening.decompressed(frames))), bytes: 0, most: u64::MAX }
+        Self { inner: Box::new(SyncIoBridge::new(decoding.decompressed(frames))), bytes: 0, most: u64::MAX }
     }
 
     /// Decodes frames that are opened already, from a reader that blocks.
-    pub(crate) fn of_blocking<R: Read + Send + 'a>(frames: R, opening: &Opening) -> Result<Self> {
-        Ok(Self { inner: opening.decompressed_blocking(frames)?, bytes: 0, most: u64::MAX })
+    pub(crate) fn of_blocking<R: Read + Send + 'a>(frames: R, decoding: &Decoding) -> Result<Self> {
+        Ok(Self { inner: decoding.decompressed_blocking(frames)?, bytes: 0, most: u64::MAX })
     }
 
     /// Fails once more than so many plain bytes have come.

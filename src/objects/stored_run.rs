@@ -10,7 +10,7 @@ use crate::archive::head;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Object};
 use crate::objects::read::{self, Plain, Stored, Watch};
-use crate::seal::decode::Opening;
+use crate::seal::decode::Decoding;
 use crate::seal::decrypt::Identities;
 use crate::seal::hash::Tapped;
 use crate::store::Store;
@@ -23,22 +23,22 @@ pub(crate) struct StoredRun {
     /// The run's manifest.
     pub(crate) manifest: Arc<Manifest>,
     /// The way from stored bytes to plain ones.
-    pub(crate) opening: Opening,
+    pub(crate) decoding: Decoding,
 }
 
 impl StoredRun {
     /// A run whose objects are opened with these keys; one that is not encrypted needs none.
     ///
     /// # Errors
-    /// As [`read::opening`].
+    /// As [`read::decoding`].
     pub(crate) fn new(store: Store, manifest: Manifest, identities: &Identities) -> Result<Self> {
-        let opening = read::opening(&manifest, identities)?;
-        Ok(Self { store, manifest: Arc::new(manifest), opening })
+        let decoding = read::decoding(&manifest, identities)?;
+        Ok(Self { store, manifest: Arc::new(manifest), decoding })
     }
 
     /// A run whose objects are taken as they are stored.
     pub(crate) fn as_stored(store: Store, manifest: Manifest) -> Self {
-        Self { store, manifest: Arc::new(manifest), opening: Opening::AS_STORED }
+        Self { store, manifest: Arc::new(manifest), decoding: Decoding::AS_STORED }
     }
 
     /// The stored bytes of an object, watched as they pass.
@@ -56,12 +56,12 @@ impl StoredRun {
     /// # Errors
     /// As [`read::read`].
     pub(crate) async fn read(&self, object: &Object) -> Result<Vec<u8>> {
-        self.read_with(object, &self.opening).await
+        self.read_with(object, &self.decoding).await
     }
 
     /// A whole object that is opened in another way than most of the run, as [`StoredRun::read`].
-    pub(crate) async fn read_with(&self, object: &Object, opening: &Opening) -> Result<Vec<u8>> {
-        read::read(&self.store, &self.manifest.run, object, opening).await
+    pub(crate) async fn read_with(&self, object: &Object, decoding: &Decoding) -> Result<Vec<u8>> {
+        read::read(&self.store, &self.manifest.run, object, decoding).await
     }
 
     /// The table of contents of an archive. It stands at the beginning; the rest is not fetched, and not verified.
@@ -70,9 +70,9 @@ impl StoredRun {
     /// Kind `Damage`, with the key; what the store failed with.
     pub(crate) async fn table_of_contents(&self, archive: &Object) -> Result<ArchiveMetadata> {
         let stored = read::open(&self.store, &self.manifest.run, archive);
-        let (key, opening) = (archive.key.clone(), self.opening.clone());
+        let (key, decoding) = (archive.key.clone(), self.decoding.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let mut plain = Plain::new(stored, &opening);
+            let mut plain = Plain::new(stored, &decoding);
             head::read(&mut plain).map_err(|error| Error::damage(format!("{key}: {error}")))
         });
         read.await.map_err(|error| Error::failed(format!("read an archive: {error}")))?

@@ -24,7 +24,7 @@ const HELD_BYTES: u64 = 8 << 20;
 /// Hashed before other tasks get a turn.
 const HASH_STEP: usize = 1 << 20;
 
-/// Where objects go.
+/// The place and form of objects.
 #[derive(Clone)]
 pub(crate) struct Target {
     /// The store.

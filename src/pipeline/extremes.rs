@@ -29,7 +29,7 @@ pub(crate) struct Field {
 /// The fields that are watched, in the order of their places.
 pub(crate) type Fields = Arc<[Field]>;
 
-/// What is known of the values of a field. NULL counts for nothing.
+/// The knowledge about the values of a field. NULL counts for nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Bounds {
     /// There was no value.

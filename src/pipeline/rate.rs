@@ -67,7 +67,7 @@ pub(crate) struct Rate(Option<Arc<Bucket>>);
 #[derive(Debug)]
 struct Bucket {
     bytes_per_second: u64,
-    /// When everything that was let through would have been read at exactly the limit.
+    /// The moment when everything that was let through would have been read at exactly the limit.
     paid_until: Mutex<Instant>,
 }
 

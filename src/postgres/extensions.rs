@@ -1,4 +1,4 @@
-//! What is known of extensions that want care around a restore: one table, read by backup, doctor, restore, drill and
+//! The facts about extensions that want care around a restore: one table, read by backup, doctor, restore, drill and
 //! RESTORE.md. An extension that is not in it is restored as pg_dump describes it, with the rows of its tables.
 //!
 //! Sources: the extensions' manuals (TimescaleDB, *Logical backup with pg_dump and pg_restore*; pg_cron, *Setting up*;
@@ -17,7 +17,7 @@ pub(crate) struct Care {
     pub(crate) around: Option<(&'static str, &'static str)>,
     /// It can only be restored in the version that was saved.
     pub(crate) same_version: bool,
-    /// What a person should know when a backup is made.
+    /// The warning for a person when a backup is made.
     pub(crate) note: Option<&'static str>,
 }
 

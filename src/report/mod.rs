@@ -24,7 +24,7 @@ use crate::store::Store;
 
 /// The contents of the page.
 pub(crate) struct Facts {
-    /// When it was made, RFC 3339 in UTC.
+    /// The moment it was made, RFC 3339 in UTC.
     at: String,
     pub(crate) inventory: Inventory,
     /// The manifest of the latest run, or why there is none to show.

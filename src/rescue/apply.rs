@@ -10,7 +10,7 @@ use crate::rescue::begin::Begun;
 use crate::rescue::options::{Apply, Options, Triggers};
 use crate::sql::names::TableName;
 
-/// What was written.
+/// The rows that were written.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     /// Rows inserted, by table, in the order of writing.

@@ -177,7 +177,7 @@ impl Begun {
         Ok(())
     }
 
-    /// What the condition says of columns whose order is certain, with constants as PostgreSQL writes them. A constant
+    /// The bounds of columns whose order is certain, with constants as PostgreSQL writes them. A constant
     /// that it does not take excludes nothing here: the condition itself will be refused.
     async fn wanted(&self, live: &Live) -> Result<Vec<index::Wanted>> {
         let condition = self.condition.as_deref().unwrap_or_default();

@@ -30,7 +30,7 @@ use crate::rescue::referenced::Needed;
 use crate::sql::names::TableName;
 use crate::store::Store;
 
-/// What a rescue found, and what it did.
+/// The result of a rescue: what it found and wrote.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) run: String,

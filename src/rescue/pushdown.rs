@@ -1,4 +1,4 @@
-//! What a condition says of single columns, as far as that is certain without understanding SQL: by it the pieces of a
+//! The bounds that a condition sets to single columns, as far as that is certain without understanding SQL: by it the pieces of a
 //! large table are chosen that can hold a row of it. PostgreSQL evaluates the whole condition all the same.
 //!
 //! Only the parts of a chain of ANDs count that are a comparison of a column with constants and nothing else; every other
@@ -97,7 +97,7 @@ fn column(word: &str, next: &[&str], table: &str) -> Option<(String, usize)> {
     }
 }
 
-/// What one part says of one column.
+/// The bound that one part sets to one column.
 fn restriction(part: &[&str], table: &str) -> Option<Wanted> {
     let (first, next) = part.split_first()?;
     let (column, taken) = column(first, next, table)?;
@@ -140,7 +140,7 @@ fn restriction(part: &[&str], table: &str) -> Option<Wanted> {
     }
 }
 
-/// What a condition on this table says of its columns, with the constants as they were written.
+/// The bounds that a condition on this table sets to its columns, with the constants as they were written.
 #[must_use]
 pub(crate) fn restrictions(condition: &str, table: &str) -> Vec<Wanted> {
     let Some(tokens) = tokens(condition) else { return Vec::new() };

@@ -13,13 +13,13 @@ use crate::sql::names::TableName;
 #[derive(Debug, Clone)]
 pub(crate) struct Needed {
     pub(crate) table: TableName,
-    /// How many are missing there, or how many rows refer to missing ones where these are not brought.
+    /// The number of rows missing there, or how many rows refer to missing ones where these are not brought.
     pub(crate) rows: u64,
     /// They are written before the rows that refer to them.
     pub(crate) brought: bool,
 }
 
-/// What is needed, as far as it is known before the comparison.
+/// The tables and keys that are needed, as far as it is known before the comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Needs {
     /// Tables whose rows are not brought, with the number of rows that refer to them.

@@ -52,7 +52,7 @@ pub(crate) fn locales(entries: &[Entry]) -> Locales {
     Locales { provider: provider.unwrap_or("libc").to_owned(), libc, icu }
 }
 
-/// What follows the name in the statement that makes the saved database.
+/// The options after the name in the statement that makes the saved database.
 fn options(entries: &[Entry]) -> &str {
     let made = entries.iter().find(|e| e.desc == ObjectType::Database).and_then(|e| e.defn.as_deref());
     made.and_then(|defn| statements(defn).into_iter().next())

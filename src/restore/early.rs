@@ -24,11 +24,11 @@ use crate::sql::statements::{name, statements};
 pub(crate) struct Lack {
     /// The thing, for people.
     pub(crate) thing: String,
-    /// What a person must do.
+    /// The step that a person must take.
     pub(crate) hint: String,
 }
 
-/// What the server lacks beside roles, tablespaces and packages of extensions; `session` is in some database of it.
+/// The things that the server lacks beside roles, tablespaces and packages of extensions; `session` is in some database of it.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     pub(crate) lacks: Vec<Lack>,

@@ -117,7 +117,7 @@ pub(crate) fn grants(defn: &str) -> Vec<String> {
     pieces
 }
 
-/// What a person must do about a statement that was refused with this error.
+/// The step that a person must take about a statement that was refused with this error.
 pub(crate) fn step(error: &Error, statement: &str) -> String {
     match error.sqlstate().as_ref().map(SqlState::as_str) {
         // The object exists: tables and indexes, other objects, functions, schemas, a second primary key.

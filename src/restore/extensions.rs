@@ -25,7 +25,7 @@ use crate::sql::statements::{name, statements};
 pub(crate) struct Impossible {
     pub(crate) name: String,
     pub(crate) why: String,
-    /// What a person must do.
+    /// The step that a person must take.
     pub(crate) step: String,
 }
 
@@ -96,7 +96,7 @@ pub(crate) async fn impossible(
     Ok(found)
 }
 
-/// What a person must do about an extension that cannot be created.
+/// The step that a person must take about an extension that cannot be created.
 fn step(care: Option<&Care>, database: &str) -> String {
     let lines = care.map(|care| care.configuration(database)).unwrap_or_default();
     if lines.is_empty() {
@@ -105,7 +105,7 @@ fn step(care: Option<&Care>, database: &str) -> String {
     format!("put these lines into postgresql.conf, restart the server, and restore again:\n{}", lines.join("\n"))
 }
 
-/// What is left out with extensions.
+/// The entries left out with extensions.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     /// The tables of each extension.

@@ -29,7 +29,7 @@ const BLOBS_AT_ONCE: u64 = 2_000;
 /// Statements about large objects in one transaction.
 const STATEMENTS_AT_ONCE: usize = 500;
 
-/// What is attached to large objects.
+/// The entries attached to large objects.
 pub(crate) enum Attached {
     /// The privileges on one of them.
     Privileges(Entry),
@@ -188,7 +188,7 @@ impl Work<'_> {
     /// held back until its SHA-256 was compared.
     pub(crate) async fn large_objects(&self, object: &Object) -> Result<()> {
         let (watch, stored) = self.run.watched(object);
-        let plain = self.run.opening.decoder(stored);
+        let plain = self.run.decoding.decoder(stored);
         let (watched, damage) = (watch.clone(), Arc::new(Mutex::new(None)));
         let mut held = HeldBack {
             inner: plain,

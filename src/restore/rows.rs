@@ -49,9 +49,9 @@ pub(crate) enum Tables {
 
 /// Loads rows.
 pub(crate) struct Rows {
-    /// Where they come from.
+    /// Their source.
     pub(crate) run: StoredRun,
-    /// Where they go.
+    /// Their destination.
     pub(crate) info: ConnInfo,
     /// Longest time to connect.
     pub(crate) connect_timeout: Duration,

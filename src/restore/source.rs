@@ -17,7 +17,7 @@ use crate::restore::options::Options;
 use crate::restore::roles::Script;
 use crate::runs::contents::{self, Disagreement};
 use crate::runs::find;
-use crate::seal::decode::Opening;
+use crate::seal::decode::Decoding;
 use crate::seal::hash;
 use crate::seal::keys::Keys;
 use crate::sql::names::TableName;
@@ -34,7 +34,7 @@ pub(crate) struct Loaded {
     pub(crate) unfinished: bool,
 }
 
-/// What is to be known of a run of a database that held an unfinished restore.
+/// The note about a run of a database that held an unfinished restore.
 pub(crate) const UNFINISHED: &str =
     "when this run was made, the database held an unfinished restore: the run may contain only a part of that one";
 
@@ -81,7 +81,7 @@ impl Loaded {
     pub(crate) async fn disagreements(&self) -> Result<Vec<Disagreement>> {
         let mut found = contents::disagreements(&self.run.manifest, &self.meta.entries);
         let Some(object) = &self.run.manifest.restore_md else { return Ok(found) };
-        match self.run.read_with(object, &Opening::AS_STORED).await {
+        match self.run.read_with(object, &Decoding::AS_STORED).await {
             Ok(text) => {
                 let problem = contents::large_objects_unnamed(&self.run.manifest, &String::from_utf8_lossy(&text));
                 found.extend(problem.map(|problem| Disagreement { schema: String::new(), problem }));

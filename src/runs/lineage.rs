@@ -7,7 +7,7 @@
 use crate::format::manifest::{Source, Timeline};
 use crate::postgres::source::timeline::Place;
 
-/// How a server relates to the one that the last run was made of.
+/// The relation of a server to the one that the last run was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Relation {
     /// The same server or one of its standbys, as far as can be told.

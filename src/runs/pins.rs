@@ -13,7 +13,7 @@ use crate::store::{Condition, Store};
 /// The reason why a run is kept.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Pin {
-    /// When it was pinned, RFC 3339 in UTC; empty where the object does not say.
+    /// The moment it was pinned, RFC 3339 in UTC; empty where the object does not say.
     #[serde(default)]
     pub(crate) at: String,
     /// The reason, in the words of the person.

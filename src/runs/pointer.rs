@@ -179,7 +179,7 @@ pub(crate) fn is_newer(a: &Latest, b: &Latest) -> bool {
 struct Turn<'a> {
     store: &'a Store,
     key: String,
-    /// When the claim in the store was last written; `None` where there is none.
+    /// The moment when the claim in the store was last written; `None` where there is none.
     since: Option<Instant>,
     /// True when the store was seen to refuse a PUT whose condition is not met: then no turn is needed.
     conditions: bool,

@@ -15,12 +15,12 @@ use crate::seal::decrypt::Identities;
 
 /// The way from stored objects to plain ones.
 #[derive(Debug, Clone)]
-pub struct Opening {
+pub struct Decoding {
     compression: Compression,
     identities: Option<Identities>,
 }
 
-impl Opening {
+impl Decoding {
     /// Nothing is opened: plain bytes are the stored ones.
     pub const AS_STORED: Self = Self { compression: Compression::None, identities: None };
 
@@ -79,7 +79,7 @@ impl Opening {
         }
     }
 
-    /// As [`Opening::decompressed`] for a reader that blocks.
+    /// As [`Decoding::decompressed`] for a reader that blocks.
     ///
     /// # Errors
     /// No memory for a decoder.
@@ -125,7 +125,7 @@ mod tests {
     async fn plain(stored: &[u8], compression: Compression) -> io::Result<(Vec<u8>, Tap)> {
         let tap = Tap::default();
         let mut out = Vec::new();
-        Opening::new(compression, None).decoder(tap.reader(stored)).read_to_end(&mut out).await?;
+        Decoding::new(compression, None).decoder(tap.reader(stored)).read_to_end(&mut out).await?;
         Ok((out, tap))
     }
 

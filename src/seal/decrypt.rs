@@ -1,4 +1,4 @@
-//! Opening sealed objects: secret keys from identity files, whole objects as a stream, and pieces from the middle.
+//! Decoding sealed objects: secret keys from identity files, whole objects as a stream, and pieces from the middle.
 //!
 //! An age file is a header, a nonce of 16 bytes, then chunks of 64 KiB, each with a tag of 16 bytes
 //! (age-encryption.org/v1), so a piece is found without what is before it. Memory: a chunk.
@@ -168,7 +168,7 @@ fn of_stream(error: io::Error) -> io::Error {
     Error::damage(format!("decryption failed: {error}")).into()
 }
 
-/// Where a piece's ciphertext is, and what opens it.
+/// The place of a piece's ciphertext, and the key that opens it.
 #[derive(Debug, Clone)]
 pub struct Located {
     keys: Identities,
@@ -210,7 +210,7 @@ struct Window<R> {
     header: Bytes,
     /// Position in the file.
     at: u64,
-    /// Where the range begins.
+    /// The begin of the range.
     body: u64,
     /// Position of the next byte of `stored`.
     next: u64,

@@ -145,7 +145,7 @@ impl Sealed {
     }
 }
 
-/// Where the writer of the `age` crate puts ciphertext.
+/// The buffer into which the writer of the `age` crate puts ciphertext.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! Where a store is and how to reach it: the settings of one store, whoever read them (flags, the environment, a
+//! The settings of one store, whoever read them (flags, the environment, a
 //! file). Owns their types only; which of them go together is checked where they take effect (`s3::options`,
 //! `s3::client`), so that every caller gets the same answer.
 
@@ -53,7 +53,7 @@ pub enum Checksums {
     WhenSupported,
 }
 
-/// Who encrypts stored objects.
+/// The party that encrypts stored objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sse {
     /// The store, with keys of its own (SSE-S3).
@@ -62,7 +62,7 @@ pub enum Sse {
     AwsKms,
 }
 
-/// Who may end a lock of an object before its time.
+/// The strength of a lock: whether anybody may end it before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
     /// Users with a permission of their own.

@@ -1,4 +1,4 @@
-//! Where runs are kept: one contract, two makes. [`s3`] speaks to S3-compatible servers, [`dir`] to a directory.
+//! Stores of runs: one contract, two makes. [`s3`] speaks to S3-compatible servers, [`dir`] to a directory.
 //!
 //! Owns keys below the store's prefix, atomic appearance of objects, conditions, bounded memory of uploads, and the
 //! wording of what went wrong. Of runs it knows their keys only (which of them a retention is for), of manifests
@@ -40,13 +40,13 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A place for objects, below one prefix. Clones share connections, memory bounds and what was learnt.
 #[derive(Clone)]
 pub struct Store {
-    make: Make,
+    backend: Backend,
     cleaners: TaskTracker,
     traffic: Arc<Traffic>,
 }
 
 #[derive(Clone)]
-enum Make {
+enum Backend {
     Dir(Arc<dir::Dir>),
     S3(Arc<s3::S3>),
 }
@@ -85,22 +85,22 @@ impl Store {
     pub async fn open_with(config: impl Into<Config>, credentials: Option<(String, String)>) -> Result<Self> {
         let config = config.into();
         let cleaners = TaskTracker::new();
-        let make = if config.location.starts_with("s3://") {
-            Make::S3(Arc::new(Box::pin(s3::S3::open(&config, credentials)).await?))
+        let backend = if config.location.starts_with("s3://") {
+            Backend::S3(Arc::new(Box::pin(s3::S3::open(&config, credentials)).await?))
         } else {
             s3::Options::refuse_for_directory(&config)?;
             refuse_mistyped(&config)?;
-            Make::Dir(Arc::new(dir::Dir::open(&config.location, cleaners.clone())?))
+            Backend::Dir(Arc::new(dir::Dir::open(&config.location, cleaners.clone())?))
         };
-        Ok(Self { make, cleaners, traffic: Arc::default() })
+        Ok(Self { backend, cleaners, traffic: Arc::default() })
     }
 
     /// `s3://bucket/prefix` or the path; never a secret.
     #[must_use]
     pub fn describe(&self) -> String {
-        match &self.make {
-            Make::Dir(dir) => dir.root().display().to_string(),
-            Make::S3(s3) => s3.describe(),
+        match &self.backend {
+            Backend::Dir(dir) => dir.root().display().to_string(),
+            Backend::S3(s3) => s3.describe(),
         }
     }
 
@@ -108,12 +108,12 @@ impl Store {
     /// names of one server are two stores.
     #[must_use]
     pub fn identity(&self) -> String {
-        match &self.make {
-            Make::Dir(dir) => {
+        match &self.backend {
+            Backend::Dir(dir) => {
                 let root = dir.root();
                 root.canonicalize().unwrap_or_else(|_not_there_yet| root.to_owned()).display().to_string()
             }
-            Make::S3(s3) => {
+            Backend::S3(s3) => {
                 let endpoint = s3.endpoint().unwrap_or_default().trim_end_matches('/').to_ascii_lowercase();
                 format!("{endpoint} {}", s3.describe())
             }
@@ -123,18 +123,18 @@ impl Store {
     /// The directory of a directory store.
     #[must_use]
     pub fn local_path(&self) -> Option<&Path> {
-        match &self.make {
-            Make::Dir(dir) => Some(dir.root()),
-            Make::S3(_) => None,
+        match &self.backend {
+            Backend::Dir(dir) => Some(dir.root()),
+            Backend::S3(_) => None,
         }
     }
 
     /// The S3 endpoint, when one is set.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
-        match &self.make {
-            Make::Dir(_) => None,
-            Make::S3(s3) => s3.endpoint(),
+        match &self.backend {
+            Backend::Dir(_) => None,
+            Backend::S3(s3) => s3.endpoint(),
         }
     }
 
@@ -144,9 +144,9 @@ impl Store {
     /// # Errors
     /// A store that does not answer or refuses, with hints.
     pub async fn check(&self) -> Result<()> {
-        match &self.make {
-            Make::Dir(dir) => dir.check().await,
-            Make::S3(s3) => Box::pin(s3.check()).await,
+        match &self.backend {
+            Backend::Dir(dir) => dir.check().await,
+            Backend::S3(s3) => Box::pin(s3.check()).await,
         }
     }
 
@@ -155,17 +155,17 @@ impl Store {
     /// # Errors
     /// Kind `Damage` for one larger than any document of pgstow.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>> {
-        match &self.make {
-            Make::Dir(dir) => dir.get(key).await,
-            Make::S3(s3) => Box::pin(s3.get(key)).await,
+        match &self.backend {
+            Backend::Dir(dir) => dir.get(key).await,
+            Backend::S3(s3) => Box::pin(s3.get(key)).await,
         }
     }
 
     /// The facts about an object; `None` when absent.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>> {
-        match &self.make {
-            Make::Dir(dir) => dir.head(key).await,
-            Make::S3(s3) => Box::pin(s3.head(key)).await,
+        match &self.backend {
+            Backend::Dir(dir) => dir.head(key).await,
+            Backend::S3(s3) => Box::pin(s3.head(key)).await,
         }
     }
 
@@ -175,18 +175,18 @@ impl Store {
     /// # Errors
     /// An absent key, now; a stream that cannot be resumed, or an object replaced meanwhile, while reading.
     pub async fn read(&self, key: &str, range: Range<u64>) -> Result<ObjectReader> {
-        let inner = match &self.make {
-            Make::Dir(dir) => dir.read(key, range).await?,
-            Make::S3(s3) => Box::pin(s3::S3::read(s3, key, range)).await?,
+        let inner = match &self.backend {
+            Backend::Dir(dir) => dir.read(key, range).await?,
+            Backend::S3(s3) => Box::pin(s3::S3::read(s3, key, range)).await?,
         };
         Ok(ObjectReader { inner, traffic: Arc::clone(&self.traffic) })
     }
 
     /// Stores a small object in one piece.
     pub async fn put(&self, key: &str, body: Bytes, condition: Condition) -> Result<Put> {
-        match &self.make {
-            Make::Dir(dir) => dir.put(key, body, condition).await,
-            Make::S3(s3) => Box::pin(s3.put(key, body, &condition)).await,
+        match &self.backend {
+            Backend::Dir(dir) => dir.put(key, body, condition).await,
+            Backend::S3(s3) => Box::pin(s3.put(key, body, &condition)).await,
         }
     }
 
@@ -194,17 +194,17 @@ impl Store {
     #[must_use]
     pub fn writer(&self, key: &str, plan: Plan) -> ObjectWriter {
         let cleaners = self.cleaners.clone();
-        match &self.make {
-            Make::Dir(dir) => ObjectWriter::dir(dir::Writer::new(Arc::clone(dir), key, cleaners)),
-            Make::S3(s3) => ObjectWriter::s3(s3::Writer::new(Arc::clone(s3), key, plan, cleaners)),
+        match &self.backend {
+            Backend::Dir(dir) => ObjectWriter::dir(dir::Writer::new(Arc::clone(dir), key, cleaners)),
+            Backend::S3(s3) => ObjectWriter::s3(s3::Writer::new(Arc::clone(s3), key, plan, cleaners)),
         }
     }
 
     /// All objects whose keys begin with `prefix`, in byte order of their keys.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let mut objects = match &self.make {
-            Make::Dir(dir) => dir.list(prefix).await,
-            Make::S3(s3) => Box::pin(s3.list(prefix)).await,
+        let mut objects = match &self.backend {
+            Backend::Dir(dir) => dir.list(prefix).await,
+            Backend::S3(s3) => Box::pin(s3.list(prefix)).await,
         }?;
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
@@ -212,9 +212,9 @@ impl Store {
 
     /// Names of the direct sub-folders of `prefix` (empty, or ending in `/`) that hold an object, sorted, without `/`.
     pub async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let mut names = match &self.make {
-            Make::Dir(dir) => dir.folders(prefix).await,
-            Make::S3(s3) => Box::pin(s3.folders(prefix)).await,
+        let mut names = match &self.backend {
+            Backend::Dir(dir) => dir.folders(prefix).await,
+            Backend::S3(s3) => Box::pin(s3.folders(prefix)).await,
         }?;
         names.sort();
         names.dedup();
@@ -223,34 +223,34 @@ impl Store {
 
     /// Deletes an object; an absent one is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
-        match &self.make {
-            Make::Dir(dir) => dir.delete(key).await,
-            Make::S3(s3) => Box::pin(s3.delete(key)).await,
+        match &self.backend {
+            Backend::Dir(dir) => dir.delete(key).await,
+            Backend::S3(s3) => Box::pin(s3.delete(key)).await,
         }
     }
 
     /// The unfinished uploads below `prefix`, of this or any other process.
     pub async fn uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
-        match &self.make {
-            Make::Dir(dir) => dir.uploads(prefix).await,
-            Make::S3(s3) => Box::pin(s3.uploads(prefix)).await.map(Option::unwrap_or_default),
+        match &self.backend {
+            Backend::Dir(dir) => dir.uploads(prefix).await,
+            Backend::S3(s3) => Box::pin(s3.uploads(prefix)).await.map(Option::unwrap_or_default),
         }
     }
 
     /// As [`Store::uploads`]; `None` where the store cannot list them.
     pub(crate) async fn known_uploads(&self, prefix: &str) -> Result<Option<Vec<OpenUpload>>> {
-        match &self.make {
-            Make::Dir(dir) => dir.uploads(prefix).await.map(Some),
-            Make::S3(s3) => Box::pin(s3.uploads(prefix)).await,
+        match &self.backend {
+            Backend::Dir(dir) => dir.uploads(prefix).await.map(Some),
+            Backend::S3(s3) => Box::pin(s3.uploads(prefix)).await,
         }
     }
 
     /// Deletes objects, absent ones too, with as few requests as the store allows. Returns one error for each that
     /// could not be deleted.
     pub(crate) async fn delete_all(&self, keys: Vec<String>) -> Vec<Error> {
-        let keys = match &self.make {
-            Make::Dir(_) => keys,
-            Make::S3(s3) => match Box::pin(s3.delete_batches(keys)).await {
+        let keys = match &self.backend {
+            Backend::Dir(_) => keys,
+            Backend::S3(s3) => match Box::pin(s3.delete_batches(keys)).await {
                 s3::delete::Batches { errors, left } if left.is_empty() => return errors,
                 s3::delete::Batches { errors, left } => {
                     return errors.into_iter().chain(self.delete_each(left).await).collect();
@@ -268,7 +268,7 @@ impl Store {
 
     /// All versions below `prefix`, delete markers included; empty where the store keeps none.
     pub(crate) async fn versions(&self, prefix: &str) -> Result<Vec<s3::versions::Version>> {
-        let Make::S3(s3) = &self.make else { return Ok(Vec::new()) };
+        let Backend::S3(s3) = &self.backend else { return Ok(Vec::new()) };
         let versions = Box::pin(s3.versions(prefix)).await?;
         // A bucket without versioning answers with one version of each object, named null.
         Ok(if versions.iter().all(|version| version.id == "null") { Vec::new() } else { versions })
@@ -276,60 +276,60 @@ impl Store {
 
     /// Deletes versions. Returns one error for each that could not be deleted.
     pub(crate) async fn delete_versions(&self, versions: &[s3::versions::Version]) -> Vec<Error> {
-        match &self.make {
-            Make::Dir(_) => Vec::new(),
-            Make::S3(s3) => Box::pin(s3.delete_versions(versions)).await,
+        match &self.backend {
+            Backend::Dir(_) => Vec::new(),
+            Backend::S3(s3) => Box::pin(s3.delete_versions(versions)).await,
         }
     }
 
-    /// How much was read of what is going to be.
+    /// The share that was read of what is going to be.
     pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }
 
     /// True where a bucket is read as it was at a moment, so that nothing can be written.
     pub(crate) fn is_past(&self) -> bool {
-        matches!(&self.make, Make::S3(s3) if s3.is_past())
+        matches!(&self.backend, Backend::S3(s3) if s3.is_past())
     }
 
     /// True where a deletion was seen to leave old versions behind.
     pub(crate) fn keeps_versions(&self) -> bool {
-        matches!(&self.make, Make::S3(s3) if s3.keeps_versions())
+        matches!(&self.backend, Backend::S3(s3) if s3.keeps_versions())
     }
 
     /// Removes something unfinished; already gone is fine.
     pub async fn abort_upload(&self, upload: &OpenUpload) -> Result<()> {
-        match &self.make {
-            Make::Dir(dir) => dir.delete_file(&upload.key).await,
-            Make::S3(s3) => Box::pin(s3.abort(&upload.key, &upload.id)).await,
+        match &self.backend {
+            Backend::Dir(dir) => dir.delete_file(&upload.key).await,
+            Backend::S3(s3) => Box::pin(s3.abort(&upload.key, &upload.id)).await,
         }
     }
 
-    /// Tries what the store can do, on keys that `litter` remembers; the caller hands it to [`Store::tidy`] afterwards,
+    /// Tries what the store can do, on keys that `probe_objects` remembers; the caller hands it to [`Store::tidy`] afterwards,
     /// also when this call was dropped. Never an error: what fails is part of the answer.
     ///
     /// Sends about 20 MiB to an S3 server, since its smallest part is 5 MiB.
-    pub async fn probe(&self, litter: &probe::Litter) -> probe::Probe {
-        match &self.make {
-            Make::Dir(dir) => probe::directory(dir, litter).await,
-            Make::S3(s3) => Box::pin(s3::probe(s3, litter)).await,
+    pub async fn probe(&self, probe_objects: &probe::ProbeObjects) -> probe::Probe {
+        match &self.backend {
+            Backend::Dir(dir) => probe::directory(dir, probe_objects).await,
+            Backend::S3(s3) => Box::pin(s3::probe(s3, probe_objects)).await,
         }
     }
 
     /// Removes what a probe made. Returns what could not be removed.
-    pub async fn tidy(&self, litter: &probe::Litter) -> Vec<String> {
-        match &self.make {
-            Make::Dir(dir) => probe::tidy_directory(dir, litter).await,
-            Make::S3(s3) => Box::pin(s3::tidy(s3, litter)).await,
+    pub async fn tidy(&self, probe_objects: &probe::ProbeObjects) -> Vec<String> {
+        match &self.backend {
+            Backend::Dir(dir) => probe::tidy_directory(dir, probe_objects).await,
+            Backend::S3(s3) => Box::pin(s3::tidy(s3, probe_objects)).await,
         }
     }
 
     /// Bucket and prefix (empty, or ending in `/`) of an S3 store.
     #[must_use]
     pub fn bucket(&self) -> Option<(&str, &str)> {
-        match &self.make {
-            Make::Dir(_) => None,
-            Make::S3(s3) => Some(s3.bucket()),
+        match &self.backend {
+            Backend::Dir(_) => None,
+            Backend::S3(s3) => Some(s3.bucket()),
         }
     }
 

@@ -28,7 +28,7 @@ pub struct ObjectInfo {
     pub bytes: u64,
     /// The store's own tag of this version, verbatim; made for [`Condition::Matches`], not for integrity.
     pub etag: Option<String>,
-    /// When it was stored, by the store's clock.
+    /// The moment it was stored, by the store's clock.
     pub modified: Option<SystemTime>,
 }
 
@@ -62,7 +62,7 @@ pub struct OpenUpload {
     pub key: String,
     /// The store's name of the upload; empty for a directory.
     pub id: String,
-    /// When it began (S3), when it was last written to (directory).
+    /// The moment it began (S3), or was last written to (directory).
     pub started: Option<SystemTime>,
 }
 

@@ -2,7 +2,7 @@
 //! probe.
 //!
 //! Nothing here judges: what an ability means for a backup is the caller's to say. What a probe makes is noted in
-//! [`Litter`] before it is made, so that [`crate::store::Store::tidy`] removes it whatever became of the probe.
+//! [`ProbeObjects`] before it is made, so that [`crate::store::Store::tidy`] removes it whatever became of the probe.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,7 @@ impl Probe {
 
 /// The objects that a probe may have left in a store. Clones share the list.
 #[derive(Debug, Clone)]
-pub struct Litter {
+pub struct ProbeObjects {
     /// `doctor/<random>/`: everything of the probe is below it.
     pub(crate) folder: String,
     left: Arc<Mutex<Left>>,
@@ -114,19 +114,19 @@ pub(crate) struct Left {
     pub(crate) versions: BTreeSet<(String, String)>,
     /// Key and id.
     pub(crate) uploads: BTreeSet<(String, String)>,
-    /// When the last lock ends.
+    /// The end of the last lock.
     pub(crate) locked_until: Option<SystemTime>,
     /// Folders that were not there before, the outermost first.
     pub(crate) folders: Vec<PathBuf>,
 }
 
-impl Default for Litter {
+impl Default for ProbeObjects {
     fn default() -> Self {
         Self { folder: format!("doctor/{:016x}/", rand::random::<u64>()), left: Arc::default() }
     }
 }
 
-impl Litter {
+impl ProbeObjects {
     pub(crate) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.folder)
     }
@@ -141,12 +141,12 @@ impl Litter {
 }
 
 /// Tries a directory. The first failure to write or read ends it.
-pub(crate) async fn directory(dir: &Dir, litter: &Litter) -> Probe {
+pub(crate) async fn directory(dir: &Dir, probe_objects: &ProbeObjects) -> Probe {
     let root = dir.root();
     let mut probe = Probe::default();
     let absent: Vec<PathBuf> = root.ancestors().take_while(|folder| !folder.exists()).map(Path::to_owned).collect();
-    litter.with(|left| left.folders = absent.into_iter().rev().collect());
-    if let Err(error) = try_directory(dir, litter, &mut probe).await {
+    probe_objects.with(|left| left.folders = absent.into_iter().rev().collect());
+    if let Err(error) = try_directory(dir, probe_objects, &mut probe).await {
         probe.fails("put", error);
         return probe;
     }
@@ -157,9 +157,9 @@ pub(crate) async fn directory(dir: &Dir, litter: &Litter) -> Probe {
     probe
 }
 
-async fn try_directory(dir: &Dir, litter: &Litter, probe: &mut Probe) -> Result<()> {
-    let (small, odd) = (litter.key("small"), litter.key(ODD_NAME));
-    litter.with(|left| left.keys.extend([small.clone(), odd.clone()]));
+async fn try_directory(dir: &Dir, probe_objects: &ProbeObjects, probe: &mut Probe) -> Result<()> {
+    let (small, odd) = (probe_objects.key("small"), probe_objects.key(ODD_NAME));
+    probe_objects.with(|left| left.keys.extend([small.clone(), odd.clone()]));
     let begun = Instant::now();
     dir.put(&small, Bytes::from_static(SMALL), Condition::None).await?;
     let took = begun.elapsed();
@@ -172,7 +172,7 @@ async fn try_directory(dir: &Dir, litter: &Litter, probe: &mut Probe) -> Result<
     let same = SMALL.get(7..13) == Some(&part);
     probe.note("range", yes(same), "bytes 7 to 12 of a file");
     dir.put(&odd, Bytes::from_static(SMALL), Condition::None).await?;
-    let listed: Vec<String> = dir.list(&litter.folder).await?.into_iter().map(|object| object.key).collect();
+    let listed: Vec<String> = dir.list(&probe_objects.folder).await?.into_iter().map(|object| object.key).collect();
     probe.note("list", yes(listed.contains(&small)), format!("{} files found again", listed.len()));
     probe.note("key-characters", yes(listed.contains(&odd)), "= and @ in a name");
     let refused = dir.put(&small, Bytes::new(), Condition::Absent).await? == Put::Refused;
@@ -194,18 +194,18 @@ fn disk(root: &Path) -> std::io::Result<Disk> {
     })
 }
 
-/// Removes a directory's litter; returns what is left all the same.
-pub(crate) async fn tidy_directory(dir: &Dir, litter: &Litter) -> Vec<String> {
+/// Removes a directory's probe_objects; returns what is left all the same.
+pub(crate) async fn tidy_directory(dir: &Dir, probe_objects: &ProbeObjects) -> Vec<String> {
     let root = dir.root();
     let mut remaining = Vec::new();
-    let left = litter.now();
+    let left = probe_objects.now();
     for key in &left.keys {
         if let Err(error) = dir.delete(key).await {
             tracing::debug!(%error, "tidy up");
             remaining.push(root.join(key).display().to_string());
         }
     }
-    for upload in dir.uploads(&litter.folder).await.unwrap_or_default() {
+    for upload in dir.uploads(&probe_objects.folder).await.unwrap_or_default() {
         if dir.delete_file(&upload.key).await.is_err() {
             remaining.push(root.join(&upload.key).display().to_string());
         }

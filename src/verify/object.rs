@@ -10,7 +10,7 @@ use crate::format::manifest::{Index, Object, Table};
 use crate::objects::index;
 use crate::objects::stored_run::StoredRun;
 use crate::runs::listing::Listing;
-use crate::seal::decode::Opening;
+use crate::seal::decode::Decoding;
 use crate::verify::reading::Reading;
 use crate::verify::task::{Finding, Task, impossible};
 
@@ -64,13 +64,13 @@ pub(crate) async fn examine(run: &Run, task: Task) -> Result<Finding> {
         stored_bytes(run, &object, &mut finding).await?;
         return Ok(finding);
     }
-    let opening = if task == Task::RestoreMd { Opening::AS_STORED } else { run.stored.opening.clone() };
+    let decoding = if task == Task::RestoreMd { Decoding::AS_STORED } else { run.stored.decoding.clone() };
     let before = finding.problems.len();
-    let mut finding = read_once(run, &opening, task, object.clone(), finding, index).await?;
+    let mut finding = read_once(run, &decoding, task, object.clone(), finding, index).await?;
     if let Some((key, problem)) = finding.pieces.take() {
         // Either of the two may be the damaged one: the file is judged without its index, then blame is clear.
         finding.problems.truncate(before);
-        finding = read_once(run, &opening, task, object.clone(), finding, None).await?;
+        finding = read_once(run, &decoding, task, object.clone(), finding, None).await?;
         if finding.problems.len() == before {
             finding.problems.push((key, problem));
         }
@@ -109,16 +109,16 @@ async fn blame_volumes(run: &Run, object: &Object, before: usize, finding: &mut 
 /// Reads the stored bytes from the first to the last.
 async fn read_once(
     run: &Run,
-    opening: &Opening,
+    decoding: &Decoding,
     task: Task,
     object: Object,
     finding: Finding,
     index: Option<(Index, String)>,
 ) -> Result<Finding> {
     let (watch, stored) = run.stored.watched(&object);
-    let (manifest, opening) = (Arc::clone(&run.stored.manifest), opening.clone());
+    let (manifest, decoding) = (Arc::clone(&run.stored.manifest), decoding.clone());
     let of_manifest = Vec::new();
-    let reading = Reading { manifest, opening, task, object, watch: watch.clone(), finding, index, of_manifest };
+    let reading = Reading { manifest, decoding, task, object, watch: watch.clone(), finding, index, of_manifest };
     let read = tokio::task::spawn_blocking(move || reading.read(stored)).await;
     let finding = read.map_err(|error| Error::failed(format!("read an object: {error}")))?;
     match watch.whole.store_failure() {
@@ -140,7 +140,7 @@ fn present(run: &Run, object: &Object, finding: &mut Finding) -> bool {
 
 /// The index of a table, or what is wrong with it.
 async fn read_index(run: &StoredRun, stored: &Object, schema: &str, table: &Table) -> Result<Result<Index, String>> {
-    let bytes = match run.read_with(stored, &run.opening.uncompressed()).await {
+    let bytes = match run.read_with(stored, &run.decoding.uncompressed()).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == Kind::Damage => return Ok(Err(error.message())),
         Err(error) => return Err(error),

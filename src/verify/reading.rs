@@ -19,7 +19,7 @@ use crate::objects::read;
 use crate::objects::read::{Plain, Stored, Watch};
 use crate::runs::contents;
 use crate::seal::decode;
-use crate::seal::decode::Opening;
+use crate::seal::decode::Decoding;
 use crate::seal::digest::Fingerprint;
 use crate::seal::hash::{Tap, Tapped};
 use crate::verify::task::{Finding, Task, impossible};
@@ -30,7 +30,7 @@ const LONGEST_RESTORE_MD: u64 = 16 << 20;
 /// The reading of one object, on a blocking thread.
 pub(super) struct Reading {
     pub(super) manifest: Arc<Manifest>,
-    pub(super) opening: Opening,
+    pub(super) decoding: Decoding,
     pub(super) task: Task,
     pub(super) object: Object,
     pub(super) watch: Watch,
@@ -46,7 +46,7 @@ impl Reading {
         let plain = match (self.task, index) {
             (Task::File(..), Some((index, key))) => self.pieces(stored, &index, &key),
             (task, _) => {
-                let mut plain = Plain::new(stored, &self.opening);
+                let mut plain = Plain::new(stored, &self.decoding);
                 if task == Task::Database {
                     plain = plain.at_most(self.object.raw_bytes);
                 }
@@ -194,16 +194,16 @@ impl Reading {
         let begin = index.pieces.first().map_or(0, |piece| piece.offset);
         let end = index.pieces.last().map_or(begin, |piece| piece.offset + piece.bytes);
         // Pieces are of what was sealed, so that an encrypted object has a tap of its own behind its opening.
-        let sealed = self.opening.identities().is_some();
+        let sealed = self.decoding.identities().is_some();
         let tap = if sealed { Tap::default() } else { self.watch.whole.clone() };
         let mut frames: decode::Plain<'_> =
-            if sealed { Box::new(tap.reader(self.opening.unsealed(stored))) } else { Box::new(stored) };
-        let opening = self.opening.clone();
+            if sealed { Box::new(tap.reader(self.decoding.unsealed(stored))) } else { Box::new(stored) };
+        let decoding = self.decoding.clone();
         let mut part = |frames: &mut decode::Plain<'_>, sql: &mut SqlReader, size: u64| {
             if size == 0 {
                 return Ok(());
             }
-            let mut plain = Plain::of_frames(frames.take(size), &opening);
+            let mut plain = Plain::of_frames(frames.take(size), &decoding);
             let result = feed(&mut plain, sql);
             bytes += plain.bytes;
             result

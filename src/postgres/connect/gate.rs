@@ -145,13 +145,13 @@ where
 {
     wire: Wire<S>,
     gate: Arc<Gate>,
-    /// What was read and not passed on.
+    /// The bytes that were read and not passed on.
     held: BytesMut,
     /// A header of our own on its way.
     lead: BytesMut,
-    /// What is left of the present message, or piece.
+    /// The bytes left of the present message, or piece.
     body: usize,
-    /// What is left of a large message beyond that.
+    /// The bytes left of a large message beyond that.
     rest: usize,
     copies: u64,
     /// Bytes of the present COPY whose messages have begun.

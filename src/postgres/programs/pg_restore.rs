@@ -25,7 +25,7 @@ use crate::postgres::settings;
 const UNKNOWN: &[u8] = b"SET transaction_timeout = 0;\n";
 /// Longest time to connect for asking how definitions are printed.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Where that line is looked for.
+/// The text that is searched for that line.
 const HEAD: usize = 16 << 10;
 
 /// Runs `pg_restore` against one database.
@@ -77,7 +77,7 @@ async fn text(command: &mut Command, name: &'static str) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Where the archive comes from.
+/// The source of the archive.
 enum Input<'a> {
     File(&'a Path),
     Pipe(&'a mut (dyn AsyncRead + Send + Unpin)),

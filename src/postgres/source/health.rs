@@ -139,7 +139,7 @@ pub(crate) async fn started(client: &Client) -> Result<String> {
     Ok(row.map_err(|error| failure(&error).context("ask when the server was started"))?.get(0))
 }
 
-/// Who keeps tables of the backup from being read, or waits to: those who hold a lock first, the oldest first.
+/// The sessions that keep tables of the backup from being read, or waits to: those who hold a lock first, the oldest first.
 ///
 /// # Errors
 /// When the connection or a catalogue fails.

@@ -221,7 +221,7 @@ async fn wal_lsn(client: &Client, in_recovery: bool) -> Result<Option<String>> {
     }
 }
 
-/// Who holds or waits for a lock that conflicts with reading one of the tables.
+/// The sessions that hold or wait for a lock that conflicts with reading one of the tables.
 pub(crate) async fn holders(client: &Client, detection: &Detection) -> Result<Option<String>> {
     let oids: Vec<u32> = detection.relations.iter().filter(|r| lockable(r)).map(|r| r.oid).collect();
     let rows = client

@@ -1,4 +1,4 @@
-//! Who waits behind the locks of a run: sessions that want what our ACCESS SHARE locks do not allow (a migration, a
+//! The sessions that wait behind the locks of a run: those that want what our ACCESS SHARE locks do not allow (a migration, a
 //! TRUNCATE), and everybody queued behind them.
 //!
 //! `pg_locks` and `pg_blocking_pids` may be read by every role; of the statement a role without `pg_read_all_stats`

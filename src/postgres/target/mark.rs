@@ -46,7 +46,7 @@ enum Place {
 pub(crate) struct Mark {
     /// The run, and the kind of restore.
     pub(crate) what: String,
-    /// What was there before: kind and name.
+    /// The objects that were present before: kind and name.
     pub(crate) kept: BTreeSet<(String, String)>,
     /// The comment that the database had.
     comment: Option<String>,

@@ -18,7 +18,7 @@ use crate::postgres::target::live::{Column, Live, Reference};
 use crate::postgres::target::load::Loader;
 use crate::sql::names::{literal, quote};
 
-/// How the two tables are called in a statement; no table of a person is called so.
+/// The names of the two tables in a statement; no table of a person is called so.
 const RUN: &str = "\"pgstow:run\"";
 const LIVE: &str = "\"pgstow:live\"";
 const OTHER: &str = "\"pgstow:other\"";

@@ -1,4 +1,4 @@
-//! What a server can make, found by trying it in a transaction that is rolled back: an extension may be there as a package
+//! The extensions and types that a server can make, found by trying it in a transaction that is rolled back: an extension may be there as a package
 //! and yet not be creatable (it wants to be preloaded, or another database), a collation may name a locale that is not.
 
 use std::time::Duration;

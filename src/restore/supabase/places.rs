@@ -10,7 +10,7 @@ use crate::restore::entry::is_content_or_setting;
 use crate::restore::supabase::platform;
 use crate::sql::names::TableName;
 
-/// Where an entry belongs.
+/// The place of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// A schema that is restored in full.
@@ -72,7 +72,7 @@ impl<'a> Map<'a> {
         entry.dependencies.first().and_then(|id| self.entry(*id))
     }
 
-    /// Where an entry belongs.
+    /// The place of an entry.
     pub(crate) fn place(&self, entry: &Entry) -> Place {
         let of_schema = |name: &str| {
             if self.application.contains(name) {

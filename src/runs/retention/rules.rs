@@ -19,7 +19,7 @@ pub(crate) struct Rules {
     pub(crate) weekly: u32,
     pub(crate) monthly: u32,
     pub(crate) yearly: u32,
-    /// Where days begin; `None`: in UTC.
+    /// The time zone of days; `None`: UTC.
     pub(crate) zone: Option<TimeZone>,
 }
 

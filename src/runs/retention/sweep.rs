@@ -246,7 +246,7 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// What became of a run whose versions were to be deleted.
+/// The fate of a run whose versions were to be deleted.
 enum Deleted {
     /// The store keeps no versions.
     None,

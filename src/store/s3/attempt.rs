@@ -129,7 +129,7 @@ pub(crate) async fn pause(tries: u32) {
     tokio::time::sleep(longest.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
 }
 
-/// When the last byte of a request's body moved.
+/// The moment when the last byte of a request's body moved.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     begun: Instant,

@@ -123,7 +123,7 @@ impl S3 {
 /// The settings that the AWS SDK finds in variables, profiles and metadata services.
 struct Surroundings {
     provider: SharedCredentialsProvider,
-    /// What it gives now.
+    /// The credentials that it gives now.
     credentials: Credentials,
     endpoint: Option<String>,
     region: Option<Region>,

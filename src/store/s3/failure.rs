@@ -1,4 +1,4 @@
-//! Why a request failed: the facts that decide on another attempt, the words that people read, and the advice. All of it
+//! The failure of a request: the facts that decide on another attempt, the words that people read, and the advice. All of it
 //! goes by statuses, codes and the types of causes; the words of a message decide on advice only.
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -25,7 +25,7 @@ pub(crate) struct Failure {
     pub(crate) attempts: u32,
 }
 
-/// What stood in the way of a request before a server of S3 answered.
+/// The obstacle in the way of a request before a server of S3 answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     /// There are no credentials.

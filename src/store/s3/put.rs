@@ -81,7 +81,7 @@ impl S3 {
         Ok(found.bytes == body.len() as u64 && same)
     }
 
-    /// What is known of an object, from a list where the key may not ask for the object itself.
+    /// The facts about an object, from a list where the key may not ask for the object itself.
     pub(super) async fn look_up(&self, key: &str) -> Result<Option<ObjectInfo>> {
         match self.head(key).await {
             Ok(found) => Ok(found),

@@ -29,7 +29,7 @@ struct Reading {
 
 struct Answer {
     body: aws_sdk_s3::primitives::ByteStream,
-    /// Where in the object the answer ends.
+    /// The end of the answer in the object.
     end: u64,
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct S3 {
     pub(super) connection: RwLock<Connection>,
     /// Held by whoever renews the credentials.
     pub(super) renewing: tokio::sync::Mutex<()>,
-    /// What a new client is made of.
+    /// The parts of a new client.
     pub(super) config: Config,
     pub(super) bucket: String,
     /// Empty, or ending in `/`.
@@ -58,7 +58,7 @@ pub(super) struct Connection {
     pub(super) client: Client,
     /// `None` where they are given and never change.
     pub(super) credentials: Option<Credentials>,
-    /// How often they were renewed.
+    /// The number of renewals.
     pub(super) renewed: u32,
 }
 

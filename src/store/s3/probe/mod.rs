@@ -19,7 +19,7 @@ use sha2::Sha256;
 
 use crate::format::layout;
 use crate::seal::hash::hex;
-use crate::store::probe::{Litter, ODD_NAME, Probe, SMALL, Seen, yes};
+use crate::store::probe::{ODD_NAME, Probe, ProbeObjects, SMALL, Seen, yes};
 use crate::store::s3::failure::Failure;
 use crate::store::s3::options::content_md5;
 use crate::store::s3::probe::prober::{Heard, Prober, ask, body, version};
@@ -29,8 +29,8 @@ use crate::store::s3::server::S3;
 const LOCK: Duration = Duration::from_secs(3);
 
 /// Tries everything, in an order that needs least when something fails.
-pub(crate) async fn probe(s3: &S3, litter: &Litter) -> Probe {
-    let mut prober = Prober { s3, litter, heard: Heard::default(), probe: Probe::default() };
+pub(crate) async fn probe(s3: &S3, probe_objects: &ProbeObjects) -> Probe {
+    let mut prober = Prober { s3, probe_objects, heard: Heard::default(), probe: Probe::default() };
     if Box::pin(prober.reach()).await && Box::pin(prober.put_small()).await {
         Box::pin(prober.versions()).await;
         Box::pin(prober.read()).await;
@@ -178,7 +178,7 @@ impl Prober<'_> {
         let Some(id) = version(stored.version_id.as_deref()) else {
             return self.probe.note("object-lock", Seen::No, "accepted and ignored");
         };
-        self.litter.with(|left| left.locked_until = Some(until + Duration::from_secs(1)));
+        self.probe_objects.with(|left| left.locked_until = Some(until + Duration::from_secs(1)));
         let full = self.full("locked");
         let delete = || self.s3.client().delete_object().bucket(&self.s3.bucket).key(&full).version_id(&id);
         match ask!(self, delete()) {
@@ -223,7 +223,7 @@ impl Prober<'_> {
         match ask!(self, self.s3.client().delete_object().bucket(&self.s3.bucket).key(&full)) {
             Ok(answer) => {
                 if let Some(marker) = version(answer.version_id.as_deref()) {
-                    self.litter.with(|left| left.versions.insert((full.clone(), marker)));
+                    self.probe_objects.with(|left| left.versions.insert((full.clone(), marker)));
                 }
             }
             Err(failure) if failure.is_denied() => {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use md5::{Digest as _, Md5};
 
 use crate::seal::hash::hex;
-use crate::store::probe::{Litter, Probe, SMALL, Seen, yes};
+use crate::store::probe::{Probe, ProbeObjects, SMALL, Seen, yes};
 use crate::store::s3::attempt::Progress;
 use crate::store::s3::failure::Failure;
 use crate::store::s3::probe::prober::{Heard, Prober, ask, body};
@@ -68,7 +68,7 @@ async fn whole(prober: &Prober<'_>, name: &str, sizes: &[usize]) -> Result<bool,
     }
     let parts = CompletedMultipartUpload::builder().set_parts(Some(open.parts.clone())).build();
     let s3 = prober.s3;
-    prober.litter.with(|left| left.keys.insert(open.full.clone()));
+    prober.probe_objects.with(|left| left.keys.insert(open.full.clone()));
     let complete = || {
         s3.client()
             .complete_multipart_upload()
@@ -78,7 +78,7 @@ async fn whole(prober: &Prober<'_>, name: &str, sizes: &[usize]) -> Result<bool,
             .multipart_upload(parts.clone())
     };
     let done = ask!(prober, complete())?;
-    prober.litter.with(|left| {
+    prober.probe_objects.with(|left| {
         left.uploads.remove(&(open.full.clone(), open.id.clone()));
         if let Some(version) = done.version_id.filter(|id| id != "null") {
             left.versions.insert((open.full.clone(), version));
@@ -105,7 +105,7 @@ async fn begin(prober: &Prober<'_>, name: &str) -> Result<Open, Failure> {
     let full = prober.full(name);
     let begin = prober.s3.tried_raw(CHECK_ATTEMPTS, |_tries| prober.s3.begin_upload(&full));
     let id = Box::pin(begin).await?;
-    prober.litter.with(|left| left.uploads.insert((full.clone(), id.clone())));
+    prober.probe_objects.with(|left| left.uploads.insert((full.clone(), id.clone())));
     Ok(Open { full, id, parts: Vec::new(), md5: true })
 }
 
@@ -174,7 +174,7 @@ async fn unfinished(prober: &mut Prober<'_>) {
         None => part(prober, &mut open, 1, TAIL).await.is_err(),
     };
     if gone {
-        prober.litter.with(|left| left.uploads.remove(&(open.full.clone(), open.id.clone())));
+        prober.probe_objects.with(|left| left.uploads.remove(&(open.full.clone(), open.id.clone())));
     }
     prober.probe.note(
         "abort",
@@ -183,7 +183,7 @@ async fn unfinished(prober: &mut Prober<'_>) {
     );
 }
 
-/// How an unfinished upload is found in a list.
+/// The way an unfinished upload is found in a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Listed {
     ByPrefix,
@@ -209,9 +209,9 @@ async fn is_listed(prober: &Prober<'_>, open: &Open, widest: Listed) -> Result<O
 
 /// Removes what a probe left: open uploads, objects, and their versions once no lock holds them. Returns the full keys
 /// of what is there all the same.
-pub(crate) async fn tidy(s3: &S3, litter: &Litter) -> Vec<String> {
-    let prober = Prober { s3, litter, heard: Heard::default(), probe: Probe::default() };
-    let mut left = litter.now();
+pub(crate) async fn tidy(s3: &S3, probe_objects: &ProbeObjects) -> Vec<String> {
+    let prober = Prober { s3, probe_objects, heard: Heard::default(), probe: Probe::default() };
+    let mut left = probe_objects.now();
     // An upload or object whose answer was lost is listed only.
     let folder = prober.full("");
     if let Ok(page) =

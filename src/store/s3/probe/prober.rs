@@ -11,7 +11,7 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::store::probe::{Litter, Probe};
+use crate::store::probe::{Probe, ProbeObjects};
 use crate::store::s3::failure::Failure;
 use crate::store::s3::server::S3;
 
@@ -31,7 +31,7 @@ pub(crate) use ask;
 /// A probe under way.
 pub(crate) struct Prober<'a> {
     pub(crate) s3: &'a S3,
-    pub(crate) litter: &'a Litter,
+    pub(crate) probe_objects: &'a ProbeObjects,
     pub(crate) heard: Heard,
     pub(crate) probe: Probe,
 }
@@ -39,11 +39,11 @@ pub(crate) struct Prober<'a> {
 impl Prober<'_> {
     /// The full key of a name below the probe's folder.
     pub(crate) fn full(&self, name: &str) -> String {
-        format!("{}{}", self.s3.prefix, self.litter.key(name))
+        format!("{}{}", self.s3.prefix, self.probe_objects.key(name))
     }
 
     pub(crate) fn error(&self, operation: &str, name: &str, failure: &Failure) -> Error {
-        self.s3.error(operation, &self.litter.key(name), failure)
+        self.s3.error(operation, &self.probe_objects.key(name), failure)
     }
 
     /// A PUT with a change to the request; what it makes is noted first.
@@ -55,10 +55,10 @@ impl Prober<'_> {
     ) -> Result<PutObjectOutput, Failure> {
         let full = self.full(name);
         let body = Bytes::from_static(body);
-        self.litter.with(|left| left.keys.insert(full.clone()));
+        self.probe_objects.with(|left| left.keys.insert(full.clone()));
         let answer = ask!(self, change(self.s3.put_request(&full, &body)))?;
         if let Some(version) = version(answer.version_id.as_deref()) {
-            self.litter.with(|left| left.versions.insert((full, version)));
+            self.probe_objects.with(|left| left.versions.insert((full, version)));
         }
         Ok(answer)
     }
