@@ -5,6 +5,11 @@ pub(crate) fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
+/// A text as one word of the shell.
+pub(crate) fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// A number for people: `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     indicatif::HumanCount(number).to_string()

@@ -11,7 +11,7 @@ use crate::backup::plan::Plan;
 use crate::backup::restore_md_extensions::Extensions;
 use crate::backup::run::Run;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
-use crate::human;
+use crate::human::{self, shell_quoted};
 use crate::postgres::settings;
 use crate::postgres::source::leader::Leader;
 use crate::seal::compress::Compression;
@@ -331,11 +331,6 @@ const SILENCE: &str = "\
 fn post_data_jobs(facts: &Facts<'_>) -> &'static str {
     let attached = facts.plan.catalogue.meta.entries.iter().any(|e| e.desc == libpgdump::ObjectType::IndexAttach);
     if attached || facts.plan.event_triggers { "" } else { " -j 4" }
-}
-
-/// A text as one word of the shell.
-fn shell_quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn parts(facts: &Facts<'_>) -> String {

@@ -32,8 +32,11 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         Command::Config(arguments) => {
             Box::pin(fleet::config::run(arguments, &global, &shutdown, &Cli::command())).await
         }
-        Command::Report(Report { out, config: ConfigArgs { config: Some(file) } }) => {
-            Box::pin(fleet::all::report(&out, &file, &global, &shutdown, &Cli::command())).await
+        Command::Report(Report { out, upload, evidence, config: ConfigArgs { config: Some(file) } }) => {
+            let flags = [(upload, "--upload"), (evidence, "--evidence")];
+            let more: Vec<String> =
+                flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| (*flag).to_owned()).collect();
+            Box::pin(fleet::all::report((&out, &more), &file, &global, &shutdown, &Cli::command())).await
         }
         // Watches the signals itself: what it has open must be aborted first.
         Command::Backup(arguments) => Box::pin(crate::cli::backup::run(arguments, &global, &shutdown)).await,

@@ -10,6 +10,8 @@ use crate::seal::hash;
 
 /// Name of the pointer to the newest complete run, below the prefix.
 pub const LATEST: &str = "latest.json";
+/// Name of the page of all runs, below the prefix; `report --upload` writes it.
+pub const REPORT: &str = "report.html";
 /// Name of the manifest below a run; written last.
 pub const MANIFEST: &str = "manifest.json";
 /// Name of the manifest's signature below a run; written just before the manifest.

@@ -2,17 +2,18 @@
 
 use crate::format::manifest::{Manifest, Schema, Status, Table};
 use crate::human;
-use crate::report::html;
 use crate::report::html::text;
+use crate::report::{Facts, html, treemap};
 
 /// From this many schemas with rows on, the details stay closed.
 const OPEN: usize = 1;
 
 /// The section.
-pub(crate) fn section(manifest: &Manifest) -> String {
-    let mut out = format!("<h2>The latest run</h2>\n{}", origin(manifest));
+pub(crate) fn section(facts: &Facts, manifest: &Manifest) -> String {
+    let mut out = format!("<h2>The latest run</h2>\n{}", origin(facts, manifest));
     out.push_str(&gaps(manifest));
     out.push_str("<h2>Schemas and tables of the latest run</h2>\n");
+    out.push_str(&treemap::picture(manifest));
     let whole: u64 = manifest.schemas.iter().map(|schema| schema.dump.bytes).sum();
     let open = manifest.schemas.len() <= OPEN;
     for schema in &manifest.schemas {
@@ -21,7 +22,7 @@ pub(crate) fn section(manifest: &Manifest) -> String {
     out
 }
 
-fn origin(manifest: &Manifest) -> String {
+fn origin(facts: &Facts, manifest: &Manifest) -> String {
     let source = &manifest.source;
     let code = |value: &str| format!("<code>{}</code>", text(value));
     let yes = |value: bool, yes: &str, no: &str| text(if value { yes } else { no });
@@ -39,6 +40,7 @@ fn origin(manifest: &Manifest) -> String {
         ("Finished", html::moment(&manifest.finished_at)),
         ("Compression", text(&manifest.compression)),
         ("Encryption", text(manifest.encryption.as_ref().map_or("none", |encryption| &encryption.scheme))),
+        ("Signature", facts.signed_by()),
         ("Objects", text(human::count(manifest.totals.objects + 1))),
         ("Large objects", format!("{}, {}", human::count(large.count), text(human::size(large.bytes)))),
         ("Roles", yes(manifest.roles.passwords, "with password hashes", "without passwords")),

@@ -10,16 +10,21 @@
     reason = "sizes and times become lengths of a picture and rounded words; nothing is decided by them"
 )]
 
+pub(crate) mod changes;
 pub(crate) mod chart;
+pub(crate) mod evidence;
 pub(crate) mod html;
 pub(crate) mod index;
 pub(crate) mod latest;
 pub(crate) mod page;
+pub(crate) mod treemap;
 
 use crate::error::Result;
+use crate::format::layout;
 use crate::format::manifest::Manifest;
 use crate::runs::find;
-use crate::runs::inventory::{Depth, Inventory, inventory};
+use crate::runs::inventory::{Depth, Inventory, Row, State, inventory};
+use crate::seal::sign;
 use crate::store::Store;
 
 /// The contents of the page.
@@ -29,6 +34,20 @@ pub(crate) struct Facts {
     pub(crate) inventory: Inventory,
     /// The manifest of the latest run, or why there is none to show.
     latest: std::result::Result<Manifest, String>,
+    /// The manifest of the complete run before it.
+    before: Option<Manifest>,
+    /// The key that signed the latest run, as its signature says; nobody has checked it here.
+    signer: Option<String>,
+}
+
+impl Facts {
+    /// HTML about the signature of the latest run.
+    fn signed_by(&self) -> String {
+        match &self.signer {
+            Some(key) => format!("minisign key <code>{}</code> (<code>--trust</code> checks it)", html::text(key)),
+            None => "none".to_owned(),
+        }
+    }
 }
 
 /// Gathers what the page is about.
@@ -40,5 +59,14 @@ pub(crate) async fn gather(store: &Store) -> Result<Facts> {
     let latest = find::run(store, "latest").await;
     let at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let latest = latest.map(|found| found.manifest).map_err(|error| error.message());
-    Ok(Facts { at, inventory, latest })
+    let (mut before, mut signer) = (None, None);
+    if let Ok(manifest) = &latest {
+        let older = |row: &&Row| row.state == State::Complete && row.run < manifest.run;
+        if let Some(row) = inventory.runs.iter().find(older) {
+            before = find::manifest(store, &row.run).await?.map(|found| found.manifest);
+        }
+        let signature = store.get(&layout::in_run(&manifest.run, layout::SIGNATURE)).await?;
+        signer = signature.as_deref().and_then(sign::signer);
+    }
+    Ok(Facts { at, inventory, latest, before, signer })
 }

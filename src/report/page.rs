@@ -6,11 +6,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest as _, Sha256};
 
-use crate::format::manifest::Status;
+use crate::format::manifest::{Manifest, Status};
 use crate::human;
 use crate::report::chart::Bar;
 use crate::report::html::text;
-use crate::report::{Facts, chart, html, latest};
+use crate::report::{Facts, changes, chart, evidence, html, latest};
 use crate::runs::inventory::{Details, Row, State};
 use crate::runs::pins::Pin;
 use crate::runs::receipts::Receipt;
@@ -23,8 +23,8 @@ const OLD_SECONDS: i64 = 2 * 86_400;
 /// Adds the ages when the page is looked at, as it may be opened long after it was written.
 const AGES: &str = include_str!("age.js");
 
-/// The whole page.
-pub(crate) fn compose(facts: &Facts) -> String {
+/// The whole page; with the section for auditors where that is asked for.
+pub(crate) fn compose(facts: &Facts, with_evidence: bool) -> String {
     let name = facts.latest.as_ref().map_or_else(
         |_none| facts.inventory.runs.iter().find_map(|row| Some(row.details.as_ref()?.database.clone())),
         |manifest| Some(manifest.source.database.clone()),
@@ -49,7 +49,12 @@ pub(crate) fn compose(facts: &Facts) -> String {
         page.push_str(&runs(&facts.inventory.runs));
     }
     if let Ok(manifest) = &facts.latest {
-        page.push_str(&latest::section(manifest));
+        page.push_str(&changes::section(facts.before.as_ref(), manifest));
+        page.push_str(&restore(facts, manifest));
+        page.push_str(&latest::section(facts, manifest));
+    }
+    if with_evidence {
+        page.push_str(&evidence::section(facts));
     }
     page.push_str(&format!(
         "</main>\n<footer><p>Made by pgstow {}. A run counts once its manifest is stored, which is written last. \
@@ -173,6 +178,35 @@ fn cards(facts: &Facts) -> String {
     out
 }
 
+/// The commands that bring the latest run back, ready to copy: one click selects each.
+fn restore(facts: &Facts, manifest: &Manifest) -> String {
+    let store = human::shell_quoted(&facts.inventory.store);
+    let identity = if manifest.encryption.is_some() { " --identity key.txt" } else { "" };
+    let commands = [
+        (
+            "Prove it in a scratch database",
+            format!("pgstow drill {} --store {store}{identity} --on \"$SERVER_URL\"", manifest.run),
+        ),
+        (
+            "Restore it into a new database",
+            format!(
+                "pgstow restore {} --store {store}{identity} --create --roles --to \"$NEW_DATABASE_URL\"",
+                manifest.run
+            ),
+        ),
+        (
+            "Fetch its files, with RESTORE.md for stock tools",
+            format!("pgstow download {} --store {store}{identity} --out backup", manifest.run),
+        ),
+    ];
+    let mut out = String::from("<h2>Restore</h2>\n<dl class=\"panel commands\">\n");
+    for (title, command) in commands {
+        out.push_str(&format!("<dt>{}</dt><dd><code tabindex=\"0\">{}</code></dd>\n", text(title), text(command)));
+    }
+    out.push_str("</dl>\n");
+    out
+}
+
 /// The newest receipt that found a run sound.
 fn newest(runs: &[Row], of: fn(&Row) -> Option<&Receipt>) -> Option<(&Row, &Receipt)> {
     let sound = runs.iter().filter_map(|row| Some((row, of(row)?))).filter(|(_, receipt)| receipt.ok);
@@ -196,13 +230,16 @@ fn trend(runs: &[Row]) -> String {
         };
         rows.iter().rev().map(bar).collect()
     };
-    let size = |value: f64| html::size(value.max(0.0) as u64);
+    let size: fn(f64) -> String = |value| html::size(value.max(0.0) as u64);
+    let speed: fn(f64) -> String = |value| format!("{}/s", html::size(value.max(0.0) as u64));
     let stored = bars(|details| details.totals.stored_bytes as f64, size);
     let seconds = bars(|details| details.seconds, html::took);
+    let throughput = bars(|details| details.totals.raw_bytes as f64 / details.seconds.max(0.1), speed);
     format!(
-        "<h2>Trend</h2>\n<div class=\"charts\">\n{}{}</div>\n",
+        "<h2>Trend</h2>\n<div class=\"charts\">\n{}{}{}</div>\n",
         chart::bars("Stored size", &stored, 1024.0, size),
-        chart::bars("Duration", &seconds, 60.0, html::took)
+        chart::bars("Duration", &seconds, 60.0, html::took),
+        chart::bars("Throughput: text of rows a second", &throughput, 1024.0, speed)
     )
 }
 

@@ -7,7 +7,6 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, SqlState};
 use crate::restore::findings::may_hold_secret;
 use crate::sql::names::quote;
-use crate::sql::statements::statements;
 
 /// The settings of a session that runs definitions of `pg_dump`.
 pub(crate) const SETTINGS: &str = "SET check_function_bodies = false; SET xmloption = content; \
@@ -96,25 +95,6 @@ pub(crate) const fn is_content_or_setting(entry: &Entry) -> bool {
 pub(crate) fn is_guarded(entry: &Entry) -> bool {
     entry.defn.as_deref().is_some_and(|defn| defn.starts_with("DO $pgstow"))
         && !matches!(entry.desc, ObjectType::Table | ObjectType::Sequence)
-}
-
-/// The privileges of an entry in pieces that stand by themselves: what another grantor gave goes with the statements
-/// that take his place and give it back (`buildACLCommands` in PostgreSQL's `dumputils.c`).
-pub(crate) fn grants(defn: &str) -> Vec<String> {
-    let mut pieces = Vec::new();
-    let mut authorization = None;
-    for statement in statements(defn) {
-        if statement.starts_with("SET SESSION AUTHORIZATION ") {
-            authorization = Some(statement);
-        } else if statement == "RESET SESSION AUTHORIZATION" {
-            authorization = None;
-        } else if let Some(set) = authorization {
-            pieces.push(format!("{set};\n{statement};\nRESET SESSION AUTHORIZATION;"));
-        } else {
-            pieces.push(format!("{statement};"));
-        }
-    }
-    pieces
 }
 
 /// The step that a person must take about a statement that was refused with this error.
@@ -214,17 +194,6 @@ pub(crate) fn grantable(entry: &Entry) -> Option<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn grants_of_another_grantor_keep_their_frame() {
-        let defn = "GRANT ALL ON SCHEMA s TO a WITH GRANT OPTION;\nSET SESSION AUTHORIZATION a;\nGRANT USAGE ON SCHEMA s TO b;\n\
-                    GRANT USAGE ON SCHEMA s TO c;\nRESET SESSION AUTHORIZATION;\nGRANT USAGE ON SCHEMA s TO d;\n";
-        let framed = |to| {
-            format!("SET SESSION AUTHORIZATION a;\nGRANT USAGE ON SCHEMA s TO {to};\nRESET SESSION AUTHORIZATION;")
-        };
-        let first = "GRANT ALL ON SCHEMA s TO a WITH GRANT OPTION;".to_owned();
-        assert_eq!(grants(defn), [first, framed("b"), framed("c"), "GRANT USAGE ON SCHEMA s TO d;".to_owned()]);
-    }
 
     #[test]
     fn a_statement_with_a_key_is_not_told() {

@@ -18,6 +18,7 @@ use crate::restore::board::Board;
 use crate::restore::entry::{self, SETTINGS, is_refusal};
 use crate::restore::extensions::{self, Moment};
 use crate::restore::findings::{self, Ledger};
+use crate::restore::grants::{Grant, give};
 use crate::restore::options::Options;
 use crate::sql::names::quote;
 
@@ -198,25 +199,17 @@ impl<'a> Executor<'a> {
         self.grants(session).await
     }
 
-    /// Gives the privileges of refused entries one by one: a role or grantor that is not there takes no other's away.
+    /// Gives the privileges of refused entries one by one.
     async fn grants(&self, session: &Session) -> Result<()> {
-        let has_grants = |refused: &Refused<'_>| {
-            refused.entry.desc == ObjectType::Acl
-                && is_refusal(&refused.why)
-                && !self.is_of_left_out(refused)
-                && entry::grants(refused.entry.defn.as_deref().unwrap_or_default()).len() > 1
-        };
-        let all: Vec<_> = self.refused().extract_if(.., |_, refused| has_grants(refused)).collect();
+        let all: Vec<_> = self
+            .refused()
+            .extract_if(.., |_, refused| {
+                refused.entry.desc == ObjectType::Acl && is_refusal(&refused.why) && !self.is_of_left_out(refused)
+            })
+            .collect();
         for (_, Refused { entry, .. }) in all {
-            let (kind, name) = (findings::kind(entry), findings::name(entry));
-            for sql in entry::grants(entry.defn.as_deref().unwrap_or_default()) {
-                match project::transaction(session, &sql, &format!("restore {kind} {name}")).await {
-                    Err(error) if is_refusal(&error) => {
-                        self.ledger.refused(&kind, &name, &error.cause(), &entry::step(&error, &sql), &sql);
-                    }
-                    other => other?,
-                }
-            }
+            let grants = Grant::all(entry.defn.as_deref().unwrap_or_default());
+            give(session, self.ledger, (&findings::kind(entry), &findings::name(entry)), &grants).await?;
         }
         Ok(())
     }

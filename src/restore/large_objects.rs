@@ -19,6 +19,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::target::project;
 use crate::restore::entry::{self, is_refusal};
 use crate::restore::executor::Executor;
+use crate::restore::grants::{Grant, give};
 use crate::restore::work::Work;
 use crate::seal::decode;
 use crate::sql::names::quote;
@@ -112,6 +113,9 @@ fn each<'e>(entry: &'e Entry, group: &'e [u32]) -> impl Iterator<Item = Entry> +
     it_self.into_iter().chain(group.iter().filter(move |_| !alone).map(move |oid| one(*oid)))
 }
 
+/// The kind of what may be granted in pieces.
+const PRIVILEGES: &str = "privileges on large object";
+
 /// A statement about a large object.
 struct About {
     kind: &'static str,
@@ -147,9 +151,7 @@ impl Work<'_> {
             match attached {
                 Attached::Privileges(entry) if self.options.has_privileges() => {
                     let oid = tag(&entry).trim_start_matches("LARGE OBJECT ").to_owned();
-                    let grants = entry::grants(entry.defn.as_deref().unwrap_or_default());
-                    let about = |sql| About { kind: "privileges on large object", oid: oid.clone(), sql };
-                    all.extend(grants.into_iter().map(about));
+                    all.push(About { kind: PRIVILEGES, oid, sql: entry.defn.unwrap_or_default() });
                 }
                 Attached::Privileges(_) => {}
                 Attached::Label { oid, sql } => {
@@ -174,6 +176,10 @@ impl Work<'_> {
             other => return other,
         }
         for About { kind, oid, sql } in all {
+            if *kind == PRIVILEGES {
+                give(session, &self.ledger, (kind, oid), &Grant::all(sql)).await?;
+                continue;
+            }
             match project::transaction(session, sql, &format!("{kind} {oid}")).await {
                 Err(error) if is_refusal(&error) => {
                     self.ledger.refused(kind, oid, &error.cause(), &entry::step(&error, sql), sql);

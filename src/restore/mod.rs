@@ -12,6 +12,7 @@ pub(crate) mod entry;
 pub(crate) mod executor;
 pub(crate) mod extensions;
 pub(crate) mod findings;
+pub(crate) mod grants;
 pub(crate) mod large_objects;
 pub(crate) mod options;
 pub(crate) mod parts;

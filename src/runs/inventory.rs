@@ -88,6 +88,8 @@ pub(crate) struct Details {
     pub(crate) held: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) anomalies: Vec<Anomaly>,
+    /// SHA-256 of the manifest, which holds those of all objects of the run.
+    pub(crate) manifest_sha256: String,
     pub(crate) totals: Totals,
 }
 
@@ -180,7 +182,8 @@ async fn row(
         Err(error) => return Err(error),
     };
     let keys = receipts.get(&row.run).map_or(&[][..], Vec::as_slice);
-    let verdicts = Verdicts::read(store, keys, &hash::sha256(&found.bytes)).await?;
+    let manifest_sha256 = hash::sha256(&found.bytes);
+    let verdicts = Verdicts::read(store, keys, &manifest_sha256).await?;
     row.damage = verdicts.damage();
     if row.damage.is_none() && depth == Depth::Listings {
         row.damage = listing::incomplete(store, &found.manifest).await?;
@@ -201,6 +204,7 @@ async fn row(
         round: manifest.round,
         held: manifest.held,
         anomalies: manifest.anomalies,
+        manifest_sha256,
         totals: manifest.totals,
     });
     Ok(row)

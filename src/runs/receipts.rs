@@ -90,6 +90,9 @@ pub(crate) struct Receipt {
     /// The depth of a verification: [`CONTENTS`] or [`HASHES`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) checked: Option<String>,
+    /// The time until a drill had restored the run, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restore_seconds: Option<f64>,
 }
 
 /// The tables of a sampled drill.
@@ -244,6 +247,7 @@ mod tests {
             sample: None,
             not_proven: Vec::new(),
             checked: Some(checked.to_owned()),
+            restore_seconds: None,
         };
         assert_eq!(receipt(true, HASHES).extent().as_deref(), Some(HASHES));
         assert_eq!(receipt(true, CONTENTS).extent(), None);

@@ -31,6 +31,8 @@ impl Entries {
                 || line.starts_with("SET default_table_access_method = ")
                 || line == "--"
                 || line.is_empty();
+            // An owner stands in statements of its own; in the title it is that of whoever restored.
+            let line = if begins { line.split("; Owner: ").next().unwrap_or(line) } else { line };
             if !left_out {
                 entry.push(line);
             }

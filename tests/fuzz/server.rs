@@ -147,7 +147,14 @@ impl Server {
 
     /// What pg_dump prints; an error's text where it fails.
     pub fn dump(&self, database: &str, words: &[&str]) -> Result<String, String> {
-        let ended = run(self.cluster.command("pg_dump").args(words).arg("-d").arg(self.url(database)), b"");
+        let mut command = self.cluster.command("pg_dump");
+        // Settings that the database has or has not, and that change no value.
+        command
+            .env("PGOPTIONS", "-c bytea_output=hex -c standard_conforming_strings=on")
+            .args(words)
+            .arg("-d")
+            .arg(self.url(database));
+        let ended = run(&mut command, b"");
         if ended.code == Some(0) { Ok(ended.out) } else { Err(ended.story()) }
     }
 

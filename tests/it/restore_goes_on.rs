@@ -334,6 +334,10 @@ fn large_objects_come_back_whoever_owned_them() {
             format!("102 mine 102 {login}a note, 200 shared 200 {owner}, 204 shared 204 {owner}"),
             "{stderr}"
         );
+        // The grantor cannot be acted as: what he gave comes from the role that restores.
+        let public =
+            "SELECT count(*) FROM pg_largeobject_metadata m, aclexplode(lomacl) a WHERE m.oid = 200 AND grantee = 0";
+        assert_eq!(cluster.psql("blobs_login", public), "1", "{stdout}");
         let unowned = findings(&stdout).into_iter().find(|(kind, _, _)| kind == "ownership by");
         assert_eq!(unowned.map(|(_, name, _)| name).as_deref(), Some("postgres"), "{stdout}");
 

@@ -722,6 +722,25 @@ pub(crate) fn the_page_needs_nothing_else_and_escapes_everything() {
     }
     let (out, _) = expect_code(&mut on(&store, &["report", "--out", "-"]), 0);
     assert!(out.starts_with("<!DOCTYPE html>") && out.trim_end().ends_with("</html>"));
+    assert!(page.contains("Changes since the run before") && page.contains("0 tables changed, 0 are new, 0 vanished"));
+    assert!(page.contains("<figure class=\"panel treemap\">") && !page.contains("<h2>Evidence</h2>"));
+    let restore =
+        format!("pgstow restore {} --store '{}'", name("20260303T030000"), store.display()).replace('\'', "&#39;");
+    assert!(page.contains(&restore), "{restore}");
+
+    // For auditors, and beside the runs, where prune lets it be.
+    let words = ["report", "--evidence", "--upload", "--out", file.to_str().unwrap()];
+    let told = json_of(&mut on(&store, &words), 0);
+    assert_eq!(told["uploaded"], format!("{}/report.html", store.display()));
+    let evidence = fs::read_to_string(&file).unwrap();
+    assert_eq!(fs::read_to_string(store.join("report.html")).unwrap(), evidence);
+    for run in runs(&store) {
+        let manifest = fs::read(store.join("runs").join(&run).join("manifest.json")).unwrap();
+        assert!(evidence.contains(&pgstow::seal::hash::sha256(&manifest)), "{run}");
+    }
+    assert!(evidence.contains("2 of 3 runs, 0 of them found different"), "two runs were verified");
+    expect_code(&mut on(&store, &["prune", "--keep-last", "1"]), 0);
+    assert!(store.join("report.html").exists() && runs(&store).len() == 2);
     expect_failure(&mut on(&store, &["report", "--out", "-", "--json"]), 2);
     expect_failure(&mut on(&store, &["report", "--out", "/nowhere/page.html"]), 1);
 }

@@ -189,7 +189,7 @@ fn sections(answers: &[Answer]) -> String {
 /// # Errors
 /// A file that makes no sense, a page that cannot be written; a signal.
 pub(crate) async fn report(
-    out: &Path,
+    (out, more): (&Path, &[String]),
     path: &Path,
     global: &Global,
     shutdown: &Shutdown,
@@ -210,8 +210,8 @@ pub(crate) async fn report(
     let page = |plan: &Plan| folder.join(format!("{}.html", layout::segment(&plan.name)));
     let (page, keys) = (&page, &keys);
     let one = |plan| async move {
-        let written =
-            ask(plan, "report", vec![format!("--out={}", page(plan).display())], true, keys, global, shutdown);
+        let words = [more, &[format!("--out={}", page(plan).display())]].concat();
+        let written = ask(plan, "report", words, true, keys, global, shutdown);
         (written.await, ask(plan, "status", Vec::new(), true, keys, global, shutdown).await)
     };
     let answers: Vec<(Answer, Answer)> = stream::iter(&roster.plans).map(one).buffered(AT_ONCE).collect().await;

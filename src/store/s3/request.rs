@@ -11,6 +11,12 @@ use crate::store::s3::S3;
 use crate::store::s3::attempt::Progress;
 use crate::store::s3::failure::Failure;
 
+/// Pages are shown by a browser; everything else is for programs.
+fn content_type(key: &str) -> &'static str {
+    let is_page = std::path::Path::new(key).extension().is_some_and(|end| end == "html");
+    if is_page { "text/html; charset=utf-8" } else { "application/octet-stream" }
+}
+
 impl S3 {
     /// A PUT as every object of this store gets it, without a condition.
     pub(crate) fn put_request(&self, full: &str, body: &Bytes) -> PutObjectFluentBuilder {
@@ -19,7 +25,7 @@ impl S3 {
             .put_object()
             .bucket(&self.bucket)
             .key(full)
-            .content_type("application/octet-stream")
+            .content_type(content_type(full))
             .body(ByteStream::from(body.clone()));
         self.options.put(request, self.relative(full).unwrap_or(full), body)
     }
