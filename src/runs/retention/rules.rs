@@ -146,4 +146,61 @@ mod tests {
             ["2026-02-01T01:00:00Z monthly", "2026-03-01T01:00:00Z daily", "2026-03-02T02:00:00Z daily+last+monthly"]
         );
     }
+
+    /// The definition once more, the slow way: a run is kept by a rule about periods when no run of its period is newer
+    /// and fewer periods than the rule counts are newer and have a run. Names sort as the moments of one second do.
+    fn by_definition(rules: &Rules, runs: &[(String, Timestamp)]) -> BTreeSet<String> {
+        let zone = rules.zone.clone().unwrap_or(TimeZone::UTC);
+        let mut sorted = runs.to_vec();
+        sorted.sort_by(|one, other| (other.1, &other.0).cmp(&(one.1, &one.0)));
+        let mut kept: BTreeSet<String> = sorted.iter().take(rules.last as usize).map(|run| run.0.clone()).collect();
+        let newest = sorted.first().map(|run| run.1);
+        for (run, at) in &sorted {
+            let age = newest.map(|newest| newest.duration_since(*at).unsigned_abs());
+            if rules.within.is_some() && age <= rules.within {
+                kept.insert(run.clone());
+            }
+        }
+        for (format, count) in [
+            ("%Y-%m-%d %H %z", rules.hourly),
+            ("%Y-%m-%d", rules.daily),
+            ("%G-%V", rules.weekly),
+            ("%Y-%m", rules.monthly),
+            ("%Y", rules.yearly),
+        ] {
+            let periods: Vec<String> =
+                sorted.iter().map(|(_, at)| at.to_zoned(zone.clone()).strftime(format).to_string()).collect();
+            for (place, (run, _)) in sorted.iter().enumerate() {
+                let later: BTreeSet<&String> = periods.iter().take(place).collect();
+                if later.len() < count as usize && periods.get(place).is_some_and(|own| !later.contains(own)) {
+                    kept.insert(run.clone());
+                }
+            }
+        }
+        kept
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn five_hundred_runs_are_kept_by_definition(
+            seconds in proptest::collection::vec(0_i64..40_000_000, 0..500),
+            counts in proptest::array::uniform6(0_u32..9),
+            hours in 0_u64..500,
+            zone in proptest::sample::select(vec!["UTC", "Europe/Berlin", "Pacific/Auckland", "America/St_Johns"]),
+        ) {
+            let [last, hourly, daily, weekly, monthly, yearly] = counts;
+            let within = (hours % 3 == 0).then(|| Duration::from_hours(hours));
+            let zone = Some(TimeZone::get(zone).unwrap());
+            let rules = Rules { last, within, hourly, daily, weekly, monthly, yearly, zone };
+            // From the summer of 2026 over both changes of the clocks.
+            let moment = |second: &i64| Timestamp::from_second(1_780_000_000 + second).unwrap();
+            let runs: Vec<(String, Timestamp)> =
+                seconds.iter().enumerate().map(|(at, second)| (format!("{at:03}"), moment(second))).collect();
+            let borrowed: Vec<(&str, Timestamp)> = runs.iter().map(|(name, at)| (name.as_str(), *at)).collect();
+            let kept: BTreeSet<String> = rules.keep(&borrowed).into_keys().collect();
+            proptest::prop_assert_eq!(kept, by_definition(&rules, &runs));
+        }
+    }
 }
