@@ -21,11 +21,9 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::pg_dump::Failure;
 use crate::postgres::settings;
-use crate::postgres::source::leader;
 use crate::postgres::source::leader::{Candidate, Leader};
-use crate::postgres::source::vanished;
 use crate::postgres::source::vanished::Unlocked;
-use crate::postgres::source::waiters;
+use crate::postgres::source::{leader, vanished, waiters};
 use crate::sql::names::TableName;
 
 /// Attempts that a lock, or a failure without a visible cause, may cost.
@@ -106,6 +104,7 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
         leave_out: arguments,
     };
     let info = run.options.info.with_options(run.child_options.unwrap_or_default());
+    let (silence, application) = (run.options.limits.stall_timeout, pg_dump::application(&run.name));
     let read = tokio::select! {
         biased;
         read = pg_dump::table_of_contents(&run.tools, &info, &request) => read,
@@ -114,6 +113,10 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
             let (backend, why) = blocked?;
             waiters::end_backend(&leader.session.client, backend).await?;
             return Ok(Err(Again::Failed(why)));
+        }
+        stuck = waiters::until_stuck(&leader.session.client, &application, silence) => {
+            stuck?;
+            return Ok(Err(Again::Failed(pg_dump::lost("pg_dump", silence))));
         }
     };
     let meta = match read {

@@ -47,21 +47,22 @@ use crate::backup::guest::{Guest, Look};
 use crate::backup::options::Options;
 use crate::backup::plan::Plan;
 use crate::backup::run::{Gathered, Run};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::layout;
 use crate::format::manifest::Roles;
 use crate::objects::write::Target;
 use crate::pipeline::rate::Rate;
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::one_server::NAME_ONE;
+use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::tools::{PgTools, Whose};
-use crate::postgres::settings;
-use crate::postgres::source::leader;
 use crate::postgres::source::leader::{Candidate, Leader};
-use crate::postgres::source::output_names;
-use crate::postgres::source::timeline;
-use crate::postgres::source::{absent as own, additions, catalogue, changed, dependents};
-use crate::postgres::target;
+use crate::postgres::source::{
+    absent as own, additions, catalogue, changed, dependents, leader, output_names, timeline, waiters,
+};
 use crate::postgres::target::foreign_keys;
+use crate::postgres::{settings, target};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -163,7 +164,8 @@ async fn store_rows(
     // pg_dump sets its own timeouts, pg_dumpall keeps those of the role, and no lock of roles is worth a long wait.
     let own = run.child_options.map(|own| format!(" {own} -c lock_timeout=60s")).unwrap_or_default();
     let info = run.options.info.with_options(&format!("{}{own}", settings::differing(&leader.session.client).await?));
-    let roles = pg_dump::roles(&run.tools, &info, passwords, &run.name);
+    let session = Arc::clone(&leader.session);
+    let roles = roles(&run, &session, &info, passwords);
     let (plan, roles) = tokio::try_join!(make_plan(&mut leader, meta), roles)?;
     let sizes = leader.detection.relations.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0));
     counters.expect(Total {
@@ -175,7 +177,27 @@ async fn store_rows(
     let now = run.short_session("check").await?;
     output_names::refuse_renamed(&leader.session.client, &now.client).await?;
     now.close().await;
+    if run.options.info.server().has_strayed() {
+        // The programs of PostgreSQL may have reached it too.
+        return Err(Error::failed("some sessions reached another server than the leader").hint(NAME_ONE));
+    }
     Ok((run, leader, plan, gathered))
+}
+
+/// The roles script; a pg_dumpall whose connection froze is started once more.
+async fn roles(run: &Run, leader: &Session, info: &ConnInfo, passwords: bool) -> Result<Vec<u8>> {
+    let (silence, application) = (run.options.limits.stall_timeout, pg_dump::roles_application(&run.name));
+    for is_last in [false, true] {
+        tokio::select! {
+            biased;
+            roles = pg_dump::roles(&run.tools, info, passwords, &run.name) => return roles,
+            stuck = waiters::until_stuck(&leader.client, &application, silence) => stuck?,
+        }
+        if !is_last {
+            tracing::warn!("{}; starting it again", pg_dump::lost("pg_dumpall", silence));
+        }
+    }
+    Err(pg_dump::lost("pg_dumpall", silence))
 }
 
 /// Puts the catalogue together with what pg_dump left out, and plans the run.

@@ -385,6 +385,9 @@ pub struct RestoringArgs {
     /// Abort when a connection takes longer than this.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// When the server owed an answer for this long, ask it whether it is still at work; if not, the connection is lost.
+    #[arg(long, env = "PGSTOW_STALL_TIMEOUT", default_value = "10m", value_parser = duration)]
+    pub stall_timeout: Duration,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub keys: KeyArgs,

@@ -81,6 +81,7 @@ fn options(arguments: Drill) -> Result<Options> {
         jobs: arguments.means.jobs,
         pg_bin_dir: arguments.means.pg_bin_dir,
         connect_timeout: arguments.means.connect_timeout,
+        stall_timeout: arguments.means.stall_timeout,
     })
 }
 

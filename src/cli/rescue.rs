@@ -267,6 +267,9 @@ pub struct Rescue {
     /// Abort when a connection takes longer than this.
     #[arg(long, env = "PGSTOW_CONNECT_TIMEOUT", default_value = "15s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// When the server owed an answer for this long, ask it whether it is still at work; if not, the connection is lost.
+    #[arg(long, env = "PGSTOW_STALL_TIMEOUT", default_value = "10m", value_parser = duration)]
+    pub stall_timeout: Duration,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub keys: KeyArgs,
@@ -276,7 +279,7 @@ impl Rescue {
     /// The request that these flags make.
     fn options(self) -> Result<Options> {
         Ok(Options {
-            target: ConnInfo::resolve(Some(&self.to))?,
+            target: ConnInfo::resolve(Some(&self.to))?.with_silence(Some(self.stall_timeout)),
             connect_timeout: self.connect_timeout,
             condition: self.r#where,
             key: self.key,

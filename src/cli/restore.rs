@@ -9,13 +9,12 @@ use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::cli::progress::Shown;
 use crate::error::{Error, Result};
-use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::restore;
 use crate::restore::options::{Content, Destination, Options, Owners, Privileges, Roles, Statistics, Tablespaces};
 use crate::restore::progress::Progress;
 use crate::restore::work::Report;
 use crate::shutdown::Shutdown;
+use crate::{human, restore};
 
 /// `pgstow restore`
 #[allow(clippy::struct_excessive_bools, reason = "flags a person may combine, not states")]
@@ -111,7 +110,7 @@ pub enum Profile {
 impl Restore {
     /// The request that these flags make.
     fn options(&self) -> Result<Options> {
-        let target = ConnInfo::resolve(Some(&self.to))?;
+        let target = ConnInfo::resolve(Some(&self.to))?.with_silence(Some(self.means.stall_timeout));
         if self.truncate && !self.data_only && self.profile.is_none() {
             return Err(Error::usage("--truncate needs --data-only, or --profile supabase"));
         }

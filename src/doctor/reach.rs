@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::doctor::findings::Report;
 use crate::doctor::options::Database;
 use crate::error::Result;
+use crate::postgres::connect::one_server::NAME_ONE;
 use crate::postgres::connect::session::Session;
-use crate::postgres::programs::pg_dump::SNAPSHOT_ELSEWHERE;
 use crate::postgres::source::detect::{Detection, RelKind};
 use crate::postgres::source::health;
 
@@ -16,15 +16,18 @@ const TRIED: usize = 4;
 
 /// The snapshot of one server is worth nothing on another one.
 pub(crate) async fn one_server(session: &Session, asked: &Database, report: &mut Report) -> Result<()> {
-    let own = health::started(&session.client).await?;
+    let Ok(own) = health::started(&session.client).await else {
+        // The role may not ask; nothing that a backup needs.
+        return Ok(());
+    };
     let mut others = Vec::new();
     for _ in 1..TRIED {
         // Kept open: a balancer may give the next one to whoever has the fewest.
-        match Session::connect(session.info(), asked.connect_timeout, "doctor").await {
+        match Session::connect(&session.info().to_any_server(), asked.connect_timeout, "doctor").await {
             Ok(other) if health::started(&other.client).await? == own => others.push(other),
             Ok(_elsewhere) => {
                 let text = format!("{} leads to several servers in turn", session.info());
-                report.error(AREA, "endpoint", text, [SNAPSHOT_ELSEWHERE.to_owned()]);
+                report.error(AREA, "endpoint", text, [NAME_ONE.to_owned()]);
                 return Ok(());
             }
             // Too few connections, which is looked at below.

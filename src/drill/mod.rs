@@ -123,7 +123,7 @@ struct Begun {
 
 /// Everything before the scratch database is made.
 async fn begin(store: Store, options: &Options) -> Result<Begun> {
-    let on = ConnInfo::resolve(Some(&options.on))?;
+    let on = ConnInfo::resolve(Some(&options.on))?.with_silence(Some(options.stall_timeout));
     let maintenance = Session::connect_unpooled(&on, options.connect_timeout, "drill").await?;
     if let Some(name) = &options.scratch_name {
         refuse_name(&maintenance, name).await?;

@@ -24,6 +24,8 @@ pub(crate) struct Options {
     pub(crate) pg_bin_dir: Option<PathBuf>,
     /// Time limit for each connection.
     pub(crate) connect_timeout: Duration,
+    /// Silence of the server after which its backend is looked at.
+    pub(crate) stall_timeout: Duration,
     /// The keys that the run is read with.
     pub(crate) keys: Keys,
 }

@@ -129,7 +129,7 @@ impl Scratch {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.making.close();
         if tokio::time::timeout(PATIENCE, self.making.wait()).await.is_err() {
-            let session = Session::connect(&self.on, self.connect_timeout, "drill").await?;
+            let session = Session::connect_again(&self.on, self.connect_timeout, "drill").await?;
             scratch::end(&session, self.backend.load(Ordering::SeqCst)).await?;
             self.making.wait().await;
         }
@@ -140,7 +140,7 @@ impl Scratch {
         let by_hand = |error: Error| {
             error.hint(format!("a later drill on this server drops {}, or drop it by hand", quote(name)))
         };
-        let session = Session::connect(&self.on, self.connect_timeout, "drill").await.map_err(by_hand)?;
+        let session = Session::connect_again(&self.on, self.connect_timeout, "drill").await.map_err(by_hand)?;
         scratch::drop_database(&session, name, &self.mark).await.map_err(by_hand)?;
         session.close().await;
         Ok(())

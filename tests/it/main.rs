@@ -38,6 +38,7 @@ mod fault_schedules;
 mod fleet;
 mod guest;
 mod guest_catalogue;
+mod guest_frozen;
 mod hard_data;
 mod kill;
 mod left_out;

@@ -9,16 +9,14 @@ use serde_json::Value;
 
 use crate::cli::args::Global;
 use crate::cli::fleet::{keys, relay, this_program};
-use crate::cli::metrics;
 use crate::cli::outcome::Outcome;
-use crate::cli::output;
+use crate::cli::{metrics, output};
 use crate::error::{Error, Result};
-use crate::fleet::child;
 use crate::fleet::file::File;
 use crate::fleet::keys::Keys;
-use crate::fleet::night;
 use crate::fleet::plan::Plan;
 use crate::fleet::roster::Roster;
+use crate::fleet::{child, night};
 use crate::format::layout;
 use crate::human;
 use crate::shutdown::Shutdown;

@@ -9,9 +9,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::environment::Environment;
+use crate::postgres::connect::one_server::OneServer;
 use crate::postgres::connect::secret::Secret;
 use crate::postgres::connect::{passfile, password};
 
@@ -89,6 +91,9 @@ pub(crate) struct ConnInfo {
     /// Prints the password of each session.
     password_command: Option<Secret>,
     own_money: bool,
+    server: OneServer,
+    /// Silence of a session that owes an answer after which its backend is looked at.
+    silence: Option<Duration>,
     /// True where nobody named a database: libpq then takes the role's name.
     is_database_assumed: bool,
 }
@@ -100,6 +105,8 @@ pub(crate) fn holds_secret(text: &str) -> bool {
         secrets: BTreeMap::new(),
         password_command: None,
         own_money: false,
+        server: OneServer::default(),
+        silence: None,
         is_database_assumed: false,
     };
     let is_url = text.contains("://") || text.contains("password");
@@ -136,6 +143,8 @@ impl ConnInfo {
             secrets: BTreeMap::new(),
             password_command: None,
             own_money: false,
+            server: OneServer::default(),
+            silence: None,
             is_database_assumed: false,
         };
         // An option with a variable that is not set must not lead to another database than was meant.
@@ -217,6 +226,31 @@ impl ConnInfo {
     #[must_use]
     pub(crate) const fn own_money(&self) -> bool {
         self.own_money
+    }
+
+    /// The server that all sessions of this connection must reach.
+    #[must_use]
+    pub(crate) const fn server(&self) -> &OneServer {
+        &self.server
+    }
+
+    /// The same connection, free to reach any server.
+    #[must_use]
+    pub(crate) fn to_any_server(&self) -> Self {
+        Self { server: OneServer::default(), ..self.clone() }
+    }
+
+    /// The same connection, all of whose sessions are watched: after so long a silence of one that owes an answer, its
+    /// backend is looked at.
+    #[must_use]
+    pub(crate) fn with_silence(&self, silence: Option<Duration>) -> Self {
+        Self { silence, ..self.clone() }
+    }
+
+    /// The silence after which a session is looked at; `None` where its user does that, or nobody.
+    #[must_use]
+    pub(crate) const fn silence(&self) -> Option<Duration> {
+        self.silence
     }
 
     /// The same connection with more startup options (`-c name=value`), which win over those that it has.

@@ -51,8 +51,12 @@ pub(crate) struct Gate {
     taken: AtomicU64,
     /// A request was sent, and its last answer has not come.
     is_asked: AtomicBool,
+    /// The server takes rows (`COPY ... FROM STDIN`) and has not been sent their end: it owes nothing.
+    is_taking: AtomicBool,
     /// Since when the driver has waited for bytes that do not come.
     waits: Mutex<Option<Instant>>,
+    /// Since when the driver could not send what it has.
+    is_blocked: Mutex<Option<Instant>>,
 }
 
 impl Gate {
@@ -63,7 +67,9 @@ impl Gate {
             driver: AtomicWaker::new(),
             taken: AtomicU64::new(0),
             is_asked: AtomicBool::new(false),
+            is_taking: AtomicBool::new(false),
             waits: Mutex::default(),
+            is_blocked: Mutex::default(),
         })
     }
 
@@ -96,19 +102,26 @@ impl Gate {
         self.driver.wake();
     }
 
-    /// The time that an answer has been awaited while not a byte came; `None` where none is, or nobody would take it now.
+    /// The time that an answer has been awaited while not a byte came, or that rows were not taken; `None` where neither
+    /// is, or nobody would take the answer now.
     pub(crate) fn silence(&self) -> Option<Duration> {
-        let waits = *self.waits.lock().unwrap_or_else(PoisonError::into_inner);
-        waits.filter(|_| self.is_asked.load(Ordering::SeqCst)).map(|since| since.elapsed())
+        let since = if self.is_taking.load(Ordering::SeqCst) {
+            *self.is_blocked.lock().unwrap_or_else(PoisonError::into_inner)
+        } else {
+            let waits = *self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+            waits.filter(|_| self.is_asked.load(Ordering::SeqCst))
+        };
+        since.map(|since| since.elapsed())
     }
 
     fn note(&self, waits: bool) {
-        let mut since = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
-        if waits {
-            since.get_or_insert_with(Instant::now);
-        } else {
-            *since = None;
-        }
+        note(&self.waits, waits);
+    }
+
+    /// Notes that a request is on its way: the silence before it was nobody's fault.
+    fn asked(&self) {
+        self.note(false);
+        self.note(true);
     }
 
     fn park(&self, parked: Parked) {
@@ -126,6 +139,19 @@ impl Gate {
         if is_parked() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
+
+/// Notes the beginning of a wait, or its end.
+fn note(since: &Mutex<Option<Instant>>, waits: bool) {
+    let mut since = since.lock().unwrap_or_else(PoisonError::into_inner);
+    if waits {
+        since.get_or_insert_with(Instant::now);
+    } else {
+        *since = None;
+    }
+}
+
+/// The last bytes of a COPY that loads: `CopyDone` or `CopyFail` (whose length is not known), then `Sync`.
+const ENDS: [u8; 5] = *b"S\0\0\0\x04";
 
 type Tls<S> = <MakeRustlsConnect as MakeTlsConnect<S>>::Stream;
 
@@ -157,6 +183,8 @@ where
     /// Bytes of the present COPY whose messages have begun.
     begun: u64,
     is_over: bool,
+    /// The last bytes that were sent while the server took rows.
+    tail: BytesMut,
 }
 
 impl<S> Gated<S>
@@ -164,8 +192,8 @@ where
     MakeRustlsConnect: MakeTlsConnect<S>,
 {
     fn new(wire: Wire<S>, gate: Arc<Gate>) -> Self {
-        let (held, lead) = (BytesMut::new(), BytesMut::new());
-        Self { wire, gate, held, lead, body: 0, rest: 0, copies: 0, begun: 0, is_over: false }
+        let (held, lead, tail) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+        Self { wire, gate, held, lead, body: 0, rest: 0, copies: 0, begun: 0, is_over: false, tail }
     }
 
     /// Passes bytes on as far as there is room.
@@ -189,8 +217,14 @@ where
                 self.copies += 1;
                 self.begun = 0;
             }
-            if tag == b'Z' {
-                self.gate.is_asked.store(false, Ordering::SeqCst);
+            match tag {
+                b'G' => self.gate.is_taking.store(true, Ordering::SeqCst),
+                b'E' => self.gate.is_taking.store(false, Ordering::SeqCst),
+                b'Z' => {
+                    self.gate.is_taking.store(false, Ordering::SeqCst);
+                    self.gate.is_asked.store(false, Ordering::SeqCst);
+                }
+                _ => {}
             }
             let after = self.begun;
             if tag == b'd' {
@@ -291,14 +325,26 @@ where
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if !this.gate.is_asked.swap(true, Ordering::SeqCst) {
-            // The silence before the question was nobody's fault.
-            this.gate.note(false);
-            this.gate.note(true);
+            this.gate.asked();
         }
-        match &mut this.wire {
+        let written = match &mut this.wire {
             Wire::Plain(wire) => Pin::new(wire).poll_write(context, bytes),
             Wire::Tls(wire) => Pin::new(wire).poll_write(context, bytes),
+        };
+        note(&this.gate.is_blocked, written.is_pending());
+        if let Poll::Ready(Ok(count)) = &written
+            && this.gate.is_taking.load(Ordering::SeqCst)
+        {
+            // A write may end within a message.
+            let sent = bytes.get(..*count).unwrap_or_default();
+            this.tail.extend_from_slice(sent.get(count.saturating_sub(ENDS.len())..).unwrap_or_default());
+            this.tail.advance(this.tail.len().saturating_sub(ENDS.len()));
+            if *this.tail == ENDS[..] {
+                this.gate.is_taking.store(false, Ordering::SeqCst);
+                this.gate.asked();
+            }
         }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,11 +10,13 @@
 //!    [`session`] opens the connection, and where a run needs to keep its backend, [`pooler`] refuses one that shares it;
 //!    and every byte that the server sends passes a [`gate`], which keeps giant rows from filling the memory;
 //! 4. `Session::set_up` makes what is read independent of the settings of server, database and role;
+//!    and a session that reached another server than the ones before it is refused ([`one_server`]);
 //! 5. [`stall`] watches over answers that do not come.
 
 pub(crate) mod conninfo;
 pub(crate) mod environment;
 pub(crate) mod gate;
+pub(crate) mod one_server;
 pub(crate) mod passfile;
 pub(crate) mod password;
 pub(crate) mod pooler;
@@ -27,9 +29,12 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::one_server::NAME_ONE;
 use crate::postgres::connect::pooler::Refused;
 use crate::postgres::connect::session::Session;
 
+/// Times that a connection may lead to another server before what must be put in order is left.
+const STRAYS: u32 = 8;
 /// Longest time to find out why a program was refused.
 const PROBE: Duration = Duration::from_secs(15);
 
@@ -47,6 +52,21 @@ impl Session {
     /// One message that names the server (never a password), with hints.
     pub(crate) async fn connect(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
         Ok(Self::connect_to_one(info, timeout, name, false).await?)
+    }
+
+    /// As [`Session::connect`], for what must be put in order in any case: where an endpoint leads to another server, tries
+    /// again until it leads to the right one.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub(crate) async fn connect_again(info: &ConnInfo, timeout: Duration, name: &str) -> Result<Self> {
+        for _ in 0..STRAYS {
+            match Self::connect(info, timeout, name).await {
+                Err(error) if info.server().has_strayed() => tracing::debug!("{error}"),
+                other => return other,
+            }
+        }
+        Self::connect(info, timeout, name).await
     }
 
     /// As [`Session::connect`], and refuses a pooler that gives each transaction another backend, before anything is
@@ -113,7 +133,16 @@ impl Session {
         if unpooled {
             pooler::refuse(&session, timeout / 2).await?;
         }
-        session.set_up(name).await.map_err(|error| error.context(format!("set up the session with {info}")))?;
+        let started = session.set_up(name).await;
+        let started = started.map_err(|error| error.context(format!("set up the session with {info}")))?;
+        if started.is_some_and(|started| !info.server().is_same(&started)) {
+            return Err(Error::failed(format!("connect to {info}: reached another server than the sessions before"))
+                .hint(NAME_ONE)
+                .into());
+        }
+        if let Some(silence) = info.silence() {
+            stall::guard(&session, timeout, silence);
+        }
         Ok(session)
     }
 }

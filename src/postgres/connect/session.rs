@@ -37,6 +37,9 @@ CASE pg_catalog.current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_AS
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'), \
 pg_catalog.current_setting('server_encoding')";
 
+/// The moment when the server was started: anybody may ask for it, unless that was revoked.
+const STARTED: &str = "pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())";
+
 /// One connection. Dropping it closes the socket at once, whatever was under way; the server then ends what it did.
 pub(crate) struct Session {
     /// The client: queries, COPY, transactions.
@@ -119,13 +122,21 @@ impl Session {
         Ok(messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
     }
 
-    pub(super) async fn set_up(&mut self, name: &str) -> Result<()> {
+    /// Sets the session up; returns the moment when its server was started, where the role may ask.
+    pub(super) async fn set_up(&mut self, name: &str) -> Result<Option<String>> {
         let sql = format!(
             "SET application_name = {}; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {}; {SET_UP}",
             crate::sql::names::literal(&application_name(name)),
             settings::statement(self.info.own_money())
         );
-        let messages = self.client.simple_query(&sql).await.map_err(|error| failure(&error))?;
+        let messages = match self.client.simple_query(&format!("{sql}, {STARTED}")).await {
+            // All of it was one transaction.
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                self.client.simple_query(&sql).await
+            }
+            asked => asked,
+        };
+        let messages = messages.map_err(|error| failure(&error))?;
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -135,7 +146,7 @@ impl Session {
         self.pid = field(0).parse().map_err(|_not_a_number| odd())?;
         self.version_num = field(1).parse().map_err(|_not_a_number| odd())?;
         field(2).clone_into(&mut self.encoding);
-        Ok(())
+        Ok(row.and_then(|row| row.try_get(3).ok().flatten()).map(str::to_owned))
     }
 
     /// The gate that the rows of this connection pass.

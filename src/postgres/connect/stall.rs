@@ -11,10 +11,16 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 
-/// The state of the backend on the server: done with its statement, or waiting to be read.
+/// The state of the backend on the server: done with its statement, or waiting for us to read, or to send what we have
+/// sent.
 const LOOK: &str = "
-    SELECT coalesce(state, '') = 'active' AND coalesce(wait_event, '') <> 'ClientWrite'
+    SELECT coalesce(state, '') = 'active' AND coalesce(wait_event, '') NOT IN ('ClientRead', 'ClientWrite')
     FROM pg_catalog.pg_stat_activity WHERE pid = $1";
+
+/// Ends that backend, unless its number went to a session of somebody else.
+const END: &str = "
+    SELECT pg_catalog.pg_terminate_backend(pid)
+    FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND usename = current_user AND application_name LIKE 'pgstow%'";
 
 /// The stall detector of one session.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +39,8 @@ impl StallDetector<'_> {
     /// Waits for an answer as long as the server is at work on it.
     ///
     /// # Errors
-    /// The connection is lost although nobody has closed it; the session is closed from then on.
+    /// The connection is lost although nobody has closed it; the session is closed from then on, and
+    /// its backend is ended.
     pub(crate) async fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
         let mut answer = std::pin::pin!(answer);
         loop {
@@ -48,6 +55,8 @@ impl StallDetector<'_> {
             };
             if !at_work {
                 self.session.abandon();
+                let (info, timeout, pid) = (self.info.clone(), self.connect_timeout, self.session.pid());
+                tokio::spawn(async move { tokio::time::timeout(timeout * 2, end(&info, timeout, pid)).await });
                 let silence = humantime::format_duration(self.silence);
                 return Err(Error::failed(format!(
                     "not a row came for {silence}, and the server is not at work on any"
@@ -61,7 +70,7 @@ impl StallDetector<'_> {
 /// Looks from another connection whether a backend is at work.
 async fn is_at_work(info: &ConnInfo, connect_timeout: Duration, pid: i32) -> bool {
     let look = async {
-        let session = Session::connect(info, connect_timeout, "watch").await?;
+        let session = Session::connect_again(info, connect_timeout, "watch").await?;
         let row = session.client.query_opt(LOOK, &[&pid]).await.map_err(|e| failure(&e))?;
         session.close().await;
         Ok::<_, Error>(row.is_some_and(|row| row.get(0)))
@@ -69,10 +78,18 @@ async fn is_at_work(info: &ConnInfo, connect_timeout: Duration, pid: i32) -> boo
     matches!(tokio::time::timeout(connect_timeout * 2, look).await, Ok(Ok(true)))
 }
 
+/// Ends the backend of a connection that was cut, with its locks: the server may not notice for hours.
+async fn end(info: &ConnInfo, connect_timeout: Duration, pid: i32) -> Result<()> {
+    let session = Session::connect_again(info, connect_timeout, "watch").await?;
+    session.client.query(END, &[&pid]).await.map_err(|e| failure(&e))?;
+    session.close().await;
+    Ok(())
+}
+
 /// Watches over all answers of a session, as long as it lives: a connection that has died unnoticed is cut, and whoever
 /// waits for an answer on it gets an error.
 pub(crate) fn guard(session: &Session, connect_timeout: Duration, silence: Duration) {
-    let (info, pid, cut) = (session.info().clone(), session.pid(), session.cutter());
+    let (info, pid, cut) = (session.info().with_silence(None), session.pid(), session.cutter());
     let gate = Arc::downgrade(session.gate());
     let pause = (silence / 4).clamp(Duration::from_millis(50), Duration::from_secs(15));
     tokio::spawn(async move {
@@ -89,6 +106,11 @@ pub(crate) fn guard(session: &Session, connect_timeout: Duration, silence: Durat
                     "backend {pid} has not answered for {silence} and is not at work: its connection is cut"
                 );
                 cut();
+                if let Ok(Err(error)) =
+                    tokio::time::timeout(connect_timeout * 2, end(&info, connect_timeout, pid)).await
+                {
+                    tracing::debug!("end backend {pid}: {error}");
+                }
                 return;
             }
         }

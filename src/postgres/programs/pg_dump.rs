@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::archive::head;
 use crate::error::{Context as _, Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::one_server::NAME_ONE;
 use crate::postgres::connect::refuses_options;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::child::Program;
@@ -27,9 +28,6 @@ const KEEP_STDERR: usize = 64 << 10;
 const ROLES_ATTEMPTS: u32 = 3;
 /// Longest time to find out what a server takes at the start of a session.
 const PROBE: Duration = Duration::from_secs(5);
-/// The hint for a snapshot that another server exported.
-pub(crate) const SNAPSHOT_ELSEWHERE: &str = "the snapshot is of one server and this session reached another one: name one server, not an endpoint that \
-     spreads connections over several (a reader endpoint, a balancer)";
 
 /// The request to pg_dump.
 #[derive(Debug, Clone)]
@@ -191,10 +189,21 @@ fn explain(words: &str, error: &libpgdump::Error) -> Failure {
     } else if text.contains("permission denied") {
         error.hint("run `pgstow detect` to see what the role cannot read, and the statements that cure it")
     } else if text.contains("invalid snapshot identifier") {
-        error.hint(SNAPSHOT_ELSEWHERE)
+        error.hint(NAME_ONE)
     } else {
         error
     })
+}
+
+/// The error about a program whose connection no longer moves.
+pub(crate) fn lost(program: &str, silence: Duration) -> Error {
+    let silence = humantime::format_duration(silence);
+    Error::failed(format!("{program}'s connection is lost: nothing moved on it for {silence}, and nobody closed it"))
+}
+
+/// The application name of a run's pg_dumpall.
+pub(crate) fn roles_application(run: &str) -> String {
+    format!("pgstow pg_dumpall {run}")
 }
 
 /// The lines that say what went wrong, on one line.
@@ -227,7 +236,7 @@ async fn dumpall(tools: &PgTools, info: &ConnInfo, passwords: bool, run: &str) -
     let mut command = Command::new(tools.pg_dumpall());
     command.args(["--roles-only", "--no-password", "--encoding=UTF8"]);
     info.fresh().await?.apply(&mut command);
-    command.env("PGAPPNAME", format!("pgstow pg_dumpall {run}"));
+    command.env("PGAPPNAME", roles_application(run));
     // Without a database name pg_dumpall connects to `postgres`, which the role may not be allowed to.
     command.arg(format!("--database={}", conninfo_database(info.database())));
     if !passwords {

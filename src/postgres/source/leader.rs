@@ -72,14 +72,12 @@ impl Leader {
 async fn let_go(session: &Session, sql: &str) {
     match tokio::time::timeout(LET_GO, session.client.batch_execute(sql)).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => {
-            tracing::debug!("let the locks go: {error}");
-            return;
-        }
+        // A connection that was cut leaves its backend where it was.
+        Ok(Err(error)) => tracing::debug!("let the locks go: {error}"),
         Err(_elapsed) => session.abandon(),
     }
     let end = async {
-        let other = Session::connect(session.info(), LET_GO, "cleanup").await?;
+        let other = Session::connect_again(session.info(), LET_GO, "cleanup").await?;
         end_backend(&other.client, session.pid()).await
     };
     if let Ok(Ok(())) = tokio::time::timeout(LET_GO, end).await {

@@ -21,10 +21,10 @@ use crate::pipeline::feed::{Compressor, Item};
 use crate::pipeline::rate::Rate;
 use crate::pipeline::{Feed, Segment, Segmenter};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::one_server::NAME_ONE;
 use crate::postgres::connect::session::Session;
 use crate::postgres::connect::stall::StallDetector;
 use crate::postgres::error::failure;
-use crate::postgres::programs::pg_dump::SNAPSHOT_ELSEWHERE;
 use crate::sql::names::{TableName, literal};
 
 /// The hint for a table that the server cannot read.
@@ -374,7 +374,7 @@ pub(super) fn stalled(error: Error, operation: &str) -> Trouble {
 pub(super) fn trouble(error: &tokio_postgres::Error, operation: &str) -> Trouble {
     let mut told = failure(error).context(operation);
     if operation == BEGIN && (told.is_sqlstate("22023") || told.is_sqlstate("42704")) {
-        told = told.hint(SNAPSHOT_ELSEWHERE);
+        told = told.hint(NAME_ONE);
     }
     if error.code().is_some_and(is_damage) {
         told = told

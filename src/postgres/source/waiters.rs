@@ -6,7 +6,7 @@
 //! lock manager for a moment, is asked for waiting sessions only.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
@@ -166,6 +166,40 @@ pub(crate) async fn wait_of(client: &Client, application: &str, run: &str) -> Re
         holders: row.get::<_, Option<String>>(2).unwrap_or_else(|| "the holder let go meanwhile".to_owned()),
         blocks_others: row.get(3),
     }))
+}
+
+/// The state of a program's backend, and whether it has work to do: not when it waits for the program to ask, to send
+/// or to read.
+const STATE: &str = "
+    SELECT pid, pg_catalog.concat_ws(' ', pid, state, state_change, wait_event),
+           coalesce(state, '') = 'active' AND coalesce(wait_event, '') NOT IN ('ClientRead', 'ClientWrite')
+      FROM pg_catalog.pg_stat_activity WHERE application_name = $1 AND usename = current_user LIMIT 1";
+/// Time between two checks of a program's backend, at most.
+const SEEN: Duration = Duration::from_secs(5);
+
+/// Waits until the backend of the program with this application name, or the program without one, has had nothing to do for
+/// so long: its connection is lost though nobody has closed it. Ends the backend. May run in a transaction that holds a
+/// snapshot.
+pub(crate) async fn until_stuck(client: &Client, application: &str, silence: Duration) -> Result<()> {
+    let context = |e: &tokio_postgres::Error| failure(e).context("look at a program's backend");
+    let mut since: Option<(String, Instant)> = None;
+    loop {
+        tokio::time::sleep((silence / 4).clamp(Duration::from_millis(50), SEEN)).await;
+        client.batch_execute("SELECT pg_catalog.pg_stat_clear_snapshot()").await.map_err(|e| context(&e))?;
+        let row = client.query_opt(STATE, &[&application]).await.map_err(|e| context(&e))?;
+        let (pid, state, works) = row.map_or((None, String::new(), false), |r| (Some(r.get(0)), r.get(1), r.get(2)));
+        let began = match since.take().filter(|(before, _)| !works && *before == state) {
+            Some((_, began)) => began,
+            None => Instant::now(),
+        };
+        since = Some((state, began));
+        if !works && began.elapsed() >= silence {
+            return match pid {
+                Some(pid) => end_backend(client, pid).await,
+                None => Ok(()),
+            };
+        }
+    }
 }
 
 /// The backends of a run, whatever began them; a role may end those of its own.

@@ -46,6 +46,10 @@ pub enum Event<'a> {
     Rows(&'a str, u64),
     /// The server has sent all rows of this COPY.
     Copied(&'a str),
+    /// The client sends rows of a COPY that loads; so many bytes of rows have come, these included.
+    Loads(u64),
+    /// The client has sent all rows of a COPY that loads.
+    Loaded,
 }
 
 /// What happens to a connection.
@@ -234,12 +238,23 @@ impl Link<'_> {
     /// From the client to the server.
     async fn up(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), End> {
         let (mut unread, mut ready) = (BytesMut::new(), BytesMut::new());
+        let mut bytes = 0;
         loop {
             while let Some(message) = next_message(&mut unread) {
                 let said = self.note_request(message[0], &message[5..]);
-                if let Some(statement) = said
-                    && let Err(end) = self.decide(Event::Asks(&statement))
-                {
+                let decided = match (message[0], said) {
+                    (_, Some(statement)) => {
+                        bytes = 0;
+                        self.decide(Event::Asks(&statement))
+                    }
+                    (b'd', None) => {
+                        bytes += message.len() as u64 - 5;
+                        self.decide(Event::Loads(bytes))
+                    }
+                    (b'c', None) => self.decide(Event::Loaded),
+                    _ => Ok(()),
+                };
+                if let Err(end) = decided {
                     self.pass(&mut to, &mut ready).await?;
                     return Err(end);
                 }
@@ -292,6 +307,10 @@ impl Link<'_> {
                         (copy, bytes) = (self.begun(), 0);
                         self.decide(Event::Copies(&copy))
                     }
+                    b'G' => {
+                        self.takes();
+                        Ok(())
+                    }
                     b'd' => {
                         bytes += message.len() as u64 - 5;
                         self.decide(Event::Rows(&copy, bytes))
@@ -323,6 +342,15 @@ impl Link<'_> {
         match state.asked.pop_front() {
             Some(Asked::Copy(text)) => text,
             _ => panic!("a COPY that nobody asked for"),
+        }
+    }
+
+    /// The server begins to take rows: the end of that exchange, sent with the request, is not answered.
+    fn takes(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.asked.pop_front();
+        if matches!(state.asked.front(), Some(Asked::Sync)) {
+            state.asked.pop_front();
         }
     }
 
