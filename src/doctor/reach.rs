@@ -20,10 +20,15 @@ pub(crate) async fn one_server(session: &Session, asked: &Database, report: &mut
         // The role may not ask; nothing that a backup needs.
         return Ok(());
     };
+    let mut info = session.info().clone();
+    if session.tls_version().is_none() {
+        // One connection a session: with two, the second of which stays, every session may reach one server of two.
+        info.set("sslmode", "disable");
+    }
     let mut others = Vec::new();
     for _ in 1..TRIED {
         // Kept open: a balancer may give the next one to whoever has the fewest.
-        match Session::connect(&session.info().to_any_server(), asked.connect_timeout, "doctor").await {
+        match Session::connect(&info.to_any_server(), asked.connect_timeout, "doctor").await {
             Ok(other) if health::started(&other.client).await? == own => others.push(other),
             Ok(_elsewhere) => {
                 let text = format!("{} leads to several servers in turn", session.info());

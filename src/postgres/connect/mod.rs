@@ -121,7 +121,10 @@ impl Session {
             pooler::refuse_by_name(info)?;
         }
         require_peer(info).await?;
-        let mut session = Self::open(info, timeout, name).await?;
+        let opened = Self::open(info, timeout, name).await;
+        // What this command has made on one server is not there on another.
+        let may_stray = |error: &Error| error.is_sqlstate("3D000") && info.server().is_known();
+        let mut session = opened.map_err(|error| if may_stray(&error) { error.hint(NAME_ONE) } else { error })?;
         if let Some(standby) = standby
             && session.is_standby().await? != standby
         {

@@ -30,6 +30,12 @@ impl OneServer {
         is_same
     }
 
+    /// True once a session has said which server it is.
+    #[must_use]
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.started.get().is_some()
+    }
+
     /// True once a session reached another server.
     #[must_use]
     pub(crate) fn has_strayed(&self) -> bool {
