@@ -6,8 +6,9 @@ use clap::Args;
 
 use crate::cli::args::duration;
 use crate::cli::fleet::ConfigArgs;
+use crate::cli::metrics;
 use crate::cli::outcome::Outcome;
-use crate::cli::{metrics, output};
+use crate::cli::output;
 use crate::error::Result;
 use crate::human;
 use crate::runs::health::{self, Health};

@@ -13,8 +13,9 @@ use crate::postgres::extensions::care;
 use crate::postgres::target;
 use crate::postgres::target::trial::{self, Try};
 use crate::restore::options::{Destination, Options};
+use crate::restore::settings;
 use crate::restore::source::Loaded;
-use crate::restore::{database, findings, settings};
+use crate::restore::{database, findings};
 use crate::sql::names::{in_comment, literal};
 use crate::sql::statements::{name, statements};
 

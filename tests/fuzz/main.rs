@@ -39,10 +39,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use case::{Case, Cases, Shrinking};
-use play::{Played, play};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use case::{Case, Cases, Shrinking};
+use play::{Played, play};
 use server::Server;
 
 /// Tries that shrinking one finding may take.

@@ -1,9 +1,8 @@
 //! Types of columns and values of them, with the edges of every built-in type. A value is an SQL expression; the
 //! server refuses those that a domain or a constraint does not take.
 
-use proptest::prelude::any;
-
 use crate::words::{Dice, literal};
+use proptest::prelude::any;
 
 /// A type and how values of it are made.
 #[derive(Debug, Clone)]

@@ -10,10 +10,11 @@ use crate::error::Result;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::restore::entry::{by_hand, is_guarded};
+use crate::restore::findings;
+use crate::restore::sequences;
 use crate::restore::supabase::apply::{Applier, grantee};
 use crate::restore::supabase::places::Place;
 use crate::restore::supabase::{places, platform};
-use crate::restore::{findings, sequences};
 use crate::sql::statements::{name, statements};
 
 /// The schema of the function that a trigger calls.

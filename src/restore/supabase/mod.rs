@@ -36,6 +36,7 @@ use crate::postgres::target::mark::Mark;
 use crate::postgres::target::project::Project;
 use crate::postgres::target::{load, project};
 use crate::restore::entry::{self, SETTINGS};
+use crate::restore::findings;
 use crate::restore::findings::Ledger;
 use crate::restore::large_objects::LargeObjects;
 use crate::restore::options::{Destination, Options, Roles, Statistics};
@@ -48,7 +49,7 @@ use crate::restore::supabase::apply::{Applier, Failed};
 use crate::restore::supabase::places::{Map, Place};
 use crate::restore::wanted::Wanted;
 use crate::restore::work::{Report, Work};
-use crate::restore::{checks, database, findings, prepare};
+use crate::restore::{checks, database, prepare};
 use crate::sql::names::{in_comment, quote};
 
 /// Restores a run, or some schemas of it, into a project.
