@@ -313,9 +313,10 @@ impl Work<'_> {
     /// Rows and large objects.
     async fn data(&self, into: Tables, executor: &Executor<'_>, entries: &[&Entry]) -> Result<()> {
         let options = self.options;
-        let mut tables = self.part.tables(&self.run.manifest, !options.has_definitions());
-        tables.retain(|w| !self.leave_out.tables.contains(&w.table_name()));
-        tables.retain(|wanted| wanted.table.rows > 0 || into == Tables::Existing { replace: true });
+        let mut wanted = self.part.tables(&self.run.manifest, !options.has_definitions());
+        wanted.retain(|w| !self.leave_out.tables.contains(&w.table_name()));
+        let is_loaded = |w: &Wanted| w.table.rows > 0 || into == Tables::Existing { replace: true };
+        let (tables, empty): (Vec<Wanted>, Vec<Wanted>) = wanted.into_iter().partition(is_loaded);
         if into == (Tables::Existing { replace: false }) && options.destination != Destination::Existing {
             self.refuse_rows(&tables).await?;
         }
@@ -337,6 +338,7 @@ impl Work<'_> {
         let total: u64 = tables.iter().map(|w| w.table.raw_bytes).sum();
         self.progress.total.store(total, Ordering::Relaxed);
         self.count(&tables);
+        self.count(empty.iter().filter(|wanted| !refused.contains(&wanted.table_name())));
         let rows = Arc::new(self.rows(into));
         let (refused, ()) = tokio::try_join!(Arc::clone(&rows).load(tables), self.owned_large_objects(executor))?;
         tracing::debug!(bytes = self.progress.taken.load(Ordering::Relaxed), "rows loaded");

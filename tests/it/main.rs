@@ -40,6 +40,7 @@ mod guest;
 mod guest_catalogue;
 mod guest_frozen;
 mod hard_data;
+mod hostile_database;
 mod kill;
 mod left_out;
 mod manual;

@@ -116,7 +116,10 @@ async fn backend(session: &Session, before: &str) -> Result<i32> {
 /// Behind a session pooler the backend stays: the pooler cleans it for the next client, which is seen too.
 async fn wait_for_end(session: &Session, pid: i32) {
     let gone = async {
-        let sql = format!("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} AND query NOT ILIKE 'DISCARD%'");
+        let sql = format!(
+            "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) {pid} \
+            AND query OPERATOR(pg_catalog.!~~*) 'DISCARD%'"
+        );
         while let Ok(messages) = session.client.simple_query(&sql).await {
             if !messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
                 return;

@@ -37,6 +37,10 @@ CASE pg_catalog.current_setting('server_encoding') WHEN 'SQL_ASCII' THEN 'SQL_AS
 SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('server_version_num'), \
 pg_catalog.current_setting('server_encoding')";
 
+/// Before anything else is asked: the owner of a database may have put operators and functions of his own before those of
+/// `pg_catalog`, and they would run with the rights of whoever asks.
+const NO_PATH: &str = "SET search_path = ''";
+
 /// The moment when the server was started: anybody may ask for it, unless that was revoked.
 const STARTED: &str = "pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())";
 
@@ -125,7 +129,7 @@ impl Session {
     /// Sets the session up; returns the moment when its server was started, where the role may ask.
     pub(super) async fn set_up(&mut self, name: &str) -> Result<Option<String>> {
         let sql = format!(
-            "SET application_name = {}; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {}; {SET_UP}",
+            "SET application_name = {}; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {NO_PATH}; {}; {SET_UP}",
             crate::sql::names::literal(&application_name(name)),
             settings::statement(self.info.own_money())
         );

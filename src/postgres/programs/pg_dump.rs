@@ -77,8 +77,10 @@ pub(crate) async fn backend_options(session: &Session) -> Option<&'static str> {
     let info = session.info().with_options(OPTIONS);
     let probe = async {
         let probe = Session::open(&info, PROBE, "probe").await.ok()?;
-        let row =
-            probe.client.query_one("SELECT pg_catalog.current_setting('client_connection_check_interval') = '1s'", &[]);
+        let row = probe.client.query_one(
+            "SELECT pg_catalog.current_setting('client_connection_check_interval') OPERATOR(pg_catalog.=) '1s'",
+            &[],
+        );
         let works: bool = row.await.ok()?.get(0);
         probe.close().await;
         works.then_some(OPTIONS)
