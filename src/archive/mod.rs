@@ -5,6 +5,7 @@ pub(crate) mod catalogue;
 pub(crate) mod columns;
 pub(crate) mod compose;
 pub(crate) mod copy_text;
+pub(crate) mod foreign_keys;
 pub(crate) mod head;
 pub(crate) mod order;
 pub(crate) mod partitions;

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::cli::alarm::{self, AlarmArgs, Ended};
 use crate::cli::args::{Global, RestoringArgs};
+use crate::cli::forget::ForgetArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::Shown;
 use crate::drill::options::Options;
@@ -13,6 +14,7 @@ use crate::drill::receipt::{Receipt, Verdict};
 use crate::drill::{self, Drilled};
 use crate::error::Result;
 use crate::human;
+use crate::restore::forget::Forgotten;
 use crate::restore::progress::Progress;
 use crate::shutdown::Shutdown;
 
@@ -35,6 +37,9 @@ pub struct Drill {
     /// Create the roles that the server lacks, for the time of the drill.
     #[arg(long)]
     pub roles: bool,
+    /// Rows that a restore would erase: after everything was proven they are erased in the scratch database as well.
+    #[command(flatten)]
+    pub forget: ForgetArgs,
     /// Sessions, programs and keys.
     #[command(flatten)]
     pub means: RestoringArgs,
@@ -53,10 +58,13 @@ pub(crate) async fn run(arguments: Drill, global: &Global, shutdown: &Shutdown) 
 }
 
 async fn work(arguments: Drill, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
+    let forget = arguments.forget.read(&global.store).await?;
     let store = global.store.open_existing().await?;
+    let mut options = options(arguments)?;
+    options.forget = forget;
     let counters = Arc::new(Progress::default());
     let shown = Shown::restore(global, &counters);
-    let drilled = Box::pin(drill::run(store, &options(arguments)?, &counters, shutdown)).await;
+    let drilled = Box::pin(drill::run(store, &options, &counters, shutdown)).await;
     shown.end();
     let Drilled { receipt, left_behind } = drilled?;
     let outcome = match receipt.verdict() {
@@ -82,6 +90,7 @@ fn options(arguments: Drill) -> Result<Options> {
         pg_bin_dir: arguments.means.pg_bin_dir,
         connect_timeout: arguments.means.connect_timeout,
         stall_timeout: arguments.means.stall_timeout,
+        forget: None,
     })
 }
 
@@ -104,6 +113,9 @@ fn text(receipt: &Receipt) -> String {
         receipt.seconds,
         receipt.restore_seconds
     );
+    for line in receipt.forgotten.iter().flat_map(Forgotten::lines) {
+        text.push_str(&format!("  {}\n", human::plain(&line)));
+    }
     if let Some(sample) = receipt.sample.as_ref().filter(|_| receipt.head.ok) {
         text.push_str(&format!("  proven: {}\n", human::plain(&sample.tables.join(", "))));
     }

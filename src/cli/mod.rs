@@ -16,6 +16,7 @@ pub mod download;
 pub mod drill;
 pub mod environment;
 pub mod fleet;
+pub mod forget;
 pub(crate) mod help;
 pub(crate) mod list;
 pub(crate) mod manual;

@@ -5,23 +5,26 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::archive::copy_text::Value;
-use crate::cli::args::{EXIT_CODES, KeyArgs, duration};
+use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
+use crate::cli::forget::ForgetArgs;
 use crate::cli::{output, rows};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::rescue::apply::Applied;
 use crate::rescue::compare::{Change, Changed, Found};
 use crate::rescue::options::{self, Options};
 use crate::rescue::{self, Report};
-use crate::store::Store;
+use crate::restore::forget::Forgotten;
 
 /// Compares, writes what was asked for, and prints the report.
-pub(crate) async fn run(store: Store, arguments: Rescue, json: bool) -> Result<()> {
+pub(crate) async fn run(arguments: Rescue, global: &Global) -> Result<()> {
     let (limit, applies) = (arguments.limit, arguments.apply.is_some());
-    let options = arguments.options()?;
+    let forget = arguments.forget.read(&global.store).await?;
+    let store = global.store.open_existing().await?;
+    let options = Options { forget, ..arguments.options()? };
     let report = rescue::run(store, &options).await?;
-    if json { output::print(&document(&report)?) } else { output::print(&text(&report, limit, applies)) }
+    if global.json { output::print(&document(&report)?) } else { output::print(&text(&report, limit, applies)) }
 }
 
 fn text(report: &Report, limit: u64, applies: bool) -> String {
@@ -66,6 +69,12 @@ fn text(report: &Report, limit: u64, applies: bool) -> String {
         text.push_str(&found.map(|found| found_rows(word, found, limit)).unwrap_or_default());
     }
     text.push_str(&changes(&report.changed, limit));
+    for line in report.forgotten.iter().flat_map(Forgotten::lines) {
+        text.push_str(&format!("\n{}", human::plain(&line)));
+    }
+    if report.forgotten.is_some() {
+        text.push('\n');
+    }
     for note in &report.notes {
         text.push_str(&format!("\nnote: {}\n", human::plain(note)));
     }
@@ -174,6 +183,7 @@ fn document(report: &Report) -> Result<String> {
         ("changed", changed_json(&report.changed)?),
         ("extra", report.extra.as_ref().map_or_else(|| Ok("null".to_owned()), found_json)?),
         ("referenced", format!("[{}]", needed.collect::<Result<Vec<String>>>()?.join(", "))),
+        ("forgotten", serde_json::to_string(&report.forgotten).map_err(|error| Error::failed(error.to_string()))?),
         ("notes", list(&mut report.notes.iter().map(String::as_str))?),
         ("applied", applied),
         ("seconds", format!("{:.3}", report.seconds)),
@@ -258,6 +268,9 @@ pub struct Rescue {
     /// With missing rows, bring those of other tables that they refer to and that are missing too.
     #[arg(long)]
     pub with_referenced: bool,
+    /// Rows that must not come back.
+    #[command(flatten)]
+    pub forget: ForgetArgs,
     /// Triggers of the tables that are written.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Triggers::Fire)]
     pub triggers: Triggers,
@@ -295,6 +308,7 @@ impl Rescue {
                 Triggers::Off => options::Triggers::Off,
             },
             limit: self.limit,
+            forget: None,
             keys: self.keys.read()?,
             run: self.run,
             table: self.table,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use crate::cli::args::{Global, RestoringArgs};
+use crate::cli::forget::ForgetArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::cli::progress::Shown;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::restore::forget::Forgotten;
 use crate::restore::options::{Content, Destination, Options, Owners, Privileges, Roles, Statistics, Tablespaces};
 use crate::restore::progress::Progress;
 use crate::restore::work::Report;
@@ -87,6 +89,9 @@ pub struct Restore {
     /// Gather full statistics at the end also where autovacuum would: by itself restore gathers rough ones there.
     #[arg(long, conflicts_with = "no_analyze")]
     pub full_analyze: bool,
+    /// Rows that must not come back.
+    #[command(flatten)]
+    pub forget: ForgetArgs,
     /// Sessions, programs and keys.
     #[command(flatten)]
     pub means: RestoringArgs,
@@ -160,7 +165,8 @@ impl Restore {
 /// # Errors
 /// Those of the engine.
 pub(crate) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
-    let options = arguments.options()?;
+    let mut options = arguments.options()?;
+    options.forget = arguments.forget.read(&global.store).await?;
     let store = global.store.open_existing().await?;
     let keys = arguments.means.keys.read()?;
     let counters = Arc::new(Progress::default());
@@ -177,6 +183,8 @@ pub(crate) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown
 }
 
 fn text(report: &Report) -> String {
+    let lines = report.forgotten.iter().flat_map(Forgotten::lines);
+    let forgotten: Vec<String> = lines.map(|line| format!("  {}\n", human::plain(&line))).collect();
     format!(
         "run {} is restored into {}: {} tables with {} rows ({}), {} large objects, {:.1} s\n{}",
         report.run,
@@ -186,6 +194,6 @@ fn text(report: &Report) -> String {
         human::size(report.raw_bytes),
         human::count(report.large_objects),
         report.seconds,
-        report.findings.text()
+        forgotten.concat() + &report.findings.text()
     )
 }

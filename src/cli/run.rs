@@ -69,7 +69,7 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
             report::run(&global.store.open_existing().await?, &arguments, json).await.map(done)
         }
         Command::Peek(arguments) => peek::run(global.store.open_existing().await?, arguments, json).await.map(done),
-        Command::Rescue(arguments) => rescue::run(global.store.open_existing().await?, arguments, json).await.map(done),
+        Command::Rescue(arguments) => Box::pin(rescue::run(arguments, &global)).await.map(done),
         Command::Pin(arguments) => pin::pin(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Unpin(arguments) => pin::unpin(&global.store.open_existing().await?, &arguments, json).await.map(done),
         Command::Promote(arguments) => {

@@ -6,6 +6,7 @@
 //! with its tables and named ([`leave_out`]): those are not proven, which is no difference.
 
 pub(crate) mod definitions;
+pub(crate) mod forget;
 pub(crate) mod leave_out;
 pub(crate) mod leftovers;
 pub(crate) mod made;
@@ -209,6 +210,9 @@ async fn drill(
     .await?;
     (receipt.tables, receipt.rows) = (compared.tables, compared.rows);
     receipt.add(compared.observations);
+    if let Some(list) = &options.forget {
+        Box::pin(forget::rehearse(list, loaded, &leave_out, &info, options, &mut receipt)).await?;
+    }
     let tools = loaded.tools(&restore)?;
     receipt.add(Box::pin(definitions::compare(tools, loaded, &leave_out, scratch)).await?);
     let mut seen = HashSet::new();

@@ -1,8 +1,10 @@
 //! The request for a drill, as the engine takes it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::restore::forget::list::List;
 use crate::seal::keys::Keys;
 
 /// A drill that is asked for.
@@ -26,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) connect_timeout: Duration,
     /// Silence of the server after which its backend is looked at.
     pub(crate) stall_timeout: Duration,
+    /// Keys of rows that are erased once everything was compared.
+    pub(crate) forget: Option<Arc<List>>,
     /// The keys that the run is read with.
     pub(crate) keys: Keys,
 }

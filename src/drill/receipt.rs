@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use crate::drill::sample::Sample;
+use crate::restore::forget::Forgotten;
 use crate::restore::source::Loaded;
 use crate::runs::receipts::Head;
 
@@ -44,6 +45,9 @@ pub(crate) struct Receipt {
     pub(crate) notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sample: Option<Sample>,
+    /// Rows that were erased after everything was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) forgotten: Option<Forgotten>,
 }
 
 impl Receipt {
@@ -60,6 +64,7 @@ impl Receipt {
             not_proven: Vec::new(),
             notes: Vec::new(),
             sample: None,
+            forgotten: None,
         }
     }
 

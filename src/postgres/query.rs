@@ -16,3 +16,16 @@ pub(crate) async fn strings(client: &Client, sql: &str, doing: &str) -> Result<V
 pub(crate) async fn execute(session: &Session, sql: &str, doing: &str) -> Result<()> {
     session.client.batch_execute(sql).await.map_err(|e| failure(&e).context(doing))
 }
+
+/// Runs a statement whose parameters are numbers and columns of text.
+pub(crate) async fn insert_arrays(
+    session: &Session,
+    sql: &str,
+    numbers: &[i64],
+    texts: &[&[String]],
+    doing: &str,
+) -> Result<()> {
+    let mut parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&numbers];
+    parameters.extend(texts.iter().map(|texts| texts as &(dyn tokio_postgres::types::ToSql + Sync)));
+    session.client.execute(sql, &parameters).await.map_err(|e| failure(&e).context(doing)).map(drop)
+}

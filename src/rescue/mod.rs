@@ -14,6 +14,7 @@
 pub(crate) mod apply;
 pub(crate) mod begin;
 pub(crate) mod compare;
+pub(crate) mod forget;
 pub(crate) mod options;
 pub(crate) mod pushdown;
 pub(crate) mod referenced;
@@ -27,6 +28,7 @@ use crate::rescue::begin::Begun;
 use crate::rescue::compare::{Changed, Found};
 use crate::rescue::options::{Apply, Options};
 use crate::rescue::referenced::Needed;
+use crate::restore::forget::Forgotten;
 use crate::sql::names::TableName;
 use crate::store::Store;
 
@@ -54,6 +56,8 @@ pub(crate) struct Report {
     /// Missing rows of other tables that missing rows refer to.
     pub(crate) needed: Vec<Needed>,
     pub(crate) notes: Vec<String>,
+    /// Rows of the run that had to be erased since, and were left out.
+    pub(crate) forgotten: Option<Forgotten>,
     /// `None` where nothing was to be written.
     pub(crate) applied: Option<Applied>,
     pub(crate) seconds: f64,
@@ -80,6 +84,15 @@ async fn rescue(store: Store, options: &Options, started: Instant) -> Result<Rep
     let first = staged.first().ok_or_else(lost)?;
     first.choose(&begun.loader, options.condition.as_deref()).await?;
     first.check_key(&begun.loader).await?;
+    let mut forgotten = None;
+    if let Some(list) = &options.forget {
+        forgotten = Some(Box::pin(forget::forget(&mut begun, &mut staged, list)).await?);
+        if !options.with_referenced {
+            for one in staged.drain(1..) {
+                one.drop(&begun.loader).await?;
+            }
+        }
+    }
     let (needed, mut notes) = referenced::follow(&mut begun, &mut staged, options).await?;
     let first = staged.first().ok_or_else(lost)?;
     notes.splice(0..0, columns_that_differ(first));
@@ -113,6 +126,7 @@ async fn rescue(store: Store, options: &Options, started: Instant) -> Result<Rep
         extra: extra.filter(|_| begun.extra_is_known),
         needed,
         notes,
+        forgotten,
         applied: None,
         seconds: 0.0,
     };

@@ -1,8 +1,10 @@
 //! The request for a rescue, as the engine takes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::restore::forget::list::List;
 use crate::seal::keys::Keys;
 
 /// The rows that are written.
@@ -48,4 +50,6 @@ pub(crate) struct Options {
     /// Most rows of each kind that are fetched.
     pub(crate) limit: u64,
     pub(crate) keys: Keys,
+    /// Keys of rows that must not come back.
+    pub(crate) forget: Option<Arc<List>>,
 }

@@ -4,10 +4,12 @@
 //! built where a type can say so. [`Options::check`] refuses the rest before anything is read.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::restore::forget::list::List;
 
 /// The content that comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +140,8 @@ pub(crate) struct Options {
     pub(crate) pg_bin_dir: Option<PathBuf>,
     /// Longest time to connect.
     pub(crate) connect_timeout: Duration,
+    /// Keys of rows that are erased after they came.
+    pub(crate) forget: Option<Arc<List>>,
 }
 
 impl Options {
@@ -162,6 +166,7 @@ impl Options {
             jobs: 4,
             pg_bin_dir: None,
             connect_timeout,
+            forget: None,
         }
     }
 
@@ -173,6 +178,9 @@ impl Options {
         let rows_only = matches!(self.content, Content::Rows { .. });
         if rows_only && self.destination == Destination::Create {
             return Err(Error::usage("--data-only needs tables that exist: it cannot be combined with --create"));
+        }
+        if self.forget.is_some() && !self.has_rows() {
+            return Err(Error::usage("--forget erases rows: it cannot be combined with --schema-only"));
         }
         if self.profile == Profile::Plain {
             return Ok(());
@@ -188,6 +196,12 @@ impl Options {
             }
             None => Ok(()),
         }
+    }
+
+    /// The words of the forget list in a mark; another list makes another restore.
+    pub(crate) fn forgets(&self) -> String {
+        let list = self.forget.as_ref().and_then(|list| list.sha256.get(..16));
+        list.map_or_else(String::new, |sha256| format!(" --forget {sha256}"))
     }
 
     /// True for a whole run, not a part of it.

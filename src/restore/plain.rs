@@ -27,6 +27,7 @@ use crate::restore::checks::Found;
 use crate::restore::entry::is_refusal;
 use crate::restore::executor::Executor;
 use crate::restore::extensions::{self, Moment};
+use crate::restore::forget::Forget;
 use crate::restore::options::{Content, Destination, Options, Statistics};
 use crate::restore::parts::Part;
 use crate::restore::prepare::Prepared;
@@ -74,7 +75,12 @@ pub(crate) async fn restore(
     let Prepared { control, found, created, unowned, gone, look } =
         prepare::connect(options, loaded, &entries, &commits).await?;
     warn(manifest, &part, &control);
-    if let Err(error) = part.check(&control, meta, options).await {
+    let forget = options.forget.as_ref().map(|list| Forget::new(list, manifest, &meta.entries));
+    let mut checked = part.check(&control, meta, options).await;
+    if let (Ok(()), Some(forget)) = (&checked, &forget) {
+        checked = forget.check_values(&control, &meta.entries).await;
+    }
+    if let Err(error) = checked {
         if created {
             control.close().await;
             prepare::drop_created(options).await?;
@@ -137,6 +143,9 @@ impl Work<'_> {
         if let Found::Restored(mark) = &found {
             tracing::info!("everything but the statistics was restored by an earlier run of this command");
             let comment = comment.map(|at| last.remove(at).statement);
+            if options.forget.is_some() {
+                self.ledger.note("the rows of the forget list were erased by that run".to_owned());
+            }
             self.statistics(Some(mark), comment.as_deref()).await?;
             return Ok(role);
         }
@@ -168,6 +177,9 @@ impl Work<'_> {
         if options.has_rows() {
             self.step("rows", Box::pin(self.data(into, &executor, entries))).await?;
             self.step("sequences", self.sequences(entries, into)).await?;
+            if let Some(forget) = self.forget().filter(|_| into == Tables::New) {
+                self.step("erasing", self.erase(&forget)).await?;
+            }
         }
         if defines {
             self.step("indexes and constraints", Box::pin(self.post_data(&executor, entries))).await?;
@@ -339,9 +351,14 @@ impl Work<'_> {
         self.progress.total.store(total, Ordering::Relaxed);
         self.count(&tables);
         self.count(empty.iter().filter(|wanted| !refused.contains(&wanted.table_name())));
-        let rows = Arc::new(self.rows(into));
+        let mut rows = self.rows(into);
+        rows.forget = self.forget().filter(|_| into != Tables::New).map(Arc::new);
+        let rows = Arc::new(rows);
         let (refused, ()) = tokio::try_join!(Arc::clone(&rows).load(tables), self.owned_large_objects(executor))?;
         tracing::debug!(bytes = self.progress.taken.load(Ordering::Relaxed), "rows loaded");
+        if let Some(forget) = &rows.forget {
+            self.say_forgotten(forget);
+        }
         self.once_more(&rows, refused).await
     }
 

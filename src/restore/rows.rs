@@ -26,6 +26,7 @@ use crate::postgres::target::load::Loader;
 use crate::postgres::target::project;
 use crate::postgres::target::{foreign_keys, load};
 use crate::restore::entry::is_refusal;
+use crate::restore::forget::Forget;
 use crate::restore::progress::Progress;
 use crate::restore::wanted::{Wanted, referred_first};
 use crate::seal::digest::Fingerprint;
@@ -68,6 +69,8 @@ pub(crate) struct Rows {
     pub(crate) progress: Arc<Progress>,
     /// Commits that must not be cut in the middle.
     pub(crate) commits: TaskTracker,
+    /// Rows that are erased again, where all come in one transaction.
+    pub(crate) forget: Option<Arc<Forget>>,
     /// Go on without the rows of a new table that the server refuses.
     pub(crate) goes_on: bool,
     /// Tables whose rows were refused.
@@ -193,6 +196,9 @@ impl Rows {
         }
         for wanted in tables.iter().filter(|wanted| wanted.table.rows > 0) {
             self.load_open(&loader, wanted, None).await.map_err(|error| error.hint("nothing was changed"))?;
+        }
+        if let Some(forget) = &self.forget {
+            forget.erase(loader.session()).await.map_err(|error| error.hint("nothing was changed"))?;
         }
         if replica {
             refuse_dangling(&loader, &tables).await?;

@@ -14,6 +14,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_restore::PgRestore;
 use crate::restore::checks;
 use crate::restore::findings::{Findings, Ledger};
+use crate::restore::forget::Forgotten;
 use crate::restore::options::{Destination, Options};
 use crate::restore::parts::Part;
 use crate::restore::progress::Progress;
@@ -35,6 +36,9 @@ pub(crate) struct Report {
     /// Entries that belong to extensions which were left out.
     #[serde(skip)]
     pub(crate) of_left_out: Vec<i32>,
+    /// Rows that were erased after they came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) forgotten: Option<Forgotten>,
     /// Objects that were not restored, objects that were left alone, and notes.
     pub(crate) findings: Findings,
 }
@@ -147,6 +151,7 @@ impl<'a> Work<'a> {
             connect_timeout: self.options.connect_timeout,
             jobs: usize::from(self.options.jobs),
             tables,
+            forget: None,
             no_owner: self.options.ignores_owners(),
             in_pieces: self.options.destination == Destination::Scratch
                 || checks::marked(&self.run.manifest.run, self.options).is_some(),

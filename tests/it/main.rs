@@ -36,6 +36,7 @@ mod encryption;
 mod environment;
 mod fault_schedules;
 mod fleet;
+mod forget;
 mod guest;
 mod guest_catalogue;
 mod guest_frozen;

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use crate::archive::foreign_keys::ForeignKey as Declared;
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
@@ -86,6 +87,52 @@ async fn matching(
         from: table(row, 1),
         to: table(row, 3),
         orphans: row.get(5),
+    };
+    Ok(rows.iter().map(key).collect())
+}
+
+/// All foreign keys of a database, as their definitions say.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn declared(session: &Session) -> Result<Vec<Declared>> {
+    // Periods and lists of columns came with later versions than the oldest server.
+    let names = |relation: &str, numbers: &str| {
+        format!(
+            "ARRAY(SELECT a.attname::pg_catalog.text FROM {numbers} u(num, at)
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = {relation} AND a.attnum = u.num::pg_catalog.int2 ORDER BY u.at)"
+        )
+    };
+    let only = "pg_catalog.jsonb_array_elements_text(CASE pg_catalog.jsonb_typeof(j.j -> 'confdelsetcols') WHEN 'array'
+                    THEN j.j -> 'confdelsetcols' ELSE '[]' END) WITH ORDINALITY";
+    let sql = format!(
+        "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, rn.nspname::pg_catalog.text, r.relname::pg_catalog.text,
+                {}, {}, coalesce((j.j ->> 'conperiod')::pg_catalog.bool, false), k.confdeltype = 'n', {}
+           FROM pg_catalog.pg_constraint k
+           JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           JOIN pg_catalog.pg_class r ON r.oid = k.confrelid JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace,
+                LATERAL (SELECT pg_catalog.to_jsonb(k)) j(j)
+          WHERE k.contype = 'f' AND k.conparentid = 0
+          ORDER BY k.oid",
+        names("k.conrelid", "pg_catalog.unnest(k.conkey) WITH ORDINALITY"),
+        names("k.confrelid", "pg_catalog.unnest(k.confkey) WITH ORDINALITY"),
+        names("k.conrelid", only)
+    );
+    let rows = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("read the foreign keys"))?;
+    let key = |row: &tokio_postgres::Row| {
+        let (own, other, only): (Vec<String>, Vec<String>, Vec<String>) = (row.get(4), row.get(5), row.get(8));
+        let set_null = match (row.get(7), only.is_empty()) {
+            (false, _) => Vec::new(),
+            (true, true) => own.clone(),
+            (true, false) => only,
+        };
+        Declared {
+            from: TableName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
+            to: TableName::new(row.get::<_, String>(2), row.get::<_, String>(3)),
+            columns: own.into_iter().zip(other).collect(),
+            period: row.get(6),
+            set_null,
+        }
     };
     Ok(rows.iter().map(key).collect())
 }

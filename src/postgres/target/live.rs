@@ -14,6 +14,11 @@ pub(crate) struct Column {
     pub(crate) kind: String,
     /// `COLLATE ...` where it has another collation than its type.
     collation: String,
+    /// The type that it is made of, without length or precision, as SQL: a cast to it never cuts a value.
+    pub(crate) base: String,
+    /// `COLLATE ...` where its type has a collation.
+    pub(crate) collate: String,
+    pub(crate) not_null: bool,
     /// The operator that compares two of its values, as SQL.
     pub(crate) equals: String,
     /// PostgreSQL computes it.
@@ -216,7 +221,12 @@ async fn columns(session: &Session, oid: u32, doing: &str) -> Result<Vec<Column>
                                   FROM base b JOIN pg_catalog.pg_operator o ON o.oprleft = b.oid AND o.oprright = b.oid AND o.oprname = '='
                                   JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
                                  WHERE b.att = a.attnum LIMIT 1), 'OPERATOR(pg_catalog.=)'),
-                      a.attgenerated <> '', a.attidentity = 'a'
+                      a.attgenerated <> '', a.attidentity = 'a', a.attnotnull,
+                      coalesce((SELECT pg_catalog.format_type(t.oid, -1) FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid
+                                 WHERE b.att = a.attnum AND t.typtype <> 'd'), pg_catalog.format_type(a.atttypid, -1)),
+                      coalesce((SELECT ' COLLATE ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname)
+                                  FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
+                                 WHERE c.oid = a.attcollation), '')
                  FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
     let rows = session.client.query(sql, &[&oid]).await.map_err(|e| failure(&e).context(doing))?;
@@ -227,6 +237,9 @@ async fn columns(session: &Session, oid: u32, doing: &str) -> Result<Vec<Column>
         equals: row.get(3),
         generated: row.get(4),
         identity_always: row.get(5),
+        not_null: row.get(6),
+        base: row.get(7),
+        collate: row.get(8),
     };
     Ok(rows.iter().map(column).collect())
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod constraints;
 pub(crate) mod foreign_keys;
+pub(crate) mod ground;
 pub(crate) mod live;
 pub(crate) mod load;
 pub(crate) mod mark;
@@ -9,6 +10,7 @@ pub(crate) mod project;
 pub(crate) mod scratch;
 pub(crate) mod staging;
 pub(crate) mod trial;
+pub(crate) mod types;
 pub(crate) mod wipe;
 
 use std::collections::{BTreeMap, BTreeSet};

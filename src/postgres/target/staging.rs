@@ -125,6 +125,19 @@ impl Staging {
         Ok(())
     }
 
+    /// The temporary table as SQL.
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// Removes the temporary table.
+    ///
+    /// # Errors
+    /// The server's.
+    pub(crate) async fn drop(self, loader: &Loader) -> Result<()> {
+        loader.execute(&format!("DROP TABLE {}", self.table), "remove a temporary table").await
+    }
+
     /// Chosen rows of the run, as FROM and WHERE.
     pub(crate) fn chosen(&self) -> String {
         format!("FROM {} {RUN} WHERE {RUN}.{}", self.table, self.chosen)

@@ -152,7 +152,7 @@ fn names(entries: &[&Entry], part: &Part, manifest: &Manifest) -> BTreeSet<Strin
 fn mark(options: &Options, manifest: &Manifest) -> Option<String> {
     let whole = options.schemas.is_empty() && options.destination != Destination::Existing;
     let only = if options.has_rows() { "" } else { " --schema-only" };
-    whole.then(|| format!("{} --profile supabase{only}", manifest.run))
+    whole.then(|| format!("{} --profile supabase{only}{}", manifest.run, options.forgets()))
 }
 
 /// The mark of an unfinished restore by this very command; one by another is refused.
@@ -240,6 +240,10 @@ impl Restoring<'_> {
     async fn all(&mut self, old: Option<Mark>) -> Result<()> {
         let (work, options) = (self.work, self.work.options);
         let blobs = LargeObjects::read(work).await?;
+        let forget = work.forget();
+        if let Some(forget) = &forget {
+            forget.check_values(&work.control, &work.meta.entries).await?;
+        }
         let mark = match (old, mark(options, &work.run.manifest)) {
             (Some(old), _) => {
                 tracing::info!("an unfinished restore of this run is removed first");
@@ -268,6 +272,9 @@ impl Restoring<'_> {
         if options.has_rows() {
             work.step("rows", Box::pin(self.rows(&blobs))).await?;
             work.step("sequences", self.sequences()).await?;
+            if let Some(forget) = &forget {
+                work.step("erasing", work.erase(forget)).await?;
+            }
         }
         work.step("indexes and constraints", Box::pin(self.after())).await?;
         work.step("privileges", self.privileges()).await?;
