@@ -8,7 +8,7 @@ use crate::postgres::error::failure;
 
 /// Runs a query and returns the first column of its rows, which are text.
 pub(crate) async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
-    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    let rows = client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

@@ -365,7 +365,7 @@ pub(crate) async fn differing(client: &Client) -> Result<String> {
           WHERE s.context = 'user' AND s.reset_val IS DISTINCT FROM v.value",
         values.join(", ")
     );
-    let asked = client.query(&sql, &[]).await;
+    let asked = client.query_typed(&sql, &[]).await;
     let rows = asked.map_err(|e| failure(&e).context("ask for settings of the database and the role"))?;
     let mut names: Vec<&str> = Vec::with_capacity(rows.len());
     for row in &rows {

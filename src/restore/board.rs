@@ -8,6 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use libpgdump::{Entry, ObjectType};
 use tokio::sync::Notify;
 
+/// Most entries that one session takes at once.
+const TOGETHER: usize = 100;
+
 /// One entry that waits for its turn.
 pub(crate) struct Item<'a> {
     pub(crate) entry: &'a Entry,
@@ -74,7 +77,7 @@ impl<'a> Board<'a> {
     }
 
     /// The next entry that can begin.
-    fn take(&self) -> Turn<'_, 'a> {
+    fn take(&self, fits: impl Fn(&Entry) -> bool) -> Turn<'_, 'a> {
         let mut state = self.state();
         let free = |item: &Item<'_>, state: &State| {
             item.needs.iter().all(|id| state.done.contains(id))
@@ -84,7 +87,8 @@ impl<'a> Board<'a> {
                     Some(None) => false,
                 })
         };
-        let found = state.waiting.iter().position(|at| self.items.get(*at).is_some_and(|item| free(item, &state)));
+        let can = |item: &Item<'_>| fits(item.entry) && free(item, &state);
+        let found = state.waiting.iter().position(|at| self.items.get(*at).is_some_and(can));
         let Some(position) = found else { return if state.waiting.is_empty() { Turn::Over } else { Turn::Wait } };
         let at = state.waiting.remove(position);
         let Some(item) = self.items.get(at) else { return Turn::Over };
@@ -102,12 +106,26 @@ impl<'a> Board<'a> {
             let mut freed = std::pin::pin!(freed);
             // From here on nothing that ends is missed.
             freed.as_mut().enable();
-            match self.take() {
+            match self.take(|_any| true) {
                 Turn::Begin(item) => return Some(item),
                 Turn::Over => return None,
                 Turn::Wait => freed.await,
             }
         }
+    }
+
+    /// Further entries that can begin now, in the archive's order, of those for which `fits`: not more than leave as many
+    /// to each of the other sessions.
+    pub(crate) fn more(&self, sessions: usize, fits: impl Fn(&Entry) -> bool) -> Vec<&Item<'a>> {
+        let share = self.state().waiting.len() / (2 * sessions.max(1));
+        let mut more = Vec::new();
+        while more.len() < share.min(TOGETHER) {
+            match self.take(&fits) {
+                Turn::Begin(item) => more.push(item),
+                Turn::Wait | Turn::Over => break,
+            }
+        }
+        more
     }
 
     /// Notes that an entry is made, or refused: what waits for it may begin.

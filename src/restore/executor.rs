@@ -3,17 +3,18 @@
 //! the target's default privileges are. A refused entry is kept with its statement and its reason, and everything else
 //! goes on; what was refused is tried again, since something made later may be what it lacked.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
-use crate::format::manifest::Extension;
+use crate::format::manifest::{Extension, Manifest, Schema, Table, TableKind};
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::project;
+use crate::postgres::target::requests::Requests;
 use crate::restore::board::Board;
 use crate::restore::entry::{self, SETTINGS, is_refusal};
 use crate::restore::extensions::{self, Moment};
@@ -28,6 +29,16 @@ struct Refused<'a> {
     entry: &'a Entry,
     why: Error,
 }
+
+/// An entry with the statements that make it.
+struct Making<'a> {
+    entry: &'a Entry,
+    owner: Option<&'a str>,
+    sql: String,
+}
+
+/// Rows of a table whose indexes and constraints are made in an instant, in bytes of text.
+const SMALL_BYTES: u64 = 256 << 10;
 
 /// Makes entries.
 pub(crate) struct Executor<'a> {
@@ -47,6 +58,8 @@ pub(crate) struct Executor<'a> {
     /// Places in the archive, by number.
     order: HashMap<i32, usize>,
     by_id: HashMap<i32, &'a Entry>,
+    /// Ordinary tables of few rows: schema and name.
+    small: HashSet<(&'a str, &'a str)>,
     /// By place in the archive.
     refused: Mutex<BTreeMap<usize, Refused<'a>>>,
 }
@@ -75,8 +88,12 @@ impl<'a> Executor<'a> {
         options: &'a Options,
         ledger: &'a Ledger,
         all: &'a [Entry],
-        extensions: (&'a [Extension], bool),
+        (manifest, lacks_extensions): (&'a Manifest, bool),
     ) -> Result<Self> {
+        let is_small = |table: &&Table| table.kind == TableKind::Table && table.raw_bytes <= SMALL_BYTES;
+        let of = |schema: &'a Schema| {
+            schema.tables.iter().filter(is_small).map(|table| (schema.name.as_str(), table.name.as_str()))
+        };
         let server = target::server(session).await?;
         Ok(Self {
             options,
@@ -85,10 +102,11 @@ impl<'a> Executor<'a> {
             default_privileges: target::has_default_privileges(session).await?,
             tablespaces: server.tablespaces,
             roles: server.roles,
-            extensions: extensions.0,
-            lacks_extensions: extensions.1,
+            extensions: &manifest.extensions,
+            lacks_extensions,
             order: all.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect(),
             by_id: all.iter().map(|e| (e.dump_id, e)).collect(),
+            small: manifest.schemas.iter().flat_map(of).collect(),
             refused: Mutex::default(),
         })
     }
@@ -123,11 +141,17 @@ impl<'a> Executor<'a> {
             .collect();
         let (privileges, objects): (Vec<&Entry>, Vec<&Entry>) =
             own.into_iter().partition(|e| matches!(e.desc, ObjectType::Acl | ObjectType::DefaultAcl));
-        for entry in objects {
-            self.make(session, entry).await?;
-            // Whole runs only: elsewhere the extension may be at work.
-            if entry.desc == ObjectType::Extension && self.options.is_whole() {
-                extensions::call(session, self.ledger, &[tag(entry)], Moment::Before).await?;
+        for some in objects.chunk_by(|a, b| (a.desc == ObjectType::Extension) == (b.desc == ObjectType::Extension)) {
+            if some.first().is_none_or(|entry| entry.desc != ObjectType::Extension) {
+                self.make_all(session, some).await?;
+                continue;
+            }
+            for entry in some {
+                self.make(session, entry).await?;
+                // Whole runs only: elsewhere the extension may be at work.
+                if self.options.is_whole() {
+                    extensions::call(session, self.ledger, &[tag(entry)], Moment::Before).await?;
+                }
             }
         }
         self.again(session).await?;
@@ -193,9 +217,7 @@ impl<'a> Executor<'a> {
         if !self.options.has_privileges() {
             return Ok(());
         }
-        for entry in entries {
-            self.make(session, entry).await?;
-        }
+        self.make_all(session, entries).await?;
         self.grants(session).await
     }
 
@@ -220,8 +242,13 @@ impl<'a> Executor<'a> {
             let board = &board;
             async move {
                 while let Some(item) = board.next().await {
-                    self.make(session, item.entry).await?;
-                    board.end(item);
+                    let mut items = vec![item];
+                    if self.is_quick(item.entry) {
+                        items.extend(board.more(sessions.len(), |entry| self.is_quick(entry)));
+                    }
+                    let entries: Vec<&Entry> = items.iter().map(|item| item.entry).collect();
+                    self.make_all(session, &entries).await?;
+                    items.into_iter().for_each(|item| board.end(item));
                 }
                 Ok::<(), Error>(())
             }
@@ -237,9 +264,8 @@ impl<'a> Executor<'a> {
                 return Ok(());
             }
             let tried = before.len();
-            for refused in before.into_values() {
-                self.make(session, refused.entry).await?;
-            }
+            let entries: Vec<&Entry> = before.into_values().map(|refused| refused.entry).collect();
+            self.make_all(session, &entries).await?;
             if self.refused().len() == tried {
                 return Ok(());
             }
@@ -248,35 +274,81 @@ impl<'a> Executor<'a> {
 
     /// Makes one entry; a refusal is kept.
     async fn make(&self, session: &Session, entry: &'a Entry) -> Result<()> {
-        if let Some(on) = self.missing(entry) {
-            let why = format!("needs {} {}, which was not restored", findings::kind(on), findings::name(on));
-            self.refused().insert(self.place(entry.dump_id), Refused { entry, why: Error::failed(why) });
-            return Ok(());
-        }
-        let owner = self.owner(entry);
-        let sql = self.statement(session, entry, owner);
-        if sql.trim().is_empty() {
-            return Ok(());
-        }
-        let doing = format!("restore {} {}", findings::kind(entry), findings::name(entry));
-        match project::transaction(session, &sql, &doing).await {
-            Ok(()) => {
-                if let (None, Some(saved)) = (owner, self.saved_owner(entry))
-                    && saved != self.rights.role
-                    && entry::owned(entry).is_some()
-                {
-                    let why = self.cannot_give_to(saved).unwrap_or_default();
-                    let object = format!("{} {}", findings::kind(entry), findings::name(entry));
-                    self.ledger.unowned(saved, &why, object);
+        self.make_all(session, &[entry]).await
+    }
+
+    /// Makes entries in their order, each in a transaction of its own, many in one request; refusals are kept.
+    async fn make_all(&self, session: &Session, entries: &[&'a Entry]) -> Result<()> {
+        let mut requests = Requests::default();
+        let mut left = entries.iter().copied();
+        let mut next: VecDeque<Making<'a>> = VecDeque::new();
+        loop {
+            // What was refused meanwhile takes its parts along.
+            next.retain(|making| !self.lacks(making.entry));
+            while next.len() < requests.most()
+                && let Some(entry) = left.next()
+            {
+                if self.lacks(entry) {
+                    continue;
                 }
-                Ok(())
+                let owner = self.owner(entry);
+                let sql = self.statement(session, entry, owner);
+                if !sql.trim().is_empty() {
+                    next.push_back(Making { entry, owner, sql });
+                }
             }
-            Err(error) if is_refusal(&error) && !self.options.exit_on_error => {
-                self.refused().insert(self.place(entry.dump_id), Refused { entry, why: error });
-                Ok(())
+            if next.is_empty() {
+                return Ok(());
             }
-            Err(error) => Err(error),
+            let texts: Vec<&str> = next.iter().map(|making| making.sql.as_str()).collect();
+            let doing = |number| {
+                let entry = next.get(number).map(|making: &Making<'_>| making.entry);
+                entry.map_or_else(String::new, |e| format!("restore {} {}", findings::kind(e), findings::name(e)))
+            };
+            let ran = requests.run(session, &texts, doing).await?;
+            next.drain(..ran.done).for_each(|made| self.note_owner(&made));
+            if let Some(error) = ran.refused {
+                if !is_refusal(&error) || self.options.exit_on_error {
+                    return Err(error);
+                }
+                if let Some(Making { entry, .. }) = next.pop_front() {
+                    self.refused().insert(self.place(entry.dump_id), Refused { entry, why: error });
+                }
+            }
         }
+    }
+
+    /// Notes an owner that an entry could not be given.
+    fn note_owner(&self, made: &Making<'_>) {
+        let Making { entry, owner, .. } = made;
+        if let (None, Some(saved)) = (owner, self.saved_owner(entry))
+            && saved != self.rights.role
+            && entry::owned(entry).is_some()
+        {
+            let why = self.cannot_give_to(saved).unwrap_or_default();
+            let object = format!("{} {}", findings::kind(entry), findings::name(entry));
+            self.ledger.unowned(saved, &why, object);
+        }
+    }
+
+    /// True where an entry is part of a refused one, and is refused with it.
+    fn lacks(&self, entry: &'a Entry) -> bool {
+        let Some(on) = self.missing(entry) else { return false };
+        let why = format!("needs {} {}, which was not restored", findings::kind(on), findings::name(on));
+        self.refused().insert(self.place(entry.dump_id), Refused { entry, why: Error::failed(why) });
+        true
+    }
+
+    /// True for what takes no time: all that is on ordinary tables of few rows.
+    fn is_quick(&self, entry: &Entry) -> bool {
+        let on = entry.dependencies.iter().filter_map(|id| self.by_id.get(id));
+        let has_rows = |on: &&&Entry| {
+            matches!(on.desc, ObjectType::Table | ObjectType::MaterializedView | ObjectType::ForeignTable)
+        };
+        let mut tables = on.filter(has_rows).peekable();
+        entry.desc != ObjectType::MaterializedViewData
+            && tables.peek().is_some()
+            && tables.all(|on| self.small.contains(&(namespace(on), tag(on))))
     }
 
     /// The refused entry that this one is part of.

@@ -28,6 +28,7 @@ pub(crate) mod rows;
 pub(crate) mod sequences;
 pub(crate) mod settings;
 pub(crate) mod single_table;
+pub(crate) mod small_tables;
 pub(crate) mod source;
 pub(crate) mod statistics;
 pub(crate) mod supabase;

@@ -135,7 +135,7 @@ impl Work<'_> {
     /// All steps; returns the role that restored.
     async fn all(&self, found: Found, entries: &[&Entry]) -> Result<String> {
         let options = self.options;
-        let saved = (self.run.manifest.extensions.as_slice(), !self.leave_out.extensions.is_empty());
+        let saved = (&*self.run.manifest, !self.leave_out.extensions.is_empty());
         let executor = Executor::new(&self.control, options, &self.ledger, &self.meta.entries, saved).await?;
         let role = executor.role().to_owned();
         let (first, mut last) = self.database_settings().await?;

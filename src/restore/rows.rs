@@ -10,7 +10,7 @@
 //! One file, since the plan, the queue of pieces and the commits share the parked sessions: apart, none can be checked.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -122,7 +122,18 @@ struct Plan {
     tables: Vec<Wanted>,
     large: Vec<Option<Large>>,
     queue: Mutex<VecDeque<Unit>>,
+    /// Small tables on the queue.
+    small: AtomicUsize,
+    /// Sessions that load.
+    sessions: AtomicUsize,
 }
+
+/// Small tables from which more sessions are worth their connecting.
+const FURTHER_FROM: usize = 64;
+/// Round trip that is worth as many sessions once more.
+const FURTHER_EACH: Duration = Duration::from_millis(8);
+/// Sessions for small tables in the place of one, at most.
+const FURTHER_MOST: usize = 4;
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -153,11 +164,12 @@ impl Rows {
         }
         others.sort_by_key(|w| std::cmp::Reverse(w.table.raw_bytes));
         let plan = Arc::new(self.plan(others).await?);
+        let further = self.further(&plan).await?;
         let workers = self.jobs.min(locked(&plan.queue).len());
         let mut tasks = JoinSet::new();
-        for _worker in 0..workers {
+        for worker in 0..workers + further {
             let (this, plan) = (Arc::clone(&self), Arc::clone(&plan));
-            tasks.spawn(async move { this.work(&plan).await });
+            tasks.spawn(async move { if worker < workers { this.work(&plan).await } else { this.help(&plan).await } });
         }
         while let Some(ended) = tasks.join_next().await {
             ended.map_err(|error| Error::failed(format!("a loader broke: {error}")))??;
@@ -239,7 +251,89 @@ impl Rows {
                 Large { index, head, state: Mutex::new(Pieces { fingerprints, ..Pieces::default() }) }
             }));
         }
-        Ok(Plan { tables, large, queue: Mutex::new(queue) })
+        let small = queue.iter().filter(|unit| unit.piece.is_none()).filter_map(|unit| tables.get(unit.table));
+        let sessions = AtomicUsize::new(self.jobs);
+        let small = AtomicUsize::new(small.filter(|wanted| self.is_small(wanted)).count());
+        Ok(Plan { tables, large, queue: Mutex::new(queue), small, sessions })
+    }
+
+    /// The number of further sessions for small tables. At a distance a session only waits; as many more share that
+    /// wait as the round trip is long, not more than half of the connections that the server has free.
+    async fn further(&self, plan: &Plan) -> Result<usize> {
+        let small = plan.small.load(Ordering::Relaxed);
+        if small < FURTHER_FROM {
+            return Ok(0);
+        }
+        let loader = self.session().await?;
+        let round_trip = loader.round_trip().await?;
+        let times = usize::try_from(round_trip.as_millis() / FURTHER_EACH.as_millis()).unwrap_or(FURTHER_MOST);
+        let mut further = self.jobs * times.min(FURTHER_MOST - 1);
+        if further > 0 {
+            let free = loader.free_connections().await.unwrap_or_default();
+            further = further.min((free / 2).saturating_sub(self.jobs)).min(small / FURTHER_FROM * self.jobs);
+            tracing::debug!(further, free, ?round_trip, "further sessions for small tables");
+            plan.sessions.fetch_add(further, Ordering::Relaxed);
+        }
+        loader.close().await;
+        Ok(further)
+    }
+
+    /// A further session, for small tables only. It is nothing anybody asked for: without a connection it does not come.
+    async fn help(&self, plan: &Plan) -> Result<()> {
+        let mut loader = match Loader::connect(&self.info, self.connect_timeout).await {
+            Ok(loader) => Some(loader),
+            Err(error) => {
+                tracing::debug!("no further session: {error}");
+                return Ok(());
+            }
+        };
+        while let (Some(session), Some(tables)) = (loader.take(), self.small_ones(plan, false)) {
+            loader = self.load_small(session, &tables).await?;
+        }
+        if let Some(loader) = loader {
+            loader.close().await;
+        }
+        Ok(())
+    }
+
+    /// Takes small tables off the queue, from its end, where the smallest are; where `all_else` is, only when nothing
+    /// else is left.
+    fn small_ones<'p>(&self, plan: &'p Plan, all_else: bool) -> Option<Vec<&'p Wanted>> {
+        let mut queue = locked(&plan.queue);
+        let small = |unit: &Unit| {
+            let wanted = plan.tables.get(unit.table).filter(|_| unit.piece.is_none());
+            wanted.filter(|wanted| self.is_small(wanted))
+        };
+        if all_else && queue.front().is_none_or(|unit| small(unit).is_none()) {
+            return None;
+        }
+        let left = plan.small.load(Ordering::Relaxed);
+        let together = Self::together(left, plan.sessions.load(Ordering::Relaxed));
+        let mut tables = Vec::with_capacity(together);
+        while tables.len() < together
+            && let Some(wanted) = queue.back().and_then(small)
+        {
+            queue.pop_back();
+            tables.push(wanted);
+        }
+        plan.small.fetch_sub(tables.len(), Ordering::Relaxed);
+        (!tables.is_empty()).then_some(tables)
+    }
+
+    /// Loads small tables together, those that cannot be by themselves; returns the session while it is of use.
+    async fn load_small(&self, session: Loader, tables: &[&Wanted]) -> Result<Option<Loader>> {
+        let (loaded, alone) = self.several(&session, tables).await?;
+        let mut loader = if loaded { Some(session) } else { None };
+        for wanted in alone {
+            let session = match loader.take() {
+                Some(session) => session,
+                None => self.session().await?,
+            };
+            if self.try_whole(&session, wanted).await? == Tried::Loaded {
+                loader = Some(session);
+            }
+        }
+        Ok(loader)
     }
 
     pub(crate) async fn session(&self) -> Result<Loader> {
@@ -259,6 +353,16 @@ impl Rows {
         let mut loader: Option<Loader> = None;
         let mut open: Option<usize> = None;
         loop {
+            if open.is_none()
+                && let Some(tables) = self.small_ones(plan, true)
+            {
+                let session = match loader.take() {
+                    Some(session) => session,
+                    None => self.session().await?,
+                };
+                loader = self.load_small(session, &tables).await?;
+                continue;
+            }
             let unit = locked(&plan.queue).pop_front();
             let goes_on = unit.is_some_and(|unit| unit.piece.is_some() && Some(unit.table) == open);
             if !goes_on
@@ -577,7 +681,7 @@ async fn refuse_dangling(loader: &Loader, tables: &[Wanted]) -> Result<()> {
 }
 
 /// True when a COPY statement names the table itself.
-fn into_itself(copy: &str, wanted: &Wanted) -> bool {
+pub(super) fn into_itself(copy: &str, wanted: &Wanted) -> bool {
     let parsed = || {
         let (schema, rest) = statements::name(copy.strip_prefix("COPY ")?)?;
         let (table, _) = statements::name(rest.strip_prefix('.')?)?;

@@ -5,7 +5,7 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::Result;
-use crate::postgres::target::project;
+use crate::postgres::target::requests::Requests;
 use crate::restore::entry::is_refusal;
 use crate::restore::findings;
 use crate::restore::rows::Tables;
@@ -25,9 +25,10 @@ impl Work<'_> {
             }
             _ => Vec::new(),
         };
-        for entry in entries.iter().filter(|e| e.desc == ObjectType::SequenceSet) {
+        let all: Vec<&Entry> = entries.iter().copied().filter(|e| e.desc == ObjectType::SequenceSet).collect();
+        let texts = all.iter().map(|entry| {
             let defn = entry.defn.as_deref().unwrap_or_default();
-            let sql = match into {
+            match into {
                 Tables::New => defn.to_owned(),
                 Tables::Existing { .. } => {
                     let forward = never_back(entry).unwrap_or_else(|| defn.to_owned());
@@ -35,21 +36,20 @@ impl Work<'_> {
                     let back = setval(defn).map(|(call, _, _)| format!("{call} WHERE {owned};")).unwrap_or_default();
                     format!("{forward}\n{back}")
                 }
-            };
-            let doing = format!("set sequence {}", findings::name(entry));
-            match project::transaction(&self.control, &sql, &doing).await {
-                Err(error) if is_refusal(&error) && !self.options.exit_on_error => {
-                    let step = format!("make the sequence, then run: {}", defn.trim());
-                    self.ledger.refused(
-                        "value of sequence",
-                        &findings::name(entry),
-                        &error.cause(),
-                        &step,
-                        defn.trim(),
-                    );
-                }
-                other => other?,
             }
+        });
+        let texts: Vec<String> = texts.collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let doing = |number: usize| {
+            all.get(number).map_or_else(String::new, |entry| format!("set sequence {}", findings::name(entry)))
+        };
+        for (number, error) in Requests::default().all(&self.control, &texts, doing).await? {
+            let Some(entry) = all.get(number).filter(|_| is_refusal(&error) && !self.options.exit_on_error) else {
+                return Err(error);
+            };
+            let defn = entry.defn.as_deref().unwrap_or_default().trim();
+            let step = format!("make the sequence, then run: {defn}");
+            self.ledger.refused("value of sequence", &findings::name(entry), &error.cause(), &step, defn);
         }
         Ok(())
     }

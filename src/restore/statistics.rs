@@ -1,15 +1,19 @@
 //! The planner's statistics, gathered when everything else is restored, table by table, by several sessions.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::postgres::target;
 use crate::postgres::target::load;
+use crate::postgres::target::requests::Requests;
 use crate::restore::entry::{has_login_triggers, is_refusal};
 use crate::restore::options::Statistics;
 use crate::restore::work::Work;
+
+/// Most tables that one session takes at once.
+const TOGETHER: usize = 50;
 
 impl Work<'_> {
     /// Gathers the planner's statistics, table by table, by several sessions.
@@ -40,8 +44,16 @@ impl Work<'_> {
                 table.schema, table.name
             ));
         }
-        let queue = Mutex::new(tables.into_iter());
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let jobs = usize::from(self.options.jobs);
+        let queue = Mutex::new(VecDeque::from(tables));
+        let next = || {
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            // The largest come first, each by itself.
+            let small = queue.front().is_some_and(|table| !table.is_large);
+            let together = if small { (queue.len() / (2 * jobs.max(1))).clamp(1, TOGETHER) } else { 1 };
+            let some = together.min(queue.len());
+            queue.drain(..some).collect::<Vec<_>>()
+        };
         let worker = || async {
             let loader = match load::Loader::connect(&info, self.options.connect_timeout).await {
                 Ok(loader) => loader,
@@ -50,24 +62,35 @@ impl Work<'_> {
                     return Ok(());
                 }
             };
-            while let Some(table) = next() {
-                let (statements, is_rough) = table.statements(self.options.statistics == Statistics::Full);
-                match loader.execute(&statements, &format!("analyze {}.{}", table.schema, table.name)).await {
-                    Ok(()) => {
-                        rough.fetch_add(u64::from(is_rough), Ordering::Relaxed);
-                    }
+            let mut requests = Requests::default();
+            loop {
+                let tables = next();
+                if tables.is_empty() {
+                    break;
+                }
+                let made: Vec<_> =
+                    tables.iter().map(|table| table.statements(self.options.statistics == Statistics::Full)).collect();
+                let texts: Vec<&str> = made.iter().map(|(text, _)| text.as_str()).collect();
+                let doing = |number: usize| {
+                    let table = tables.get(number);
+                    table.map_or_else(String::new, |table| format!("analyze {}.{}", table.schema, table.name))
+                };
+                let refused = requests.all(loader.session(), &texts, doing).await?;
+                let is_refused = |at: usize| refused.iter().any(|(number, _)| *number == at);
+                let roughly = made.iter().enumerate().filter(|(at, (_, is_rough))| *is_rough && !is_refused(*at));
+                rough.fetch_add(roughly.count() as u64, Ordering::Relaxed);
+                for (_, error) in refused {
                     // Nothing is missing from a database without statistics: the server gathers them in time.
-                    Err(error) if is_refusal(&error) => {
-                        self.ledger.note(format!("no statistics: {}", error.message()));
-                        loader.execute("ROLLBACK", "analyze").await?;
+                    if !is_refusal(&error) {
+                        return Err(error);
                     }
-                    Err(error) => return Err(error),
+                    self.ledger.note(format!("no statistics: {}", error.message()));
                 }
             }
             loader.close().await;
             Ok::<(), Error>(())
         };
-        futures::future::try_join_all((0..self.options.jobs).map(|_| worker())).await?;
+        futures::future::try_join_all((0..jobs).map(|_| worker())).await?;
         let rough = rough.into_inner();
         if rough > 0 {
             tracing::info!("{rough} tables have rough statistics, which the server's autovacuum completes");

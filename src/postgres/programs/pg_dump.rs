@@ -73,7 +73,7 @@ pub(crate) async fn backend_options(session: &Session) -> Option<&'static str> {
     const OPTIONS: &str = "-c client_connection_check_interval=1s";
     // The leader's session has set it where server and system can.
     let sql = "SELECT coalesce(pg_catalog.current_setting('client_connection_check_interval', true), '0') <> '0'";
-    let can: bool = session.client.query_one(sql, &[]).await.ok()?.get(0);
+    let can: bool = session.client.query_typed_one(sql, &[]).await.ok()?.get(0);
     let info = session.info().with_options(OPTIONS);
     let probe = async {
         let probe = Session::open(&info, PROBE, "probe").await.ok()?;

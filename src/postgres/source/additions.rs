@@ -203,7 +203,7 @@ pub(crate) async fn additions(client: &Client, version_num: u32) -> Result<Vec<A
            FROM ({branches}) b(rank, kind, tab, class, obj, tag, absent, make, own) JOIN m ON m.oid = b.tab
           WHERE b.make IS NOT NULL AND b.absent IS NOT NULL ORDER BY b.rank, m.name, b.tag, b.make"
     );
-    let rows = client.query(&sql, &[]).await;
+    let rows = client.query_typed(&sql, &[]).await;
     let rows = rows.map_err(|e| failure(&e).context("look at what hangs on the tables of extensions"))?;
     let mut all: Vec<Found> = Vec::new();
     let mut grouped: BTreeMap<(String, u32, String), usize> = BTreeMap::new();

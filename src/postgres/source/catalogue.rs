@@ -35,13 +35,13 @@ const REACH: &str = "
 /// Which relation each constraint, index, trigger, rule, policy, default, statistics object and owned sequence
 /// belongs to. Memory: 24 bytes an object.
 pub(crate) async fn belongs(client: &Client) -> Result<Belongs> {
-    let rows = client.query(BELONGS, &[]).await.map_err(|e| failure(&e).context("read the catalogue"))?;
+    let rows = client.query_typed(BELONGS, &[]).await.map_err(|e| failure(&e).context("read the catalogue"))?;
     Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
 }
 
 /// Which schemas each extension owns, owns a relation in, or is installed into.
 pub(crate) async fn reach(client: &Client) -> Result<Vec<ExtensionReach>> {
-    let rows = client.query(REACH, &[]).await.map_err(|e| failure(&e).context("read the extensions"))?;
+    let rows = client.query_typed(REACH, &[]).await.map_err(|e| failure(&e).context("read the extensions"))?;
     let mut by_oid: HashMap<u32, ExtensionReach> = HashMap::new();
     for row in &rows {
         let oid: u32 = row.get(0);
@@ -58,7 +58,7 @@ pub(crate) async fn event_triggers_of_extensions(client: &Client) -> Result<bool
                   AND d.objid = t.oid AND d.deptype = 'e'
                  JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
                 WHERE l.lanname NOT IN ('c', 'internal'))";
-    let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("find event triggers"))?;
+    let row = client.query_typed_one(sql, &[]).await.map_err(|e| failure(&e).context("find event triggers"))?;
     Ok(row.get(0))
 }
 
@@ -66,6 +66,6 @@ pub(crate) async fn event_triggers_of_extensions(client: &Client) -> Result<bool
 pub(crate) async fn other_databases(client: &Client) -> Result<Vec<String>> {
     let sql = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
                 WHERE datallowconn AND NOT datistemplate AND datname <> pg_catalog.current_database() ORDER BY 1";
-    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context("list the databases"))?;
+    let rows = client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("list the databases"))?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

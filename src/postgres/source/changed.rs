@@ -81,7 +81,7 @@ async fn changed(client: &Client, relation: &Relation, extension: &str, filter: 
     let beyond = format!("FROM ONLY {table} WHERE ({condition}) IS NOT TRUE");
     let sql = format!("SELECT xmin::text, count(*) {beyond} GROUP BY 1 ORDER BY 2 DESC");
     let groups: Vec<(String, i64)> =
-        client.query(&sql, &[]).await.map_err(fail)?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        client.query_typed(&sql, &[]).await.map_err(fail)?.iter().map(|row| (row.get(0), row.get(1))).collect();
     let made = client.query(MADE, &[&extension]).await.map_err(fail)?;
     let mut made: HashSet<String> = made.iter().map(|row| row.get(0)).collect();
     // After pg_upgrade all rows are of one transaction that made no member; after a rewrite of the table all but the latest.

@@ -108,9 +108,9 @@ ORDER BY l.granted DESC, 5 DESC, 1";
 /// When the connection or a catalogue fails.
 pub(crate) async fn facts(client: &Client) -> Result<Facts> {
     let context = |error: tokio_postgres::Error| failure(&error).context("read the server's settings");
-    let row = client.query_one(FACTS, &[]).await.map_err(context)?;
+    let row = client.query_typed_one(FACTS, &[]).await.map_err(context)?;
     let standby = if row.get(7) {
-        let row = client.query_one(STANDBY, &[]).await.map_err(context)?;
+        let row = client.query_typed_one(STANDBY, &[]).await.map_err(context)?;
         Some(Standby {
             streaming_delay_ms: row.get(0),
             archive_delay_ms: row.get(1),

@@ -259,14 +259,16 @@ pub(crate) async fn holders(client: &Client, detection: &Detection) -> Result<Op
 /// Most sessions in the database at once; -1 without a limit.
 pub(crate) async fn database_connection_limit(client: &Client) -> Result<i64> {
     let sql = "SELECT datconnlimit::pg_catalog.int8 FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
-    let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("ask for the database's limit"))?;
+    let row =
+        client.query_typed_one(sql, &[]).await.map_err(|e| failure(&e).context("ask for the database's limit"))?;
     Ok(row.get(0))
 }
 
 /// Bytes of the large objects with what surrounds them, the base of the part size planned.
 pub(crate) async fn large_object_bytes(client: &Client) -> Result<u64> {
     let sql = "SELECT pg_catalog.pg_relation_size('pg_catalog.pg_largeobject')";
-    let row = client.query_one(sql, &[]).await.map_err(|e| failure(&e).context("ask for the size of large objects"))?;
+    let row =
+        client.query_typed_one(sql, &[]).await.map_err(|e| failure(&e).context("ask for the size of large objects"))?;
     Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }
 

@@ -148,5 +148,5 @@ async fn used<'c>(
 }
 
 async fn ask(client: &Client, sql: &str) -> Result<Vec<Row>> {
-    client.query(sql, &[]).await.map_err(|e| failure(&e).context("compare names with those of the snapshot"))
+    client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("compare names with those of the snapshot"))
 }

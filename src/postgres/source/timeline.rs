@@ -32,7 +32,7 @@ const RIGHTS: &str = "SELECT pg_catalog.pg_is_in_recovery(),
 /// # Errors
 /// When the connection fails.
 pub(crate) async fn place(client: &Client) -> Result<Place> {
-    let row = client.query_one(RIGHTS, &[]).await.map_err(|error| failure(&error))?;
+    let row = client.query_typed_one(RIGHTS, &[]).await.map_err(|error| failure(&error))?;
     let may = |at: usize| row.get::<_, bool>(at);
     let in_recovery = may(0);
     let mut sources = Vec::new();
@@ -78,7 +78,7 @@ pub(crate) async fn place(client: &Client) -> Result<Place> {
 /// One row of a question that may fail; then nothing is known.
 async fn optional(client: &Client, sql: &str) -> Option<tokio_postgres::Row> {
     client
-        .query_one(sql, &[])
+        .query_typed_one(sql, &[])
         .await
         .inspect_err(|error| tracing::debug!("the server's place in its history is not known: {error}"))
         .ok()

@@ -24,7 +24,7 @@ pub(crate) async fn unlocked(client: &Client) -> Result<Vec<Unlocked>> {
     let sql = "SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                 WHERE c.relkind IN ('v', 'm', 'S', 'f') AND c.oid >= 16384 AND n.nspname !~ '^pg_(toast_)?temp_'";
-    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context("list views and sequences"))?;
+    let rows = client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("list views and sequences"))?;
     Ok(rows
         .iter()
         .map(|row| Unlocked { oid: row.get(0), name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)) })

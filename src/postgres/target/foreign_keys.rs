@@ -20,7 +20,8 @@ pub(crate) async fn of_extensions(client: &Client) -> Result<Vec<(u32, u32)>> {
                         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid IN (k.conrelid, k.confrelid)
                           AND d.objsubid = 0 AND d.deptype = 'e')
                 ORDER BY 1, 2";
-    let rows = client.query(sql, &[]).await.map_err(|e| failure(&e).context("read the extensions' foreign keys"))?;
+    let rows =
+        client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("read the extensions' foreign keys"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

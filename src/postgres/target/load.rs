@@ -1,11 +1,12 @@
 //! Loading rows: a session in a transaction that takes COPY text. What is loaded together, and when it is committed,
 //! is the caller's decision; dropping a session rolls back what it had open.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
@@ -17,6 +18,13 @@ use crate::sql::names::quote;
 
 /// Makes the server look whether the client is there while it waits for something else.
 const CHECK: &str = "SET client_connection_check_interval = '2s'";
+
+/// All rows of a small table, and the statement that takes them.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) statement: String,
+    pub(crate) rows: Vec<Bytes>,
+}
 
 /// A session that loads rows.
 #[derive(Debug)]
@@ -31,10 +39,13 @@ impl Loader {
     pub(crate) async fn connect(info: &ConnInfo, timeout: Duration) -> Result<Self> {
         let session = Session::connect(info, timeout, "restore").await?;
         let loader = Self { session, explains: false };
-        loader.execute("SET synchronous_commit = off", "set up a session for loading").await?;
+        let doing = "set up a session for loading";
         // Not known before 14, nor allowed on every system: without it a session whose client is gone notices when it
         // next reads rows, and keeps its locks until then.
-        if let Err(error) = loader.execute(CHECK, "set up a session for loading").await {
+        let (commits, checks) =
+            tokio::join!(loader.execute("SET synchronous_commit = off", doing), loader.execute(CHECK, doing));
+        commits?;
+        if let Err(error) = checks {
             tracing::debug!("{error}");
         }
         Ok(loader)
@@ -93,6 +104,52 @@ impl Loader {
         sink.finish().await.map_err(|e| failed(&e))
     }
 
+    /// Opens a transaction by `begin` and takes the rows of several tables in it; returns how many the server counted of
+    /// each. One round trip to begin and to prepare everything, and one a table: a COPY follows the one before it without
+    /// waiting for its end.
+    pub(crate) async fn copy_several(&self, begin: &str, tables: Vec<Taken>, doing: &str) -> Result<Vec<u64>> {
+        let client = &self.session.client;
+        let failed = |e: tokio_postgres::Error| failure(&e).context(doing);
+        let prepared: Vec<_> = tables.iter().map(|table| client.prepare(&table.statement).boxed()).collect();
+        // The driver sends each when it is polled first; these are polled in their order.
+        let (begun, statements) = tokio::join!(client.batch_execute(begin), futures::future::join_all(prepared));
+        begun.map_err(failed)?;
+        let mut ends = JoinSet::new();
+        let mut counts = vec![0; tables.len()];
+        for (number, (table, statement)) in tables.into_iter().zip(statements).enumerate() {
+            let sink = client.copy_in(&statement.map_err(failed)?).await.map_err(failed)?;
+            let mut sink = Box::pin(sink);
+            for part in table.rows {
+                sink.send(part).await.map_err(failed)?;
+            }
+            ends.spawn(async move { (number, sink.as_mut().finish().await) });
+        }
+        while let Some(ended) = ends.join_next().await {
+            let (number, counted) = ended.map_err(|error| Error::failed(format!("{doing}: {error}")))?;
+            if let Some(count) = counts.get_mut(number) {
+                *count = counted.map_err(failed)?;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The time of a round trip to the server.
+    pub(crate) async fn round_trip(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        self.execute("", "measure the distance").await?;
+        Ok(begun.elapsed())
+    }
+
+    /// Connections that the server has free for ordinary roles.
+    pub(crate) async fn free_connections(&self) -> Result<usize> {
+        let sql = "SELECT greatest(0, pg_catalog.current_setting('max_connections')::pg_catalog.int8
+                          - pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int8
+                          - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend'))";
+        let row = self.session.client.query_typed_one(sql, &[]).await;
+        let row = row.map_err(|e| failure(&e).context("count the server's connections"))?;
+        Ok(usize::try_from(row.get::<_, i64>(0)).unwrap_or_default())
+    }
+
     /// The fingerprint of what a `COPY ... TO STDOUT` gives, with the settings of a backup.
     pub(crate) async fn fingerprint(&self, statement: &str, doing: &str) -> Result<Fingerprint> {
         let stream = self.session.client.copy_out(statement).await.map_err(|e| failure(&e).context(doing))?;
@@ -135,7 +192,8 @@ pub(crate) struct Analyzable {
     pub(crate) is_partition: bool,
     /// Its columns, quoted, where autovacuum is going to gather full statistics of it anyhow.
     columns: Option<String>,
-    is_large: bool,
+    /// Worth a request of its own.
+    pub(crate) is_large: bool,
     /// A foreign table is below it: analysing it would contact that one's server.
     pub(crate) has_foreign: bool,
 }
@@ -144,7 +202,7 @@ pub(crate) struct Analyzable {
 const LARGE: i64 = 64 << 20;
 
 impl Analyzable {
-    /// The statements that gather its statistics, and whether they are rough ones. Those come from a hundredth of the
+    /// The statements that gather its statistics, for a transaction of their own, and whether they are rough ones. Those come from a hundredth of the
     /// usual sample, of a large table from a tenth: the first two stages of `vacuumdb --analyze-in-stages`. They name
     /// the columns, since PostgreSQL then goes on counting the table as not analysed, so that autovacuum brings the
     /// full ones (`do_analyze_rel` in `commands/analyze.c`).
@@ -154,8 +212,7 @@ impl Analyzable {
         match self.columns.as_ref().filter(|_| !full) {
             Some(columns) => {
                 let stage = if self.is_large { 10 } else { 1 };
-                let sql =
-                    format!("BEGIN; SET LOCAL default_statistics_target = {stage}; ANALYZE {name} ({columns}); COMMIT");
+                let sql = format!("SET LOCAL default_statistics_target = {stage}; ANALYZE {name} ({columns})");
                 (sql, true)
             }
             None => (format!("ANALYZE {name}"), false),
@@ -218,7 +275,7 @@ pub(crate) async fn hash_partitions(loader: &Loader) -> Result<Vec<(String, Stri
                   AND EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) a
                                 JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = a.relid AND p.partstrat = 'h')
                 ORDER BY 1, 2";
-    let rows = loader.session.client.query(sql, &[]).await;
+    let rows = loader.session.client.query_typed(sql, &[]).await;
     let rows = rows.map_err(|e| failure(&e).context("list the partitions"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }

@@ -149,7 +149,7 @@ pub(crate) async fn find(client: &Client) -> Result<Option<Mark>> {
                          WHERE n.nspname = {0} AND c.relname = 'kept')",
         literal(MARK)
     );
-    let row = client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    let row = client.query_typed_one(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
     let (database, comment, schema): (String, String, Option<String>) = (row.get(0), row.get(1), row.get(2));
     if let Some(mark) = Mark::parse(&database, &comment) {
         return Ok(Some(mark));
@@ -212,7 +212,7 @@ const DOING: &str = "mark the database as being restored";
 async fn comment(session: &Session, what: &str, kept: BTreeSet<(String, String)>) -> Result<Mark> {
     let sql = "SELECT pg_catalog.current_database()::pg_catalog.text, pg_catalog.shobj_description(oid, 'pg_database')
                  FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
-    let row = session.client.query_one(sql, &[]).await.map_err(|e| failure(&e).context(DOING))?;
+    let row = session.client.query_typed_one(sql, &[]).await.map_err(|e| failure(&e).context(DOING))?;
     let mark = Mark { what: what.to_owned(), kept, comment: row.get(1), place: Place::Comment, database: row.get(0) };
     execute(session, &mark.on_database(Some(&mark.text())), DOING).await.map(|()| mark)
 }
@@ -250,7 +250,7 @@ pub(crate) async fn refuse(client: &Client) -> Result<()> {
 /// session has it.
 pub(crate) async fn lock(session: &Session) -> Result<bool> {
     let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK})");
-    let row = session.client.query_one(&sql, &[]).await;
+    let row = session.client.query_typed_one(&sql, &[]).await;
     Ok(row.map_err(|e| failure(&e).context("lock the database for the restore"))?.get(0))
 }
 
@@ -263,7 +263,7 @@ pub(crate) async fn end_others(session: &Session) -> Result<()> {
         literal(APPLICATION)
     );
     for _time in 0..ENDINGS {
-        let others = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+        let others = session.client.query_typed(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
         if others.is_empty() {
             return Ok(());
         }

@@ -7,6 +7,7 @@ pub(crate) mod live;
 pub(crate) mod load;
 pub(crate) mod mark;
 pub(crate) mod project;
+pub(crate) mod requests;
 pub(crate) mod scratch;
 pub(crate) mod staging;
 pub(crate) mod trial;
@@ -106,7 +107,7 @@ pub(crate) async fn rights(session: &Session) -> Result<Rights> {
                       rolsuper OR coalesce((SELECT pg_catalog.pg_has_role(s.oid, 'USAGE') FROM pg_catalog.pg_roles s
                                              WHERE s.rolname = 'pg_create_subscription'), false)
                  FROM pg_catalog.pg_roles WHERE rolname = current_user";
-    let row = session.client.query_one(one, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    let row = session.client.query_typed_one(one, &[]).await.map_err(|e| failure(&e).context(doing))?;
     let can_be = format!(
         "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles
           WHERE pg_catalog.pg_has_role(oid, '{act}') AND pg_catalog.pg_has_role(oid, 'USAGE')"
@@ -126,7 +127,7 @@ pub(crate) async fn rights(session: &Session) -> Result<Rights> {
 /// True where objects that somebody makes here get other privileges than PostgreSQL's own.
 pub(crate) async fn has_default_privileges(session: &Session) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_default_acl)";
-    let row = session.client.query_one(sql, &[]).await;
+    let row = session.client.query_typed_one(sql, &[]).await;
     Ok(row.map_err(|e| failure(&e).context("find default privileges"))?.get(0))
 }
 
@@ -156,8 +157,11 @@ pub(crate) async fn known(session: &Session) -> Result<BTreeSet<(String, String,
                UNION SELECT 'extension', '', extname FROM pg_catalog.pg_extension
                UNION SELECT 'server', '', srvname FROM pg_catalog.pg_foreign_server";
     let sql = format!("SELECT a::pg_catalog.text, b::pg_catalog.text, c::pg_catalog.text FROM ({sql}) x(a, b, c)");
-    let rows =
-        session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("read the contents of the database"))?;
+    let rows = session
+        .client
+        .query_typed(&sql, &[])
+        .await
+        .map_err(|e| failure(&e).context("read the contents of the database"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
@@ -173,7 +177,8 @@ pub(crate) async fn knows(session: &Session, setting: &str) -> Result<bool> {
 /// True when a table, given as SQL, has a row.
 pub(crate) async fn has_rows(session: &Session, table: &str) -> Result<bool> {
     let sql = format!("SELECT EXISTS (SELECT FROM {table})");
-    let row = session.client.query_one(&sql, &[]).await.map_err(|e| failure(&e).context(format!("read {table}")))?;
+    let row =
+        session.client.query_typed_one(&sql, &[]).await.map_err(|e| failure(&e).context(format!("read {table}")))?;
     Ok(row.get(0))
 }
 
@@ -229,7 +234,7 @@ pub(crate) async fn without_event_triggers(session: &Session, info: &ConnInfo) -
 /// The extensions of the database, with their versions.
 pub(crate) async fn extensions(session: &Session) -> Result<BTreeMap<String, String>> {
     let sql = "SELECT extname::pg_catalog.text, extversion FROM pg_catalog.pg_extension";
-    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the extensions"))?;
+    let rows = session.client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("look at the extensions"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 

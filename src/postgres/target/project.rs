@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::query::{execute, strings};
@@ -110,7 +110,7 @@ pub(crate) async fn project(session: &Session) -> Result<Project> {
                       pg_catalog.has_schema_privilege(n.oid, 'CREATE'),
                       EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 2615 AND d.objid = n.oid AND d.deptype = 'e')
                  FROM pg_catalog.pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'";
-    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    let rows = client.query_typed(sql, &[]).await.map_err(failed)?;
     let schema = |row: &tokio_postgres::Row| {
         (row.get(0), Schema { owned: row.get(1), creatable: row.get(2), extension: row.get(3) })
     };
@@ -120,7 +120,7 @@ pub(crate) async fn project(session: &Session) -> Result<Project> {
     let sql = format!(
         "SELECT rolname::pg_catalog.text, pg_catalog.pg_has_role(oid, '{may}'), rolsuper FROM pg_catalog.pg_roles"
     );
-    let rows = client.query(&sql, &[]).await.map_err(failed)?;
+    let rows = client.query_typed(&sql, &[]).await.map_err(failed)?;
     let roles = rows.iter().map(|row| (row.get(0), Reach { member: row.get(1), superuser: row.get(2) })).collect();
     Ok(Project {
         role,
@@ -143,7 +143,8 @@ async fn tables(session: &Session) -> Result<BTreeMap<TableName, Table>> {
                  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
                 ORDER BY c.oid, a.attnum";
-    let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("read the project's tables"))?;
+    let rows =
+        session.client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("read the project's tables"))?;
     let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
     for row in rows {
         let fresh = || Table {
@@ -179,13 +180,18 @@ async fn known(session: &Session) -> Result<BTreeSet<(String, String, String)>> 
          UNION SELECT 'wrapper', '', fdwname::pg_catalog.text FROM pg_catalog.pg_foreign_data_wrapper
          UNION SELECT 'language', '', lanname::pg_catalog.text FROM pg_catalog.pg_language"
     );
-    let rows = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context("read the project"))?;
+    let rows = session.client.query_typed(&sql, &[]).await.map_err(|e| failure(&e).context("read the project"))?;
     known.extend(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))));
     Ok(known)
 }
 
 /// Times a transaction that another one stood in the way of is begun again.
 const AGAIN: u32 = 5;
+
+/// True for a deadlock or a conflict with another session: the same statement may go through when it is tried again.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    error.is_sqlstate("40P01") || error.is_sqlstate("40001")
+}
 
 /// Runs statements in one transaction; it leaves the session usable when they are refused. A deadlock with a session of
 /// the platform is tried again.
@@ -200,7 +206,7 @@ pub(crate) async fn transaction(session: &Session, sql: &str, doing: &str) -> Re
         if error.sqlstate().is_none() {
             return done;
         }
-        let again = error.is_sqlstate("40P01") || error.is_sqlstate("40001");
+        let again = is_passing(error);
         execute(session, "ROLLBACK", doing).await?;
         tries += 1;
         if !again || tries > AGAIN {
@@ -281,7 +287,7 @@ pub(crate) async fn large_objects(session: &Session, oids: &[u32]) -> Result<Vec
 /// # Errors
 /// The server's.
 pub(crate) async fn count(session: &Session, sql: &str, doing: &str) -> Result<i64> {
-    let row = session.client.query_opt(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    let row = session.client.query_typed_opt(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
     Ok(row.map_or(0, |row| row.get(0)))
 }
 

@@ -138,7 +138,7 @@ pub(crate) async fn left_databases(session: &Session) -> Result<Vec<Leftover>> {
           ORDER BY 1",
         literal(WORDS)
     );
-    let rows = session.client.query(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
+    let rows = session.client.query_typed(&sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
     let found = rows.iter().map(|row| {
         let comment: String = row.get(1);
         Leftover { name: row.get(0), mark: Mark::parse(&comment), strangers: row.get(2) }
@@ -153,7 +153,7 @@ pub(crate) async fn left_roles(session: &Session) -> Result<Vec<Leftover>> {
           WHERE pg_catalog.starts_with(pg_catalog.shobj_description(oid, 'pg_authid'), {}) ORDER BY 1",
         literal(WORDS)
     );
-    let rows = session.client.query(&sql, &[]).await;
+    let rows = session.client.query_typed(&sql, &[]).await;
     let rows = rows.map_err(|e| failure(&e).context("find roles of killed drills"))?;
     let found = rows.iter().map(|row| {
         let comment: String = row.get(1);

@@ -110,7 +110,7 @@ impl Staging {
                         (SELECT count(*) FROM (SELECT FROM {table} GROUP BY {list} HAVING count(*) > 1) twice)",
                 nulls.join(" OR ")
             );
-            let row = loader.session().client.query_one(&sql, &[]).await;
+            let row = loader.session().client.query_typed_one(&sql, &[]).await;
             let row = row.map_err(|e| failure(&e).context(format!("look at the key of {}", self.live.name)))?;
             let (nulls, twice): (i64, i64) = (row.get(0), row.get(1));
             if nulls + twice > 0 {
@@ -313,7 +313,7 @@ impl Staging {
                 column = quote(&sequence.column),
                 rows = self.chosen()
             );
-            let rows = loader.session().client.query(&sql, &[]).await;
+            let rows = loader.session().client.query_typed(&sql, &[]).await;
             let rows = rows.map_err(|e| failure(&e).context(format!("bring sequence {} forward", sequence.name)))?;
             if !rows.is_empty() {
                 moved.push(sequence.name);
@@ -336,7 +336,7 @@ impl Staging {
 /// A constant as PostgreSQL writes values of that type; `None` where it does not take it.
 pub(crate) async fn as_written(loader: &Loader, text: &str, kind: &str) -> Option<String> {
     let sql = format!("SELECT CAST({} AS {kind})::pg_catalog.text", literal(text));
-    let row = loader.session().client.query_one(&sql, &[]).await.ok()?;
+    let row = loader.session().client.query_typed_one(&sql, &[]).await.ok()?;
     row.try_get(0).ok()
 }
 

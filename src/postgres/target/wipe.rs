@@ -23,7 +23,7 @@ pub(crate) async fn relations(session: &Session) -> Result<Vec<TableName>> {
                   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
                   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')
                 ORDER BY 1, 2";
-    let rows = session.client.query(sql, &[]).await;
+    let rows = session.client.query_typed(sql, &[]).await;
     let rows = rows.map_err(|e| failure(&e).context("read the contents of the database"))?;
     Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
 }

@@ -50,7 +50,7 @@ ORDER BY 1, 2";
 
 pub(crate) async fn omitted(client: &Client, detection: &Detection) -> Result<Vec<Omitted>> {
     let mut list = Vec::new();
-    for row in client.query(FOUND, &[]).await.map_err(|error| failure(&error))? {
+    for row in client.query_typed(FOUND, &[]).await.map_err(|error| failure(&error))? {
         let (kind, name): (String, String) = (at(&row, 0)?, at(&row, 1)?);
         let reason = match kind.as_str() {
             "subscription" if detection.server.superuser => continue,

@@ -36,12 +36,12 @@ async fn system_identifier(client: &Client, may: bool) -> Result<Option<String>>
         return Ok(None);
     }
     let sql = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
-    let row = client.query_one(sql, &[]).await.map_err(|error| failure(&error))?;
+    let row = client.query_typed_one(sql, &[]).await.map_err(|error| failure(&error))?;
     at(&row, 0).map(Some)
 }
 
 pub(crate) async fn server(client: &Client) -> Result<ServerInfo> {
-    let row = client.query_one(SERVER, &[]).await.map_err(|error| failure(&error))?;
+    let row = client.query_typed_one(SERVER, &[]).await.map_err(|error| failure(&error))?;
     let database_oid: u32 = at(&row, 3)?;
     let identity = match system_identifier(client, at(&row, 18)?).await? {
         Some(system) => format!("{system}/{database_oid}"),
@@ -85,7 +85,7 @@ pub(crate) async fn schemas(client: &Client) -> Result<Vec<SchemaInfo>> {
         LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
         WHERE {COVERED} ORDER BY n.nspname COLLATE \"C\""
     );
-    let rows = client.query(&sql, &[]).await.map_err(|error| failure(&error))?;
+    let rows = client.query_typed(&sql, &[]).await.map_err(|error| failure(&error))?;
     rows.iter()
         .map(|row| {
             let (by_policy_query, wildcard) = (at(row, 4)?, at(row, 6)?);
@@ -224,7 +224,7 @@ pub(crate) async fn large_objects(client: &Client, detection: &mut Detection) ->
         "SELECT m.oid, pg_get_userbyid(m.lomowner)::text FROM pg_catalog.pg_largeobject_metadata m
         WHERE NOT coalesce({readable}, true) ORDER BY 1"
     );
-    for row in client.query(&sql, &[]).await.map_err(|error| failure(&error))? {
+    for row in client.query_typed(&sql, &[]).await.map_err(|error| failure(&error))? {
         let (oid, owner): (u32, String) = (at(&row, 0)?, at(&row, 1)?);
         detection.unreadable.push(Unreadable {
             schema: String::new(),
@@ -258,6 +258,6 @@ fn letter(row: &Row, index: usize) -> Result<char> {
 /// The extensions with their versions, by name.
 pub(crate) async fn extensions(client: &Client) -> Result<Vec<Extension>> {
     let sql = "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY extname COLLATE \"C\"";
-    let rows = client.query(sql, &[]).await.map_err(|error| failure(&error))?;
+    let rows = client.query_typed(sql, &[]).await.map_err(|error| failure(&error))?;
     rows.iter().map(|row| Ok(Extension { name: at(row, 0)?, version: at(row, 1)? })).collect()
 }
