@@ -14,7 +14,7 @@ use crate::sql::statements::{copy_columns, names};
 
 /// A large heap table is cut into chunks of about so many bytes on disk: enough that a COPY's start costs nothing,
 /// small enough that four sessions share a table of 64 MiB.
-const CHUNK_BYTES: i64 = 16 << 20;
+pub(crate) const CHUNK_BYTES: i64 = 16 << 20;
 
 /// Chunks of a large table that follow each other in one session: the server begins the next one while the last
 /// bytes of the one before are still on their way. More would let one session fall behind the global order.

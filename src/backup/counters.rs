@@ -1,7 +1,10 @@
 //! The progress of a run: counted while it reads, shown by the progress display, quoted by the error of a deadline.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use crate::pipeline::clock::Clock;
 
 /// The counters of one run; readers and writers share them.
 #[derive(Debug, Default)]
@@ -16,6 +19,9 @@ pub(crate) struct Counters {
     pub(crate) tables: AtomicU64,
     /// Schemas written.
     pub(crate) schemas: AtomicU64,
+    /// The times of the stages that rows pass.
+    pub(crate) clock: Arc<Clock>,
+    steps: Mutex<Vec<(&'static str, f64)>>,
     total: OnceLock<Total>,
 }
 
@@ -37,6 +43,17 @@ impl Counters {
     /// The amount of work; `None` before the plan is made.
     pub(crate) fn total(&self) -> Option<Total> {
         self.total.get().copied()
+    }
+
+    /// Notes that a step ended which began at `begun`.
+    pub(crate) fn step(&self, name: &'static str, begun: Instant) {
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.push((name, begun.elapsed().as_secs_f64()));
+    }
+
+    /// The steps that ended, with their seconds.
+    pub(crate) fn steps(&self) -> Vec<(&'static str, f64)> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The progress in words.

@@ -170,7 +170,7 @@ impl Drain<'_> {
             while let Some(joined) = finishing.try_join_next() {
                 collect(joined, &mut tables).map_err(outside)?;
             }
-            let place = room.place(open.sql.held()).await?;
+            let place = self.counters.clock.store.of(room.place(open.sql.held())).await?;
             let (target, table) = (self.target.clone(), table.clone());
             finishing.spawn(async move {
                 let _place = place;
@@ -192,11 +192,12 @@ impl Drain<'_> {
         between: &mut Vec<u8>,
         table: &mut OpenTable,
     ) -> Result<(), WriteError> {
+        let clock = &self.counters.clock;
         let mut fallback = None;
         loop {
             let item = match &mut fallback {
-                None => chunks.item(&self.head).await?,
-                Some(receiver) => next_of(receiver).await?,
+                None => clock.rows.of(chunks.item(&self.head)).await?,
+                Some(receiver) => clock.rows.of(next_of(receiver)).await?,
             };
             let frame = match item {
                 Item::End => {
@@ -210,14 +211,19 @@ impl Drain<'_> {
                     fallback = Some(self.fallback.read(Arc::clone(chunk), sent));
                     continue;
                 }
-                Item::Frame(frame) => frame.await.map_err(|gone| Error::failed(format!("compress rows: {gone}")))??,
+                Item::Frame(frame) => {
+                    clock.rows.of(frame).await.map_err(|gone| Error::failed(format!("compress rows: {gone}")))??
+                }
             };
             let bytes = frame.fingerprint.bytes;
             let raw = usize::try_from(bytes).map_err(|error| Error::failed(format!("a frame: {error}")))?;
             self.framing.chunk(between, raw)?;
-            dump.text(std::mem::take(between)).await?;
-            dump.pieces(&frame.pieces, bytes).await?;
-            table.frame(&frame).await?;
+            let written = async {
+                dump.text(std::mem::take(between)).await?;
+                dump.pieces(&frame.pieces, bytes).await?;
+                table.frame(&frame).await
+            };
+            clock.store.of(written).await?;
             self.counters.rows.fetch_add(frame.fingerprint.rows, Ordering::Relaxed);
             self.counters.raw.fetch_add(bytes, Ordering::Relaxed);
             self.counters.disk.fetch_add(table.part.more(bytes), Ordering::Relaxed);

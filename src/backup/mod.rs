@@ -35,6 +35,7 @@ pub(crate) mod texts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -117,7 +118,10 @@ async fn backup(
     };
     // Nobody need wait for the manifest.
     leader.end_transaction().await;
-    commit::finish(&run, &leader, &plan, gathered, committing).await
+    let begun = Instant::now();
+    let done = commit::finish(&run, &leader, &plan, gathered, committing).await;
+    counters.step("manifest", begun);
+    done
 }
 
 /// Everything but the end: when this returns, all but the manifest is stored.
@@ -128,7 +132,7 @@ async fn store_rows(
     guest: &Arc<Guest>,
     cleanup: &Cleanup,
 ) -> Result<(Run, Leader, Plan, Gathered)> {
-    let started = jiff::Timestamp::now();
+    let (started, begun) = (jiff::Timestamp::now(), Instant::now());
     let name = run::run_name(started);
     preflight::refuse_same_project(options.allow_same_project, &options.info, store)?;
     let silence = options.limits.stall_timeout;
@@ -173,7 +177,10 @@ async fn store_rows(
         tables: plan.schemas.iter().map(|schema| schema.tables.len() as u64).sum(),
         disk: sizes.sum(),
     });
+    counters.step("locks and catalogue", begun);
+    let begun = Instant::now();
     let gathered = gather(&run, &leader, &plan, (roles, passwords)).await?;
+    counters.step("rows", begun);
     let now = run.short_session("check").await?;
     output_names::refuse_renamed(&leader.session.client, &now.client).await?;
     now.close().await;

@@ -110,7 +110,7 @@ async fn pass(
     let (head, watching) = watch::channel(0);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let budget = Budget::new(AHEAD_BYTES, RESERVE_BYTES, watching);
-    let compressor = Compressor::new(run.target.compression, budget, cores + 1);
+    let compressor = Compressor::new(run.target.compression, budget, cores + 1, Arc::clone(&run.counters.clock));
     let fallback = LeaderReads::new(Arc::clone(&leader.session), compressor.clone(), readers);
     let wanted = usize::from(run.options.limits.jobs).min(tasks.len());
     let (tasks, delivery) = TaskQueue::new(tasks, wanted, compressor);

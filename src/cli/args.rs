@@ -373,11 +373,15 @@ impl KeyArgs {
     }
 }
 
+/// Sessions of a database, or large objects of a store, at the same time, unless given.
+pub(crate) const JOBS: u16 = 4;
+
 /// The sessions, programs and keys of a command that restores.
 #[derive(Debug, Clone, Args)]
 pub struct RestoringArgs {
-    /// Sessions at the same time, which load rows, build indexes and, in a drill, compare.
-    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Sessions at the same time, which load rows, build indexes and, in a drill, compare. Small tables far away are loaded
+    /// by up to 4 in the place of one, of those that the server has free.
+    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// Folder of pg_dump, pg_restore and psql. Default: PATH, then the usual folders.
     #[arg(long, env = "PGSTOW_PG_BIN_DIR")]

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::backup::chunks::CHUNK_BYTES;
 use crate::backup::commit::{Done, Pointer};
 use crate::backup::counters::Counters;
 use crate::backup::options::{Adopt, Form, Labels, Limits, Odd, Options, Partial};
 use crate::cli::alarm::{self, AlarmArgs, Ended};
-use crate::cli::args::{Global, SealArgs, SourceArgs, duration};
+use crate::cli::args::{Global, JOBS, SealArgs, SourceArgs, duration};
 use crate::cli::metrics::{self, Metric};
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::Shown;
+use crate::cli::timings::Timings;
 use crate::error::Result;
 use crate::format::manifest::Status;
 use crate::human;
@@ -31,7 +33,7 @@ pub struct Backup {
     #[command(flatten)]
     pub source: SourceArgs,
     /// Sessions that read rows at the same time.
-    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// Compression of the objects: `zstd[:level]` (level 1 unless given), `gzip[:level]` (6) or `none`.
     #[arg(long, env = "PGSTOW_COMPRESSION", default_value = "zstd")]
@@ -87,6 +89,10 @@ pub struct Backup {
     /// Leave `latest` where it is after an anomaly, and let nothing be pruned, until `promote`.
     #[arg(long, env = "PGSTOW_HOLD_ON_ANOMALY")]
     pub hold_on_anomaly: bool,
+    /// Say at the end how long each step took, how long the stages waited for each other, how many requests were sent, and
+    /// what was chosen; with --json as `timings`.
+    #[arg(long, env = "PGSTOW_TIMINGS")]
+    pub timings: bool,
     /// The receivers of notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,
@@ -137,14 +143,30 @@ pub(crate) async fn run(arguments: Backup, global: &Global, shutdown: &Shutdown)
 async fn work(arguments: Backup, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
     let begun = Instant::now();
     let store = Store::open(&global.store).await?;
-    let allow_empty = arguments.allow_empty;
+    let (allow_empty, timed, jobs) = (arguments.allow_empty, arguments.timings, arguments.jobs);
+    let compression = arguments.compression.clone();
     let options = options(arguments, global, begun)?;
     let counters = Arc::new(Counters::default());
     let progress = Shown::backup(global, &counters);
     let result = crate::backup::run(options, &store, &counters, shutdown).await;
     progress.end();
     let done = result?;
-    ended(&done, allow_empty, &store.describe())
+    let mut ended = ended(&done, allow_empty, &store.describe())?;
+    if timed {
+        let mut timings = Timings::new(&store, jobs, JOBS);
+        counters.steps().into_iter().for_each(|(name, seconds)| timings.step(name, seconds));
+        timings.writing(&counters.clock);
+        let totals = &done.manifest.totals;
+        let ratio = format!("{} became {}, twice", human::size(totals.raw_bytes), human::size(totals.stored_bytes / 2));
+        timings.choose("compression", compression, ratio);
+        timings.choose(
+            "chunk",
+            human::size(CHUNK_BYTES.unsigned_abs()),
+            "four sessions share a table of 64 MiB".to_owned(),
+        );
+        timings.put(&mut ended.text, &mut ended.json);
+    }
+    Ok(ended)
 }
 
 fn ended(done: &Done, allow_empty: bool, store: &str) -> Result<Ended> {

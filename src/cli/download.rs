@@ -59,7 +59,7 @@ pub struct Download {
     /// Keep the objects as stored instead of plain `.dump` and `.sql`.
     #[arg(long)]
     pub raw: bool,
-    /// Large objects fetched at the same time; of small ones up to 16 times as many.
+    /// Large objects fetched at the same time; of small ones up to 32 times as many, 256 at most.
     #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// The secret keys of an encrypted run.

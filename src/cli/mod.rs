@@ -36,6 +36,7 @@ pub mod run;
 pub mod schema;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod timings;
 pub mod verify;
 
 use std::path::PathBuf;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::args::{Global, RestoringArgs};
+use crate::cli::args::{Global, JOBS, RestoringArgs};
 use crate::cli::forget::ForgetArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
 use crate::cli::progress::Shown;
+use crate::cli::timings::Timings;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::restore::forget::Forgotten;
@@ -89,6 +90,10 @@ pub struct Restore {
     /// Gather full statistics at the end also where autovacuum would: by itself restore gathers rough ones there.
     #[arg(long, conflicts_with = "no_analyze")]
     pub full_analyze: bool,
+    /// Say at the end how long each step took, how long the stages waited for each other, how many requests were sent, and
+    /// what was chosen; with --json as `timings`.
+    #[arg(long, env = "PGSTOW_TIMINGS")]
+    pub timings: bool,
     /// Rows that must not come back.
     #[command(flatten)]
     pub forget: ForgetArgs,
@@ -168,16 +173,25 @@ pub(crate) async fn run(arguments: Restore, global: &Global, shutdown: &Shutdown
     let mut options = arguments.options()?;
     options.forget = arguments.forget.read(&global.store).await?;
     let store = global.store.open_existing().await?;
+    let ours = store.clone();
     let keys = arguments.means.keys.read()?;
     let counters = Arc::new(Progress::default());
     let shown = Shown::restore(global, &counters);
     let result = Box::pin(restore::run(store, &arguments.run, &keys, &options, &counters, shutdown)).await;
     shown.end();
     let report = result?;
+    let mut json = serde_json::to_value(&report).map_err(|error| Error::failed(format!("write JSON: {error}")))?;
+    let mut text = text(&report);
+    if arguments.timings {
+        let mut timings = Timings::new(&ours, arguments.means.jobs, JOBS);
+        report.phases.iter().for_each(|phase| timings.step(phase.name, phase.seconds));
+        timings.reading(&ours, true);
+        timings.put(&mut text, &mut json);
+    }
     if global.json {
-        output::print_json(&report)?;
+        output::print_json(&json)?;
     } else {
-        output::print(&text(&report))?;
+        output::print(&text)?;
     }
     Ok(if report.findings.not_restored.is_empty() { Outcome::Done } else { Outcome::Partial })
 }

@@ -6,11 +6,13 @@ use clap::Args;
 use tracing::warn;
 
 use crate::cli::alarm::{self, AlarmArgs, Ended};
-use crate::cli::args::{Global, KeyArgs};
+use crate::cli::args::{Global, JOBS, KeyArgs};
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::Shown;
+use crate::cli::timings::Timings;
 use crate::error::{Error, Result};
 use crate::human;
+use crate::objects::turns;
 use crate::runs::receipts::{self, HASHES};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -47,12 +49,12 @@ async fn work(arguments: &Verify, global: &Global, shutdown: &Shutdown) -> Resul
         error
     };
     tokio::select! {
-        reported = report(&store, &receipt) => reported,
+        reported = report(&store, &receipt, arguments) => reported,
         error = late => Err(error),
     }
 }
 
-async fn report(store: &Store, receipt: &Receipt) -> Result<Ended> {
+async fn report(store: &Store, receipt: &Receipt, arguments: &Verify) -> Result<Ended> {
     receipts::leave(store, &receipt.head, receipt).await;
     for warning in &receipt.warnings {
         warn!("{warning}");
@@ -60,6 +62,14 @@ async fn report(store: &Store, receipt: &Receipt) -> Result<Ended> {
     let outcome = if receipt.head.ok { Outcome::Done } else { Outcome::Damage };
     let mut ended = Ended::new(outcome, text(receipt), receipt)?;
     ended.run = Some(receipt.head.run.clone());
+    if arguments.timings {
+        let mut timings = Timings::new(store, arguments.jobs, JOBS);
+        timings.step("objects", receipt.seconds);
+        timings.reading(store, false);
+        let places = turns::places(usize::from(arguments.jobs));
+        timings.choose("small objects at once", places.to_string(), "a small object is all latency".to_owned());
+        timings.put(&mut ended.text, &mut ended.json);
+    }
     Ok(ended)
 }
 
@@ -95,12 +105,16 @@ pub struct Verify {
     /// Run: its name, the beginning of its name, or `latest`.
     #[arg(default_value = "latest")]
     pub run: String,
-    /// Large objects read at the same time; of small ones up to 16 times as many.
-    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Large objects read at the same time; of small ones up to 32 times as many, 256 at most.
+    #[arg(long, short, env = "PGSTOW_JOBS", default_value_t = JOBS, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub keys: KeyArgs,
+    /// Say at the end how long each step took, how long the stages waited for each other, how many requests were sent, and
+    /// what was chosen; with --json as `timings`.
+    #[arg(long, env = "PGSTOW_TIMINGS")]
+    pub timings: bool,
     /// The receivers of notifications.
     #[command(flatten)]
     pub alarms: AlarmArgs,

@@ -3,6 +3,8 @@
 //! known at its end only, so the caller commits after that.
 
 use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
@@ -19,6 +21,7 @@ use crate::objects::read::Plain;
 use crate::objects::stored_run::StoredRun;
 use crate::seal::decrypt::HEAD_BYTES;
 use crate::seal::digest::Fingerprint;
+use crate::store::traffic::Traffic;
 
 /// Bytes of COPY text sent at once.
 const PART_BYTES: usize = 256 << 10;
@@ -90,9 +93,10 @@ impl StoredRun {
         let (send, rows) = mpsc::channel(PARTS);
         let (watch, stored) = self.watched(object);
         let (object, decoding) = (object.clone(), self.decoding.clone());
+        let traffic = Arc::clone(self.store.traffic());
         let end = tokio::task::spawn_blocking(move || {
             let mut plain = Plain::new(stored, &decoding);
-            let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
+            let mut out = Out { traffic: &traffic, rows: Rows::default(), held: BytesMut::new(), send: &send };
             let read = file(&mut plain, tell, &mut out);
             let drained = match &read {
                 Ok(_) => std::io::copy(&mut plain, &mut std::io::sink()).map(drop).map_err(Error::from),
@@ -123,8 +127,9 @@ impl StoredRun {
         let (keys, stored) = self.range(object, range);
         let (send, rows) = mpsc::channel(PARTS);
         let (piece, decoding) = (piece.clone(), self.decoding.clone());
+        let traffic = Arc::clone(self.store.traffic());
         let end = tokio::task::spawn_blocking(move || {
-            let mut out = Out { rows: Rows::default(), held: BytesMut::new(), send: &send };
+            let mut out = Out { traffic: &traffic, rows: Rows::default(), held: BytesMut::new(), send: &send };
             let tap = crate::seal::hash::Tap::default();
             let read = match located {
                 None => whole_piece(&mut Plain::of_frames(tap.reader(stored), &decoding), &tap, &piece, &mut out),
@@ -208,6 +213,7 @@ fn whole_piece(plain: &mut Plain<'_>, tap: &crate::seal::hash::Tap, piece: &Piec
 
 /// Sends rows on, without the end marker's line.
 struct Out<'a> {
+    traffic: &'a Traffic,
     rows: Rows,
     /// The last bytes, which may be the marker's.
     held: BytesMut,
@@ -242,6 +248,9 @@ impl Out<'_> {
         if part.is_empty() {
             return Ok(());
         }
-        self.send.blocking_send(Ok(part)).map_err(|_closed| Error::failed("the session that loads these rows ended"))
+        let begun = Instant::now();
+        let sent = self.send.blocking_send(Ok(part));
+        self.traffic.taker.add(begun.elapsed());
+        sent.map_err(|_closed| Error::failed("the session that loads these rows ended"))
     }
 }

@@ -9,7 +9,9 @@ use futures::stream::{self, StreamExt as _};
 use tokio::sync::Semaphore;
 
 /// Small objects in the place of a large one.
-const SMALL: usize = 16;
+const SMALL: usize = 32;
+/// Small objects at once, with however many jobs: each is a connection.
+const MOST: usize = 256;
 /// Stored bytes up to which an object counts by its size; a larger one takes a whole place.
 const LARGE: u64 = 1 << 20;
 
@@ -25,10 +27,11 @@ where
     F: Fn(I) -> T,
     T: Future<Output = R>,
 {
-    let places = jobs.max(1) * SMALL;
+    let places = places(jobs);
+    let each = places / jobs.max(1);
     let turns = Arc::new(Semaphore::new(places));
     let running = items.into_iter().map(|item| {
-        let (turns, weight, future) = (Arc::clone(&turns), weight(bytes(&item)), run(item));
+        let (turns, weight, future) = (Arc::clone(&turns), weight(bytes(&item), each), run(item));
         async move {
             // Never closed: without a permit nothing is lost but the bound.
             let _turn = turns.acquire_many(weight).await.ok();
@@ -38,10 +41,15 @@ where
     stream::iter(running.collect::<Vec<_>>()).buffer_unordered(places)
 }
 
+/// Small objects that so many jobs read at once.
+pub(crate) fn places(jobs: usize) -> usize {
+    jobs.max(1) * SMALL.min(MOST / jobs.max(1)).max(1)
+}
+
 /// Places that an object of so many stored bytes takes.
-fn weight(bytes: u64) -> u32 {
-    let share = bytes.saturating_mul(SMALL as u64).div_ceil(LARGE);
-    u32::try_from(share.clamp(1, SMALL as u64)).unwrap_or(1)
+fn weight(bytes: u64, each: usize) -> u32 {
+    let share = bytes.saturating_mul(each as u64).div_ceil(LARGE);
+    u32::try_from(share.clamp(1, each as u64)).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -65,7 +73,8 @@ mod tests {
     #[tokio::test]
     async fn many_small_objects_take_the_place_of_a_large_one() {
         assert_eq!(most(vec![100 << 20; 20], 4).await, 4);
-        assert_eq!(most(vec![1000; 200], 4).await, 64);
+        assert_eq!(most(vec![1000; 200], 4).await, 128);
+        assert_eq!(most(vec![1000; 400], 64).await, 256);
         assert_eq!(most(vec![1 << 19; 20], 1).await, 2);
         assert_eq!(most(Vec::new(), 4).await, 0);
     }

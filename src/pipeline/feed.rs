@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::pipeline::budget::{Budget, Permit};
+use crate::pipeline::clock::Clock;
 use crate::pipeline::extremes::{self, Bounds, Fields};
 use crate::pipeline::segment::Segment;
 use crate::seal::compress::{Compression, Compressors};
@@ -65,6 +67,7 @@ pub(crate) struct Compressor {
     compressors: Arc<Compressors>,
     budget: Budget,
     cores: Arc<Semaphore>,
+    clock: Arc<Clock>,
 }
 
 /// The reader's end of one task.
@@ -82,9 +85,14 @@ impl Compressor {
     /// Compresses like this, within the budget, on at most `cores` threads at once, and fewer where a compressor takes much
     /// memory.
     #[must_use]
-    pub(crate) fn new(compression: Compression, budget: Budget, cores: usize) -> Self {
+    pub(crate) fn new(compression: Compression, budget: Budget, cores: usize, clock: Arc<Clock>) -> Self {
         let cores = cores.min(compression.most_at_once());
-        Self { compressors: Arc::new(Compressors::new(compression)), budget, cores: Arc::new(Semaphore::new(cores)) }
+        Self {
+            compressors: Arc::new(Compressors::new(compression)),
+            budget,
+            cores: Arc::new(Semaphore::new(cores)),
+            clock,
+        }
     }
 
     /// A feed outside any queue, for a chunk that is read when its turn to be drained has come.
@@ -134,7 +142,7 @@ impl<T> TaskQueue<T> {
 impl Feed {
     /// Waits for memory for so many bytes, before they are read.
     pub(crate) async fn room(&self, bytes: usize) -> Result<Permit> {
-        self.compressor.budget.acquire(self.task, bytes).await
+        self.compressor.clock.room.of(self.compressor.budget.acquire(self.task, bytes)).await
     }
 
     /// Sends the next rows of the current chunk: waits for memory unless there is `room` already, then for a core, and
@@ -144,8 +152,10 @@ impl Feed {
             Some(room) => room,
             None => self.room(segment.bytes).await?,
         };
-        let core = Arc::clone(&self.compressor.cores)
-            .acquire_owned()
+        let clock = Arc::clone(&self.compressor.clock);
+        let core = clock
+            .room
+            .of(Arc::clone(&self.compressor.cores).acquire_owned())
             .await
             .map_err(|closed| Error::failed(format!("wait for a core: {closed}")))?;
         let (done, frame) = oneshot::channel();
@@ -153,15 +163,22 @@ impl Feed {
         let fields = Fields::clone(fields);
         tokio::task::spawn_blocking(move || {
             let _core = core;
+            let begun = Instant::now();
             let extremes = extremes::of(&fields, &segment.parts);
             let result = compress(&compressors, segment).map(|(pieces, fingerprint)| {
                 permit.shrink_to(pieces.iter().map(Bytes::len).sum());
                 Frame { pieces, fingerprint, extremes, _permit: permit }
             });
+            clock.compress.add(begun.elapsed());
             // When nobody waits any more, the run is ending.
             drop(done.send(result));
         });
         self.send(Item::Frame(frame)).await
+    }
+
+    /// The times of the run's stages.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.compressor.clock
     }
 
     /// Says that all rows of the current chunk were sent.

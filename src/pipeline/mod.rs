@@ -6,6 +6,7 @@
 //! starts the tasks waits for all of them.
 
 pub(crate) mod budget;
+pub(crate) mod clock;
 pub(crate) mod extremes;
 pub(crate) mod feed;
 pub mod rate;

@@ -46,8 +46,8 @@ pub(crate) struct Report {
 /// The time that one step took.
 #[derive(Debug, Serialize)]
 pub(crate) struct Phase {
-    name: &'static str,
-    seconds: f64,
+    pub(crate) name: &'static str,
+    pub(crate) seconds: f64,
 }
 
 /// Everything a restore is made with.

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 pub use crate::store::config::Config;
 pub use crate::store::object::{Condition, ObjectInfo, OpenUpload, Plan, Put, Stored, WriteError};
 pub(crate) use crate::store::object::{check_key, refuse_large};
-use crate::store::traffic::Traffic;
+use crate::store::traffic::{InFlight, Requests, Traffic};
 pub use crate::store::writer::ObjectWriter;
 
 /// Objects deleted at once, one request each; what a store takes from one client without throttling it.
@@ -55,6 +55,8 @@ enum Backend {
 pub struct ObjectReader {
     inner: Pin<Box<dyn AsyncRead + Send>>,
     traffic: Arc<Traffic>,
+    /// Since when the store is waited for.
+    since: Option<Instant>,
 }
 
 impl AsyncRead for ObjectReader {
@@ -66,6 +68,11 @@ impl AsyncRead for ObjectReader {
         let before = buf.filled().len();
         let polled = self.inner.as_mut().poll_read(cx, buf);
         self.traffic.add((buf.filled().len() - before) as u64);
+        if polled.is_pending() {
+            self.since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.since.take() {
+            self.traffic.store.add(since.elapsed());
+        }
         polled
     }
 }
@@ -179,7 +186,7 @@ impl Store {
             Backend::Dir(dir) => dir.read(key, range).await?,
             Backend::S3(s3) => Box::pin(s3::S3::read(s3, key, range)).await?,
         };
-        Ok(ObjectReader { inner, traffic: Arc::clone(&self.traffic) })
+        Ok(ObjectReader { inner, traffic: Arc::clone(&self.traffic), since: None })
     }
 
     /// Stores a small object in one piece.
@@ -285,6 +292,22 @@ impl Store {
     /// The share that was read of what is going to be.
     pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
+    }
+
+    /// The requests sent so far, by kind; none of a directory.
+    pub(crate) fn requests(&self) -> Vec<Requests> {
+        match &self.backend {
+            Backend::Dir(_) => Vec::new(),
+            Backend::S3(s3) => s3.requests(),
+        }
+    }
+
+    /// The requests with a body that may be under way at once; `None` of a directory.
+    pub(crate) fn in_flight(&self) -> Option<InFlight> {
+        match &self.backend {
+            Backend::Dir(_) => None,
+            Backend::S3(s3) => Some(s3.in_flight()),
+        }
     }
 
     /// True where a bucket is read as it was at a moment, so that nothing can be written.

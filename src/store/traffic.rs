@@ -1,12 +1,40 @@
-//! Bytes that a command has read from a store, of those that it is going to read: for whoever shows progress.
+//! What moves between a command and a store: the bytes that it has read of those that it is going to read, for whoever
+//! shows progress, and how long readers and store waited for each other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use crate::pipeline::clock::Span;
 
 /// The counters; clones of a store share them.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     read: AtomicU64,
     expected: AtomicU64,
+    /// Readers of objects waited for the store.
+    pub(crate) store: Span,
+    /// Readers of objects waited for whoever takes their rows.
+    pub(crate) taker: Span,
+}
+
+/// Requests of one kind.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Requests {
+    pub(crate) kind: &'static str,
+    pub(crate) requests: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+}
+
+/// The requests with a body that may be under way at once, as measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InFlight {
+    pub(crate) allowed: usize,
+    /// The shortest answer, which is what the number follows; `None` before the first.
+    pub(crate) shortest_ms: Option<f64>,
+    /// True where the server asked for less.
+    pub(crate) is_throttled: bool,
 }
 
 impl Traffic {

@@ -1,5 +1,5 @@
 //! A long way to the store: small objects of many schemas are under way together, as many as the round trip asks for and
-//! the server takes.
+//! the server takes. And a long way to the database: what is small is restored many at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::support::bucket::Bucket;
 use crate::support::pg;
-use crate::support::program::expect_code;
+use crate::support::pg_proxy::{self, Event, PgProxy};
+use crate::support::program::{self, expect_code};
 use crate::support::proxy::{Fault, Proxy};
 
 const SCHEMAS: usize = 20;
@@ -35,7 +36,17 @@ fn small_objects_of_several_schemas_are_under_way_together() {
     let proxy = bucket.runtime.block_on(Proxy::start(bucket.server.port, |_asked| None));
     proxy.moves_away(Duration::from_millis(200));
     let mut command = bucket.backup(cluster, name, "pre");
-    expect_code(command.args(["--s3-endpoint", &proxy.endpoint]), 0);
+    let (stdout, _) = expect_code(command.args(["--s3-endpoint", &proxy.endpoint, "--json", "--timings"]), 0);
+    let timings: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let sent = |kind: &str| -> u64 {
+        let all = timings["timings"]["requests"].as_array().unwrap();
+        all.iter().filter(|one| one["kind"] == kind).map(|one| one["requests"].as_u64().unwrap()).sum()
+    };
+    let log = proxy.log();
+    let seen = |method: &str| log.iter().filter(|(asked, _)| asked.method == method).count() as u64;
+    assert_eq!((sent("PUT object"), sent("HEAD object")), (seen("PUT"), seen("HEAD")), "{timings:#}");
+    assert_eq!(sent("GET object") + sent("GET list") + sent("other"), seen("GET"), "{timings:#}");
+    assert!(timings["timings"]["steps"].as_array().is_some_and(|steps| steps.len() == 3), "{timings:#}");
     // A schema has four objects: more than eight at once are of several, and more than a store nearby is sent.
     assert!(proxy.most_at_once("PUT") > 16, "{}", proxy.most_at_once("PUT"));
     let puts = proxy.log().into_iter().filter(|(asked, _)| asked.method == "PUT" && asked.target.contains("/s1"));
@@ -73,4 +84,62 @@ fn a_server_that_asks_for_less_gets_less_and_the_run_is_whole() {
     expect_code(&mut bucket.command("pre", &["verify"]), 0);
     assert_eq!(proxy.faults(), most);
     cluster.drop_database(name);
+}
+
+/// Many small tables; of some of them another database refuses the index or the rows.
+const MANY: &str = "
+    CREATE FUNCTION is_home() RETURNS boolean LANGUAGE sql AS $$ SELECT current_database() = 'distance many' $$;
+    CREATE FUNCTION at_home(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+        $$ BEGIN IF NOT public.is_home() THEN RAISE EXCEPTION 'not at home'; END IF; RETURN $1; END $$;
+    DO $do$ BEGIN FOR i IN 1..300 LOOP
+        EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, no serial, b text)', i);
+        EXECUTE format('INSERT INTO t%s SELECT g, g, repeat(%L, %s) FROM generate_series(1, 5) g', i, 'x', i);
+    END LOOP; END $do$;
+    CREATE INDEX away ON t70 (at_home(id)); CREATE INDEX also_away ON t270 (at_home(id));
+    ALTER TABLE t150 ADD CONSTRAINT home CHECK (at_home(id) > 0); COMMENT ON TABLE t7 IS 'seven'; COMMENT ON TABLE t299 IS 'last'";
+
+#[test]
+fn many_small_tables_are_restored_in_few_requests_and_what_is_refused_is_known_by_name() {
+    let (name, far) = ("distance many", "distance far");
+    let cluster = pg::shared(newest());
+    cluster.create_database(name);
+    cluster.psql(name, MANY);
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    expect_code(&mut program::backup(cluster, name, &store), 0);
+
+    let asked: Arc<[AtomicUsize; 5]> = Arc::default();
+    let kinds = ["CREATE TABLE", "TRUNCATE", "PRIMARY KEY", "setval", "ANALYZE"];
+    let (counted, sessions) = (Arc::clone(&asked), Arc::new(AtomicUsize::new(0)));
+    let loading = Arc::clone(&sessions);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let proxy = runtime.block_on(PgProxy::start(cluster, move |_session, event| {
+        if let Event::Asks(sql) = event {
+            for (kind, count) in kinds.iter().zip(counted.iter()) {
+                count.fetch_add(usize::from(sql.contains(kind)), Ordering::SeqCst);
+            }
+            loading.fetch_add(usize::from(sql.starts_with("SET synchronous_commit")), Ordering::SeqCst);
+        }
+        (event == Event::Begins).then_some(pg_proxy::Fault::Latency(Duration::from_millis(8)))
+    }));
+    let url = proxy.url(&cluster.url(far));
+    let (stdout, _) = expect_code(program::restore(cluster, &url, &store).args(["--create", "--json"]), 3);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let lost = report["findings"]["not_restored"].as_array().unwrap();
+    let mut names: Vec<&str> = lost.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["public.also_away", "public.away", "public.t150"], "{report:#}");
+    let asked: Vec<usize> = asked.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+    assert!(asked.iter().all(|count| (1..60).contains(count)), "{kinds:?} {asked:?}");
+    assert!(sessions.load(Ordering::SeqCst) > 6, "no further sessions came");
+
+    let rows = "SELECT string_agg(query_to_xml('SELECT * FROM t' || i, true, false, '')::text, '' ORDER BY i) FROM generate_series(1, 300) i WHERE i <> 150";
+    assert_eq!(cluster.psql(far, rows), cluster.psql(name, rows));
+    let things = "SELECT count(*) || ' ' || (SELECT count(*) FROM pg_constraint WHERE contype = 'p' AND conname ~ '^t')
+                       || ' ' || (SELECT string_agg(description, ' ' ORDER BY description DESC) FROM pg_description WHERE objoid >= 16384)
+                       || ' ' || (SELECT count(*) FROM pg_sequences)
+                    FROM pg_class WHERE relkind = 'r' AND reltuples = 5";
+    assert_eq!(cluster.psql(far, things), "299 300 seven last 300");
+    cluster.drop_database(name);
+    cluster.drop_database(far);
 }

@@ -301,7 +301,7 @@ pub(super) async fn copy(stream: CopyOutStream, reading: Reading<'_>, sent: &mut
             Poll::Ready(message) => message,
             Poll::Pending => tokio::select! {
                 biased;
-                message = reading.wait(stream.next()) => message?,
+                message = feed.clock().server.of(reading.wait(stream.next())) => message?,
                 bytes = session.gate().asks(copy, received) => {
                     // Whoever waits for room holds none, so that it can come to be.
                     room = Some(feed.room(segmenter.gathered() + bytes).await.map_err(Trouble::Fatal)?);

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
@@ -27,6 +27,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::store::config::{Checksums, Config};
 use crate::store::s3::failure::{Failure, causes, client_hint};
 use crate::store::s3::server::{Connection, S3};
+use crate::store::s3::tally::{Counting, Tally};
 use crate::store::s3::{own_ca, services};
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -39,6 +40,7 @@ const ANY_REGION: &str = "us-east-1";
 pub(super) async fn connect(
     config: &Config,
     credentials: Option<(String, String)>,
+    tally: &Arc<Tally>,
 ) -> Result<(Connection, Option<String>)> {
     let http = http(config.ca_file.as_deref())?;
     let mut sdk = aws_sdk_s3::Config::builder();
@@ -70,6 +72,7 @@ pub(super) async fn connect(
     sdk = sdk
         .behavior_version(BehaviorVersion::latest())
         .http_client(http)
+        .interceptor(Counting(Arc::clone(tally)))
         .region(region)
         .force_path_style(config.path_style.unwrap_or(endpoint.is_some()))
         .retry_config(RetryConfig::disabled())
@@ -99,7 +102,7 @@ impl S3 {
         if now.renewed != with.renewed {
             return true;
         }
-        let fresh = match Box::pin(connect(&self.config, None)).await {
+        let fresh = match Box::pin(connect(&self.config, None, &self.tally)).await {
             Ok((fresh, _endpoint)) => fresh,
             Err(error) => {
                 tracing::debug!("look for credentials again: {error}");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
+use crate::store::traffic::InFlight;
 
 /// Requests at once, whatever the round trip.
 const LEAST: usize = 8;
@@ -62,6 +63,13 @@ impl Flight {
     pub(super) async fn turn(&self) -> Result<Turn<'_>> {
         let permit = Arc::clone(&self.turns).acquire_owned().await.map_err(|error| Error::failed(error.to_string()))?;
         Ok(Turn { flight: self, permit: Some(permit), begun: Instant::now() })
+    }
+
+    /// The number that is allowed now, and what it follows.
+    pub(super) fn now(&self) -> InFlight {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let shortest_ms = (state.shortest != Duration::MAX).then(|| state.shortest.as_secs_f64() * 1000.0);
+        InFlight { allowed: state.allowed, shortest_ms, is_throttled: state.complained.is_some() }
     }
 
     fn give_back(&self, permit: OwnedSemaphorePermit) {

@@ -19,6 +19,7 @@ pub(crate) mod read;
 pub(crate) mod request;
 pub(crate) mod server;
 pub(crate) mod services;
+mod tally;
 pub(crate) mod upload;
 pub(crate) mod versions;
 
@@ -50,7 +51,8 @@ impl S3 {
     pub(crate) async fn open(config: &Config, credentials: Option<(String, String)>) -> Result<Self> {
         let (bucket, prefix) = name(&config.location)?;
         let options = Options::of(config)?;
-        let (connection, endpoint) = Box::pin(client::connect(config, credentials)).await?;
+        let tally = Arc::default();
+        let (connection, endpoint) = Box::pin(client::connect(config, credentials, &tally)).await?;
         Ok(Self {
             connection: RwLock::new(connection),
             config: config.clone(),
@@ -65,6 +67,7 @@ impl S3 {
             at: config.at,
             bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
             flight: Flight::new(),
+            tally,
             versions: AtomicBool::new(false),
             conditions: AtomicBool::new(true),
             etags: AtomicU8::new(if options.hides_md5() { NOT_MD5 } else { UNKNOWN }),

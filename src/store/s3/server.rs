@@ -12,6 +12,8 @@ use tokio::sync::Semaphore;
 use crate::store::config::Config;
 use crate::store::s3::flight::Flight;
 use crate::store::s3::options::Options;
+use crate::store::s3::tally::Tally;
+use crate::store::traffic::{InFlight, Requests};
 
 /// Bytes of parts in flight of all writers together: a share of the 256 MiB that the program may use.
 pub(super) const IN_FLIGHT_BYTES: usize = 32 << 20;
@@ -42,6 +44,7 @@ pub(crate) struct S3 {
     pub(super) options: Options,
     pub(super) bytes: Arc<Semaphore>,
     pub(super) flight: Flight,
+    pub(super) tally: Arc<Tally>,
     /// The knowledge whether this store's etags are MD5 sums, learnt from the first upload.
     pub(super) etags: AtomicU8,
     /// False when the server was seen to know no conditions of PUTs, and to say so.
@@ -65,6 +68,16 @@ pub(super) struct Connection {
 impl S3 {
     pub(super) fn connection(&self) -> Connection {
         self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The requests sent so far, by kind.
+    pub(crate) fn requests(&self) -> Vec<Requests> {
+        self.tally.requests()
+    }
+
+    /// The requests with a body that may be under way at once.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.flight.now()
     }
 
     pub(super) fn client(&self) -> Client {
