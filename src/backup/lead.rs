@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// Time between two checks of pg_dump's backend.
 const LOOK: Duration = Duration::from_millis(250);
+/// The answer reads all locks of the server, which are many where the tables are: asking takes a tenth of the time at most.
+const RARELY: u32 = 9;
 /// While a session of somebody else is blocked by the run, pg_dump may wait no longer than this.
 const COURTESY: Duration = Duration::from_secs(5);
 /// Longest wait for an object that was left out to be gone.
@@ -148,9 +150,13 @@ async fn blocked(run: &Run, leader: &Leader) -> Result<(i32, Error)> {
     let (application, client) = (pg_dump::application(&run.name), &leader.session.client);
     let longest = run.options.limits.lock_timeout;
     let mut waiting: Option<(String, Instant)> = None;
+    let mut pause = LOOK;
     loop {
-        tokio::time::sleep(LOOK.min(longest / 2)).await;
-        let Some(wait) = waiters::wait_of(client, &application, &run.name).await? else {
+        tokio::time::sleep(pause.min(longest / 2)).await;
+        let asked = Instant::now();
+        let wait = waiters::wait_of(client, &application, &run.name).await?;
+        pause = LOOK.max(asked.elapsed() * RARELY);
+        let Some(wait) = wait else {
             waiting = None;
             continue;
         };

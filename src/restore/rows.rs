@@ -122,8 +122,8 @@ struct Plan {
     tables: Vec<Wanted>,
     large: Vec<Option<Large>>,
     queue: Mutex<VecDeque<Unit>>,
-    /// Small tables on the queue.
-    small: AtomicUsize,
+    /// Small tables that were on the queue.
+    small: usize,
     /// Sessions that load.
     sessions: AtomicUsize,
 }
@@ -253,14 +253,14 @@ impl Rows {
         }
         let small = queue.iter().filter(|unit| unit.piece.is_none()).filter_map(|unit| tables.get(unit.table));
         let sessions = AtomicUsize::new(self.jobs);
-        let small = AtomicUsize::new(small.filter(|wanted| self.is_small(wanted)).count());
+        let small = small.filter(|wanted| self.is_small(wanted)).count();
         Ok(Plan { tables, large, queue: Mutex::new(queue), small, sessions })
     }
 
     /// The number of further sessions for small tables. At a distance a session only waits; as many more share that
     /// wait as the round trip is long, not more than half of the connections that the server has free.
     async fn further(&self, plan: &Plan) -> Result<usize> {
-        let small = plan.small.load(Ordering::Relaxed);
+        let small = plan.small;
         if small < FURTHER_FROM {
             return Ok(0);
         }
@@ -296,8 +296,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Takes small tables off the queue, from its end, where the smallest are; where `all_else` is, only when nothing
-    /// else is left.
+    /// Takes small tables off the queue: the largest of them when nothing but small ones is left (`all_else`), otherwise
+    /// from its end, where the smallest are, or none.
     fn small_ones<'p>(&self, plan: &'p Plan, all_else: bool) -> Option<Vec<&'p Wanted>> {
         let mut queue = locked(&plan.queue);
         let small = |unit: &Unit| {
@@ -307,16 +307,18 @@ impl Rows {
         if all_else && queue.front().is_none_or(|unit| small(unit).is_none()) {
             return None;
         }
-        let left = plan.small.load(Ordering::Relaxed);
-        let together = Self::together(left, plan.sessions.load(Ordering::Relaxed));
+        let together = Self::together(plan.small, plan.sessions.load(Ordering::Relaxed));
         let mut tables = Vec::with_capacity(together);
         while tables.len() < together
-            && let Some(wanted) = queue.back().and_then(small)
+            && let Some(wanted) = if all_else { queue.front() } else { queue.back() }.and_then(small)
         {
-            queue.pop_back();
+            if all_else {
+                queue.pop_front()
+            } else {
+                queue.pop_back()
+            };
             tables.push(wanted);
         }
-        plan.small.fetch_sub(tables.len(), Ordering::Relaxed);
         (!tables.is_empty()).then_some(tables)
     }
 

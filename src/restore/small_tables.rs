@@ -30,7 +30,7 @@ impl Rows {
         self.tables == Tables::New && wanted.table.extension.is_none() && wanted.table.raw_bytes <= SMALL_BYTES
     }
 
-    /// Takes the number of small tables that one of so many sessions loads together off a queue that begins with as many.
+    /// The number of small tables, of so many in all, that one of so many sessions loads together: each has work twice.
     pub(crate) fn together(small: usize, sessions: usize) -> usize {
         (small / (2 * sessions.max(1))).clamp(1, TOGETHER)
     }

@@ -133,13 +133,16 @@ fn many_small_tables_are_restored_in_few_requests_and_what_is_refused_is_known_b
     assert!(asked.iter().all(|count| (1..60).contains(count)), "{kinds:?} {asked:?}");
     assert!(sessions.load(Ordering::SeqCst) > 6, "no further sessions came");
 
-    let rows = "SELECT string_agg(query_to_xml('SELECT * FROM t' || i, true, false, '')::text, '' ORDER BY i) FROM generate_series(1, 300) i WHERE i <> 150";
-    assert_eq!(cluster.psql(far, rows), cluster.psql(name, rows));
+    let rows = (1..=300).filter(|table| *table != 150).map(|table| format!("SELECT {table}, id, no, b FROM t{table}"));
+    let rows = rows.collect::<Vec<_>>().join(" UNION ALL ");
+    let rows = format!("SELECT count(*) || md5(string_agg(x::text, ' ' ORDER BY x::text)) FROM ({rows}) x");
+    assert_eq!(cluster.psql(far, &rows), cluster.psql(name, &rows));
     let things = "SELECT count(*) || ' ' || (SELECT count(*) FROM pg_constraint WHERE contype = 'p' AND conname ~ '^t')
                        || ' ' || (SELECT string_agg(description, ' ' ORDER BY description DESC) FROM pg_description WHERE objoid >= 16384)
                        || ' ' || (SELECT count(*) FROM pg_sequences)
-                    FROM pg_class WHERE relkind = 'r' AND reltuples = 5";
-    assert_eq!(cluster.psql(far, things), "299 300 seven last 300");
+                    FROM pg_class WHERE relkind = 'r' AND reltuples >= 0";
+    assert_eq!(cluster.psql(far, things), "300 300 seven last 300");
+    assert_eq!(cluster.psql(far, "SELECT count(*) FROM t150"), "0");
     cluster.drop_database(name);
     cluster.drop_database(far);
 }
