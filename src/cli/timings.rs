@@ -104,8 +104,12 @@ impl Timings {
             self.stages.iter().map(|one| vec![one.stage.to_owned(), seconds(one.seconds), one.what.to_owned()]),
         );
         rows.extend(self.requests.iter().map(|one| {
-            let (sent, received) = (human::size(one.sent_bytes), human::size(one.received_bytes));
-            vec![one.kind.to_owned(), human::count(one.requests), format!("{sent} sent, {received} received")]
+            let moved = match (one.sent_bytes, one.received_bytes) {
+                (0, 0) => String::new(),
+                (0, received) => format!("{} received", human::size(received)),
+                (sent, _) => format!("{} sent", human::size(sent)),
+            };
+            vec![one.kind.to_owned(), human::count(one.requests), moved]
         }));
         rows.extend(self.choices.iter().map(|one| vec![one.name.to_owned(), one.value.clone(), one.why.clone()]));
         format!("\n{}", output::table(&["timings", "", "all tasks of a stage together"], &[1], &rows))

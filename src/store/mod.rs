@@ -298,7 +298,7 @@ impl Store {
     pub(crate) fn requests(&self) -> Vec<Requests> {
         match &self.backend {
             Backend::Dir(_) => Vec::new(),
-            Backend::S3(s3) => s3.requests(),
+            Backend::S3(s3) => s3.requests(self.traffic.total()),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::pipeline::clock::Span;
 pub(crate) struct Traffic {
     read: AtomicU64,
     expected: AtomicU64,
+    total: AtomicU64,
     /// Readers of objects waited for the store.
     pub(crate) store: Span,
     /// Readers of objects waited for whoever takes their rows.
@@ -24,6 +25,7 @@ pub(crate) struct Requests {
     pub(crate) kind: &'static str,
     pub(crate) requests: u64,
     pub(crate) sent_bytes: u64,
+    /// Of objects only.
     pub(crate) received_bytes: u64,
 }
 
@@ -46,6 +48,12 @@ impl Traffic {
 
     pub(super) fn add(&self, bytes: u64) {
         self.read.fetch_add(bytes, Ordering::Relaxed);
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// All bytes read of objects.
+    pub(super) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
     }
 
     /// Bytes read and expected; 0 where nothing is expected yet.

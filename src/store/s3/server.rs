@@ -70,9 +70,9 @@ impl S3 {
         self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The requests sent so far, by kind.
-    pub(crate) fn requests(&self) -> Vec<Requests> {
-        self.tally.requests()
+    /// The requests sent so far, by kind; `received_bytes` came by those for objects.
+    pub(crate) fn requests(&self, received_bytes: u64) -> Vec<Requests> {
+        self.tally.requests(received_bytes)
     }
 
     /// The requests with a body that may be under way at once.

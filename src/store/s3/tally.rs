@@ -3,19 +3,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef};
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 
 use crate::store::traffic::Requests;
 
+/// The kind that gets objects.
+const GET: &str = "GET object";
 /// The kinds of requests, as they stand in a bill.
 const KINDS: [&str; 9] = [
     "PUT object",
     "PUT part",
     "POST begin upload",
     "POST complete upload",
-    "GET object",
+    GET,
     "HEAD object",
     "GET list",
     "DELETE",
@@ -30,18 +32,17 @@ pub(super) struct Tally([Count; KINDS.len()]);
 struct Count {
     requests: AtomicU64,
     sent: AtomicU64,
-    received: AtomicU64,
 }
 
 impl Tally {
-    /// What was sent so far.
-    pub(super) fn requests(&self) -> Vec<Requests> {
+    /// The requests sent so far; `received_bytes` came by those for objects.
+    pub(super) fn requests(&self, received_bytes: u64) -> Vec<Requests> {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let all = KINDS.iter().zip(&self.0).map(|(kind, count)| Requests {
             kind,
             requests: read(&count.requests),
             sent_bytes: read(&count.sent),
-            received_bytes: read(&count.received),
+            received_bytes: if *kind == GET { received_bytes } else { 0 },
         });
         all.filter(|one| one.requests > 0).collect()
     }
@@ -64,7 +65,7 @@ fn kind(method: &str, uri: &str) -> &'static str {
         "POST" if has("delete") => "DELETE",
         "GET" if has("list-type") || has("versions") || has("uploads") || has("prefix") => "GET list",
         "GET" if has("uploadId") || has("versioning") => "other",
-        "GET" => "GET object",
+        "GET" => GET,
         "HEAD" => "HEAD object",
         "DELETE" => "DELETE",
         _ => "other",
@@ -94,21 +95,6 @@ impl Intercept for Counting {
         if let Some(count) = self.0.count(request.method(), request.uri()) {
             count.requests.fetch_add(1, Ordering::Relaxed);
             count.sent.fetch_add(length(request.headers().get("content-length")), Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    fn read_after_attempt(
-        &self,
-        context: &FinalizerInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        if let (Some(request), Some(response)) = (context.request(), context.response())
-            && let Some(count) = self.0.count(request.method(), request.uri())
-            && request.method() != "HEAD"
-        {
-            count.received.fetch_add(length(response.headers().get("content-length")), Ordering::Relaxed);
         }
         Ok(())
     }
