@@ -28,7 +28,7 @@ struct Step {
 /// Seconds of all tasks of a stage together.
 #[derive(Debug, Serialize)]
 struct Stage {
-    stage: &'static str,
+    name: &'static str,
     what: &'static str,
     seconds: f64,
 }
@@ -67,8 +67,8 @@ impl Timings {
         self.choices.push(Choice { name, value, why });
     }
 
-    fn stage(&mut self, stage: &'static str, what: &'static str, span: &Span) {
-        self.stages.push(Stage { stage, what, seconds: span.seconds() });
+    fn stage(&mut self, name: &'static str, what: &'static str, span: &Span) {
+        self.stages.push(Stage { name, what, seconds: span.seconds() });
     }
 
     /// Adds the stages between the database and the store.
@@ -100,16 +100,14 @@ impl Timings {
         let seconds = |seconds: f64| format!("{seconds:.1} s");
         let mut rows: Vec<Vec<String>> = Vec::new();
         rows.extend(self.steps.iter().map(|step| vec![step.name.clone(), seconds(step.seconds), String::new()]));
-        rows.extend(
-            self.stages.iter().map(|one| vec![one.stage.to_owned(), seconds(one.seconds), one.what.to_owned()]),
-        );
+        rows.extend(self.stages.iter().map(|one| vec![one.name.to_owned(), seconds(one.seconds), one.what.to_owned()]));
         rows.extend(self.requests.iter().map(|one| {
             let moved = match (one.sent_bytes, one.received_bytes) {
                 (0, 0) => String::new(),
                 (0, received) => format!("{} received", human::size(received)),
                 (sent, _) => format!("{} sent", human::size(sent)),
             };
-            vec![one.kind.to_owned(), human::count(one.requests), moved]
+            vec![one.kind.to_owned(), human::count(one.count), moved]
         }));
         rows.extend(self.choices.iter().map(|one| vec![one.name.to_owned(), one.value.clone(), one.why.clone()]));
         format!("\n{}", output::table(&["timings", "", "all tasks of a stage together"], &[1], &rows))

@@ -142,7 +142,10 @@ impl<T> TaskQueue<T> {
 impl Feed {
     /// Waits for memory for so many bytes, before they are read.
     pub(crate) async fn room(&self, bytes: usize) -> Result<Permit> {
-        self.compressor.clock.room.of(self.compressor.budget.acquire(self.task, bytes)).await
+        let begun = Instant::now();
+        let room = self.compressor.budget.acquire(self.task, bytes).await;
+        self.compressor.clock.room.add(begun.elapsed());
+        room
     }
 
     /// Sends the next rows of the current chunk: waits for memory unless there is `room` already, then for a core, and
@@ -153,11 +156,12 @@ impl Feed {
             None => self.room(segment.bytes).await?,
         };
         let clock = Arc::clone(&self.compressor.clock);
-        let core = clock
-            .room
-            .of(Arc::clone(&self.compressor.cores).acquire_owned())
+        let begun = Instant::now();
+        let core = Arc::clone(&self.compressor.cores)
+            .acquire_owned()
             .await
             .map_err(|closed| Error::failed(format!("wait for a core: {closed}")))?;
+        clock.room.add(begun.elapsed());
         let (done, frame) = oneshot::channel();
         let compressors = Arc::clone(&self.compressor.compressors);
         let fields = Fields::clone(fields);

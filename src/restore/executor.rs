@@ -248,7 +248,9 @@ impl<'a> Executor<'a> {
                     }
                     let entries: Vec<&Entry> = items.iter().map(|item| item.entry).collect();
                     self.make_all(session, &entries).await?;
-                    items.into_iter().for_each(|item| board.end(item));
+                    for item in items {
+                        board.end(item);
+                    }
                 }
                 Ok::<(), Error>(())
             }

@@ -23,7 +23,8 @@ pub(crate) struct Traffic {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Requests {
     pub(crate) kind: &'static str,
-    pub(crate) requests: u64,
+    #[serde(rename = "requests")]
+    pub(crate) count: u64,
     pub(crate) sent_bytes: u64,
     /// Of objects only.
     pub(crate) received_bytes: u64,

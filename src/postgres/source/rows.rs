@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream::StreamExt as _;
 use tokio::sync::{Mutex, mpsc};
@@ -299,16 +299,22 @@ pub(super) async fn copy(stream: CopyOutStream, reading: Reading<'_>, sent: &mut
         // A row that is there already costs no timer.
         let message = match futures::poll!(stream.next()) {
             Poll::Ready(message) => message,
-            Poll::Pending => tokio::select! {
-                biased;
-                message = feed.clock().server.of(reading.wait(stream.next())) => message?,
-                bytes = session.gate().asks(copy, received) => {
-                    // Whoever waits for room holds none, so that it can come to be.
-                    room = Some(feed.room(segmenter.gathered() + bytes).await.map_err(Trouble::Fatal)?);
-                    session.gate().grant();
-                    continue;
+            Poll::Pending => {
+                let begun = Instant::now();
+                tokio::select! {
+                    biased;
+                    message = reading.wait(stream.next()) => {
+                        feed.clock().server.add(begun.elapsed());
+                        message?
+                    }
+                    bytes = session.gate().asks(copy, received) => {
+                        // Whoever waits for room holds none, so that it can come to be.
+                        room = Some(feed.room(segmenter.gathered() + bytes).await.map_err(Trouble::Fatal)?);
+                        session.gate().grant();
+                        continue;
+                    }
                 }
-            },
+            }
         };
         let Some(message) = message else { break };
         let message = message.map_err(|e| {

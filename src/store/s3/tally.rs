@@ -40,11 +40,11 @@ impl Tally {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let all = KINDS.iter().zip(&self.0).map(|(kind, count)| Requests {
             kind,
-            requests: read(&count.requests),
+            count: read(&count.requests),
             sent_bytes: read(&count.sent),
             received_bytes: if *kind == GET { received_bytes } else { 0 },
         });
-        all.filter(|one| one.requests > 0).collect()
+        all.filter(|one| one.count > 0).collect()
     }
 
     fn count(&self, method: &str, uri: &str) -> Option<&Count> {
