@@ -10,6 +10,7 @@ pub(crate) mod head;
 pub(crate) mod order;
 pub(crate) mod partitions;
 pub(crate) mod reader;
+pub(crate) mod renamed;
 pub(crate) mod rows;
 pub(crate) mod sql_reader;
 pub(crate) mod table_sql;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use crate::archive::copy_text::Value;
 use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::rescue::apply::Applied;
+use crate::rescue::beside::{self, Made};
 use crate::rescue::compare::{Change, Changed, Found};
 use crate::rescue::options::{self, Options};
 use crate::rescue::{self, Report};
@@ -22,7 +24,12 @@ pub(crate) async fn run(arguments: Rescue, global: &Global) -> Result<()> {
     let (limit, applies) = (arguments.limit, arguments.apply.is_some());
     let forget = arguments.forget.read(&global.store).await?;
     let store = global.store.open_existing().await?;
+    let beside = arguments.r#as.clone();
     let options = Options { forget, ..arguments.options()? };
+    if let Some(name) = beside {
+        let made = Box::pin(beside::make(store, &options, &name)).await?;
+        return if global.json { output::print_json(&Beside::of(&made)) } else { output::print(&beside_text(&made)) };
+    }
     let report = rescue::run(store, &options).await?;
     if global.json { output::print(&document(&report)?) } else { output::print(&text(&report, limit, applies)) }
 }
@@ -84,6 +91,53 @@ fn text(report: &Report, limit: u64, applies: bool) -> String {
             text.push_str("\nNothing was changed. --apply missing, changed or both writes.\n");
         }
         None => text.push_str("\nNothing was changed.\n"),
+    }
+    text
+}
+
+/// The report of a table under another name.
+#[derive(Serialize)]
+struct Beside<'a> {
+    run: &'a str,
+    table: String,
+    r#as: String,
+    into: &'a str,
+    read_bytes: u64,
+    rows: u64,
+    forgotten: Option<&'a Forgotten>,
+    notes: &'a [String],
+    seconds: f64,
+}
+
+impl<'a> Beside<'a> {
+    fn of(made: &'a Made) -> Self {
+        Self {
+            run: &made.run,
+            table: made.table.to_string(),
+            r#as: made.name.to_string(),
+            into: &made.into,
+            read_bytes: made.read_bytes,
+            rows: made.rows,
+            forgotten: made.forgotten.as_ref(),
+            notes: &made.notes,
+            seconds: made.seconds,
+        }
+    }
+}
+
+fn beside_text(made: &Made) -> String {
+    let mut text = format!(
+        "{} of run {} is {} in {}: {} rows, {} read, {:.1} s\n",
+        human::plain(&made.table.to_string()),
+        made.run,
+        human::plain(&made.name.to_string()),
+        made.into,
+        human::count(made.rows),
+        human::size(made.read_bytes),
+        made.seconds
+    );
+    for line in made.forgotten.iter().flat_map(Forgotten::lines).chain(made.notes.iter().cloned()) {
+        text.push_str(&format!("  {}\n", human::plain(&line)));
     }
     text
 }
@@ -253,6 +307,10 @@ pub struct Rescue {
     /// The database with the live table: a URL or `key=value` words, as libpq reads them.
     #[arg(long, env = "PGSTOW_RESCUE_TO", hide_env_values = true)]
     pub to: String,
+    /// Restore the table under this name instead, beside the live one: with its rows (those of --where), indexes, constraints
+    /// and sequences, without foreign keys, triggers and privileges.
+    #[arg(long, value_name = "SCHEMA.TABLE", conflicts_with_all = ["apply", "key", "dry_run", "with_referenced"])]
+    pub r#as: Option<String>,
     /// SQL condition on the table's rows, evaluated by PostgreSQL.
     #[arg(long, value_name = "SQL")]
     pub r#where: Option<String>,

@@ -82,6 +82,20 @@ impl Begun {
         })
     }
 
+    /// The table that is rescued, and the objects that hold its rows.
+    ///
+    /// # Errors
+    /// Kind `Usage` for a table whose rows the run does not contain.
+    pub(crate) async fn found(&mut self) -> Result<(TableName, Table, Vec<(TableName, Table)>)> {
+        let holders = self.holders(self.at).await?;
+        let schema = self.source.manifest.schemas.get(self.at.0);
+        let found = schema.and_then(|schema| Some((schema, schema.tables.get(self.at.1)?)));
+        let (schema, table) = found.ok_or_else(|| Error::failed("a table of the manifest is missing"))?;
+        let name = TableName::new(&schema.name, &table.name);
+        self.rows = holders.iter().map(|(_, table)| table.rows).sum();
+        Ok((name, table.clone(), holders))
+    }
+
     /// Brings the rows of the table into a temporary table.
     ///
     /// # Errors

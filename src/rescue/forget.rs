@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use crate::archive::foreign_keys::ForeignKey;
 use crate::error::{Error, Kind, Result};
+use crate::postgres::connect::session::Session;
 use crate::postgres::target::foreign_keys::declared;
 use crate::postgres::target::ground::{Ground, Table};
 use crate::postgres::target::live::Live;
@@ -18,50 +19,84 @@ use crate::restore::forget::list::List;
 use crate::restore::forget::{Forget, Forgotten};
 use crate::sql::names::TableName;
 
+/// A list that was read, with the tables that it needs.
+pub(crate) struct Ready {
+    forget: Forget,
+    foreign: Vec<ForeignKey>,
+}
+
 /// Takes the rows out. Tables that had to be read for it are added to `staged`.
 ///
 /// # Errors
 /// Kind `Usage` for a list that cannot be applied as a whole: nothing is written without it.
 pub(crate) async fn forget(begun: &mut Begun, staged: &mut Vec<Staging>, list: &List) -> Result<Forgotten> {
+    let own: Vec<TableName> = staged.iter().map(|one| one.live.name.clone()).collect();
+    let ready = read(begun, staged, &own, 0, list).await?;
+    let ground = ground(begun, staged).await?;
+    begun.loader.execute("BEGIN", "erase the rows of the forget list").await?;
+    let done = ready.erase(begun.loader.session(), ground).await.map_err(|error| error.hint("nothing was changed"))?;
+    begun.loader.execute("COMMIT", "erase the rows of the forget list").await?;
+    Ok(done)
+}
+
+/// Reads what is needed to say which rows of these tables hang on erased ones; temporary tables are numbered from `first`.
+///
+/// # Errors
+/// As [`forget`].
+pub(crate) async fn read(
+    begun: &mut Begun,
+    staged: &mut Vec<Staging>,
+    own: &[TableName],
+    first: usize,
+    list: &List,
+) -> Result<Ready> {
     let foreign = declared(begun.loader.session()).await?;
     let forget = Forget::new(list, &begun.source.manifest, &[]).with_foreign(foreign.clone());
     let every = begun.source.manifest.schemas.iter();
     let every: HashSet<TableName> =
         every.flat_map(|schema| schema.tables.iter().map(|table| TableName::new(&schema.name, &table.name))).collect();
     let names = Ground::of_database(begun.loader.session(), &every).await?;
-    let more = between(&names, &foreign, forget.keys(), &staged.iter().map(|one| one.live.name.clone()).collect());
-    for (table, referred) in more {
+    for (table, referred) in between(&names, &foreign, forget.keys(), &own.iter().cloned().collect()) {
         let live = Live::find(begun.loader.session(), &table).await?;
         let key = if live.key.is_empty() { referred } else { Vec::new() };
         tracing::info!("reading {table} as well, for rows that hang on erased ones");
-        let number = staged.len();
+        let number = staged.len() + first;
         staged.push(begun.stage_other(&table, number, key).await?);
     }
+    Ok(Ready { forget, foreign })
+}
+
+/// The temporary tables, as rows are erased in them.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn ground(begun: &Begun, staged: &[Staging]) -> Result<Ground> {
     let mut ground = Ground::default();
-    for one in staged.iter() {
+    for one in staged {
         let columns = one.live.columns.iter().filter(|column| one.columns.contains(&column.name));
         let table = Table { from: one.table().to_owned(), columns: columns.cloned().collect() };
         ground.add(begun.loader.session(), &one.live.name, table).await?;
     }
-    begun.loader.execute("BEGIN", "erase the rows of the forget list").await?;
-    forget
-        .erase_in(begun.loader.session(), &foreign, ground)
-        .await
-        .map_err(|error| error.hint("nothing was changed"))?;
-    begun.loader.execute("COMMIT", "erase the rows of the forget list").await?;
-    let done = forget.take().ok_or_else(|| Error::failed("the account of the forget list is missing"))?;
-    if done.not_applied.is_empty() {
-        return Ok(done);
+    Ok(ground)
+}
+
+impl Ready {
+    /// Erases in these tables, in the session's open transaction.
+    ///
+    /// # Errors
+    /// As [`forget`].
+    pub(crate) async fn erase(&self, session: &Session, ground: Ground) -> Result<Forgotten> {
+        self.forget.erase_in(session, &self.foreign, ground).await?;
+        let done = self.forget.take().ok_or_else(|| Error::failed("the account of the forget list is missing"))?;
+        if done.not_applied.is_empty() {
+            return Ok(done);
+        }
+        let first = Error::new(Kind::Usage, done.not_applied.first().cloned().unwrap_or_default());
+        let error = done.not_applied.iter().skip(1).fold(first, |error, more| error.hint(more.clone()));
+        Err(error
+            .context("the forget list cannot be applied as a whole")
+            .hint("mend the list, or rescue with one that holds the lines of these tables only"))
     }
-    Err(done
-        .not_applied
-        .iter()
-        .skip(1)
-        .fold(Error::new(Kind::Usage, done.not_applied.first().cloned().unwrap_or_default()), |error, more| {
-            error.hint(more.clone())
-        })
-        .context("the forget list cannot be applied as a whole")
-        .hint("mend the list, or rescue with one that holds the lines of these tables only; nothing was changed"))
 }
 
 /// The tables to read beside those that are staged, each with columns that a foreign key refers to.

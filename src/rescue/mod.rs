@@ -13,6 +13,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod begin;
+pub(crate) mod beside;
 pub(crate) mod compare;
 pub(crate) mod forget;
 pub(crate) mod options;

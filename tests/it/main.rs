@@ -24,6 +24,7 @@ mod backup_parallel;
 mod backup_policy;
 mod backup_snapshot;
 mod backup_verdict;
+mod beside;
 mod contents;
 mod copies;
 mod credentials;

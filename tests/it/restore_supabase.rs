@@ -563,3 +563,27 @@ fn a_newer_project_without_the_extensions_takes_all_that_does_not_need_them() {
         }
     }
 }
+
+#[test]
+fn a_person_who_was_forgotten_does_not_come_back_into_a_project() {
+    let saved = saved();
+    let project = new_project(saved, pg::packaged(), true);
+    let id = saved.cluster.psql("app", "SELECT user_id FROM auth.one_time_tokens ORDER BY 1 LIMIT 1");
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("forget.jsonl");
+    std::fs::write(&list, format!("{{\"table\":\"auth.users\",\"key\":{{\"id\":\"{id}\"}}}}\n")).unwrap();
+    let report = restore(saved, &project, &["--roles", "--forget", list.to_str().unwrap()], 3);
+    assert_eq!(listed(&report, "not_restored").iter().filter(|line| line.starts_with("erasure")).count(), 0);
+    let users = &report["forgotten"]["tables"].as_array().unwrap().iter().find(|one| one["table"] == "auth.users");
+    assert_eq!(users.unwrap()["listed"], 1, "{report}");
+    for (table, column) in [("auth.users", "id"), ("auth.identities", "user_id"), ("auth.one_time_tokens", "user_id")] {
+        let left = format!("SELECT count(*) FROM {table} WHERE {column} = '{id}'");
+        assert_eq!(
+            (admin(&project, &left), saved.cluster.psql("app", &left) != "0"),
+            ("0".to_owned(), true),
+            "{table}"
+        );
+    }
+    let all = "SELECT count(*) FROM auth.users";
+    assert_eq!(admin(&project, all), saved.cluster.psql("app", "SELECT count(*) - 1 FROM auth.users"));
+}

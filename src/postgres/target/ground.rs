@@ -18,6 +18,8 @@ pub(crate) struct Spot {
     pub(crate) from: String,
     /// The partition that holds them, where not every row of the root is meant; as SQL.
     pub(crate) part: Option<String>,
+    /// The role may insert into it: where it may not, no row came.
+    fillable: bool,
 }
 
 /// A table as the statements see it.
@@ -46,10 +48,13 @@ impl Ground {
     pub(crate) async fn of_database(session: &Session, names: &HashSet<TableName>) -> Result<Self> {
         let mut ground = Self::default();
         let tree = tree(session).await?;
-        let roots: HashSet<&TableName> =
-            tree.iter().filter(|(name, _)| names.contains(*name)).map(|(_, spot)| &spot.root).collect();
+        let roots: HashSet<&TableName> = tree
+            .iter()
+            .filter(|(name, spot)| spot.fillable && names.contains(*name))
+            .map(|(_, spot)| &spot.root)
+            .collect();
         for (name, spot) in &tree {
-            if names.contains(name) || roots.contains(&spot.root) {
+            if spot.fillable && names.contains(name) || roots.contains(&spot.root) {
                 ground.spots.insert(name.clone(), spot.clone());
             }
         }
@@ -69,7 +74,7 @@ impl Ground {
         self.temporary = true;
         let tree = tree(session).await?;
         let root = tree.get(name).map_or(name, |spot| &spot.root);
-        let spot = Spot { root: name.clone(), from: table.from.clone(), part: None };
+        let spot = Spot { root: name.clone(), from: table.from.clone(), part: None, fillable: true };
         // A key of a partition, or of what it is a partition of, means the same rows.
         let same = tree.iter().filter(|(other, spot)| spot.root == *root && (name == root || *other == root));
         for (other, _) in same {
@@ -126,7 +131,8 @@ async fn tree(session: &Session) -> Result<HashMap<TableName, Spot>> {
                    UNION ALL SELECT i.inhrelid, u.root FROM up u JOIN pg_catalog.pg_inherits i ON i.inhparent = u.oid
                      JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid WHERE c.relispartition AND c.relkind IN ('r', 'p'))
                SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, rn.nspname::pg_catalog.text,
-                      r.relname::pg_catalog.text, c.relkind = 'p'
+                      r.relname::pg_catalog.text, c.relkind = 'p',
+                      pg_catalog.has_table_privilege(c.oid, 'INSERT')
                  FROM up u JOIN pg_catalog.pg_class c ON c.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                  JOIN pg_catalog.pg_class r ON r.oid = u.root JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace";
     let rows = session.client.query(sql, &[]).await.map_err(|e| failure(&e).context("look at the tables"))?;
@@ -136,7 +142,7 @@ async fn tree(session: &Session) -> Result<HashMap<TableName, Spot>> {
         let (name, root) = (table(row, 0), table(row, 2));
         let from = format!("{}{}", if row.get(4) { "" } else { "ONLY " }, name.sql());
         let part = (name != root).then(|| name.sql());
-        (name, Spot { root, from, part })
+        (name, Spot { root, from, part, fillable: row.get(5) })
     };
     Ok(rows.iter().map(spot).collect())
 }
