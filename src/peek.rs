@@ -1,6 +1,8 @@
 //! Rows of a run without a database: which objects hold them, of which types their columns are, and as many of them as
 //! are asked for. Prints nothing; reads no further than the last row that is wanted.
 
+pub(crate) mod difference;
+
 use crate::archive::columns::{self, Definition};
 use crate::archive::copy_text::Value;
 use crate::error::{Error, Result};

@@ -51,6 +51,15 @@ pub(crate) fn complete(definition: &mut Definition, entries: &[Entry]) {
     }
 }
 
+/// The columns of a table's primary key, where this statement makes it.
+pub(crate) fn primary_key(definition: &str, of: &TableName) -> Option<Vec<String>> {
+    let rest = definition.trim_start().strip_prefix("ALTER TABLE ")?;
+    let (table, rest) = qualified(rest.strip_prefix("ONLY ").unwrap_or(rest))?;
+    let (_, rest) = statements::name(rest.trim_start().strip_prefix("ADD CONSTRAINT ")?)?;
+    let list = rest.trim_start().strip_prefix("PRIMARY KEY (").filter(|_| table == *of)?;
+    Some(items(list).0.into_iter().filter_map(|column| statements::name(column).map(|(name, _)| name)).collect())
+}
+
 /// Reads one statement, where it makes a table or a composite type.
 fn read(statement: &str) -> Option<Definition> {
     let heads = ["CREATE TABLE ", "CREATE UNLOGGED TABLE ", "CREATE FOREIGN TABLE ", "CREATE TYPE "];

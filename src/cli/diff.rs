@@ -2,20 +2,105 @@
 
 use clap::Args;
 
-use crate::cli::output;
+use crate::archive::copy_text::Value;
+use crate::cli::args::{KeyArgs, size};
+use crate::cli::{output, rows};
 use crate::error::Result;
 use crate::format::manifest::Status;
 use crate::human;
+use crate::peek::difference::{Change as RowChange, Difference as RowDifference, Options};
 use crate::runs::diff::{Change, Difference, Side, TableChange, compare};
 use crate::runs::find;
 use crate::store::Store;
 
 /// Compares two runs.
 pub(crate) async fn run(store: &Store, arguments: &Diff, json: bool) -> Result<()> {
+    if let Some(table) = &arguments.rows {
+        return Box::pin(of_rows(store, table, arguments, json)).await;
+    }
     let a = find::run(store, &arguments.a).await?.manifest;
     let b = find::run(store, &arguments.b).await?.manifest;
     let document = compare(&a, &b);
     if json { output::print_json(&document) } else { output::print(&text(&document)) }
+}
+
+/// Prints the rows of one table that differ, each as it is found.
+async fn of_rows(store: &Store, table: &str, arguments: &Diff, json: bool) -> Result<()> {
+    let options = Options {
+        a: arguments.a.clone(),
+        b: arguments.b.clone(),
+        table: table.to_owned(),
+        key: arguments.key.clone(),
+        memory: arguments.memory,
+        keys: arguments.keys.read()?,
+    };
+    let difference = RowDifference::open(store, &options).await?;
+    let print = |change: RowChange| {
+        let line = if json { row_json(&difference, &change)? } else { row_text(&difference, &change) };
+        output::print(&line)
+    };
+    let counts = difference.run(print).await?;
+    let (table, only) = (difference.table.to_string(), difference.only.join(", "));
+    if json {
+        return output::print(&format!(
+            "{{\"table\": {}, \"a\": {}, \"b\": {}, \"added\": {}, \"removed\": {}, \"changed\": {}, \"same\": {}, \"not_compared\": {}}}\n",
+            rows::string(&table)?,
+            rows::string(&difference.a)?,
+            rows::string(&difference.b)?,
+            counts.added,
+            counts.removed,
+            counts.changed,
+            counts.same,
+            rows::string(&only)?
+        ));
+    }
+    let only = if only.is_empty() {
+        String::new()
+    } else {
+        format!("not compared, since one run lacks it: {}\n", human::plain(&only))
+    };
+    output::print(&format!(
+        "{}: {} added, {} removed, {} changed, {} the same\n{only}",
+        human::plain(&table),
+        human::count(counts.added),
+        human::count(counts.removed),
+        human::count(counts.changed),
+        human::count(counts.same)
+    ))
+}
+
+/// A row's values of some columns.
+fn named(difference: &RowDifference, row: &[Value], wanted: impl Fn(usize) -> bool) -> String {
+    let fields = difference.columns.iter().zip(row).enumerate().filter(|(at, _)| wanted(*at));
+    let fields = fields.map(|(_, ((name, _), value))| format!("{}={}", human::plain(name), rows::cell(value)));
+    fields.collect::<Vec<_>>().join(" ")
+}
+
+fn row_text(difference: &RowDifference, change: &RowChange) -> String {
+    match change {
+        RowChange::Added(row) => format!("+ {}\n", named(difference, row, |_| true)),
+        RowChange::Removed(row) => format!("- {}\n", named(difference, row, |_| true)),
+        RowChange::Changed(a, b) => {
+            let differs = |at: usize| a.get(at) != b.get(at);
+            let key = named(difference, b, |at| difference.key.contains(&at));
+            let (before, after) = (named(difference, a, differs), named(difference, b, differs));
+            format!("~ {key}: {before} -> {after}\n")
+        }
+    }
+}
+
+fn row_json(difference: &RowDifference, change: &RowChange) -> Result<String> {
+    let row = |row: &[Value]| {
+        let fields = difference.columns.iter().zip(row);
+        rows::json_row(fields.map(|((name, kind), value)| (name.as_str(), kind.as_deref(), value)))
+    };
+    Ok(match change {
+        RowChange::Added(b) => format!("{{\"change\": \"added\", \"b\": {}}}\n", row(b)?),
+        RowChange::Removed(a) => format!("{{\"change\": \"removed\", \"a\": {}}}\n", row(a)?),
+        RowChange::Changed(a, b) => {
+            format!("{{\"change\": \"changed\", \"a\": {}, \"b\": {}}}\n", row(a)?, row(b)?)
+        }
+    })
 }
 
 fn sides(document: &Difference) -> String {
@@ -145,4 +230,17 @@ pub struct Diff {
     pub a: String,
     /// Newer run.
     pub b: String,
+    /// Compare the rows of this table, as `schema.table`: those that were added, removed and changed, one a line. Nothing
+    /// else of the runs is read.
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub rows: Option<String>,
+    /// With --rows: the columns by which rows are told apart. Default: the primary key, else all columns.
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',', requires = "rows")]
+    pub key: Vec<String>,
+    /// With --rows: room for rows that differ; more of them are read in several turns.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, requires = "rows")]
+    pub memory: u64,
+    /// The secret keys of encrypted runs, with --rows.
+    #[command(flatten)]
+    pub keys: KeyArgs,
 }

@@ -65,6 +65,7 @@ mod restore_supabase;
 mod restore_versions;
 mod retention;
 mod roles;
+mod row_diff;
 mod secrets;
 mod settings;
 mod signals;
