@@ -106,19 +106,15 @@ impl Side {
         Ok((Self { run, at, entries, digest, columns }, definition))
     }
 
-    fn lines(&self) -> impl Future<Output = Result<Lines>> + '_ {
-        async {
-            let holders = holders::of(&self.run.manifest, self.at, &self.entries)?;
-            Ok(Lines::new(&self.run, Chosen::new(&self.run, holders, &[]).await?))
-        }
+    async fn lines(&self) -> Result<Lines> {
+        let holders = holders::of(&self.run.manifest, self.at, &self.entries)?;
+        Ok(Lines::new(&self.run, Chosen::new(&self.run, holders, &[]).await?))
     }
 
     /// The columns of the table's primary key.
     fn primary_key(&self, name: &TableName) -> Vec<String> {
-        let keys = self.entries.iter().filter(|entry| entry.desc == libpgdump::ObjectType::Constraint);
-        keys.filter_map(|entry| columns::primary_key(entry.defn.as_deref().unwrap_or_default(), name))
-            .next()
-            .unwrap_or_default()
+        let mut keys = self.entries.iter().filter(|entry| entry.desc == libpgdump::ObjectType::Constraint);
+        keys.find_map(|entry| columns::primary_key(entry.defn.as_deref().unwrap_or_default(), name)).unwrap_or_default()
     }
 }
 

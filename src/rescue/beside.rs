@@ -87,7 +87,7 @@ async fn make_as(begun: &mut Begun, options: &Options, name: TableName) -> Resul
     let mut staged = Vec::new();
     let mut ready = None;
     if let Some(list) = &options.forget {
-        ready = Some(forget::read(begun, &mut staged, &[own.clone()], 1, list).await?);
+        ready = Some(forget::read(begun, &mut staged, std::slice::from_ref(&own), 1, list).await?);
     }
     let mut renamer = Renamer::new(own.clone(), name.clone(), taken);
     begun.loader.execute(&format!("{SETTINGS}; BEGIN; SET LOCAL synchronous_commit = on"), "begin").await?;
