@@ -233,6 +233,24 @@ impl Catalogue {
         self.places.take();
     }
 
+    /// The numbers of these objects (by class and oid) among the definitions before the rows, and of those that need them.
+    #[must_use]
+    pub(crate) fn early_with_dependents(&self, objects: &HashSet<(u32, u32)>) -> Vec<i32> {
+        let early = || self.meta.entries.iter().filter(|e| matches!(e.section, Section::PreData | Section::None));
+        let is_one = |e: &&Entry| objects.contains(&(number(&e.table_oid), oid(e)));
+        let mut found: HashSet<i32> = early().filter(is_one).map(|e| e.dump_id).collect();
+        loop {
+            let before = found.len();
+            let needs = |e: &&Entry| e.dependencies.iter().any(|id| found.contains(id));
+            let more: Vec<i32> = early().filter(needs).map(|e| e.dump_id).collect();
+            found.extend(more);
+            if found.len() == before {
+                break;
+            }
+        }
+        early().map(|e| e.dump_id).filter(|id| found.contains(id)).collect()
+    }
+
     /// Puts the rows of extensions' tables before all other rows: values of other tables may need them (a `pcpoint` is
     /// read by the formats in pointcloud's table). Among them what is referred to comes first, since their foreign keys
     /// exist before the rows, and each depends on what it refers to, so that a parallel `pg_restore` keeps that order.

@@ -221,7 +221,11 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
     let sequences = own::sequences(client, &sequences).await?;
     let mut catalogue = Catalogue::new(meta, &belongs);
     absent::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
-    absent::add_additions(&mut catalogue, &leader.detection, &additions::additions(client, version).await?);
+    let additions = additions::additions(client, version).await?;
+    absent::add_additions(&mut catalogue, &leader.detection, &additions);
+    let added = additions.iter().filter(|addition| addition.is_before_rows).map(|addition| addition.table);
+    let theirs: Vec<u32> = tables.iter().map(|table| table.oid).chain(added).collect();
+    let late = catalogue.early_with_dependents(&own::users(client, &theirs).await?);
     let changed = changed::with_changed_rows(client, &mut leader.detection).await?;
     for table in &changed {
         catalogue.load_with(table.oid, &table.load);
@@ -231,6 +235,7 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
     let of_extensions = relations.iter().filter(|r| r.extension.is_some()).map(|r| r.oid).collect();
     catalogue.order_rows(&of_extensions, &refers);
     let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables, &changed, &refers)?;
+    plan.late = late;
     plan.event_triggers = catalogue::event_triggers_of_extensions(client).await?;
     if plan.catalogue.is_empty() && plan.schemas.iter().all(|schema| schema.tables.is_empty()) {
         plan.beside = Some(catalogue::other_databases(client).await?);

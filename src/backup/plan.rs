@@ -85,6 +85,8 @@ pub(crate) struct Plan {
     pub(crate) rows_in_order: Vec<usize>,
     /// Extensions have event triggers, which fire while definitions are restored.
     pub(crate) event_triggers: bool,
+    /// Dump ids of definitions that need a table which an entry of ours makes after them.
+    pub(crate) late: Vec<i32>,
     /// Tables of extensions that pg_dump does not describe.
     pub(crate) absent: Vec<TableName>,
     /// The other databases of the server, where this one holds nothing; else `None`.
@@ -159,6 +161,7 @@ pub(crate) fn plan(
         partial: gaps.partial,
         absent,
         event_triggers: false,
+        late: Vec::new(),
         beside: None,
         catalogue: Arc::new(catalogue),
         reach: Arc::new(reach),

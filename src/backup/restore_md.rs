@@ -144,7 +144,7 @@ fn script(facts: &Facts<'_>) -> String {
     let left_out = LeftOut::of(facts.plan);
     let extensions = Extensions::of(facts.plan, &facts.leader.detection.extensions);
     let (before, after) = extensions.around(shell_quoted);
-    let (list, kept) = left_out.list(facts.plan.has_extensions());
+    let (list, kept) = left_out.list(facts.plan);
     let mut sh = definitions(facts, &extensions, &(list + &before), kept);
     rows(facts, &left_out, &extensions, &mut sh);
     sh.push_str(&rest(facts, &left_out, kept, &after));
@@ -285,18 +285,29 @@ impl<'a> LeftOut<'a> {
 
     /// The lines of the script that list what `@database.dump` holds beside them, and the option that gives the list
     /// to `pg_restore`; nothing where there is nothing to leave out.
-    fn list(&self, has_extensions: bool) -> (String, &'static str) {
-        if self.ids.is_empty() && !has_extensions {
+    fn list(&self, plan: &Plan) -> (String, &'static str) {
+        if self.ids.is_empty() && !plan.has_extensions() {
             return (String::new(), "");
         }
-        let ids: Vec<String> = self.ids.iter().map(i32::to_string).collect();
+        let joined = |ids: Vec<String>| ids.join(" ");
+        let late = joined(plan.late.iter().map(i32::to_string).collect());
+        let (late_named, late_kept) = if late.is_empty() {
+            (String::new(), "!($1 in gone)")
+        } else {
+            // What needs a table that CREATE EXTENSION does not make comes behind it.
+            let named = format!("-v late=\"{late}\" ");
+            (
+                named,
+                "!($1 in gone) { if (index(\" \" late \" \", \" \" $1 \" \")) last = last $0 \"\\n\"; else print } END { printf \"%s\", last }",
+            )
+        };
         let lines = format!(
             "# Without what depends on what this run does not hold (see 4), or on an extension that is not here.\n\
              kept() {{\n  \
-               awk -F ';' -v out=\"{} ${{gone:-}}\" 'BEGIN {{ n = split(out, ids, \" \"); for (i = 1; i <= n; i++) gone[ids[i]] }} !($1 in gone)'\n\
+               awk -F ';' {late_named}-v out=\"{} ${{gone:-}}\" 'BEGIN {{ n = split(out, ids, \" \"); for (i = 1; i <= n; i++) gone[ids[i]] }} {late_kept}'\n\
              }}\n\
              pg_restore -l \"$work/database.dump\" | kept > \"$work/kept\"\n",
-            ids.join(" ")
+            joined(self.ids.iter().map(i32::to_string).collect())
         );
         (lines, " -L \"$work/kept\"")
     }

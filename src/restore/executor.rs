@@ -73,6 +73,11 @@ fn is_elsewhere(entry: &Entry) -> bool {
             && tag(entry).starts_with("DATABASE ")
 }
 
+/// The access method of a table, where it is not the server's own.
+fn method(entry: &Entry) -> Option<&str> {
+    entry.tableam.as_deref().filter(|name| !matches!(*name, "" | "heap"))
+}
+
 /// True for event triggers and what is attached to one: they come last, so that they fire for nothing of the restore.
 fn is_event_trigger(entry: &Entry) -> bool {
     entry.desc == ObjectType::EventTrigger || tag(entry).starts_with("EVENT TRIGGER ")
@@ -294,7 +299,7 @@ impl<'a> Executor<'a> {
                     continue;
                 }
                 let owner = self.owner(entry);
-                let sql = self.statement(session, entry, owner);
+                let sql = self.statement(session, entry, owner, method(entry));
                 if !sql.trim().is_empty() {
                     next.push_back(Making { entry, owner, sql });
                 }
@@ -313,8 +318,13 @@ impl<'a> Executor<'a> {
                 if !is_refusal(&error) || self.options.exit_on_error {
                     return Err(error);
                 }
-                if let Some(Making { entry, .. }) = next.pop_front() {
-                    self.refused().insert(self.place(entry.dump_id), Refused { entry, why: error });
+                if let Some(making) = next.pop_front() {
+                    let entry = making.entry;
+                    if self.without_method(session, entry).await? {
+                        self.note_owner(&making);
+                    } else {
+                        self.refused().insert(self.place(entry.dump_id), Refused { entry, why: error });
+                    }
                 }
             }
         }
@@ -353,6 +363,26 @@ impl<'a> Executor<'a> {
             && tables.all(|on| self.small.contains(&(namespace(on), tag(on))))
     }
 
+    /// Makes a table whose access method is not here with the server's own, as the stock tools do; false where that is not
+    /// what it was refused for.
+    async fn without_method(&self, session: &Session, entry: &'a Entry) -> Result<bool> {
+        let Some(method) = method(entry) else { return Ok(false) };
+        if target::has_access_method(session, method).await? {
+            return Ok(false);
+        }
+        let name = findings::name(entry);
+        let sql = self.statement(session, entry, self.owner(entry), None);
+        match project::transaction(session, &sql, &format!("restore {name} without its access method")).await {
+            Err(error) if is_refusal(&error) => return Ok(false),
+            made => made?,
+        }
+        let what = format!("{}.{}", quote(namespace(entry)), quote(tag(entry)));
+        let statement = format!("ALTER {} {what} SET ACCESS METHOD {}", entry.desc, quote(method));
+        let why = format!("{method} is not here: it was made with heap, rows and all");
+        self.ledger.refused("access method of", &name, &why, &entry::when_there(&statement), &statement);
+        Ok(true)
+    }
+
     /// The refused entry that this one is part of.
     fn missing(&self, entry: &Entry) -> Option<&'a Entry> {
         if !entry::is_part(entry) {
@@ -384,12 +414,11 @@ impl<'a> Executor<'a> {
 
     /// Everything that makes an entry, as one transaction's statements (`_printTocEntry` in PostgreSQL's
     /// `pg_backup_archiver.c`).
-    fn statement(&self, session: &Session, entry: &Entry, owner: Option<&str>) -> String {
+    fn statement(&self, session: &Session, entry: &Entry, owner: Option<&str>, method: Option<&str>) -> String {
         let defn = entry.defn.as_deref().unwrap_or_default();
         // `-- *not* creating schema, since initdb creates it`: only its owner may be another one.
         let defn = if defn.starts_with("--") { "" } else { defn };
         let mut sql = String::new();
-        let method = entry.tableam.as_deref().filter(|name| !matches!(*name, "" | "heap"));
         if let Some(method) = method.filter(|_| entry.relkind != Some('p')) {
             sql.push_str(&format!("SET LOCAL default_table_access_method = {};\n", quote(method)));
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::pg::{self, Cluster};
-use crate::support::program::{Run, backup, expect_code, pgstow, restore_as_told};
+use crate::support::program::{Run, backup, drill, expect_code, pgstow, restore, restore_as_told};
 use crate::support::{judge, process};
 
 /// A run of `app`, restored as RESTORE.md says into `app` of another server.
@@ -219,4 +219,47 @@ fn a_project_in_the_shape_of_supabase_comes_back() {
     let (_store, run, target) = there_and_back(&source);
     assert!(run.schemas().len() > 8 && run.table("auth", "users")["rows"] == 500);
     same(&source, &target, "SELECT count(*), md5(string_agg(u::text, ',' ORDER BY id)) FROM auth.users u");
+}
+
+/// pg_dump knows nothing of a table that was made a member of an extension, nor of who needs it.
+#[test]
+fn what_needs_a_table_that_was_given_to_an_extension_comes_back_by_every_way() {
+    let cluster = pg::shared(pg::packaged());
+    cluster.create_database("attached");
+    cluster.psql(
+        "attached",
+        "CREATE SCHEMA own; CREATE EXTENSION hstore;
+         CREATE TYPE own.mood AS ENUM ('sad', 'glad');
+         CREATE FUNCTION own.zero() RETURNS int LANGUAGE sql AS 'SELECT 0';
+         CREATE TABLE own.att (id int PRIMARY KEY, t text, m own.mood DEFAULT 'sad', z int DEFAULT own.zero());
+         INSERT INTO own.att VALUES (1, 'one'), (2, 'two');
+         CREATE VIEW own.a_view AS SELECT id, t FROM own.att; CREATE VIEW own.above AS SELECT t FROM own.a_view;
+         CREATE MATERIALIZED VIEW own.a_mv AS SELECT count(*) FROM own.att;
+         CREATE FUNCTION own.a_body() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM own.att; END;
+         CREATE FUNCTION own.a_row(own.att) RETURNS text LANGUAGE sql AS 'SELECT ($1).t';
+         CREATE TYPE own.a_pair AS (one own.att, many own.att[]);
+         CREATE TABLE own.keeps (p own.a_pair, n bigint DEFAULT own.a_body()); INSERT INTO own.keeps VALUES (NULL, 1);
+         COMMENT ON VIEW own.a_view IS 'of both'; GRANT SELECT ON own.a_view TO PUBLIC;
+         ALTER TABLE own.att ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON own.att USING (id > 0);
+         GRANT SELECT ON own.att TO PUBLIC;
+         CREATE TABLE own.refers (id int REFERENCES own.att); INSERT INTO own.refers VALUES (1);
+         ALTER EXTENSION hstore ADD TABLE own.att",
+    );
+    let store = tempfile::tempdir().unwrap();
+    expect_code(&mut backup(cluster, "attached", store.path()), 0);
+    cluster.create_database("attached as told");
+    restore_as_told(&Run::latest(store.path()), cluster, "attached as told");
+    let url = cluster.url("attached copy");
+    expect_code(restore(cluster, &url, store.path()).arg("--create"), 0);
+    expect_code(&mut drill(cluster, store.path()), 0);
+    let state = "SELECT c.relrowsecurity, c.relacl, (SELECT count(*) FROM own.att), (SELECT count(*) FROM own.above),
+            (SELECT count FROM own.a_mv), (SELECT string_agg(polname, ',') FROM pg_policy WHERE polrelid = c.oid),
+            (SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid WHERE d.objid = c.oid AND d.deptype = 'e')
+        FROM pg_class c WHERE c.oid = 'own.att'::regclass";
+    for copy in ["attached as told", "attached copy"] {
+        judge::assert_same_database((cluster, "attached"), (cluster, copy));
+        assert_eq!(cluster.psql(copy, state), cluster.psql("attached", state), "{copy}");
+        cluster.drop_database(copy);
+    }
+    cluster.drop_database("attached");
 }

@@ -359,3 +359,87 @@ fn large_objects_come_back_whoever_owned_them() {
         judge::assert_same_database((cluster, "blobs"), (cluster, "blobs_gone"));
     }
 }
+
+/// Objects that a role of few rights may not make, or whose roles are not here, among others that it may.
+const FORBIDDEN: &str = "
+    CREATE TABLE t (id int PRIMARY KEY, t text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i; ALTER TABLE t OWNER TO gone;
+    CREATE SCHEMA s AUTHORIZATION gone; GRANT USAGE ON SCHEMA s TO gone2; CREATE TABLE s.b (i int); INSERT INTO s.b VALUES (1);
+    SELECT lo_from_bytea(777, 'abc'); ALTER LARGE OBJECT 777 OWNER TO gone; GRANT SELECT ON LARGE OBJECT 777 TO gone2;
+    ALTER DEFAULT PRIVILEGES FOR ROLE gone GRANT SELECT ON TABLES TO gone2;
+    CREATE FOREIGN DATA WRAPPER w; CREATE SERVER fs FOREIGN DATA WRAPPER w; CREATE USER MAPPING FOR gone SERVER fs;
+    CREATE FOREIGN TABLE ft (i int) SERVER fs; GRANT USAGE ON FOREIGN SERVER fs TO gone2;
+    CREATE PUBLICATION p FOR ALL TABLES; CREATE PUBLICATION p2 FOR TABLE t;
+    CREATE SUBSCRIPTION sub CONNECTION 'host=nowhere' PUBLICATION x WITH (connect = false);
+    CREATE STATISTICS st ON id, t FROM t; ALTER STATISTICS st OWNER TO gone;
+    CREATE FUNCTION ev() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+    CREATE EVENT TRIGGER et ON ddl_command_start EXECUTE FUNCTION ev(); COMMENT ON EVENT TRIGGER et IS 'x';
+    CREATE FUNCTION cf(text) RETURNS int LANGUAGE internal AS 'textlen' IMMUTABLE; CREATE INDEX by_cf ON t (cf(t));
+    CREATE POLICY pol ON t TO gone2 USING (true); ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+    CREATE CAST (text AS point) WITH INOUT;
+    CREATE ACCESS METHOD am2 TYPE TABLE HANDLER heap_tableam_handler; CREATE TABLE amt (i int) USING am2; INSERT INTO amt VALUES (5);
+    CREATE OPERATOR === (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int);
+    CREATE OPERATOR CLASS oc FOR TYPE int USING hash AS OPERATOR 1 ===, FUNCTION 1 hashint4(int);
+    CREATE TEXT SEARCH TEMPLATE tt (LEXIZE = dsimple_lexize, INIT = dsimple_init);
+    CREATE VIEW vv AS SELECT * FROM t; ALTER VIEW vv OWNER TO gone; CREATE SEQUENCE sq; SELECT setval('sq', 77);
+    ALTER DATABASE forbidden SET log_min_duration_statement = 5; ALTER ROLE gone IN DATABASE forbidden SET work_mem = '9MB'";
+
+#[test]
+fn a_role_of_few_rights_gets_all_that_stock_tools_would_give_it_and_a_list_of_the_rest() {
+    let version = *pg::versions().last().unwrap();
+    let (source, target) = (Cluster::start_with(version, &[("wal_level", "logical")]), pg::shared(version));
+    source.psql("postgres", "CREATE ROLE gone; CREATE ROLE gone2");
+    source.create_database("forbidden");
+    source.psql("forbidden", FORBIDDEN);
+    let folder = tempfile::tempdir().unwrap();
+    expect_code(&mut backup(&source, "forbidden", &folder.path().join("store")), 0);
+    let dump = folder.path().join("dump");
+    source.pg_dump("forbidden", &["-Fc", "-f", dump.to_str().unwrap()]);
+    target.psql("postgres", "CREATE ROLE plainly LOGIN PASSWORD 'p'");
+    for name in ["forbidden ours", "forbidden stock"] {
+        target.create_database_with(name, "OWNER plainly");
+    }
+    let url = |name: &str| target.url_as("plainly", "p", name);
+    let mut command = program::restore(target, &url("forbidden ours"), &folder.path().join("store"));
+    let (stdout, stderr) = expect_code(command.args(["--best-effort", "--json"]), 3);
+    let mut stock = target.command("pg_restore");
+    stock.args(["--no-password", "-d", &url("forbidden stock")]).arg(&dump).output().unwrap();
+    let definitions = |name: &str| {
+        let text = judge::comparable(&target.pg_dump(name, &["--schema-only"]));
+        let mut all: Vec<String> = judge::statements(&text);
+        all.sort();
+        all
+    };
+    let (ours, stocks) = (definitions("forbidden ours"), definitions("forbidden stock"));
+    let lacks: Vec<&String> = stocks.iter().filter(|one| !ours.contains(one)).collect();
+    assert!(lacks.is_empty() && !stocks.is_empty(), "stock tools restored {lacks:#?}\n{stderr}");
+    let rows = "SELECT (SELECT count(*) FROM t), (SELECT sum(i) FROM s.b), (SELECT sum(i) FROM amt), (SELECT last_value FROM sq),
+        convert_from(lo_get(777), 'UTF8')";
+    assert_eq!(target.psql("forbidden ours", rows), "100|1|5|77|abc");
+    let found = findings(&stdout);
+    for (kind, name) in [
+        ("event trigger", "et"),
+        ("publication", "p"),
+        ("subscription", "sub"),
+        ("foreign data wrapper", "w"),
+        ("server", "fs"),
+        ("user mapping", "gone"),
+        ("foreign table", "ft"),
+        ("cast", "text AS point"),
+        ("function", "cf(text)"),
+        ("index", "by_cf"),
+        ("policy", "pol"),
+        ("access method", "am2"),
+        ("access method of", "amt"),
+        ("operator class", "oc"),
+        ("text search template", "tt"),
+        ("default acl", "TABLES"),
+        ("privileges on large object", "777"),
+        ("setting", "database"),
+    ] {
+        assert!(found.iter().any(|(k, n, _)| k == kind && n.contains(name)), "{kind} {name}: {found:#?}");
+    }
+    for name in ["forbidden ours", "forbidden stock"] {
+        target.drop_database(name);
+    }
+    target.psql("postgres", "DROP ROLE plainly");
+}

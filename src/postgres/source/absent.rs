@@ -6,6 +6,8 @@
 //! rows again. Rows with a primary key replace those of the same key; others are added as often as they are missing.
 //! Everything is in the `COPY` entry itself, so it works whichever session of a parallel restore runs it.
 
+use std::collections::HashSet;
+
 use tokio_postgres::{Client, Row};
 
 use crate::error::Result;
@@ -54,6 +56,30 @@ const COLUMNS: &str = "
       LEFT JOIN pg_catalog.pg_constraint k ON k.conrelid = a.attrelid AND k.contype = 'p'
      WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
      ORDER BY a.attrelid, a.attnum";
+
+/// Users of tables or of their row types, but for what belongs to a table: views by their rules, and whatever else has an entry of its own.
+const USERS: &str = "
+    SELECT DISTINCT CASE WHEN r.oid IS NOT NULL THEN d.refclass WHEN c.oid IS NOT NULL
+             THEN 'pg_catalog.pg_type'::pg_catalog.regclass ELSE d.classid END, coalesce(r.ev_class, c.reltype, d.objid)
+      FROM (SELECT classid, objid, 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS refclass
+              FROM pg_catalog.pg_depend
+             WHERE deptype = 'n' AND (refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND refobjid = ANY($1)
+                OR refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND refobjid IN (
+                   SELECT t.oid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_class c ON c.reltype IN (t.oid, t.typelem)
+                    WHERE c.oid = ANY($1)))) d
+      LEFT JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND r.oid = d.objid
+      LEFT JOIN pg_catalog.pg_class c ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
+       AND c.relkind = 'c'";
+
+/// The objects that need one of these tables, by class and oid.
+pub(crate) async fn users(client: &Client, tables: &[u32]) -> Result<HashSet<(u32, u32)>> {
+    if tables.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let rows = client.query(USERS, &[&tables]).await;
+    let rows = rows.map_err(|e| failure(&e).context("ask what needs the tables of extensions"))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
 
 const CONSTRAINTS: &str = "
     SELECT c.conrelid, pg_catalog.quote_ident(c.conname), pg_catalog.pg_get_constraintdef(c.oid)

@@ -238,6 +238,16 @@ pub(crate) async fn extensions(session: &Session) -> Result<BTreeMap<String, Str
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// True where the server has a table access method of that name.
+///
+/// # Errors
+/// A lost connection.
+pub(crate) async fn has_access_method(session: &Session, name: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_am WHERE amname OPERATOR(pg_catalog.=) $1::pg_catalog.text)";
+    let row = session.client.query_one(sql, &[&name]).await;
+    Ok(row.map_err(|e| failure(&e).context("ask for an access method"))?.get(0))
+}
+
 /// The versions of an extension that the server can install.
 pub(crate) async fn versions(session: &Session, extension: &str) -> Result<BTreeSet<String>> {
     let sql = "SELECT version FROM pg_catalog.pg_available_extension_versions WHERE name = $1";
