@@ -59,12 +59,11 @@ pub(crate) fn picture(manifest: &Manifest) -> String {
     let places = squarify(&sizes, Rect { x: 0.0, y: 0.0, width: WIDTH, height: HEIGHT });
     for (at, place) in places.into_iter().enumerate() {
         let colour = at % COLOURS;
-        match schemas.get(at).filter(|_| at < SCHEMAS) {
-            Some(schema) => svg.push_str(&one(schema, place, colour)),
-            None => {
-                let name = format!("{} more schemas", schemas.len() - SCHEMAS);
-                svg.push_str(&rectangle(&name, &format!("{name}: {}", human::size(rest)), place, colour));
-            }
+        if let Some(schema) = schemas.get(at).filter(|_| at < SCHEMAS) {
+            svg.push_str(&one(schema, place, colour));
+        } else {
+            let name = format!("{} more schemas", schemas.len() - SCHEMAS);
+            svg.push_str(&rectangle(&name, &format!("{name}: {}", human::size(rest)), place, colour));
         }
     }
     svg.push_str("</svg><figcaption class=\"soft\">Area: bytes in the store. Point at a rectangle for its numbers.</figcaption></figure>\n");

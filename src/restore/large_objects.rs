@@ -33,7 +33,7 @@ const STATEMENTS_AT_ONCE: usize = 500;
 /// The entries attached to large objects.
 pub(crate) enum Attached {
     /// The privileges on one of them.
-    Privileges(Entry),
+    Privileges(Box<Entry>),
     Label {
         oid: u32,
         sql: String,
@@ -77,7 +77,9 @@ impl LargeObjects {
                 }
                 ObjectType::Acl => {
                     let group = entry.dependencies.first().and_then(|id| groups.get(id));
-                    this.attached.extend(each(&entry, group.map_or(&[][..], Vec::as_slice)).map(Attached::Privileges));
+                    this.attached.extend(
+                        each(&entry, group.map_or(&[][..], Vec::as_slice)).map(Box::new).map(Attached::Privileges),
+                    );
                     continue;
                 }
                 ObjectType::SecurityLabel => {
