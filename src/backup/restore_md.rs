@@ -251,10 +251,9 @@ fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str, after: &str) -> S
            exit 3\n\
          fi\n\
          {left_out_end}{extensions_end}```\n\n\
-         Rows that had to be erased since {finished} (requests of persons, GDPR Art. 17) are in this run: erase them, and what\n\
+         Rows that had to be erased since it was made (requests of persons, GDPR Art. 17) are in this run: erase them, and what\n\
          refers to them, before anybody uses the database. `pgstow restore --forget LIST` does that; `pgstow manual restore`\n\
          has the statements for doing it by hand.\n\n",
-        finished = facts.run.started.strftime("%Y-%m-%d %H:%M UTC"),
         left_out_end = left_out.end(),
         extensions_end = if facts.plan.has_extensions() { "[ \"$left\" -eq 0 ] || exit 3\n" } else { "" },
         jobs = post_data_jobs(facts),

@@ -35,7 +35,7 @@ fn asks(event: Event<'_>, words: &str) -> bool {
 }
 
 #[test]
-fn a_frozen_connection_of_the_leader_ends_the_run_and_its_locks_go() {
+pub(crate) fn a_frozen_connection_of_the_leader_ends_the_run_and_its_locks_go() {
     let name = "frozen leader";
     let cluster = pg::shared(newest());
     cluster.create_database(name);
@@ -68,7 +68,7 @@ fn a_frozen_connection_of_the_leader_ends_the_run_and_its_locks_go() {
 }
 
 #[test]
-fn frozen_programs_and_readers_are_started_again_and_nothing_of_them_stays() {
+pub(crate) fn frozen_programs_and_readers_are_started_again_and_nothing_of_them_stays() {
     let name = "frozen children";
     let cluster = pg::shared(newest());
     cluster.create_database(name);
@@ -99,7 +99,7 @@ fn frozen_programs_and_readers_are_started_again_and_nothing_of_them_stays() {
 }
 
 #[test]
-fn a_restore_ends_at_a_frozen_connection_and_the_same_command_completes_it() {
+pub(crate) fn a_restore_ends_at_a_frozen_connection_and_the_same_command_completes_it() {
     let name = "frozen restore";
     let cluster = pg::shared(newest());
     cluster.create_database(name);

@@ -63,7 +63,7 @@ fn sprung(cluster: &Cluster) -> usize {
 }
 
 #[test]
-fn nothing_of_a_hostile_database_runs_with_the_operators_rights() {
+pub(crate) fn nothing_of_a_hostile_database_runs_with_the_operators_rights() {
     let cluster = Cluster::start(*pg::versions().last().unwrap());
     cluster.psql("postgres", "CREATE ROLE mallory LOGIN PASSWORD 'm'");
     cluster.create_database("trap");

@@ -9,9 +9,10 @@ use std::fmt::Write as _;
 
 use crate::support::pg::tests as servers;
 use crate::{
-    alarms, anomalies, backup_failures, backup_oracle, backup_policy, backup_snapshot, copies, detect, doctor,
-    encryption, fault_schedules, fleet, peek, race, reading, rescue, restore, restore_faults, restore_versions,
-    retention, secrets, signals, store_contract, store_faults, tls, volumes,
+    alarms, anomalies, backup_failures, backup_oracle, backup_policy, backup_snapshot, beside, copies, detect, doctor,
+    encryption, fault_schedules, fleet, forget, guest_frozen, hostile_database, peek, race, reading, rescue, restore,
+    restore_faults, restore_goes_on, restore_versions, retention, row_diff, secrets, signals, store_contract,
+    store_faults, tls, volumes,
 };
 
 /// One line of the table, or several.
@@ -111,6 +112,16 @@ const PROMISES: &[Promise] = &[
         rescue::an_owner_without_superuser_rescues_and_nobody_else_sees_the_rows,
     ]),
     Tried("rescue: one row of a large table costs one piece", tests![rescue::one_row_of_a_large_table_costs_one_piece]),
+    Tried("rescue --as: beside the live table", tests![
+        beside::a_table_comes_back_under_another_name_with_all_that_is_its_own,
+    ]),
+    Tried("forget: what had to be erased stays away", tests![
+        forget::what_was_erased_and_all_that_hangs_on_it_does_not_come_back,
+        forget::a_list_that_cannot_be_applied_as_a_whole_is_never_passed_over,
+    ]),
+    Tried("diff --rows: as PostgreSQL finds them", tests![
+        row_diff::rows_that_differ_between_two_runs_are_those_that_postgresql_finds,
+    ]),
     Heading("Many runs"),
     Tried("prune: rules, pins, nothing foreign", tests![
         retention::prune_keeps_what_the_rules_say_and_touches_nothing_foreign,
@@ -203,6 +214,18 @@ const PROMISES: &[Promise] = &[
         backup_failures::a_prefix_that_belongs_to_another_database_is_refused,
         doctor::another_backup_that_runs_and_a_prefix_of_another_database_are_seen,
         retention::prune_of_a_bucket_survives_refusals_and_clears_orphans,
+    ]),
+    Tried("connections that freeze: leader, programs, restore", tests![
+        guest_frozen::a_frozen_connection_of_the_leader_ends_the_run_and_its_locks_go,
+        guest_frozen::frozen_programs_and_readers_are_started_again_and_nothing_of_them_stays,
+        guest_frozen::a_restore_ends_at_a_frozen_connection_and_the_same_command_completes_it,
+    ]),
+    Tried("code of a hostile database: never run", tests![
+        hostile_database::nothing_of_a_hostile_database_runs_with_the_operators_rights,
+    ]),
+    Tried("few rights: all that stock gives, a list of the rest", tests![
+        restore_goes_on::large_objects_come_back_whoever_owned_them,
+        restore_goes_on::a_role_of_few_rights_gets_all_that_stock_tools_would_give_it_and_a_list_of_the_rest,
     ]),
     Tried("networks and stores that break at random", tests![
         fault_schedules::whatever_breaks_a_run_completes_or_fails_cleanly,

@@ -296,7 +296,7 @@ fn a_database_that_somebody_completed_by_hand_is_not_emptied_without_a_word() {
 /// Large objects whose owner the restoring role cannot act as, or that a missing role was granted, come back like all
 /// else: stock `pg_restore` goes on there too.
 #[test]
-fn large_objects_come_back_whoever_owned_them() {
+pub(crate) fn large_objects_come_back_whoever_owned_them() {
     for version in [pg::packaged(), 18] {
         let cluster = pg::shared(version);
         let folder = tempfile::tempdir().unwrap();
@@ -384,7 +384,7 @@ const FORBIDDEN: &str = "
     ALTER DATABASE forbidden SET log_min_duration_statement = 5; ALTER ROLE gone IN DATABASE forbidden SET work_mem = '9MB'";
 
 #[test]
-fn a_role_of_few_rights_gets_all_that_stock_tools_would_give_it_and_a_list_of_the_rest() {
+pub(crate) fn a_role_of_few_rights_gets_all_that_stock_tools_would_give_it_and_a_list_of_the_rest() {
     let version = *pg::versions().last().unwrap();
     let (source, target) = (Cluster::start_with(version, &[("wal_level", "logical")]), pg::shared(version));
     source.psql("postgres", "CREATE ROLE gone; CREATE ROLE gone2");

@@ -139,7 +139,9 @@ impl Session {
         let started = session.set_up(name).await;
         let started = started.map_err(|error| error.context(format!("set up the session with {info}")))?;
         if started.is_some_and(|started| !info.server().is_same(&started)) {
-            return Err(Error::failed(format!("connect to {info}: reached another server than the sessions before"))
+            let why = "reached another server than the sessions before, or the same one restarted: theirs are lost";
+            return Err(Error::failed(format!("connect to {info}: {why}"))
+                .hint("run it again, where the server was restarted")
                 .hint(NAME_ONE)
                 .into());
         }
