@@ -36,22 +36,21 @@ impl Grant {
         all
     }
 
-    /// The statements that give it, from the best way to the worst: as pg_dump says, by taking the grantor's role, by
-    /// the role of the session.
-    pub(crate) fn ways(&self) -> Vec<String> {
+    /// The statements that give it: as pg_dump says, where the session `may_be` the grantor; else by taking the grantor's
+    /// role, and at last by the role of the session.
+    fn ways(&self, may_be: bool) -> Vec<String> {
         let plain = format!("{};", self.statement);
         let Some(grantor) = &self.grantor else { return vec![plain] };
         let role = quote(grantor);
-        vec![
-            format!("SET SESSION AUTHORIZATION {role};\n{plain}\nRESET SESSION AUTHORIZATION;"),
-            format!("SET LOCAL ROLE {role};\n{plain}\nRESET ROLE;"),
-            plain,
-        ]
+        if may_be {
+            return vec![format!("SET SESSION AUTHORIZATION {role};\n{plain}\nRESET SESSION AUTHORIZATION;")];
+        }
+        vec![format!("SET LOCAL ROLE {role};\n{plain}\nRESET ROLE;"), plain]
     }
 }
 
-/// Gives each of these privileges of `kind name`. A grantor that cannot be acted as is noted, and his grants come from
-/// the session's role; what is refused is listed.
+/// Gives each of these privileges of `kind object`. Where a grantor cannot be acted as, the grants come from the session's
+/// role, as they do with psql, and are listed; so is what is refused.
 ///
 /// # Errors
 /// A lost connection.
@@ -62,7 +61,11 @@ pub(crate) async fn give(
     grants: &[Grant],
 ) -> Result<()> {
     for grant in grants {
-        let ways = grant.ways();
+        let may_be = match &grant.grantor {
+            Some(grantor) => may_be(session, grantor).await?,
+            None => true,
+        };
+        let ways = grant.ways(may_be);
         let mut refusal = None;
         for (at, sql) in ways.iter().enumerate() {
             match project::transaction(session, sql, &format!("restore {kind} {object}")).await {
@@ -70,11 +73,10 @@ pub(crate) async fn give(
                 Err(error) => return Err(error),
                 Ok(()) => {
                     refusal = None;
-                    if let Some(grantor) = grant.grantor.as_ref().filter(|_| at > 1) {
-                        ledger.note(format!(
-                            "{kind} {object}: granted by {grantor} in the run, by the restoring role here: {}",
-                            grant.statement
-                        ));
+                    if let Some(grantor) = grant.grantor.as_ref().filter(|_| at > 0) {
+                        let why = format!("granted by {grantor} in the run, by the restoring role here");
+                        let step = format!("nothing, where that will do; else, as {grantor}: {}", grant.statement);
+                        ledger.lost(kind, object, &why, &step);
                     }
                     break;
                 }
@@ -87,6 +89,15 @@ pub(crate) async fn give(
         }
     }
     Ok(())
+}
+
+/// True where the session may act as a role.
+async fn may_be(session: &Session, role: &str) -> Result<bool> {
+    let sql = format!("SET SESSION AUTHORIZATION {}; RESET SESSION AUTHORIZATION;", quote(role));
+    match project::transaction(session, &sql, "act as a grantor").await {
+        Err(error) if is_refusal(&error) => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 #[cfg(test)]
@@ -109,8 +120,9 @@ mod tests {
                 ("GRANT USAGE ON SCHEMA s TO d", None),
             ]
         );
-        let ways = all.get(1).unwrap().ways();
-        assert!(ways.first().unwrap().starts_with("SET SESSION AUTHORIZATION \"a \"\"b\";\n"), "{ways:?}");
-        assert_eq!(ways.last().unwrap(), "GRANT USAGE ON SCHEMA s TO b;");
+        let of_another = all.get(1).unwrap();
+        let ways = of_another.ways(true);
+        assert!(ways.len() == 1 && ways[0].starts_with("SET SESSION AUTHORIZATION \"a \"\"b\";\n"), "{ways:?}");
+        assert_eq!(of_another.ways(false).last().unwrap(), "GRANT USAGE ON SCHEMA s TO b;");
     }
 }
