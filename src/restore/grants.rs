@@ -1,6 +1,8 @@
 //! The privileges of an entry, given one by one where the server refuses them together: a role or a grantor that is
 //! missing here takes nothing else away.
 
+use std::collections::HashMap;
+
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::target::project;
@@ -13,9 +15,9 @@ use crate::sql::statements::{name, statements};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     /// The role that gave it, where that is not the owner.
-    grantor: Option<String>,
+    pub(crate) grantor: Option<String>,
     /// The statement, without a semicolon.
-    statement: String,
+    pub(crate) statement: String,
 }
 
 impl Grant {
@@ -60,11 +62,14 @@ pub(crate) async fn give(
     (kind, object): (&str, &str),
     grants: &[Grant],
 ) -> Result<()> {
+    let mut grantors: HashMap<&str, bool> = HashMap::new();
     for grant in grants {
-        let may_be = match &grant.grantor {
-            Some(grantor) => may_be(session, grantor).await?,
-            None => true,
-        };
+        if let Some(grantor) = &grant.grantor
+            && !grantors.contains_key(grantor.as_str())
+        {
+            grantors.insert(grantor, may_be(session, grantor).await?);
+        }
+        let may_be = grant.grantor.as_deref().and_then(|grantor| grantors.get(grantor)).is_none_or(|may_be| *may_be);
         let ways = grant.ways(may_be);
         let mut refusal = None;
         for (at, sql) in ways.iter().enumerate() {

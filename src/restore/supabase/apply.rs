@@ -15,10 +15,11 @@ use crate::postgres::target::project::Project;
 use crate::restore::entry::{self, by_hand, grantable, owned, step, when_there};
 use crate::restore::findings;
 use crate::restore::findings::Ledger;
+use crate::restore::grants::Grant;
 use crate::restore::supabase::places::Map;
 use crate::restore::supabase::{places, platform};
 use crate::sql::names::quote;
-use crate::sql::statements::{name, statements};
+use crate::sql::statements::name;
 
 /// The numbers of refused entries, known to all sessions.
 pub(crate) type Failed = Mutex<HashSet<i32>>;
@@ -202,17 +203,8 @@ impl Applier<'_> {
         // The objects of an extension are not this role's to give: each grant is checked.
         let ours = self.map.on(entry).is_some() || namespace(entry).is_empty();
         let mut whole = Vec::new();
-        let mut grantor: Option<String> = None;
-        for statement in statements(entry.defn.as_deref().unwrap_or_default()) {
-            if let Some(rest) = statement.strip_prefix("SET SESSION AUTHORIZATION ") {
-                grantor = name(rest.trim_matches('\'')).map(|(role, _)| role);
-                continue;
-            }
-            if statement == "RESET SESSION AUTHORIZATION" {
-                grantor = None;
-                continue;
-            }
-            if let Some(role) = grantee(statement)
+        for Grant { grantor, statement } in Grant::all(entry.defn.as_deref().unwrap_or_default()) {
+            if let Some(role) = grantee(&statement)
                 && role != "PUBLIC"
                 && !self.project.roles.contains_key(&role)
             {
@@ -222,11 +214,11 @@ impl Applier<'_> {
                     self.ledger.no_grantee(&role);
                 } else {
                     let why = format!("role {role} does not exist");
-                    self.ledger.lost("privileges", &findings::name(entry), &why, &by_hand(statement));
+                    self.ledger.lost("privileges", &findings::name(entry), &why, &by_hand(&statement));
                 }
                 continue;
             }
-            whole.push(self.granted_by(entry, grantor.as_deref(), statement));
+            whole.push(self.granted_by(entry, grantor.as_deref(), &statement));
         }
         if whole.is_empty() {
             return Ok(());
