@@ -10,8 +10,8 @@ use crate::cli::output;
 use crate::error::{Context as _, Error, Result};
 use crate::format::layout;
 use crate::human;
-use crate::report::gather;
 use crate::report::page::compose;
+use crate::report::{Glance, gather};
 use crate::store::{Condition, Store};
 
 #[derive(Debug, Serialize)]
@@ -20,6 +20,9 @@ struct Document {
     bytes: u64,
     runs: u64,
     latest: Option<String>,
+    /// The run that `latest` names, in a few words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latest_run: Option<Glance>,
     /// The place of the page in the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     uploaded: Option<String>,
@@ -47,6 +50,7 @@ pub(crate) async fn run(store: &Store, arguments: &Report, json: bool) -> Result
             file,
             bytes: page.len() as u64,
             runs,
+            latest_run: facts.glance(),
             latest: facts.inventory.latest,
             uploaded,
         });

@@ -2,7 +2,22 @@
 
 use std::fmt::Display;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest as _, Sha256};
+
 use crate::human;
+
+/// Adds the ages when the page is looked at, as it may be opened long after it was written.
+pub(crate) const AGES: &str = include_str!("age.js");
+
+/// The line that forbids the page everything but its own style and that script.
+pub(crate) fn script_policy() -> String {
+    format!(
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{}'\">\n",
+        BASE64_STANDARD.encode(Sha256::digest(AGES))
+    )
+}
 
 /// Text as HTML, also inside of a quoted attribute. Control characters are made visible.
 pub(crate) fn text(value: impl Display) -> String {
@@ -69,6 +84,19 @@ pub(crate) fn table(label: &str, head: &[(&str, bool)], rows_html: &str) -> Stri
 /// A cell with a number.
 pub(crate) fn number(value: impl Display) -> String {
     format!("<td class=\"num\">{}</td>", text(value))
+}
+
+/// Numbers to see at once: title, number and a word about it, the latter two as HTML.
+pub(crate) fn cards(cards: &[(&str, String, String)]) -> String {
+    let mut out = String::from("<dl class=\"cards\">\n");
+    for (title, big, small) in cards {
+        out.push_str(&format!(
+            "<div><dt>{}</dt><dd class=\"big\">{big}</dd><dd class=\"soft\">{small}</dd></div>\n",
+            text(title),
+        ));
+    }
+    out.push_str("</dl>\n");
+    out
 }
 
 /// Names and values, values as HTML.

@@ -12,6 +12,7 @@
 
 pub(crate) mod changes;
 pub(crate) mod chart;
+pub(crate) mod check;
 pub(crate) mod evidence;
 pub(crate) mod html;
 pub(crate) mod index;
@@ -19,9 +20,12 @@ pub(crate) mod latest;
 pub(crate) mod page;
 pub(crate) mod treemap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
 use crate::format::layout;
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, Status};
+use crate::report::check::Check;
 use crate::runs::find;
 use crate::runs::inventory::{Depth, Inventory, Row, State, inventory};
 use crate::seal::sign;
@@ -40,7 +44,40 @@ pub(crate) struct Facts {
     signer: Option<String>,
 }
 
+/// The latest run in a few words, for the page of many databases.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Glance {
+    pub(crate) run: String,
+    pub(crate) status: Status,
+    pub(crate) finished_at: String,
+    pub(crate) rows: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) encrypted: bool,
+    pub(crate) signed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verified: Option<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drilled: Option<Check>,
+}
+
 impl Facts {
+    /// The latest run, where there is one to show.
+    pub(crate) fn glance(&self) -> Option<Glance> {
+        let manifest = self.latest.as_ref().ok()?;
+        let row = self.inventory.runs.iter().find(|row| row.run == manifest.run);
+        Some(Glance {
+            run: manifest.run.clone(),
+            status: manifest.status,
+            finished_at: manifest.finished_at.clone(),
+            rows: manifest.totals.rows,
+            stored_bytes: manifest.totals.stored_bytes,
+            encrypted: manifest.encryption.is_some(),
+            signed: self.signer.is_some(),
+            verified: row.and_then(|row| row.verified.as_ref()).map(Check::from),
+            drilled: row.and_then(|row| row.drilled.as_ref()).map(Check::from),
+        })
+    }
+
     /// HTML about the signature of the latest run.
     fn signed_by(&self) -> String {
         match &self.signer {

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use sha2::{Digest as _, Sha256};
-
 use crate::format::manifest::{Manifest, Status};
 use crate::human;
 use crate::report::chart::Bar;
+use crate::report::check::{self, Check};
 use crate::report::html::text;
 use crate::report::{Facts, changes, chart, evidence, html, latest};
 use crate::runs::inventory::{Details, Row, State};
@@ -20,9 +17,6 @@ const BARS: usize = 120;
 /// From this age on the newest backup is pointed out.
 const OLD_SECONDS: i64 = 2 * 86_400;
 
-/// Adds the ages when the page is looked at, as it may be opened long after it was written.
-const AGES: &str = include_str!("age.js");
-
 /// The whole page; with the section for auditors where that is asked for.
 pub(crate) fn compose(facts: &Facts, with_evidence: bool) -> String {
     let name = facts.latest.as_ref().map_or_else(
@@ -31,13 +25,12 @@ pub(crate) fn compose(facts: &Facts, with_evidence: bool) -> String {
     );
     let title = name.map_or_else(|| "Backups".to_owned(), |name| format!("Backups of {name}"));
     let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'\">\n\
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n{policy}\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
          <style>\n{style}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n\
          <p class=\"soft\">in <code>{store}</code>, as of {at} UTC</p>\n{verdict}</header>\n<main>\n",
         title = text(title),
-        script = BASE64_STANDARD.encode(Sha256::digest(AGES)),
+        policy = html::script_policy(),
         style = include_str!("style.css"),
         store = text(&facts.inventory.store),
         at = html::moment(&facts.at),
@@ -59,8 +52,9 @@ pub(crate) fn compose(facts: &Facts, with_evidence: bool) -> String {
     page.push_str(&format!(
         "</main>\n<footer><p>Made by pgstow {}. A run counts once its manifest is stored, which is written last. \
          <em>Verified</em>: every byte was read back, rows and digests recomputed. <em>Drilled</em>: restored into a scratch \
-         database and compared. All times are UTC.</p></footer>\n<script>{AGES}</script>\n</body>\n</html>\n",
-        text(env!("CARGO_PKG_VERSION"))
+         database and compared. All times are UTC.</p></footer>\n<script>{}</script>\n</body>\n</html>\n",
+        text(env!("CARGO_PKG_VERSION")),
+        html::AGES
     ));
     page
 }
@@ -165,17 +159,7 @@ fn cards(facts: &Facts) -> String {
             None => (title, "never".to_owned(), "no receipt".to_owned()),
         });
     }
-    let mut out = String::from("<dl class=\"cards\">\n");
-    for (title, big, small) in cards {
-        out.push_str(&format!(
-            "<div><dt>{}</dt><dd class=\"big\">{}</dd><dd class=\"soft\">{}</dd></div>\n",
-            text(title),
-            big,
-            small
-        ));
-    }
-    out.push_str("</dl>\n");
-    out
+    html::cards(&cards)
 }
 
 /// The commands that bring the latest run back, ready to copy: one click selects each.
@@ -295,14 +279,7 @@ fn run(row: &Row) -> String {
     for receipt in [&row.verified, &row.drilled] {
         out.push_str(&match receipt {
             None if row.details.is_none() => "<td></td>".to_owned(),
-            None => "<td class=\"soft\">no</td>".to_owned(),
-            Some(receipt) if receipt.ok => {
-                let extent = receipt.extent().map(|extent| format!(" ({})", text(extent))).unwrap_or_default();
-                format!("<td>{}{extent}</td>", html::aged(&receipt.at))
-            }
-            Some(receipt) => {
-                format!("<td><span class=\"badge bad\">differs</span> {}</td>", html::aged(&receipt.at))
-            }
+            receipt => check::cell(receipt.as_ref().map(Check::from).as_ref()),
         });
     }
     out.push_str("</tr>\n");

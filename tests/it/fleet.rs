@@ -140,7 +140,7 @@ url = "postgresql://nobody@127.0.0.1:{}/nowhere"
         index.contains("href=\"all/prod=2Fapp.html\"") && folder.path().join("all/prod=2Fapp.html").exists(),
         "{index}"
     );
-    assert!(index.contains("<td>gone</td>") && !index.contains("all/gone.html"), "{index}");
+    assert!(index.contains("<th scope=\"row\">gone</th>") && !index.contains("all/gone.html"), "{index}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::fleet::roster::Roster;
 use crate::fleet::{child, night};
 use crate::format::layout;
 use crate::human;
+use crate::report::index::Entry;
 use crate::shutdown::Shutdown;
 
 /// Word of the caller: the metrics of all databases are printed. The processes are asked for JSON as ever.
@@ -217,18 +218,17 @@ pub(crate) async fn report(
         return Err(shutdown.error());
     }
     let stem = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let states: Vec<(PathBuf, &Answer)> = roster
+    let entries: Vec<Entry> = roster
         .plans
         .iter()
         .zip(&answers)
         .map(|(plan, (written, status))| {
             let is_there = written.exit_code == Some(0);
             let name = is_there.then(|| Path::new(&stem).join(page(plan).file_name().unwrap_or_default()));
-            (name.unwrap_or_default(), status)
+            entry(name, written, status)
         })
         .collect();
-    let index =
-        crate::report::index::compose(&states.iter().map(|(page, answer)| entry(page, answer)).collect::<Vec<_>>());
+    let index = crate::report::index::compose(&entries);
     tokio::fs::write(out, index).await.map_err(|error| failed(out, &error))?;
     let pages: Vec<Answer> = answers.into_iter().map(|(page, _)| page).collect();
     let is_bad = pages.iter().any(|page| page.exit_code != Some(0));
@@ -247,14 +247,17 @@ pub(crate) async fn report(
     Ok(if !is_bad && roster.unlisted.is_empty() { Outcome::Done } else { Outcome::Failed })
 }
 
-fn entry(page: &Path, answer: &Answer) -> crate::report::index::Entry {
-    let found = &answer.result;
-    crate::report::index::Entry {
-        name: answer.name.clone(),
-        page: page.display().to_string(),
-        ok: answer.exit_code == Some(0),
-        run: found["run"].as_str().unwrap_or("-").to_owned(),
-        age: found["age_seconds"].as_i64().map_or_else(|| "-".to_owned(), human::passed),
-        why: answer.error.as_deref().or_else(|| found["reason"].as_str()).unwrap_or_default().to_owned(),
+/// One line of the page of all databases: the verdict of `status`, and what `report` says of the latest run.
+fn entry(page: Option<PathBuf>, written: &Answer, status: &Answer) -> Entry {
+    let found = &status.result;
+    let finished = found["finished_at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    let allowed = found["max_age_seconds"].as_i64().map(jiff::SignedDuration::from_secs);
+    Entry {
+        name: status.name.clone(),
+        page: page.map(|page| page.display().to_string()),
+        ok: status.exit_code == Some(0),
+        latest: serde_json::from_value(written.result["latest_run"].clone()).ok(),
+        old_after: finished.zip(allowed).and_then(|(at, allowed)| at.checked_add(allowed).ok()),
+        why: status.error.as_deref().or_else(|| found["reason"].as_str()).unwrap_or_default().to_owned(),
     }
 }
