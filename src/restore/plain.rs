@@ -106,9 +106,7 @@ pub(crate) async fn restore(
     for one in &gone {
         work.ledger.lost("extension", &one.name, &extensions::line(one, &tables), &one.step);
     }
-    if let Some((owner, why)) = unowned {
-        work.ledger.unowned(&owner, &why, format!("database {}", options.target.database()));
-    }
+    work.list_unowned(unowned);
     if look.no_locale && created {
         let step =
             "nothing, where text may sort by bytes; else make the database with another locale, and restore into it";
@@ -149,7 +147,13 @@ impl Work<'_> {
             self.statistics(Some(mark), comment.as_deref()).await?;
             return Ok(role);
         }
+        let goes_on = matches!(found, Found::Unfinished(_));
         let mut mark = self.begin(found).await?;
+        if goes_on && options.destination == Destination::Create {
+            // A restore that ended without a list may have been refused this.
+            let unowned = prepare::give_away(&self.control, &self.meta.entries, options).await?;
+            self.list_unowned(unowned);
+        }
         // The comment that is the mark is replaced by the saved one at the end.
         let comment =
             comment.filter(|_| mark.as_ref().is_some_and(Mark::is_comment)).map(|at| last.remove(at).statement);
@@ -201,6 +205,13 @@ impl Work<'_> {
         }
         self.statistics(mark.as_ref(), comment.as_deref()).await?;
         Ok(role)
+    }
+
+    /// Lists the owner that the database could not be given to.
+    fn list_unowned(&self, unowned: Option<(String, String)>) {
+        if let Some((owner, why)) = unowned {
+            self.ledger.unowned(&owner, &why, format!("database {}", self.options.target.database()));
+        }
     }
 
     /// Says in the mark that only statistics are missing, once everything before is sure to stay.

@@ -27,7 +27,7 @@ use crate::restore::wanted::Wanted;
 use crate::restore::work::Work;
 use crate::restore::{checks, database, rights, roles, settings};
 use crate::runs::listing::Listing;
-use crate::sql::names::{TableName, in_comment};
+use crate::sql::names::{TableName, in_comment, quote};
 
 /// Objects that are missing or of another size fail the restore before it begins.
 pub(crate) async fn compare_sizes(run: &StoredRun, part: &Part) -> Result<()> {
@@ -56,7 +56,7 @@ pub(crate) struct Prepared {
 /// Drops the database that this restore created and has put nothing into.
 pub(crate) async fn drop_created(options: &Options) -> Result<()> {
     let maintenance = maintenance(options).await?;
-    let sql = format!("DROP DATABASE {}", crate::sql::names::quote(options.target.database()));
+    let sql = format!("DROP DATABASE {}", quote(options.target.database()));
     target::execute(&maintenance, &sql, "drop the new database again").await?;
     maintenance.close().await;
     Ok(())
@@ -97,14 +97,13 @@ pub(crate) async fn connect(
     let look = look(&maintenance, options, loaded, entries, &server).await?;
     make_roles(&maintenance, options, script, &server, &look).await?;
     let created = !server.databases.contains(info.database());
-    let unowned = if created {
+    let mut unowned = None;
+    if created {
         let create = if look.no_locale { database::create_without_locale } else { database::create };
         let sql = create(&meta.entries, info.database(), maintenance.server_version_num());
-        let owner = database::owner(&meta.entries).filter(|_| !options.ignores_owners());
-        make(maintenance, sql, (info.database().to_owned(), owner.map(str::to_owned)), options, commits).await?
-    } else {
-        None
-    };
+        unowned =
+            make(maintenance, sql, saved_owner(&meta.entries, options).map(str::to_owned), options, commits).await?;
+    }
     let control = Session::connect_unpooled(info, timeout, "restore").await?;
     checks::refuse_source(&control, manifest, options).await?;
     let found = checks::refuse_full(&control, &manifest.run, options).await?;
@@ -112,29 +111,55 @@ pub(crate) async fn connect(
     Ok(Prepared { control, found, created, unowned, gone, look })
 }
 
-/// Creates the database and gives it to its owner; returns the owner who could not get it, with the server's reason.
+/// Creates the database as its owner's; returns the owner who could not get it, with the server's reason. One statement
+/// makes both: whoever ends us in between finds no database that nobody gave away.
 async fn make(
     maintenance: Session,
     create: String,
-    (database, owner): (String, Option<String>),
+    owner: Option<String>,
     options: &Options,
     commits: &TaskTracker,
 ) -> Result<Option<(String, String)>> {
+    const DOING: &str = "create the database";
     let goes_on = !options.exit_on_error;
     // Not to be cut: the server would go on without us, and a drill would drop its database before it is there.
     let creating = commits.spawn(async move {
-        target::execute(&maintenance, &create, "create the database").await?;
-        let Some(owner) = owner else { return Ok(None) };
-        let quoted = crate::sql::names::quote;
-        let give = format!("ALTER DATABASE {} OWNER TO {}", quoted(&database), quoted(&owner));
-        let given = target::execute(&maintenance, &give, "give the database to its owner").await;
-        maintenance.close().await;
-        match given {
-            Err(error) if is_refusal(&error) && goes_on => Ok(Some((owner, error.cause()))),
-            other => other.map(|()| None),
+        let mut unowned = None;
+        if let Some(owner) = owner {
+            let owned = format!("{create} OWNER = {}", quote(&owner));
+            match target::execute(&maintenance, &owned, DOING).await {
+                Err(error) if is_refusal(&error) && goes_on => unowned = Some((owner, error.cause())),
+                other => {
+                    maintenance.close().await;
+                    return other.map(|()| None);
+                }
+            }
         }
+        let made = target::execute(&maintenance, &create, DOING).await;
+        maintenance.close().await;
+        made.map(|()| unowned)
     });
-    creating.await.map_err(|error| Error::failed(format!("create the database: {error}")))?
+    creating.await.map_err(|error| Error::failed(format!("{DOING}: {error}")))?
+}
+
+/// Gives the database of the session to the saved one's owner; returns the owner who could not get it, with the
+/// server's reason.
+pub(crate) async fn give_away(
+    control: &Session,
+    entries: &[Entry],
+    options: &Options,
+) -> Result<Option<(String, String)>> {
+    let Some(owner) = saved_owner(entries, options) else { return Ok(None) };
+    let sql = format!("ALTER DATABASE {} OWNER TO {}", quote(control.info().database()), quote(owner));
+    match target::execute(control, &sql, "give the database to its owner").await {
+        Err(error) if is_refusal(&error) && !options.exit_on_error => Ok(Some((owner.to_owned(), error.cause()))),
+        other => other.map(|()| None),
+    }
+}
+
+/// The owner that a new database gets.
+fn saved_owner<'a>(entries: &'a [Entry], options: &Options) -> Option<&'a str> {
+    database::owner(entries).filter(|_| !options.ignores_owners())
 }
 
 /// The early look at the server; what it lacks and what the role may not are refused all at once. A drill names what a

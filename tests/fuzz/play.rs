@@ -376,9 +376,11 @@ impl Stage<'_> {
         all.get(self.case.way.draw / 32 % all.len().max(1)).map(|line| (*line).to_owned())
     }
 
-    /// Runs a dump's text; psql's errors.
+    /// Runs a dump's text; psql's errors. A database that is read-only by default would stop it at its first line.
     fn pipe(&self, text: &str, database: &str) -> String {
-        run(self.server.psql(database).args(["-o", "/dev/null", "-f", "-"]), text.as_bytes()).err
+        let mut psql = self.server.psql(database);
+        psql.args(["-o", "/dev/null", "-f", "-"]).env("PGOPTIONS", "-c default_transaction_read_only=off");
+        run(&mut psql, text.as_bytes()).err
     }
 
     /// The text of a table's `.sql` object, where it is one file in the clear.
@@ -477,6 +479,7 @@ impl Stage<'_> {
             self.server.fresh(STOCK);
             self.server.sql("postgres", &format!("ALTER DATABASE {STOCK} OWNER TO fz_login"));
             let mut psql = self.server.cluster.command("psql");
+            psql.env("PGOPTIONS", "-c default_transaction_read_only=off");
             psql.args(["-X", "-q", "-o", "/dev/null", "-f", "-", "-d"])
                 .arg(self.server.cluster.url_as("fz_login", PASSWORD, STOCK));
             let errors = run(&mut psql, text.as_bytes()).err;

@@ -150,3 +150,46 @@ fn the_mark_gives_the_database_its_comment_back_and_half_a_database_is_not_backe
     assert_eq!(cluster.psql("mark_own", rows), "5");
     assert_eq!(cluster.psql("mark_own", comment), "mine");
 }
+
+#[test]
+fn the_same_command_again_gives_the_new_database_to_its_owner_or_lists_that_it_could_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.psql("postgres", "CREATE ROLE mark_saved; CREATE ROLE mark_maker LOGIN CREATEDB PASSWORD 'x'");
+    cluster.create_database_with("mark_owned", "OWNER mark_saved");
+    cluster.psql(
+        "mark_owned",
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 5);
+         REVOKE ALL ON DATABASE mark_owned FROM PUBLIC; GRANT CONNECT ON DATABASE mark_owned TO mark_maker WITH GRANT OPTION",
+    );
+    expect_code(&mut backup(cluster, "mark_owned", &store), 0);
+    let run = Run::latest(&store).name;
+    let owner = "SELECT datdba::regrole FROM pg_database WHERE datname = current_database()";
+    for (maker, code, is_owned_by) in [("postgres", 0, "mark_saved"), ("mark_maker", 3, "mark_maker")] {
+        let copy = format!("mark_owned_{maker}");
+        let url = if maker == "postgres" { cluster.url(&copy) } else { cluster.url_as(maker, "x", &copy) };
+        for again in [false, true] {
+            if again {
+                // As whoever ends the first one in the midst leaves it.
+                cluster.psql(
+                    &copy,
+                    &format!(
+                        "ALTER DATABASE {copy} OWNER TO {maker};
+                         COMMENT ON DATABASE {copy} IS E'pgstow restore, unfinished: {run}\n[]'"
+                    ),
+                );
+            }
+            let (out, err) = expect_code(restore(cluster, &url, &store).arg("--create"), code);
+            assert_eq!(cluster.psql(&copy, owner), is_owned_by, "{out}{err}");
+            assert_eq!(
+                err.contains(&format!("database {copy}")) || out.contains(&format!("database {copy}")),
+                code == 3,
+                "{out}{err}"
+            );
+        }
+        if code == 0 {
+            judge::assert_same_database((cluster, "mark_owned"), (cluster, &copy));
+        }
+    }
+}
