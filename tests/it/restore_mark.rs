@@ -180,7 +180,7 @@ fn the_same_command_again_gives_the_new_database_to_its_owner_or_lists_that_it_c
                     ),
                 );
             }
-            let (out, err) = expect_code(restore(cluster, &url, &store).arg("--create"), code);
+            let (out, err) = expect_code(restore(cluster, &url, &store).args(["--create", "--best-effort"]), code);
             assert_eq!(cluster.psql(&copy, owner), is_owned_by, "{out}{err}");
             assert_eq!(
                 err.contains(&format!("database {copy}")) || out.contains(&format!("database {copy}")),
