@@ -140,7 +140,7 @@ pub(crate) fn add_additions(catalogue: &mut Catalogue, detection: &Detection, ad
             dependencies,
             ..own_entry(next, addition.desc.clone(), section, &addition.schema, &addition.tag)
         };
-        catalogue.add(entry, Some(addition.table));
+        catalogue.add(entry, (addition.table != 0).then_some(addition.table));
     }
 }
 

@@ -60,7 +60,7 @@ use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::tools::{PgTools, Whose};
 use crate::postgres::source::leader::{Candidate, Leader};
 use crate::postgres::source::{
-    absent as own, additions, catalogue, changed, dependents, leader, output_names, timeline, waiters,
+    absent as own, additions, catalogue, changed, dependents, leader, members, output_names, timeline, waiters,
 };
 use crate::postgres::target::foreign_keys;
 use crate::postgres::{settings, target};
@@ -221,11 +221,16 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
     let sequences = own::sequences(client, &sequences).await?;
     let mut catalogue = Catalogue::new(meta, &belongs);
     absent::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
+    let members = members::members(client).await?;
+    absent::add_additions(&mut catalogue, &leader.detection, &members);
+    leader.detection.omitted.extend(members::others(client).await?);
     let additions = additions::additions(client, version).await?;
     absent::add_additions(&mut catalogue, &leader.detection, &additions);
     let added = additions.iter().filter(|addition| addition.is_before_rows).map(|addition| addition.table);
     let theirs: Vec<u32> = tables.iter().map(|table| table.oid).chain(added).collect();
-    let late = catalogue.early_with_dependents(&own::users(client, &theirs).await?);
+    let mut users = own::users(client, &theirs).await?;
+    users.extend(members::users(client, &members).await?);
+    let late = catalogue.early_with_dependents(&users);
     let changed = changed::with_changed_rows(client, &mut leader.detection).await?;
     for table in &changed {
         catalogue.load_with(table.oid, &table.load);

@@ -1,15 +1,33 @@
 //! Statements of one line: run them, or take the first column of what they return.
 
+use std::error::Error as StdError;
+
 use tokio_postgres::Client;
+use tokio_postgres::types::{FromSql, Type};
 
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 
+/// A text as the server sends it. Names of roles, databases and tablespaces have the bytes of the database in which they
+/// were given, which may be no UTF-8: what is not becomes U+FFFD, as no name of a run has it.
+pub(crate) struct Lossy(pub(crate) String);
+
+impl FromSql<'_> for Lossy {
+    fn from_sql(_type: &Type, raw: &[u8]) -> std::result::Result<Self, Box<dyn StdError + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        <&str as FromSql>::accepts(kind)
+    }
+}
+
 /// Runs a query and returns the first column of its rows, which are text.
 pub(crate) async fn strings(client: &Client, sql: &str, doing: &str) -> Result<Vec<String>> {
     let rows = client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context(doing))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let texts = rows.iter().map(|row| row.try_get::<_, Lossy>(0).map(|text| text.0));
+    texts.collect::<std::result::Result<_, _>>().map_err(|e| failure(&e).context(doing))
 }
 
 /// Runs statements without results.

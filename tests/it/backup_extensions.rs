@@ -263,3 +263,55 @@ fn what_needs_a_table_that_was_given_to_an_extension_comes_back_by_every_way() {
     }
     cluster.drop_database("attached");
 }
+
+/// Members that are no tables: what a person changed in them, and what was given to the extension.
+#[test]
+fn members_of_extensions_come_back_as_they_were_changed_and_given() {
+    let cluster = pg::shared(pg::packaged());
+    cluster.create_database("members");
+    cluster.psql("postgres", "CREATE ROLE members_reader");
+    cluster.psql(
+        "members",
+        "CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE EXTENSION dict_int;
+         ALTER TEXT SEARCH DICTIONARY intdict (maxlen = 3, rejectlong = 'true');
+         CREATE TEXT SEARCH CONFIGURATION numbers (COPY = simple);
+         ALTER TEXT SEARCH CONFIGURATION numbers ALTER MAPPING FOR uint WITH intdict;
+         CREATE TABLE words (t text, v tsvector GENERATED ALWAYS AS (to_tsvector('public.numbers', t)) STORED);
+         INSERT INTO words VALUES ('123456 77');
+         ALTER FUNCTION hstore_to_json(hstore) COST 77; ALTER FUNCTION citext_eq(citext, citext) SECURITY DEFINER;
+         CREATE TYPE mood AS ENUM ('a', 'b'); ALTER EXTENSION citext ADD TYPE mood;
+         CREATE TYPE pair AS (a int, t text); ALTER EXTENSION citext ADD TYPE pair;
+         CREATE DOMAIN positive AS int CHECK (VALUE > 0); ALTER EXTENSION citext ADD DOMAIN positive;
+         CREATE SCHEMA mine; ALTER EXTENSION citext ADD SCHEMA mine;
+         CREATE FUNCTION mine.price(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT n * 2';
+         REVOKE ALL ON FUNCTION mine.price(int) FROM PUBLIC; GRANT EXECUTE ON FUNCTION mine.price(int) TO members_reader;
+         ALTER EXTENSION citext ADD FUNCTION mine.price(int);
+         CREATE VIEW one WITH (security_barrier) AS SELECT 1 AS one; GRANT SELECT ON one TO members_reader;
+         ALTER EXTENSION citext ADD VIEW one;
+         CREATE TABLE users_of (x mood, y positive, p pair, z int DEFAULT mine.price(3),
+             g int GENERATED ALWAYS AS (mine.price(4)) STORED); INSERT INTO users_of VALUES ('a', 1, '(1,x)');
+         CREATE TABLE mine.t (a int PRIMARY KEY CHECK (mine.price(a) > 0)); INSERT INTO mine.t VALUES (1);
+         CREATE VIEW two AS SELECT * FROM one; CREATE INDEX ON users_of (mine.price(z));
+         CREATE MATERIALIZED VIEW three AS SELECT one, mine.price(one) FROM one",
+    );
+    let store = tempfile::tempdir().unwrap();
+    expect_code(&mut backup(cluster, "members", store.path()), 0);
+    expect_code(pgstow().arg("verify").arg("--store").arg(store.path()), 0);
+    cluster.create_database("members as told");
+    restore_as_told(&Run::latest(store.path()), cluster, "members as told");
+    expect_code(restore(cluster, &cluster.url("members copy"), store.path()).arg("--create"), 0);
+    let (out, err) = expect_code(&mut drill(cluster, store.path()), 0);
+    assert!(out.contains("PROVEN"), "{out}{err}");
+    let state = "SELECT (SELECT string_agg(pg_describe_object(classid, objid, 0), ',' ORDER BY pg_describe_object(classid, objid, 0))
+              FROM pg_depend WHERE refclassid = 3079 AND deptype = 'e'),
+            (SELECT string_agg(concat(proname, proacl, procost, prosecdef), ',' ORDER BY proname) FROM pg_proc
+              WHERE proname IN ('price', 'hstore_to_json') OR oid = 'citext_eq(citext,citext)'::regprocedure),
+            (SELECT dictinitoption FROM pg_ts_dict WHERE dictname = 'intdict'), (SELECT v FROM words),
+            (SELECT concat(relacl, reloptions) FROM pg_class WHERE relname = 'one'), (SELECT u FROM users_of u), (SELECT t FROM three t)";
+    for copy in ["members as told", "members copy"] {
+        judge::assert_same_database((cluster, "members"), (cluster, copy));
+        assert_eq!(cluster.psql(copy, state), cluster.psql("members", state), "{copy}");
+        cluster.drop_database(copy);
+    }
+    cluster.drop_database("members");
+}

@@ -19,7 +19,7 @@ use crate::postgres::source::absent::dollar_tag;
 #[derive(Debug, Clone)]
 pub(crate) struct Addition {
     pub(crate) desc: ObjectType,
-    /// Oid of the relation.
+    /// Oid of the relation; 0 for a member of the extension that is none.
     pub(crate) table: u32,
     pub(crate) schema: String,
     pub(crate) tag: String,

@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use crate::archive::catalogue::{Belongs, ExtensionReach};
 use crate::error::Result;
 use crate::postgres::error::failure;
+use crate::postgres::query::strings;
 
 /// Objects below 16384 (`FirstNormalObjectId`) are initdb's own.
 const BELONGS: &str = "
@@ -66,6 +67,5 @@ pub(crate) async fn event_triggers_of_extensions(client: &Client) -> Result<bool
 pub(crate) async fn other_databases(client: &Client) -> Result<Vec<String>> {
     let sql = "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
                 WHERE datallowconn AND NOT datistemplate AND datname <> pg_catalog.current_database() ORDER BY 1";
-    let rows = client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("list the databases"))?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    strings(client, sql, "list the databases").await
 }

@@ -17,6 +17,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::connect::stall;
 use crate::postgres::error::failure;
+use crate::postgres::query::Lossy;
 use crate::postgres::source::detect::{Detection, Relation, detect, detect_in_transaction};
 use crate::postgres::source::waiters::end_backend;
 use crate::sql::names::quote;
@@ -243,7 +244,7 @@ pub(crate) async fn holders(client: &Client, detection: &Detection) -> Result<Op
     let told: Vec<String> = rows
         .iter()
         .map(|row| {
-            let (table, granted, who): (String, bool, String) = (row.get(0), row.get(1), row.get(2));
+            let (table, granted, who): (String, bool, String) = (row.get(0), row.get(1), row.get::<_, Lossy>(2).0);
             let query: Option<String> = row.get(3);
             let does = if granted { "is locked by" } else { "is waited for by" };
             let query = query.map_or_else(String::new, |query| {

@@ -7,6 +7,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, Result};
 use crate::postgres::error::failure;
+use crate::postgres::query::Lossy;
 use crate::sql::names::quote;
 
 /// The labels of the snapshot; those added later cannot be in its rows.
@@ -71,7 +72,7 @@ struct Changed {
 pub(crate) async fn refuse_renamed(snapshot: &Client, now: &Client) -> Result<()> {
     let labels = ask(snapshot, LABELS).await?;
     let later = ask(now, "SELECT oid, enumlabel::pg_catalog.text FROM pg_catalog.pg_enum").await?;
-    let pair = |row: &Row, at: usize| (row.get::<_, u32>(0), row.get::<_, String>(at));
+    let pair = |row: &Row, at: usize| (row.get::<_, u32>(0), row.get::<_, Lossy>(at).0);
     let later: Vec<(u32, String)> = later.iter().map(|row| pair(row, 1)).collect();
     let before: Vec<(u32, String)> = labels.iter().map(|row| pair(row, 2)).collect();
     if let Some(label) = changed(&before, &later).into_iter().find(|label| label.after.is_some()) {

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
+use crate::postgres::query::Lossy;
 
 /// Longest statement in a message, in characters.
 const STATEMENT: usize = 120;
@@ -81,7 +82,7 @@ impl Watcher {
         let rows: Vec<Row> = rows
             .iter()
             .map(|row| {
-                let who: String = row.get(2);
+                let who = row.get::<_, Lossy>(2).0;
                 Row {
                     waiter: Waiter {
                         pid: row.get(0),
@@ -163,7 +164,9 @@ pub(crate) async fn wait_of(client: &Client, application: &str, run: &str) -> Re
     Ok(row.map(|row| Wait {
         pid: row.get(0),
         lock: row.get(1),
-        holders: row.get::<_, Option<String>>(2).unwrap_or_else(|| "the holder let go meanwhile".to_owned()),
+        holders: row
+            .get::<_, Option<Lossy>>(2)
+            .map_or_else(|| "the holder let go meanwhile".to_owned(), |holders| holders.0),
         blocks_others: row.get(3),
     }))
 }

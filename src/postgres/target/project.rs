@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
-use crate::postgres::query::{execute, strings};
+use crate::postgres::query::{Lossy, execute, strings};
 use crate::sql::names::{TableName, literal, quote};
 
 /// A schema of the target.
@@ -121,7 +121,10 @@ pub(crate) async fn project(session: &Session) -> Result<Project> {
         "SELECT rolname::pg_catalog.text, pg_catalog.pg_has_role(oid, '{may}'), rolsuper FROM pg_catalog.pg_roles"
     );
     let rows = client.query_typed(&sql, &[]).await.map_err(failed)?;
-    let roles = rows.iter().map(|row| (row.get(0), Reach { member: row.get(1), superuser: row.get(2) })).collect();
+    let roles = rows
+        .iter()
+        .map(|row| (row.get::<_, Lossy>(0).0, Reach { member: row.get(1), superuser: row.get(2) }))
+        .collect();
     Ok(Project {
         role,
         creates_schemas,

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
-use crate::postgres::query::{execute, strings};
+use crate::postgres::query::{Lossy, execute, strings};
 use crate::sql::names::{literal, quote};
 
 /// The words that a mark begins with.
@@ -157,7 +157,7 @@ pub(crate) async fn left_roles(session: &Session) -> Result<Vec<Leftover>> {
     let rows = rows.map_err(|e| failure(&e).context("find roles of killed drills"))?;
     let found = rows.iter().map(|row| {
         let comment: String = row.get(1);
-        Leftover { name: row.get(0), mark: Mark::parse(&comment), strangers: 0 }
+        Leftover { name: row.get::<_, Lossy>(0).0, mark: Mark::parse(&comment), strangers: 0 }
     });
     dead(session, found.collect()).await
 }

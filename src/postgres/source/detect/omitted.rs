@@ -10,8 +10,12 @@ use crate::postgres::source::detect::RelKind;
 use crate::postgres::source::detect::detection::Detection;
 use crate::postgres::source::detect::queries::at;
 
-/// The rows of the catalogue, one an entry: kind, name.
+/// The rows of the catalogue, one an entry: kind, name. `edge`: the last transaction of initdb that described an object
+/// with a fixed number; the views of the information schema come after all that a person could change.
 const FOUND: &str = "
+WITH edge AS MATERIALIZED (SELECT max(a.xmin::text::int8) AS x FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+    WHERE c.relnamespace = 'information_schema'::regnamespace AND c.oid < 16384)
 SELECT 'subscription', s.subname::text FROM pg_catalog.pg_subscription s
     JOIN pg_catalog.pg_database b ON b.oid = s.subdbid AND b.datname = current_database()
 UNION ALL
@@ -41,9 +45,39 @@ SELECT 'object among those of the system', pg_catalog.pg_describe_object(o.class
             AND t.typtype IN ('b', 'd', 'e', 'r')
         UNION ALL SELECT 2617, oid, oprnamespace FROM pg_catalog.pg_operator
         UNION ALL SELECT 3456, oid, collnamespace FROM pg_catalog.pg_collation WHERE collnamespace <> 'pg_catalog'::regnamespace
+            OR NOT (starts_with(coalesce(collcollate, ''), collname::text) OR collname LIKE '%-x-icu')
+        UNION ALL SELECT 3602, oid, cfgnamespace FROM pg_catalog.pg_ts_config
+        UNION ALL SELECT 3600, oid, dictnamespace FROM pg_catalog.pg_ts_dict
+        UNION ALL SELECT 3601, oid, prsnamespace FROM pg_catalog.pg_ts_parser
+        UNION ALL SELECT 3764, oid, tmplnamespace FROM pg_catalog.pg_ts_template
+        UNION ALL SELECT 2607, oid, connamespace FROM pg_catalog.pg_conversion
+        UNION ALL SELECT 2753, oid, opfnamespace FROM pg_catalog.pg_opfamily
+        UNION ALL SELECT 2616, oid, opcnamespace FROM pg_catalog.pg_opclass
+        UNION ALL SELECT 3381, oid, stxnamespace FROM pg_catalog.pg_statistic_ext
     ) o(classid, oid, namespace)
     WHERE o.oid >= 16384 AND o.namespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'changed object of the system', pg_catalog.pg_describe_object(o.classid, o.oid, 0) FROM edge, (
+        SELECT 3602::oid, mapcfg, xmin::text::int8 FROM pg_catalog.pg_ts_config_map
+        UNION SELECT 3600, oid, xmin::text::int8 FROM pg_catalog.pg_ts_dict
+        UNION SELECT 1255, oid, xmin::text::int8 FROM pg_catalog.pg_proc p WHERE proacl IS NOT DISTINCT FROM (
+            SELECT initprivs FROM pg_catalog.pg_init_privs i WHERE i.classoid = 1255 AND i.objoid = p.oid AND i.objsubid = 0)
+        UNION SELECT 2617, oid, xmin::text::int8 FROM pg_catalog.pg_operator
+        UNION SELECT 2605, oid, xmin::text::int8 FROM pg_catalog.pg_cast
+        UNION SELECT 2618, oid, xmin::text::int8 FROM pg_catalog.pg_rewrite
+    ) o(classid, oid, x)
+    WHERE o.oid < 16384 AND o.x > edge.x
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'comment on an object of the system', pg_catalog.pg_describe_object(o.classoid, o.objoid, o.objsubid)
+    FROM edge, pg_catalog.pg_description o
+    WHERE o.objoid < 16384 AND o.classoid NOT IN (2615, 3079) AND o.xmin::text::int8 > edge.x
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = o.classoid AND d.objid = o.objoid AND d.deptype = 'e')
+UNION ALL
+SELECT 'partition that is being detached', n.nspname::text || '.' || c.relname::text || ' of ' || i.inhparent::regclass
+    FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE i.inhdetachpending
 UNION ALL
 SELECT 'vault root key', extname::text FROM pg_catalog.pg_extension WHERE extname IN ('supabase_vault', 'pgsodium')
 ORDER BY 1, 2";
@@ -65,6 +99,13 @@ pub(crate) async fn omitted(client: &Client, detection: &Detection) -> Result<Ve
             }
             "object among those of the system" => {
                 "pg_dump never describes what is in pg_catalog or information_schema: move it to a schema of your own"
+            }
+            "changed object of the system" => {
+                "it is not as PostgreSQL made it, and pg_dump never describes it: change it again after a restore, before rows that depend on it"
+            }
+            "comment on an object of the system" => "pg_dump does not write it: set it again after a restore",
+            "partition that is being detached" => {
+                "a dump attaches it again, with its rows: finish it by ALTER TABLE ... DETACH PARTITION ... FINALIZE"
             }
             "tablespace" => {
                 "tablespaces belong to the server: create it there before a restore, or restore with --no-tablespaces"
