@@ -13,6 +13,8 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{PG_CLASS, namespace, tag, with_dependents};
+use crate::backup::facts;
+use crate::backup::facts::Facts;
 use crate::backup::preflight::leave_out;
 use crate::backup::run::Run;
 use crate::error::{Error, Result};
@@ -53,8 +55,17 @@ enum Again {
 /// Objects that were dropped while an attempt read the catalogue, by kind, schema and name.
 type Volatile = HashSet<(String, TableName)>;
 
+/// The description of the database at the leader's snapshot.
+pub(crate) struct Described {
+    /// The table of contents of pg_dump.
+    pub(crate) meta: ArchiveMetadata,
+    pub(crate) facts: Facts,
+    /// The roles script.
+    pub(crate) roles: Vec<u8>,
+}
+
 /// Makes locks, snapshot and catalogue.
-pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, ArchiveMetadata)> {
+pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, Described)> {
     let mut next = Some(candidate);
     let mut volatile = Volatile::new();
     let (mut pause, mut attempt, mut unmoved) = (PAUSE, 0, 0);
@@ -68,7 +79,7 @@ pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, Arc
         candidate.lock_store(&run.target.store.identity()).await?;
         let mut leader = candidate.lead(run.options.limits.lock_timeout).await?;
         let again = match describe(run, &mut leader, &mut volatile).await? {
-            Ok(meta) => return Ok((leader, meta)),
+            Ok(described) => return Ok((leader, described)),
             Err(again) => again,
         };
         leader.release().await;
@@ -90,9 +101,10 @@ pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, Arc
 }
 
 /// One attempt to let pg_dump describe the database at the leader's snapshot.
-async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Result<Result<ArchiveMetadata, Again>> {
+async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Result<Result<Described, Again>> {
     let asked = Instant::now();
-    let unlocked = vanished::unlocked(&leader.session.client).await?;
+    let client = &leader.session.client;
+    let (unlocked, settings) = tokio::try_join!(vanished::unlocked(client), settings::differing(client))?;
     let known = |relation: &&Unlocked| volatile.contains(&(RELATION.to_owned(), relation.name.clone()));
     let excluded: Vec<Unlocked> = unlocked.iter().filter(known).cloned().collect();
     let mut arguments = leave_out(&leader.detection);
@@ -102,14 +114,14 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
         lock_timeout: run.options.limits.lock_timeout,
         encoding: if leader.detection.server.encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" },
         run: &run.name,
-        options: settings::differing(&leader.session.client).await?,
+        options: settings.clone(),
         leave_out: arguments,
     };
     let info = run.options.info.with_options(run.child_options.unwrap_or_default());
     let (silence, application) = (run.options.limits.stall_timeout, pg_dump::application(&run.name));
     let read = tokio::select! {
         biased;
-        read = pg_dump::table_of_contents(&run.tools, &info, &request) => read,
+        read = with_the_rest(run, leader, pg_dump::table_of_contents(&run.tools, &info, &request), &settings) => read?,
         // pg_dump is gone by now: the end of its backend cannot become the reason.
         blocked = blocked(run, leader) => {
             let (backend, why) = blocked?;
@@ -122,11 +134,11 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
         }
     };
     let meta = match read {
-        Ok((meta, warnings)) => {
+        Ok(((meta, warnings), rest)) => {
             for warning in warnings {
                 tracing::warn!("pg_dump: {warning}");
             }
-            Ok(meta)
+            Ok((meta, rest))
         }
         Err(Failure::Final(error)) => return Err(error),
         Err(Failure::Program(error)) => Err(error),
@@ -134,15 +146,56 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
     let seconds = asked.elapsed().as_secs_f64();
     let checker = run.short_session("check").await?;
     let judged = match meta {
-        Ok(meta) => without_vanished(leader, &checker, meta, &excluded, volatile).await,
+        Ok((meta, (facts, roles))) => {
+            let judged = without_vanished(leader, &checker, meta, &excluded, volatile).await;
+            judged.map(|judged| judged.map(|meta| Described { meta, facts, roles }))
+        }
         Err(error) => moved(leader, &checker, error, &unlocked, volatile).await.map(Err),
     };
     checker.close().await;
-    if let Ok(Ok(meta)) = &judged {
-        let (entries, version) = (meta.entries.len(), &run.tools.version);
+    if let Ok(Ok(described)) = &judged {
+        let (entries, version) = (described.meta.entries.len(), &run.tools.version);
         tracing::info!("catalogue read: {entries} entries in {seconds:.2} s by pg_dump {version}");
     }
     judged
+}
+
+/// Asks for the facts and the roles while pg_dump is at work; the roles after it,
+/// where connections are few.
+async fn with_the_rest<T>(
+    run: &Run,
+    leader: &Leader,
+    pg_dump: impl Future<Output = Result<T, Failure>>,
+    settings: &str,
+) -> Result<Result<(T, (Facts, Vec<u8>)), Failure>> {
+    let mut pg_dump = std::pin::pin!(pg_dump);
+    let mut beside = std::pin::pin!(async {
+        let facts = facts::facts(run, leader).await?;
+        if facts.few_connections {
+            return Ok((facts, None));
+        }
+        let roles = facts::roles(run, leader, settings).await?;
+        Ok::<_, Error>((facts, Some(roles)))
+    });
+    let (read, (facts, roles)) = tokio::select! {
+        biased;
+        read = &mut pg_dump => match read {
+            Ok(read) => (read, beside.await?),
+            Err(failure) => return Ok(Err(failure)),
+        },
+        beside = &mut beside => {
+            let beside = beside?;
+            match pg_dump.await {
+                Ok(read) => (read, beside),
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+    };
+    let roles = match roles {
+        Some(roles) => roles,
+        None => facts::roles(run, leader, settings).await?,
+    };
+    Ok(Ok((read, (facts, roles))))
 }
 
 /// Watches pg_dump's backend; returns when it has waited too long for a lock, with its process id and who holds it.

@@ -21,6 +21,7 @@ pub(crate) mod cleanup;
 pub(crate) mod commit;
 pub(crate) mod counters;
 pub(crate) mod drain;
+pub(crate) mod facts;
 pub(crate) mod guest;
 pub(crate) mod large_objects;
 pub(crate) mod lead;
@@ -44,7 +45,9 @@ use crate::archive::compose;
 use crate::backup::cleanup::Cleanup;
 use crate::backup::commit::Done;
 use crate::backup::counters::{Counters, Total};
+use crate::backup::facts::Facts;
 use crate::backup::guest::{Guest, Look};
+use crate::backup::lead::Described;
 use crate::backup::options::Options;
 use crate::backup::plan::Plan;
 use crate::backup::run::{Gathered, Run};
@@ -53,17 +56,12 @@ use crate::format::layout;
 use crate::format::manifest::Roles;
 use crate::objects::write::Target;
 use crate::pipeline::rate::Rate;
-use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::one_server::NAME_ONE;
-use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::tools::{PgTools, Whose};
 use crate::postgres::source::leader::{Candidate, Leader};
-use crate::postgres::source::{
-    absent as own, additions, catalogue, changed, dependents, leader, members, output_names, timeline, waiters,
-};
-use crate::postgres::target::foreign_keys;
-use crate::postgres::{settings, target};
+use crate::postgres::source::{absent as own, catalogue, changed, dependents, output_names, timeline};
+use crate::postgres::target;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -137,12 +135,20 @@ async fn store_rows(
     preflight::refuse_same_project(options.allow_same_project, &options.info, store)?;
     let silence = options.limits.stall_timeout;
     let candidate = Candidate::connect(&options.info, options.connect_timeout, silence, &name).await?;
-    store.check().await?;
     let server = &candidate.detection.server;
-    let tools = PgTools::find(options.pg_bin_dir.as_deref(), server.version_num, Whose::Server)?;
-    let place = timeline::place(&candidate.session.client).await?;
-    preflight::check_prefix(store, &server.identity, &place, options.adopt).await?;
-    target::mark::refuse(&candidate.session.client).await?;
+    let client = &candidate.session.client;
+    let place = async {
+        store.check().await?;
+        let place = timeline::place(client).await?;
+        preflight::check_prefix(store, &server.identity, &place, options.adopt).await?;
+        Ok::<_, Error>(place)
+    };
+    let tools = async { PgTools::find(options.pg_bin_dir.as_deref(), server.version_num, Whose::Server) };
+    // Each waits for round trips of its own. The first of them that fails in this order is reported.
+    let (place, tools, finished, child_options) =
+        tokio::join!(place, tools, target::mark::refuse(client), pg_dump::backend_options(&candidate.session));
+    let (tools, place) = (tools?, place?);
+    finished?;
     preflight::preflight(&candidate.detection, options.partial.allowed)?;
     let target = Target {
         store: store.clone(),
@@ -152,25 +158,19 @@ async fn store_rows(
         max_object_bytes: options.form.max_object_bytes,
     };
     cleanup.connected(&options.info, &name);
-    let child_options = pg_dump::backend_options(&candidate.session).await;
     let rate = Rate::new(options.limits.rate);
     let look = Look { run: name.clone(), connect_timeout: options.connect_timeout, jobs: options.limits.jobs };
     let run = Run { name, started, options, tools, child_options, target, counters: Arc::clone(counters), rate, place };
     tracing::info!(run = %run.name, database = %run.options.info.database(), store = %store.describe(), "backup started");
     let _watch = guest.watch(&run.options.info, &candidate.detection.server, look);
-    let (mut leader, meta) = lead::lead(&run, candidate).await?;
+    let (mut leader, described) = lead::lead(&run, candidate).await?;
     if !run.options.partial.allowed {
         // New objects since the first detection can be as unreadable as the others.
         preflight::preflight(&leader.detection, false)?;
     }
-    // Before the readers take all connections there are.
-    let passwords = leader.detection.server.reads_passwords;
-    // pg_dump sets its own timeouts, pg_dumpall keeps those of the role, and no lock of roles is worth a long wait.
-    let own = run.child_options.map(|own| format!(" {own} -c lock_timeout=60s")).unwrap_or_default();
-    let info = run.options.info.with_options(&format!("{}{own}", settings::differing(&leader.session.client).await?));
-    let session = Arc::clone(&leader.session);
-    let roles = roles(&run, &session, &info, passwords);
-    let (plan, roles) = tokio::try_join!(make_plan(&mut leader, meta), roles)?;
+    let Described { meta, facts, roles } = described;
+    let few = facts.few_connections;
+    let plan = make_plan(&mut leader, meta, facts).await?;
     let sizes = leader.detection.relations.iter().map(|r| u64::try_from(r.bytes).unwrap_or(0));
     counters.expect(Total {
         schemas: plan.schemas.len() as u64,
@@ -179,7 +179,7 @@ async fn store_rows(
     });
     counters.step("locks and catalogue", begun);
     let begun = Instant::now();
-    let gathered = gather(&run, &leader, &plan, (roles, passwords)).await?;
+    let gathered = gather(&run, &leader, &plan, roles, few).await?;
     counters.step("rows", begun);
     let now = run.short_session("check").await?;
     output_names::refuse_renamed(&leader.session.client, &now.client).await?;
@@ -191,40 +191,21 @@ async fn store_rows(
     Ok((run, leader, plan, gathered))
 }
 
-/// The roles script; a pg_dumpall whose connection froze is started once more.
-async fn roles(run: &Run, leader: &Session, info: &ConnInfo, passwords: bool) -> Result<Vec<u8>> {
-    let (silence, application) = (run.options.limits.stall_timeout, pg_dump::roles_application(&run.name));
-    for is_last in [false, true] {
-        tokio::select! {
-            biased;
-            roles = pg_dump::roles(&run.tools, info, passwords, &run.name) => return roles,
-            stuck = waiters::until_stuck(&leader.client, &application, silence) => stuck?,
-        }
-        if !is_last {
-            tracing::warn!("{}; starting it again", pg_dump::lost("pg_dumpall", silence));
-        }
-    }
-    Err(pg_dump::lost("pg_dumpall", silence))
-}
-
 /// Puts the catalogue together with what pg_dump left out, and plans the run.
-async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMetadata) -> Result<Plan> {
+async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMetadata, facts: Facts) -> Result<Plan> {
+    let Facts { belongs, reach, members, others, additions, refers, event_triggers, .. } = facts;
     let version = leader.detection.server.version_num;
     leader.detection.omitted.extend(absent::without_run_as_owner(&mut meta.entries, version));
     let session = Arc::clone(&leader.session);
     let client = &session.client;
-    let belongs = catalogue::belongs(client).await?;
     absent::adopt_sequences(&mut leader.detection, &belongs);
-    let reach = catalogue::reach(client).await?;
     let (tables, sequences) = absent::absent(&leader.detection, &meta.entries);
     let tables = if tables.is_empty() { Vec::new() } else { own::tables(client, &tables).await? };
     let sequences = own::sequences(client, &sequences).await?;
     let mut catalogue = Catalogue::new(meta, &belongs);
     absent::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
-    let members = members::members(client).await?;
     absent::add_additions(&mut catalogue, &leader.detection, &members);
-    leader.detection.omitted.extend(members::others(client).await?);
-    let additions = additions::additions(client, version).await?;
+    leader.detection.omitted.extend(others);
     absent::add_additions(&mut catalogue, &leader.detection, &additions);
     let added = additions.iter().filter(|addition| addition.is_before_rows).map(|addition| addition.table);
     let theirs: Vec<u32> = tables.iter().map(|table| table.oid).chain(added).collect();
@@ -235,13 +216,12 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
     for table in &changed {
         catalogue.load_with(table.oid, &table.load);
     }
-    let refers = foreign_keys::of_extensions(client).await?;
     let relations = &leader.detection.relations;
     let of_extensions = relations.iter().filter(|r| r.extension.is_some()).map(|r| r.oid).collect();
     catalogue.order_rows(&of_extensions, &refers);
     let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables, &changed, &refers)?;
     plan.late = late;
-    plan.event_triggers = catalogue::event_triggers_of_extensions(client).await?;
+    plan.event_triggers = event_triggers;
     if plan.catalogue.is_empty() && plan.schemas.iter().all(|schema| schema.tables.is_empty()) {
         plan.beside = Some(catalogue::other_databases(client).await?);
     }
@@ -251,15 +231,14 @@ async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMeta
 }
 
 /// Reads and stores everything but RESTORE.md and the manifest. The first error ends all of it.
-async fn gather(run: &Run, leader: &Leader, plan: &Plan, roles: (Vec<u8>, bool)) -> Result<Gathered> {
-    let (script, passwords) = roles;
+async fn gather(run: &Run, leader: &Leader, plan: &Plan, script: Vec<u8>, few: bool) -> Result<Gathered> {
+    let passwords = leader.detection.server.reads_passwords;
     let small = async {
         let object = run.target.put_text(layout::ROLES, Bytes::from(script)).await?;
         let head = compose::head(&plan.catalogue.meta, plan.catalogue.database())?;
         let database = run.target.put_text(layout::DATABASE, Bytes::from(head)).await?;
         Ok((Roles { object, passwords }, database))
     };
-    let few = few_connections(run, leader).await?;
     let reading = async {
         if few {
             // Readers would take the connection that the large objects need.
@@ -277,16 +256,4 @@ async fn gather(run: &Run, leader: &Leader, plan: &Plan, roles: (Vec<u8>, bool))
     };
     let read::Stored { schemas, damaged } = rows;
     Ok(Gathered { schemas, damaged, roles, database, large_objects })
-}
-
-/// True where a limit of the server, the role or the database allows fewer sessions than the run would use at once.
-async fn few_connections(run: &Run, leader: &Leader) -> Result<bool> {
-    // Readers, the leader, the watcher, the large objects.
-    let wanted = i64::from(run.options.limits.jobs) + 3;
-    let server = &leader.detection.server;
-    let free = server.max_connections - server.reserved_connections - server.connections;
-    let database = leader::database_connection_limit(&leader.session.client).await?;
-    let limits = [server.role_connection_limit, database];
-    let lowest = limits.into_iter().filter(|limit| *limit >= 0).min();
-    Ok(free < wanted || lowest.is_some_and(|lowest| lowest < wanted))
 }

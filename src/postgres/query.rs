@@ -1,7 +1,11 @@
-//! Statements of one line: run them, or take the first column of what they return.
+//! Statements of one line: run them, or take the first column of what they return; and requests put on the wire one behind
+//! the other, so that many of them cost one round trip.
 
 use std::error::Error as StdError;
+use std::task::Poll;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio_postgres::Client;
 use tokio_postgres::types::{FromSql, Type};
 
@@ -20,6 +24,22 @@ impl FromSql<'_> for Lossy {
 
     fn accepts(kind: &Type) -> bool {
         <&str as FromSql>::accepts(kind)
+    }
+}
+
+/// A request that was sent, or its answer.
+pub(crate) type Answer<'c, T> = BoxFuture<'c, Result<T, tokio_postgres::Error>>;
+
+/// Puts a request on the wire without waiting for its answer: the driver sends it when its future is polled first.
+/// Several are sent one by one: a set of futures may leave some of them for later, and what is sent later than the
+/// COPYs behind it would be waited for for ever. The answers come in the order of the requests.
+pub(crate) async fn sent<'c, T: Send + 'c>(
+    request: impl Future<Output = Result<T, tokio_postgres::Error>> + Send + 'c,
+) -> Answer<'c, T> {
+    let mut request = request.boxed();
+    match futures::poll!(&mut request) {
+        Poll::Ready(answer) => std::future::ready(answer).boxed(),
+        Poll::Pending => request,
     }
 }
 

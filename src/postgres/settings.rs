@@ -365,15 +365,15 @@ pub(crate) async fn differing(client: &Client) -> Result<String> {
           WHERE s.context = 'user' AND s.reset_val IS DISTINCT FROM v.value",
         values.join(", ")
     );
-    let asked = client.query_typed(&sql, &[]).await;
+    let money = format!("SELECT EXISTS (SELECT FROM {MONEY_USED})");
+    let (asked, is_used) = tokio::join!(client.query_typed(&sql, &[]), client.query_typed_one(&money, &[]));
     let rows = asked.map_err(|e| failure(&e).context("ask for settings of the database and the role"))?;
     let mut names: Vec<&str> = Vec::with_capacity(rows.len());
     for row in &rows {
         names.push(row.get(0));
     }
     // Most servers have a locale here, and most databases no use for it.
-    let asked = client.query_one(&format!("SELECT EXISTS (SELECT FROM {MONEY_USED})"), &[]).await;
-    if !asked.map_err(|e| failure(&e).context("find amounts of money"))?.get::<_, bool>(0) {
+    if !is_used.map_err(|e| failure(&e).context("find amounts of money"))?.get::<_, bool>(0) {
         names.retain(|name| *name != MONEY);
     }
     Ok(options(SET.iter().filter(|setting| names.contains(&setting.name))))

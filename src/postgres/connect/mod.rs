@@ -133,10 +133,14 @@ impl Session {
                 .hint(format!("target_session_attrs={} wants the other", attrs.unwrap_or_default()))
                 .into());
         }
-        if unpooled {
-            pooler::refuse(&session, timeout / 2).await?;
-        }
-        let started = session.set_up(name).await;
+        let second = if unpooled { pooler::refuse(&session, timeout / 2).await? } else { None };
+        let gone = async {
+            if let Some(pid) = second {
+                pooler::wait_for_end(&session, pid).await;
+            }
+        };
+        let (set_up, ()) = tokio::join!(session.set_up(name), gone);
+        let started = set_up.and_then(|answer| session.is_set_up(&answer));
         let started = started.map_err(|error| error.context(format!("set up the session with {info}")))?;
         if started.is_some_and(|started| !info.server().is_same(&started)) {
             let why = "reached another server than the sessions before, or the same one restarted: theirs are lost";

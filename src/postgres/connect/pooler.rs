@@ -53,13 +53,23 @@ pub(crate) fn refuse_by_name(info: &ConnInfo) -> Result<(), Refused> {
 ///
 /// # Errors
 /// The pooler; a connection that failed meanwhile.
-pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<(), Refused> {
+///
+/// Returns the backend of the second session, which may still be there: see [`wait_for_end`].
+pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<Option<i32>, Refused> {
     let info = session.info();
-    let first = backend(session, "").await?;
-    if backend(session, "").await? != first {
+    // The second session logs in meanwhile, and gets a backend only with its first transaction.
+    let (backends, opened) =
+        tokio::join!(twice(session), tokio::time::timeout(timeout, Session::open(info, timeout, "")));
+    let (first, again) = backends?;
+    if again != first {
         return Err(refusal(info, "each transaction runs in another backend"));
     }
-    let other = match tokio::time::timeout(timeout, second(info, timeout)).await {
+    let second = match opened {
+        Ok(Ok(other)) => tokio::time::timeout(timeout, in_transaction(other)).await,
+        Ok(Err(error)) => Ok(Err(error)),
+        Err(elapsed) => Err(elapsed),
+    };
+    let other = match second {
         Ok(Ok(other)) => other,
         // PgBouncer reports every refusal as a violation of the protocol: one of a transaction only is statement mode.
         Ok(Err(error)) if error.is_sqlstate("08P01") && takes_statements(info, timeout).await => {
@@ -68,11 +78,11 @@ pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<(), R
         // No place for a second session (a limit, a full pool): what needs one will say so.
         Ok(Err(error)) => {
             tracing::debug!(%error, "find a pooler with a second session");
-            return Ok(());
+            return Ok(None);
         }
         Err(_elapsed) => {
             tracing::debug!("find a pooler: no second session in time");
-            return Ok(());
+            return Ok(None);
         }
     };
     let (other, pid) = other;
@@ -81,13 +91,16 @@ pub(crate) async fn refuse(session: &Session, timeout: Duration) -> Result<(), R
     if shared {
         return Err(refusal(info, "two sessions were given the same backend in turn"));
     }
-    wait_for_end(session, pid).await;
-    Ok(())
+    Ok(Some(pid))
 }
 
-/// A second session and its backend, kept by an open transaction.
-async fn second(info: &ConnInfo, timeout: Duration) -> Result<(Session, i32)> {
-    let session = Session::open(info, timeout, "").await?;
+/// The backends of two transactions, one after the other.
+async fn twice(session: &Session) -> Result<(i32, i32)> {
+    Ok((backend(session, "").await?, backend(session, "").await?))
+}
+
+/// A session and its backend, kept by an open transaction.
+async fn in_transaction(session: Session) -> Result<(Session, i32)> {
     let pid = backend(&session, "BEGIN; ").await?;
     Ok((session, pid))
 }
@@ -113,8 +126,9 @@ async fn backend(session: &Session, before: &str) -> Result<i32> {
     pid.ok_or_else(|| Error::failed("the server's answer is not PostgreSQL's"))
 }
 
-/// Behind a session pooler the backend stays: the pooler cleans it for the next client, which is seen too.
-async fn wait_for_end(session: &Session, pid: i32) {
+/// Waits until a backend has ended, so that it counts against no limit any more. Behind a session pooler it stays: the
+/// pooler cleans it for the next client, which is seen too.
+pub(crate) async fn wait_for_end(session: &Session, pid: i32) {
     let gone = async {
         let sql = format!(
             "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid OPERATOR(pg_catalog.=) {pid} \

@@ -126,8 +126,8 @@ impl Session {
         Ok(messages.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
     }
 
-    /// Sets the session up; returns the moment when its server was started, where the role may ask.
-    pub(super) async fn set_up(&mut self, name: &str) -> Result<Option<String>> {
+    /// Sets the session up; the answer is for [`Session::is_set_up`].
+    pub(super) async fn set_up(&self, name: &str) -> Result<Vec<SimpleQueryMessage>> {
         let sql = format!(
             "SET application_name = {}; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {NO_PATH}; {}; {SET_UP}",
             crate::sql::names::literal(&application_name(name)),
@@ -140,7 +140,11 @@ impl Session {
             }
             asked => asked,
         };
-        let messages = messages.map_err(|error| failure(&error))?;
+        messages.map_err(|error| failure(&error))
+    }
+
+    /// Reads the answer to [`Session::set_up`]; returns the moment when its server was started, where the role may ask.
+    pub(super) fn is_set_up(&mut self, messages: &[SimpleQueryMessage]) -> Result<Option<String>> {
         let row = messages.iter().rev().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,

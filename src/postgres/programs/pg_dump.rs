@@ -77,7 +77,7 @@ pub(crate) async fn backend_options(session: &Session) -> Option<&'static str> {
     let info = session.info().with_options(OPTIONS);
     let probe = async {
         let probe = Session::open(&info, PROBE, "probe").await.ok()?;
-        let row = probe.client.query_one(
+        let row = probe.client.query_typed_one(
             "SELECT pg_catalog.current_setting('client_connection_check_interval') OPERATOR(pg_catalog.=) '1s'",
             &[],
         );

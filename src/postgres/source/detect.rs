@@ -22,15 +22,17 @@ pub(crate) use crate::postgres::source::detect::detection::{
 /// # Errors
 /// Only when the connection or a catalogue fails; what cannot be read is part of the answer.
 pub(crate) async fn detect(client: &Client) -> Result<Detection> {
-    look(client, false).await
+    look(client, None).await
 }
 
-/// The same inside a transaction, as of its snapshot; leaves no lock behind that the transaction had not.
+/// The same inside a transaction, as of its snapshot; leaves no lock behind that the transaction had not. `before` is an
+/// earlier detection in the same session, of which the facts that cannot change are taken. All questions are sent when
+/// this is polled first.
 ///
 /// # Errors
 /// As [`detect`].
-pub(crate) async fn detect_in_transaction(client: &Client) -> Result<Detection> {
-    look(client, true).await
+pub(crate) async fn detect_in_transaction(client: &Client, before: &ServerInfo) -> Result<Detection> {
+    look(client, Some(before)).await
 }
 
 /// The server, the database and the role alone.
@@ -38,19 +40,39 @@ pub(crate) async fn detect_in_transaction(client: &Client) -> Result<Detection> 
 /// # Errors
 /// When the connection or a catalogue fails.
 pub(crate) async fn server(client: &Client) -> Result<ServerInfo> {
-    queries::server(client).await.context("read the server")
+    queries::server(client, None).await.context("read the server")
 }
 
-async fn look(client: &Client, in_transaction: bool) -> Result<Detection> {
-    let server = queries::server(client).await.context("read the server")?;
-    let schemas = queries::schemas(client).await.context("list the schemas")?;
+/// Sends all questions at once; the server answers them in their order, in the time of one or two round trips.
+async fn look(client: &Client, in_transaction_after: Option<&ServerInfo>) -> Result<Detection> {
+    let (server, schemas, relations, extensions, large_objects, omitted) = tokio::join!(
+        biased;
+        queries::server(client, in_transaction_after),
+        queries::schemas(client),
+        queries::relations(client, in_transaction_after.is_some()),
+        queries::extensions(client),
+        queries::count_large_objects(client),
+        omitted::found(client),
+    );
+    // Behind a statement that fails in a transaction all others fail too: the first one says why.
+    let server = server.context("read the server")?;
+    let schemas = schemas.context("list the schemas")?;
     let (relations, privileges) =
-        queries::relations(client, &server, in_transaction).await.context("list the relations")?;
-    let extensions = queries::extensions(client).await.context("list the extensions")?;
-    let (unreadable, omitted) = (Vec::new(), Vec::new());
-    let mut detection = Detection { schemas, relations, large_objects: 0, unreadable, omitted, extensions, server };
+        relations.and_then(|rows| queries::relations_of(&rows, &server)).context("list the relations")?;
+    let extensions = extensions.context("list the extensions")?;
+    let large_objects = large_objects.context("list the large objects")?;
+    let omitted = omitted.context("find what a dump cannot contain")?;
+    let mut detection = Detection {
+        schemas,
+        relations,
+        large_objects,
+        unreadable: Vec::new(),
+        omitted: Vec::new(),
+        extensions,
+        server,
+    };
     detection.note_unreadable(&privileges);
     queries::large_objects(client, &mut detection).await.context("list the large objects")?;
-    detection.omitted = omitted::omitted(client, &detection).await.context("find what a dump cannot contain")?;
+    detection.omitted = omitted::omitted(&omitted, &detection);
     Ok(detection)
 }

@@ -5,7 +5,7 @@
 //! rewriting ALTER in between would show an empty table (pg_dump itself has that hole). After the snapshot the tables
 //! are listed again, in it; a table that vanished or appeared in between means starting over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +17,15 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::connect::stall;
 use crate::postgres::error::failure;
-use crate::postgres::query::Lossy;
+use crate::postgres::query::{Lossy, sent};
 use crate::postgres::source::detect::{Detection, Relation, detect, detect_in_transaction};
 use crate::postgres::source::waiters::end_backend;
 use crate::sql::names::quote;
 
 /// Tables in one LOCK statement: a statement of a few KiB, a round trip for every few hundred tables.
 const LOCKED_AT_ONCE: usize = 200;
+/// Most such statements sent ahead of their answers: some hundred KiB.
+const LOCKS_ON_THE_WIRE: usize = 32;
 /// Most times that the lead starts over when tables come and go (Supabase makes and drops realtime partitions every
 /// day).
 const ATTEMPTS: u32 = 3;
@@ -116,7 +118,7 @@ impl Candidate {
     pub(crate) async fn lock_store(&self, store: &str) -> Result<()> {
         let key = lock_key(store, &self.detection.server.identity);
         let client = &self.session.client;
-        let row = client.query_one("SELECT pg_catalog.pg_try_advisory_lock($1)", &[&key]).await;
+        let row = client.query_typed_one(&format!("SELECT pg_catalog.pg_try_advisory_lock({key})"), &[]).await;
         if row.map_err(|e| failure(&e).context("take the advisory lock"))?.get(0) {
             return Ok(());
         }
@@ -143,29 +145,56 @@ impl Candidate {
             .hint("run the backup when no migration is running"))
     }
 
-    /// One attempt; the inner error says what came or went.
+    /// One attempt; the inner error says what came or went. Locks, snapshot and the questions behind them are sent
+    /// without waiting for each answer.
     async fn attempt(&self, lock_timeout: Duration) -> Result<Result<(String, Option<String>, Detection), String>> {
         let client = &self.session.client;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {}",
             lock_timeout.as_millis()
         );
-        client.batch_execute(&begin).await.map_err(|e| failure(&e).context("open the leader's transaction"))?;
         let tables: Vec<String> = self.detection.relations.iter().filter(|r| lockable(r)).map(qualified).collect();
-        for some in tables.chunks(LOCKED_AT_ONCE) {
-            let lock = format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", some.join(", ONLY "));
-            if let Err(error) = client.batch_execute(&lock).await {
-                return self.lock_failed(&error, lock_timeout).await.map(Err);
+        let lock = |some: &[String]| format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", some.join(", ONLY "));
+        let locks: Vec<String> = tables.chunks(LOCKED_AT_ONCE).map(lock).collect();
+        let begun = sent(client.batch_execute(&begin)).await;
+        let mut on_the_wire = VecDeque::new();
+        let mut refused = None;
+        for lock in &locks {
+            on_the_wire.push_back(sent(client.batch_execute(lock)).await);
+            if on_the_wire.len() >= LOCKS_ON_THE_WIRE
+                && let Some(answer) = on_the_wire.pop_front()
+                && let Err(error) = answer.await
+            {
+                refused = Some(error);
+                break;
             }
         }
-        let snapshot = client.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await;
-        let snapshot: String = snapshot.map_err(|e| failure(&e).context("export the snapshot"))?.get(0);
-        let detection = detect_in_transaction(client).await?;
+        let snapshot = sent(client.query_typed_one("SELECT pg_catalog.pg_export_snapshot()", &[])).await;
+        let server = &self.detection.server;
+        let (locked, detection, wal_lsn) = tokio::join!(
+            biased;
+            async move {
+                begun.await.map_err(|e| failure(&e).context("open the leader's transaction"))?;
+                // Those behind the first that was refused fail for that reason only.
+                while refused.is_none()
+                    && let Some(answer) = on_the_wire.pop_front()
+                {
+                    refused = answer.await.err();
+                }
+                Ok::<_, Error>(refused)
+            },
+            detect_in_transaction(client, server),
+            wal_lsn(client, server.in_recovery),
+        );
+        if let Some(error) = locked? {
+            return self.lock_failed(&error, lock_timeout).await.map(Err);
+        }
+        let snapshot: String = snapshot.await.map_err(|e| failure(&e).context("export the snapshot"))?.get(0);
+        let detection = detection?;
         if let Some(why) = difference(&self.detection, &detection) {
             return Ok(Err(why));
         }
-        let wal_lsn = wal_lsn(client, detection.server.in_recovery).await?;
-        Ok(Ok((snapshot, wal_lsn, detection)))
+        Ok(Ok((snapshot, wal_lsn?, detection)))
     }
 
     /// A table that is gone means starting over; a lock that is not to be had names the table and who holds it.
@@ -208,9 +237,13 @@ async fn rollback(client: &Client) -> Result<()> {
 async fn wal_lsn(client: &Client, in_recovery: bool) -> Result<Option<String>> {
     let function = if in_recovery { "pg_last_wal_replay_lsn" } else { "pg_current_wal_lsn" };
     let context = |e: tokio_postgres::Error| failure(&e).context("ask for the WAL position");
-    client.batch_execute("SAVEPOINT optional").await.map_err(context)?;
-    let asked = client.query_one(&format!("SELECT pg_catalog.{function}()::pg_catalog.text"), &[]).await;
-    client.batch_execute("ROLLBACK TO SAVEPOINT optional; RELEASE SAVEPOINT optional").await.map_err(context)?;
+    let sql = format!("SELECT pg_catalog.{function}()::pg_catalog.text");
+    let before = sent(client.batch_execute("SAVEPOINT optional")).await;
+    let asked = sent(client.query_typed_one(&sql, &[])).await;
+    let after = sent(client.batch_execute("ROLLBACK TO SAVEPOINT optional; RELEASE SAVEPOINT optional")).await;
+    before.await.map_err(context)?;
+    let asked = asked.await;
+    after.await.map_err(context)?;
     match asked {
         Ok(row) => Ok(row.get(0)),
         Err(error) => {

@@ -3,6 +3,7 @@
 //! saved definitions do not have, or with two labels swapped, other values. So before a run is committed, the names of the
 //! snapshot are compared with those of a new one.
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, Result};
@@ -70,8 +71,15 @@ struct Changed {
 /// Refuses a run whose rows may have been printed with names that are not those of its snapshot. `snapshot` is the
 /// session that holds it, `now` another one.
 pub(crate) async fn refuse_renamed(snapshot: &Client, now: &Client) -> Result<()> {
-    let labels = ask(snapshot, LABELS).await?;
-    let later = ask(now, "SELECT oid, enumlabel::pg_catalog.text FROM pg_catalog.pg_enum").await?;
+    let kinds: Vec<&str> = NAMED.iter().map(|(kind, _)| *kind).collect();
+    let (labels, later, columns) = tokio::try_join!(
+        ask(snapshot, LABELS),
+        ask(now, "SELECT oid, enumlabel::pg_catalog.text FROM pg_catalog.pg_enum"),
+        async {
+            let columns = snapshot.query_typed(COLUMNS, &[(&kinds, Type::TEXT_ARRAY)]).await;
+            columns.map_err(|e| failure(&e).context("list columns that hold names"))
+        }
+    )?;
     let pair = |row: &Row, at: usize| (row.get::<_, u32>(0), row.get::<_, Lossy>(at).0);
     let later: Vec<(u32, String)> = later.iter().map(|row| pair(row, 1)).collect();
     let before: Vec<(u32, String)> = labels.iter().map(|row| pair(row, 2)).collect();
@@ -79,9 +87,6 @@ pub(crate) async fn refuse_renamed(snapshot: &Client, now: &Client) -> Result<()
         let of = labels.iter().find(|row| row.get::<_, u32>(0) == label.oid).map_or_else(String::new, |row| row.get(1));
         return Err(renamed(&format!("label {:?} of type {of}", label.before), &label));
     }
-    let kinds: Vec<&str> = NAMED.iter().map(|(kind, _)| *kind).collect();
-    let columns = snapshot.query(COLUMNS, &[&kinds]).await;
-    let columns = columns.map_err(|e| failure(&e).context("list columns that hold names"))?;
     for (kind, names) in NAMED {
         let columns: Vec<&Row> = columns.iter().filter(|column| column.get::<_, String>(4) == kind).collect();
         if columns.is_empty() {

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use libpgdump::Entry;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use crate::archive::catalogue::{PG_CLASS, oid};
 use crate::error::Result;
@@ -43,7 +44,10 @@ pub(crate) async fn gone(client: &Client, objects: &HashSet<(u32, u32)>) -> Resu
           WHERE CASE x.c {} ELSE false END",
         tests.join(" ")
     );
-    let rows = client.query(&sql, &[&classes, &oids]).await;
+    if oids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let rows = client.query_typed(&sql, &[(&classes, Type::OID_ARRAY), (&oids, Type::OID_ARRAY)]).await;
     let rows = rows.map_err(|e| failure(&e).context("find objects that were dropped"))?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

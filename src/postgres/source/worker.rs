@@ -20,16 +20,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use tokio_postgres::{Client, CopyOutStream, Statement};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Feed, TaskQueue};
 use crate::postgres::connect::session::Session;
+use crate::postgres::query::{Answer, sent};
 use crate::postgres::source::rows::{BEGIN, Chunk, Readers, Task, Trouble, copy, rollback, stalled, trouble};
 
 /// Times a worker connects again for the same task before the run fails.
@@ -67,7 +65,6 @@ impl Taken {
     }
 }
 
-type Answer<'c, T> = BoxFuture<'c, Result<T, tokio_postgres::Error>>;
 /// Requests that were sent, in their order.
 type Sent<'c, T> = VecDeque<Answer<'c, T>>;
 
@@ -156,7 +153,7 @@ impl Worker<'_> {
                 }
                 let further = queue.get(2).map(Taken::left).unwrap_or_default();
                 flight = Some(Flight {
-                    begun: sent(async move { client.batch_execute(&begin).await }.boxed()).await,
+                    begun: sent(async move { client.batch_execute(&begin).await }).await,
                     prepared: prepare(client, further, readers.encoding.as_deref()).await,
                     copies: copy_out(client, prepared).await,
                 });
@@ -263,7 +260,7 @@ async fn begin_cold<'c>(
     let begin = readers.begin(queue.front().map(Taken::left).unwrap_or_default(), *follows);
     *follows = true;
     // The statements fail too when a lock is refused, but the cause is said first.
-    let begun = sent(async move { client.batch_execute(&begin).await }.boxed()).await;
+    let begun = sent(async move { client.batch_execute(&begin).await }).await;
     let mut prepared = VecDeque::new();
     for taken in queue.iter().take(2) {
         prepared.push_back(prepare(client, taken.left(), readers.encoding.as_deref()).await);
@@ -276,21 +273,11 @@ async fn begin_cold<'c>(
     Ok(copy_out(client, first).await)
 }
 
-/// Puts a request on the wire without waiting for its answer: the driver sends it when its future is polled first.
-/// Several are sent one by one: a set of futures may leave some of them for later, and what is sent later than the
-/// COPYs behind it would be waited for for ever.
-async fn sent<'c, T: Send + 'c>(mut request: Answer<'c, T>) -> Answer<'c, T> {
-    match futures::poll!(&mut request) {
-        Poll::Ready(answer) => std::future::ready(answer).boxed(),
-        Poll::Pending => request,
-    }
-}
-
 async fn prepare<'c>(client: &'c Client, chunks: &[Arc<Chunk>], encoding: Option<&str>) -> Sent<'c, Statement> {
     let mut all = VecDeque::with_capacity(chunks.len());
     for chunk in chunks {
         let copy = chunk.copy(encoding);
-        all.push_back(sent(async move { client.prepare(&copy).await }.boxed()).await);
+        all.push_back(sent(async move { client.prepare(&copy).await }).await);
     }
     all
 }
@@ -298,7 +285,7 @@ async fn prepare<'c>(client: &'c Client, chunks: &[Arc<Chunk>], encoding: Option
 async fn copy_out(client: &Client, statements: Vec<Statement>) -> Sent<'_, CopyOutStream> {
     let mut all = VecDeque::with_capacity(statements.len());
     for statement in statements {
-        all.push_back(sent(async move { client.copy_out(&statement).await }.boxed()).await);
+        all.push_back(sent(async move { client.copy_out(&statement).await }).await);
     }
     all
 }

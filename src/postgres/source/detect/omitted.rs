@@ -82,10 +82,16 @@ UNION ALL
 SELECT 'vault root key', extname::text FROM pg_catalog.pg_extension WHERE extname IN ('supabase_vault', 'pgsodium')
 ORDER BY 1, 2";
 
-pub(crate) async fn omitted(client: &Client, detection: &Detection) -> Result<Vec<Omitted>> {
+/// What the catalogue has of it, by kind and name.
+pub(crate) async fn found(client: &Client) -> Result<Vec<(String, String)>> {
+    let rows = client.query_typed(FOUND, &[]).await.map_err(|error| failure(&error))?;
+    rows.iter().map(|row| Ok((at(row, 0)?, at(row, 1)?))).collect()
+}
+
+/// The objects [`found`], and what the detection shows besides, each with the reason.
+pub(crate) fn omitted(found: &[(String, String)], detection: &Detection) -> Vec<Omitted> {
     let mut list = Vec::new();
-    for row in client.query_typed(FOUND, &[]).await.map_err(|error| failure(&error))? {
-        let (kind, name): (String, String) = (at(&row, 0)?, at(&row, 1)?);
+    for (kind, name) in found.iter().cloned() {
         let reason = match kind.as_str() {
             "subscription" if detection.server.superuser => continue,
             "subscription" => "only a superuser can dump subscriptions: create it again after a restore",
@@ -143,5 +149,5 @@ pub(crate) async fn omitted(client: &Client, detection: &Detection) -> Result<Ve
     }
     let reason = "postgresql.conf, pg_hba.conf and pg_ident.conf are files of the server, not part of a database";
     push(&mut list, "server configuration", "postgresql.conf, pg_hba.conf", reason.to_owned());
-    Ok(list)
+    list
 }

@@ -6,6 +6,7 @@ use tokio_postgres::{Client, Row};
 use crate::error::{Error, Result};
 use crate::format::manifest::Extension;
 use crate::postgres::error::failure;
+use crate::postgres::query::sent;
 use crate::postgres::source::detect::detection::{
     Detection, GapKind, Privileges, RelKind, Relation, SchemaInfo, ServerInfo, Unreadable,
 };
@@ -40,12 +41,16 @@ async fn system_identifier(client: &Client, may: bool) -> Result<Option<String>>
     at(&row, 0).map(Some)
 }
 
-pub(crate) async fn server(client: &Client) -> Result<ServerInfo> {
+/// The server, the database and the role; of an earlier answer to the same session only the identity is taken.
+pub(crate) async fn server(client: &Client, before: Option<&ServerInfo>) -> Result<ServerInfo> {
     let row = client.query_typed_one(SERVER, &[]).await.map_err(|error| failure(&error))?;
     let database_oid: u32 = at(&row, 3)?;
-    let identity = match system_identifier(client, at(&row, 18)?).await? {
-        Some(system) => format!("{system}/{database_oid}"),
-        None => at(&row, 9)?,
+    let identity = match before {
+        Some(before) => before.identity.clone(),
+        None => match system_identifier(client, at(&row, 18)?).await? {
+            Some(system) => format!("{system}/{database_oid}"),
+            None => at(&row, 9)?,
+        },
     };
     Ok(ServerInfo {
         version_num: u32::try_from(at::<i64>(&row, 0)?).unwrap_or(0),
@@ -118,27 +123,32 @@ pub(crate) async fn schemas(client: &Client) -> Result<Vec<SchemaInfo>> {
 /// moment, the query gives up after a second and all are.
 ///
 /// In a transaction this happens behind a savepoint that is always rolled back: a failure does not end the
-/// transaction, and locks on what the transaction did not lock itself are let go at once.
-pub(crate) async fn relations(
-    client: &Client,
-    server: &ServerInfo,
-    in_transaction: bool,
-) -> Result<(Vec<Relation>, Vec<Privileges>)> {
+/// transaction, and locks on what the transaction did not lock itself are let go at once. The three statements are sent
+/// together, before whatever is sent later.
+pub(crate) async fn relations(client: &Client, in_transaction: bool) -> Result<Vec<Row>> {
     let (before, after) = if in_transaction {
         ("SAVEPOINT sizes; SET LOCAL lock_timeout = '1s'", "ROLLBACK TO SAVEPOINT sizes; RELEASE SAVEPOINT sizes")
     } else {
         ("SET lock_timeout = '1s'", "SET lock_timeout = 0")
     };
-    client.batch_execute(before).await.map_err(|error| failure(&error))?;
-    let mut rows = client.query(&relations_sql(true), &[]).await;
-    client.batch_execute(after).await.map_err(|error| failure(&error))?;
+    let sql = relations_sql(true);
+    let before = sent(client.batch_execute(before)).await;
+    let asked = sent(client.query_typed(&sql, &[])).await;
+    let after = sent(client.batch_execute(after)).await;
+    before.await.map_err(|error| failure(&error))?;
+    let mut rows = asked.await;
+    after.await.map_err(|error| failure(&error))?;
     if rows.as_ref().is_err_and(|error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)) {
-        rows = client.query(&relations_sql(false), &[]).await;
+        rows = client.query_typed(&relations_sql(false), &[]).await;
     }
-    let rows = rows.map_err(|error| failure(&error))?;
+    rows.map_err(|error| failure(&error))
+}
+
+/// Reads the answer of [`relations`].
+pub(crate) fn relations_of(rows: &[Row], server: &ServerInfo) -> Result<(Vec<Relation>, Vec<Privileges>)> {
     let mut relations = Vec::with_capacity(rows.len());
     let mut privileges = Vec::with_capacity(rows.len());
-    for row in &rows {
+    for row in rows {
         let blocks: i64 = at(row, 12)?;
         relations.push(Relation {
             oid: at(row, 0)?,
@@ -204,7 +214,13 @@ fn relations_sql(live: bool) -> String {
     )
 }
 
-/// Counts the large objects and lists those the role cannot read. From PostgreSQL 18 the server says so itself;
+/// The number of large objects.
+pub(crate) async fn count_large_objects(client: &Client) -> Result<i64> {
+    let one = client.query_typed_one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[]).await;
+    at(&one.map_err(|error| failure(&error))?, 0)
+}
+
+/// Lists the large objects that the role cannot read, where there are any. From PostgreSQL 18 the server says so itself;
 /// before, a large object is for its owner, for whom it was granted to, and for superusers, unless
 /// `lo_compat_privileges` opens all of them.
 pub(crate) async fn large_objects(client: &Client, detection: &mut Detection) -> Result<()> {
@@ -215,8 +231,6 @@ pub(crate) async fn large_objects(client: &Client, detection: &mut Detection) ->
             SELECT FROM aclexplode(m.lomacl) a WHERE a.privilege_type = 'SELECT'
             AND CASE a.grantee WHEN 0 THEN true ELSE pg_has_role(a.grantee, 'USAGE') END)"
     };
-    let one = client.query_one("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata", &[]).await;
-    detection.large_objects = at(&one.map_err(|error| failure(&error))?, 0)?;
     if detection.server.superuser || detection.large_objects == 0 {
         return Ok(());
     }
