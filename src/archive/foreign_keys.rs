@@ -26,18 +26,18 @@ pub(crate) fn all<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> (Vec<Fore
     let (mut keys, mut unread) = (Vec::new(), Vec::new());
     for entry in entries.into_iter().filter(|entry| entry.desc == ObjectType::FkConstraint) {
         match read(entry.defn.as_deref().unwrap_or_default()) {
-            Some(key) => keys.push(key),
+            Some((key, _name)) => keys.push(key),
             None => unread.push(entry.tag.clone().unwrap_or_default()),
         }
     }
     (keys, unread)
 }
 
-/// Reads `ALTER TABLE [ONLY] a.b ADD CONSTRAINT c FOREIGN KEY (...) REFERENCES d.e(...) ...`.
-fn read(definition: &str) -> Option<ForeignKey> {
+/// Reads `ALTER TABLE [ONLY] a.b ADD CONSTRAINT c FOREIGN KEY (...) REFERENCES d.e(...) ...`: the key and its name.
+pub(crate) fn read(definition: &str) -> Option<(ForeignKey, String)> {
     let rest = definition.trim_start().strip_prefix("ALTER TABLE ")?;
     let (from, rest) = qualified(rest.strip_prefix("ONLY ").unwrap_or(rest))?;
-    let (_, rest) = name(rest.trim_start().strip_prefix("ADD CONSTRAINT ")?)?;
+    let (constraint, rest) = name(rest.trim_start().strip_prefix("ADD CONSTRAINT ")?)?;
     let (own, own_period, rest) = columns(rest.trim_start().strip_prefix("FOREIGN KEY ")?)?;
     let (to, rest) = qualified(rest.trim_start().strip_prefix("REFERENCES ")?)?;
     let (other, other_period, rest) = columns(rest)?;
@@ -49,7 +49,8 @@ fn read(definition: &str) -> Option<ForeignKey> {
         Some((_, list)) if list.trim_start().starts_with('(') => columns(list)?.0,
         Some(_) => own.clone(),
     };
-    Some(ForeignKey { from, to, columns: own.into_iter().zip(other).collect(), period: own_period, set_null })
+    let columns = own.into_iter().zip(other).collect();
+    Some((ForeignKey { from, to, columns, period: own_period, set_null }, constraint))
 }
 
 /// A name with its schema, and what follows it.
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn foreign_keys_are_read_whatever_their_names_are() {
-        let key = |text: &str| read(text).unwrap();
+        let key = |text: &str| read(text).unwrap().0;
         let plain = key(
             "ALTER TABLE ONLY a.\"b c\"\n    ADD CONSTRAINT \"x REFERENCES y(z)\" FOREIGN KEY (id, \"q\"\"r\") REFERENCES \"D\".e(id, f) \
              MATCH FULL ON UPDATE CASCADE ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED NOT VALID;\n",
@@ -104,5 +105,6 @@ mod tests {
         );
         assert!(period.period && period.columns.last() == Some(&pair("valid", "Valid")));
         assert_eq!(read("ALTER TABLE ONLY a.b ADD CONSTRAINT c CHECK ((x > 0));"), None);
+        assert_eq!(read("ALTER TABLE a.b ADD CONSTRAINT \"c d\" FOREIGN KEY (x) REFERENCES d.e(x);").unwrap().1, "c d");
     }
 }

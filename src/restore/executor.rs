@@ -10,7 +10,7 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Extension, Manifest, Schema, Table, TableKind};
+use crate::format::manifest::{Extension, Manifest};
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::project;
@@ -21,6 +21,8 @@ use crate::restore::extensions::{self, Moment};
 use crate::restore::findings::{self, Ledger};
 use crate::restore::grants::{Grant, give};
 use crate::restore::options::Options;
+use crate::restore::quick::{SMALL_BYTES, Sizes};
+use crate::restore::validation::{Validation, in_two_steps, not_valid, validate};
 use crate::sql::names::quote;
 
 /// An entry that was not made.
@@ -36,9 +38,6 @@ struct Making<'a> {
     owner: Option<&'a str>,
     sql: String,
 }
-
-/// Rows of a table whose indexes and constraints are made in an instant, in bytes of text.
-const SMALL_BYTES: u64 = 256 << 10;
 
 /// Makes entries.
 pub(crate) struct Executor<'a> {
@@ -58,8 +57,9 @@ pub(crate) struct Executor<'a> {
     /// Places in the archive, by number.
     order: HashMap<i32, usize>,
     by_id: HashMap<i32, &'a Entry>,
-    /// Ordinary tables of few rows: schema and name.
-    small: HashSet<(&'a str, &'a str)>,
+    sizes: Sizes<'a>,
+    /// Foreign keys that are made as not valid, and validated afterwards.
+    later: Mutex<HashSet<i32>>,
     /// By place in the archive.
     refused: Mutex<BTreeMap<usize, Refused<'a>>>,
 }
@@ -95,10 +95,6 @@ impl<'a> Executor<'a> {
         all: &'a [Entry],
         (manifest, lacks_extensions): (&'a Manifest, bool),
     ) -> Result<Self> {
-        let is_small = |table: &&Table| table.kind == TableKind::Table && table.raw_bytes <= SMALL_BYTES;
-        let of = |schema: &'a Schema| {
-            schema.tables.iter().filter(is_small).map(|table| (schema.name.as_str(), table.name.as_str()))
-        };
         let server = target::server(session).await?;
         Ok(Self {
             options,
@@ -111,7 +107,8 @@ impl<'a> Executor<'a> {
             lacks_extensions,
             order: all.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect(),
             by_id: all.iter().map(|e| (e.dump_id, e)).collect(),
-            small: manifest.schemas.iter().flat_map(of).collect(),
+            sizes: Sizes::new(manifest),
+            later: Mutex::default(),
             refused: Mutex::default(),
         })
     }
@@ -184,7 +181,23 @@ impl<'a> Executor<'a> {
                 _ => objects.push(entry),
             }
         }
+        // One session has nobody to share the work with.
+        let mut validations = in_two_steps(&objects, |table| self.sizes.bytes(table), SMALL_BYTES);
+        validations.retain(|_| sessions.len() > 1);
+        *self.later() = validations.iter().map(Validation::id).collect();
         self.at_once(sessions, &objects).await?;
+        self.later().clear();
+        validations.retain(|one| !self.has_refused(one.id()));
+        for (entry, why) in validate(sessions, validations).await? {
+            if self.options.exit_on_error {
+                return Err(why);
+            }
+            self.refused().insert(self.place(entry.dump_id), Refused { entry, why });
+            // What is attached to it went with it.
+            for entry in &objects {
+                self.lacks(entry);
+            }
+        }
         self.again(first).await?;
         self.privileges(first, &privileges).await?;
         if self.options.has_rows() {
@@ -351,16 +364,12 @@ impl<'a> Executor<'a> {
         true
     }
 
-    /// True for what takes no time: all that is on ordinary tables of few rows.
     fn is_quick(&self, entry: &Entry) -> bool {
-        let on = entry.dependencies.iter().filter_map(|id| self.by_id.get(id));
-        let has_rows = |on: &&&Entry| {
-            matches!(on.desc, ObjectType::Table | ObjectType::MaterializedView | ObjectType::ForeignTable)
-        };
-        let mut tables = on.filter(has_rows).peekable();
-        entry.desc != ObjectType::MaterializedViewData
-            && tables.peek().is_some()
-            && tables.all(|on| self.small.contains(&(namespace(on), tag(on))))
+        self.sizes.is_quick(entry, |id| self.by_id.get(&id).copied())
+    }
+
+    fn later(&self) -> std::sync::MutexGuard<'_, HashSet<i32>> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a table whose access method is not here with the server's own, as the stock tools do; false where that is not
@@ -427,6 +436,8 @@ impl<'a> Executor<'a> {
         }
         if entry.desc == ObjectType::Extension {
             sql.push_str(&extensions::statement(entry, self.extensions));
+        } else if let Some(key) = not_valid(defn).filter(|_| self.later().contains(&entry.dump_id)) {
+            sql.push_str(&key);
         } else {
             sql.push_str(defn);
         }

@@ -22,6 +22,7 @@ pub(crate) mod plain;
 pub(crate) mod prepare;
 pub(crate) mod private_file;
 pub(crate) mod progress;
+pub(crate) mod quick;
 pub(crate) mod rights;
 pub(crate) mod roles;
 pub(crate) mod rows;
@@ -32,6 +33,7 @@ pub(crate) mod small_tables;
 pub(crate) mod source;
 pub(crate) mod statistics;
 pub(crate) mod supabase;
+pub(crate) mod validation;
 pub(crate) mod wanted;
 pub(crate) mod work;
 

@@ -1,7 +1,7 @@
-//! Making objects one by one as a role that is no superuser: each in a transaction of its own, what is refused is
-//! noted with its reason, and everything else goes on.
+//! Making objects as a role that is no superuser: each in a transaction of its own, many in one request; what is refused
+//! is made once more by itself, in all the ways there are, and noted with its reason, and everything else goes on.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use libpgdump::{Entry, ObjectType};
@@ -12,6 +12,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::error::is_rejection;
 use crate::postgres::target::project;
 use crate::postgres::target::project::Project;
+use crate::postgres::target::requests::Requests;
 use crate::restore::entry::{self, by_hand, grantable, owned, step, when_there};
 use crate::restore::findings;
 use crate::restore::findings::Ledger;
@@ -36,8 +37,37 @@ pub(crate) struct Applier<'a> {
     pub(crate) ledger: &'a Ledger,
     /// Entries that were not made.
     pub(crate) failed: &'a Failed,
+    /// Schemas in which an owner may not make anything, so that its objects are given to it by [`opened`].
+    pub(crate) closed: &'a Closed,
     /// True when everything shall belong to the session's role.
     pub(crate) no_owner: bool,
+}
+
+/// Schemas with an owner of objects each.
+pub(crate) type Closed = Mutex<HashSet<(String, String)>>;
+
+fn closed(schema: &str, owner: &str) -> (String, String) {
+    (schema.to_owned(), owner.to_owned())
+}
+
+/// Statements that make an object, and give it to its owner.
+fn given(sql: &str, owner: &str, what: &str) -> String {
+    format!("{sql}\nALTER {what} OWNER TO {};", quote(owner))
+}
+
+/// The same where the owner may not make anything in the schema: it needs that at this moment only.
+fn opened(sql: &str, schema: &str, owner: &str, what: &str) -> String {
+    let (schema, quoted) = (quote(schema), quote(owner));
+    format!(
+        "{sql}\nGRANT CREATE ON SCHEMA {schema} TO {quoted};\nALTER {what} OWNER TO {quoted};\n\
+         REVOKE CREATE ON SCHEMA {schema} FROM {quoted};"
+    )
+}
+
+/// True for an entry that makes nothing.
+fn is_void(entry: &Entry) -> bool {
+    let defn = entry.defn.as_deref().unwrap_or_default();
+    defn.trim().is_empty() || defn.starts_with("--")
 }
 
 impl Applier<'_> {
@@ -77,6 +107,24 @@ impl Applier<'_> {
         self.attempt_as(kind, name, sql, sql).await
     }
 
+    /// Runs statements of objects of one kind, by name, many in one request; what is refused is noted.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    pub(crate) async fn attempt_all(&self, kind: &str, statements: &[(String, String)]) -> Result<()> {
+        let texts: Vec<&str> = statements.iter().map(|(_, sql)| sql.as_str()).collect();
+        let doing = |number| statements.get(number).map_or_else(String::new, |(name, _)| format!("{kind} {name}"));
+        for (number, error) in Requests::default().all(self.session, &texts, doing).await? {
+            if !is_rejection(&error) {
+                return Err(error);
+            }
+            if let Some((name, sql)) = statements.get(number) {
+                self.ledger.refused(kind, name, &error.cause(), &step(&error, sql), sql);
+            }
+        }
+        Ok(())
+    }
+
     /// As [`Self::attempt`], reported with another text of the statement.
     async fn attempt_as(&self, kind: &str, name: &str, sql: &str, told: &str) -> Result<bool> {
         match project::transaction(self.session, sql, &format!("{kind} {name}")).await {
@@ -112,16 +160,77 @@ impl Applier<'_> {
         Ok(wanted.all(|word| has.iter().any(|p| p == word) || !word.chars().all(|c| c.is_ascii_uppercase())))
     }
 
-    /// Makes an object with its owner and PostgreSQL's own privileges.
+    /// Makes objects in their order, as [`Self::make`] makes each, many in one request.
     ///
     /// # Errors
     /// As [`Self::attempt`].
-    pub(crate) async fn make(&self, entry: &Entry) -> Result<()> {
-        let defn = entry.defn.as_deref().unwrap_or_default();
-        if defn.trim().is_empty() || defn.starts_with("--") || self.skip(entry) {
-            return Ok(());
+    pub(crate) async fn make_all(&self, entries: &[&Entry]) -> Result<()> {
+        let mut requests = Requests::default();
+        let mut left = entries.iter().copied().filter(|entry| !is_void(entry));
+        let mut next: VecDeque<(&Entry, String)> = VecDeque::new();
+        loop {
+            // What was refused meanwhile takes its parts along.
+            next.retain(|(entry, _)| !self.skip(entry));
+            while next.len() < requests.most()
+                && let Some(entry) = left.next()
+            {
+                if !self.skip(entry) {
+                    next.push_back((entry, self.likely(entry)));
+                }
+            }
+            if next.is_empty() {
+                return Ok(());
+            }
+            let texts: Vec<&str> = next.iter().map(|(_, sql)| sql.as_str()).collect();
+            let doing = |number| next.get(number).map_or_else(String::new, |(entry, _)| findings::name(entry));
+            let ran = requests.run(self.session, &texts, doing).await?;
+            for (entry, _) in next.drain(..ran.done) {
+                self.note_owner(entry);
+            }
+            if ran.refused.is_some()
+                && let Some((entry, _)) = next.pop_front()
+            {
+                self.make(entry).await?;
+            }
         }
-        let mut sql = defn.to_owned();
+    }
+
+    /// The statements that most likely make an object: with its owner, where the role can give it to that one.
+    fn likely(&self, entry: &Entry) -> String {
+        let sql = self.definition(entry);
+        match (self.owner(entry), owned(entry)) {
+            (Some(owner), Some(what)) if self.project.is(owner) => {
+                let schema = namespace(entry);
+                if self.closed.lock().unwrap_or_else(PoisonError::into_inner).contains(&closed(schema, owner)) {
+                    opened(&sql, schema, owner, &what)
+                } else {
+                    given(&sql, owner, &what)
+                }
+            }
+            _ => sql,
+        }
+    }
+
+    /// Notes the owner that an object was not given.
+    fn note_owner(&self, entry: &Entry) {
+        if let (Some(owner), Some(_)) = (self.owner(entry), owned(entry))
+            && !self.project.is(owner)
+        {
+            self.ledger.unowned(
+                owner,
+                &self.no_member(),
+                format!("{} {}", findings::kind(entry), findings::name(entry)),
+            );
+        }
+    }
+
+    fn no_member(&self) -> String {
+        format!("role {} is not a member of it", self.project.role)
+    }
+
+    /// The definition of an object with its access method and PostgreSQL's own privileges.
+    fn definition(&self, entry: &Entry) -> String {
+        let mut sql = entry.defn.clone().unwrap_or_default();
         if let Some(method) = entry.tableam.as_deref().filter(|name| !matches!(*name, "" | "heap"))
             && entry.relkind != Some('p')
         {
@@ -133,6 +242,18 @@ impl Applier<'_> {
             sql.push('\n');
             sql.push_str(&plain);
         }
+        sql
+    }
+
+    /// Makes an object with its owner and PostgreSQL's own privileges.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    pub(crate) async fn make(&self, entry: &Entry) -> Result<()> {
+        if is_void(entry) || self.skip(entry) {
+            return Ok(());
+        }
+        let (sql, defn) = (self.definition(entry), entry.defn.as_deref().unwrap_or_default());
         let mut made = false;
         if let (Some(owner), Some(what)) = (self.owner(entry), owned(entry)) {
             made = self.with_owner(entry, &sql, owner, &what).await?;
@@ -165,22 +286,21 @@ impl Applier<'_> {
     async fn with_owner(&self, entry: &Entry, sql: &str, owner: &str, what: &str) -> Result<bool> {
         let object = format!("{} {}", findings::kind(entry), findings::name(entry));
         if !self.project.is(owner) {
-            let why = format!("role {} is not a member of it", self.project.role);
-            self.ledger.unowned(owner, &why, object);
+            self.ledger.unowned(owner, &self.no_member(), object);
             return Ok(false);
         }
-        let (quoted, schema) = (quote(owner), quote(namespace(entry)));
-        let give = format!("ALTER {what} OWNER TO {quoted};");
-        let mut tries = vec![format!("{sql}\n{give}")];
-        if !namespace(entry).is_empty() {
-            // An owner needs CREATE on the schema at that moment only.
-            tries.push(format!(
-                "{sql}\nGRANT CREATE ON SCHEMA {schema} TO {quoted};\n{give}\nREVOKE CREATE ON SCHEMA {schema} FROM {quoted};"
-            ));
+        let schema = namespace(entry);
+        let mut tries = vec![given(sql, owner, what)];
+        if !schema.is_empty() {
+            tries.push(opened(sql, schema, owner, what));
         }
         let mut refusal = String::new();
-        for sql in tries {
-            match project::transaction(self.session, &sql, &object).await {
+        for (number, sql) in tries.iter().enumerate() {
+            match project::transaction(self.session, sql, &object).await {
+                Ok(()) if number > 0 => {
+                    self.closed.lock().unwrap_or_else(PoisonError::into_inner).insert(closed(schema, owner));
+                    return Ok(true);
+                }
                 Ok(()) => return Ok(true),
                 Err(error) if error.is_sqlstate("42501") => refusal = error.cause(),
                 // Not about the owner: reported by the attempt without one.
@@ -197,9 +317,42 @@ impl Applier<'_> {
     /// # Errors
     /// As [`Self::attempt`].
     pub(crate) async fn privileges(&self, entry: &Entry) -> Result<()> {
-        if self.skip(entry) {
-            return Ok(());
+        self.privileges_of(&[entry]).await
+    }
+
+    /// Gives the privileges of several entries, many in one request, as [`Self::privileges`] gives each.
+    ///
+    /// # Errors
+    /// As [`Self::attempt`].
+    pub(crate) async fn privileges_of(&self, entries: &[&Entry]) -> Result<()> {
+        let mut all = Vec::new();
+        for entry in entries.iter().copied().filter(|entry| !self.skip(entry)) {
+            let (whole, ours) = self.grants(entry);
+            if ours && !whole.is_empty() {
+                let text = whole.join(";\n") + ";";
+                all.push((entry, whole, text));
+                continue;
+            }
+            for statement in whole {
+                self.attempt("privileges", &findings::name(entry), &statement).await?;
+            }
         }
+        let texts: Vec<&str> = all.iter().map(|(_, _, text)| text.as_str()).collect();
+        let refused = Requests::default().all(self.session, &texts, |_| "give privileges".to_owned()).await?;
+        for (number, error) in refused {
+            if !is_rejection(&error) {
+                return Err(error);
+            }
+            let Some((entry, whole, _)) = all.get(number) else { continue };
+            for statement in whole {
+                self.attempt("privileges", &findings::name(entry), statement).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The statements that give an entry's privileges; true where the object is this role's to give.
+    fn grants(&self, entry: &Entry) -> (Vec<String>, bool) {
         // The objects of an extension are not this role's to give: each grant is checked.
         let ours = self.map.on(entry).is_some() || namespace(entry).is_empty();
         let mut whole = Vec::new();
@@ -220,20 +373,7 @@ impl Applier<'_> {
             }
             whole.push(self.granted_by(entry, grantor.as_deref(), &statement));
         }
-        if whole.is_empty() {
-            return Ok(());
-        }
-        if ours {
-            match project::transaction(self.session, &(whole.join(";\n") + ";"), "give privileges").await {
-                Ok(()) => return Ok(()),
-                Err(error) if is_rejection(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        for statement in whole {
-            self.attempt("privileges", &findings::name(entry), &statement).await?;
-        }
-        Ok(())
+        (whole, ours)
     }
 
     /// A grant as another role gave it, where that can be.

@@ -267,26 +267,30 @@ impl Applier<'_> {
     ///
     /// # Errors
     /// A lost connection.
-    pub(crate) async fn sequence(&self, entry: &Entry) -> Result<()> {
-        let defn = entry.defn.as_deref().unwrap_or_default();
+    pub(crate) async fn sequences(&self, entries: &[&Entry]) -> Result<()> {
+        let all: Vec<(String, String)> = entries
+            .iter()
+            .filter_map(|entry| self.value(entry).map(|statement| (findings::name(entry), statement)))
+            .collect();
+        self.attempt_all("value of sequence", &all).await
+    }
+
+    /// The statement that sets the value of a sequence, where it is to be set.
+    fn value(&self, entry: &Entry) -> Option<String> {
         let (schema, sequence) = (namespace(entry), tag(entry));
         if self.map.application.contains(schema) {
-            if !self.has_failed_sequence(entry) {
-                self.attempt("value of sequence", &findings::name(entry), defn).await?;
-            }
-            return Ok(());
+            return entry.defn.clone().filter(|_| !self.has_failed_sequence(entry));
         }
         let passes = matches!(schema, "cron" | "net" | "vault" | "pgsodium")
             || (schema, sequence) == ("realtime", "subscription_id_seq");
         if !self.map.managed.contains(schema) || passes {
-            return Ok(());
+            return None;
         }
         if !self.project.has("relation", schema, sequence) {
             self.ledger.absent(schema, format!("sequence {sequence}"));
-            return Ok(());
+            return None;
         }
-        let Some(sql) = sequences::never_back(entry) else { return Ok(()) };
-        self.attempt("value of sequence", &findings::name(entry), &sql).await.map(drop)
+        sequences::never_back(entry)
     }
 
     fn has_failed_sequence(&self, entry: &Entry) -> bool {

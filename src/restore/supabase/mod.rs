@@ -45,7 +45,7 @@ use crate::restore::progress::Progress;
 use crate::restore::roles::Script;
 use crate::restore::rows::Tables;
 use crate::restore::source::{LeaveOut, Loaded};
-use crate::restore::supabase::apply::{Applier, Failed};
+use crate::restore::supabase::apply::{Applier, Closed, Failed};
 use crate::restore::supabase::places::{Map, Place};
 use crate::restore::wanted::Wanted;
 use crate::restore::work::{Report, Work};
@@ -91,7 +91,7 @@ pub(crate) async fn restore(
     work.note_unfinished(loaded);
     tracing::info!(run = %manifest.run, into = %work.info, "restore into a project started");
     let ledger = &work.ledger;
-    let failed = Failed::default();
+    let (failed, closed) = (Failed::default(), Closed::default());
     let mut restoring = Restoring {
         work: &work,
         map: &map,
@@ -99,6 +99,7 @@ pub(crate) async fn restore(
         replace,
         ledger,
         failed: &failed,
+        closed: &closed,
         before,
         project: None,
     };
@@ -208,6 +209,7 @@ struct Restoring<'a> {
     entries: &'a [&'a Entry],
     ledger: &'a Ledger,
     failed: &'a Failed,
+    closed: &'a Closed,
     /// Empty the platform's tables first.
     replace: bool,
     /// The project before anything was changed.
@@ -228,6 +230,7 @@ impl Restoring<'_> {
             map: self.map,
             ledger: self.ledger,
             failed: self.failed,
+            closed: self.closed,
             no_owner: self.work.options.ignores_owners(),
         }
     }
@@ -323,20 +326,22 @@ impl Restoring<'_> {
         }
         self.read_project().await?;
         let applier = self.applier();
+        let mut together = Vec::new();
         for (entry, after) in entry::sections(self.entries) {
             let now = !after
                 && self.map.place(entry) == Place::Application
                 && !matches!(entry.desc, ObjectType::Acl | ObjectType::Schema | ObjectType::MaterializedViewData);
             if now {
                 self.note_tablespace(entry);
-                applier.make(entry).await?;
+                together.push(entry);
             }
             // Foreign tables need their servers.
             if places::comes_first(entry) && self.map.place(entry) == Place::Wide {
+                applier.make_all(&std::mem::take(&mut together)).await?;
                 applier.wide(entry).await?;
             }
         }
-        Ok(())
+        applier.make_all(&together).await
     }
 
     fn note_tablespace(&self, entry: &Entry) {
@@ -388,10 +393,8 @@ impl Restoring<'_> {
 
     async fn sequences(&self) -> Result<()> {
         let applier = self.applier();
-        for entry in self.entries.iter().filter(|e| e.desc == ObjectType::SequenceSet) {
-            applier.sequence(entry).await?;
-        }
-        Ok(())
+        let values: Vec<&Entry> = self.entries.iter().copied().filter(|e| e.desc == ObjectType::SequenceSet).collect();
+        applier.sequences(&values).await
     }
 
     /// Makes everything that comes after the rows.
@@ -406,9 +409,7 @@ impl Restoring<'_> {
         let attached = |e: &&Entry| matches!(e.desc, ObjectType::Comment | ObjectType::SecurityLabel);
         let (comments, objects): (Vec<&Entry>, Vec<&Entry>) = of(Place::Application).partition(attached);
         after::all(self.work, &applier, &objects).await?;
-        for entry in comments {
-            applier.make(entry).await?;
-        }
+        applier.make_all(&comments).await?;
         // The user's triggers and policies, when no row of the run comes any more.
         for entry in self.entries.iter().filter(|e| self.map.place(e) == Place::Managed) {
             match entry.desc {
@@ -422,14 +423,18 @@ impl Restoring<'_> {
 
     async fn privileges(&self) -> Result<()> {
         let applier = self.applier();
+        let mut together = Vec::new();
         for entry in self.entries.iter().filter(|e| e.desc == ObjectType::Acl) {
             match self.map.place(entry) {
-                Place::Application => applier.privileges(entry).await?,
-                Place::Managed => applier.custom_privileges(entry).await?,
+                Place::Application => together.push(*entry),
+                Place::Managed => {
+                    applier.privileges_of(&std::mem::take(&mut together)).await?;
+                    applier.custom_privileges(entry).await?;
+                }
                 _ => {}
             }
         }
-        Ok(())
+        applier.privileges_of(&together).await
     }
 
     /// Materialised views, and what is the database's: default privileges, publications, event triggers, settings. Returns
