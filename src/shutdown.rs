@@ -1,11 +1,12 @@
-//! The way in which a run is stopped: one token that every task watches, and the signal that caused it.
+//! The way in which a run is stopped: one token that every task watches, and the signal that caused it. What computes for
+//! long does so aside, since a thread that computes hears of nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 
 /// Asks every task of the program to stop; clones share the state.
 #[derive(Debug, Clone, Default)]
@@ -71,4 +72,11 @@ impl Shutdown {
             Error::new(Kind::Interrupted, "interrupted")
         }
     }
+}
+
+/// Runs a computation that takes long with many tables aside of the threads that wait for signals, sockets and clocks.
+/// Dropping the future ends the wait; the computation then ends by itself, or with the process.
+pub(crate) async fn aside<T: Send + 'static>(computation: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let computed = tokio::task::spawn_blocking(computation).await;
+    computed.map_err(|error| Error::failed(format!("a computation broke: {error}")))
 }

@@ -17,6 +17,7 @@ use crate::postgres::source::leader::Leader;
 use crate::runs::pointer::Way;
 use crate::runs::{anomaly, find, listing, pointer};
 use crate::seal::hash::hex;
+use crate::shutdown::aside;
 use crate::store::Condition;
 
 /// Anomalies that are logged; the manifest has all.
@@ -74,13 +75,17 @@ pub(crate) async fn finish(
         skipped: &gaps.skipped,
         omitted: &gaps.omitted,
     };
-    let restore_md = run.target.put_plain(layout::RESTORE_MD, Bytes::from(restore_md::compose(&facts))).await?;
+    let text = Bytes::from(restore_md::compose(&facts));
+    let restore_md = run.target.put_plain(layout::RESTORE_MD, text).await?;
     let mut manifest = manifest(run, leader, plan, gathered, gaps, restore_md);
     manifest.anomalies = anomalies(run, &manifest).await;
     manifest.held = run.options.odd.hold && !manifest.anomalies.is_empty();
     refuse_missing(run, &manifest).await?;
+    let (json, manifest) = aside(move || (serde_json::to_vec_pretty(&manifest), manifest)).await?;
+    let mut json = json.map_err(std::io::Error::from).context("write the manifest")?;
+    json.push(b'\n');
     committing.store(true, Ordering::SeqCst);
-    let sha256 = put_manifest(run, &manifest).await?;
+    let sha256 = put_manifest(run, Bytes::from(json)).await?;
     let latest = promote(run, &manifest, sha256, plan.beside.is_some()).await?;
     let is_assumed = run.options.info.is_database_assumed();
     let empty = plan.beside.clone().map(|beside| Empty { beside, is_assumed });
@@ -293,11 +298,8 @@ fn totals(manifest: &Manifest) -> Totals {
 }
 
 /// Writes the manifest, behind its signature where the run is signed, reads it back and returns its SHA-256.
-async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
+async fn put_manifest(run: &Run, body: Bytes) -> Result<String> {
     let key = layout::in_run(&run.name, layout::MANIFEST);
-    let mut json = serde_json::to_vec_pretty(manifest).map_err(std::io::Error::from).context("write the manifest")?;
-    json.push(b'\n');
-    let body = Bytes::from(json);
     let store = &run.target.store;
     if let Some(signing) = &run.options.form.signing_key {
         let signature = layout::in_run(&run.name, layout::SIGNATURE);
@@ -309,7 +311,7 @@ async fn put_manifest(run: &Run, manifest: &Manifest) -> Result<String> {
         Err(error) => Err(error),
     };
     let error = match read_back {
-        Ok(there) if there.as_ref() == Some(&body) => return Ok(hex(&Sha256::digest(&body))),
+        Ok(there) if there.as_ref() == Some(&body) => return aside(move || hex(&Sha256::digest(&body))).await,
         Ok(_) => Error::failed(format!("{key} of {} does not read back as it was written", store.describe())),
         Err(error) => error,
     };

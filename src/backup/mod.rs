@@ -60,9 +60,9 @@ use crate::postgres::connect::one_server::NAME_ONE;
 use crate::postgres::programs::pg_dump;
 use crate::postgres::programs::tools::{PgTools, Whose};
 use crate::postgres::source::leader::{Candidate, Leader};
-use crate::postgres::source::{absent as own, catalogue, changed, dependents, output_names, timeline};
+use crate::postgres::source::{absent as own, catalogue, changed, dependents, members, output_names, timeline};
 use crate::postgres::target;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, aside};
 use crate::store::Store;
 
 /// Makes one full run.
@@ -191,36 +191,43 @@ async fn store_rows(
     Ok((run, leader, plan, gathered))
 }
 
-/// Puts the catalogue together with what pg_dump left out, and plans the run.
+/// Puts the catalogue together with what pg_dump left out, and plans the run. What takes long with many tables is computed
+/// aside; the leader is without its detection meanwhile.
 async fn make_plan(leader: &mut Leader, mut meta: libpgdump::format::ArchiveMetadata, facts: Facts) -> Result<Plan> {
     let Facts { belongs, reach, members, others, additions, refers, event_triggers, .. } = facts;
-    let version = leader.detection.server.version_num;
-    leader.detection.omitted.extend(absent::without_run_as_owner(&mut meta.entries, version));
+    let mut detection = std::mem::take(&mut leader.detection);
+    let version = detection.server.version_num;
+    detection.omitted.extend(absent::without_run_as_owner(&mut meta.entries, version));
     let session = Arc::clone(&leader.session);
     let client = &session.client;
-    absent::adopt_sequences(&mut leader.detection, &belongs);
-    let (tables, sequences) = absent::absent(&leader.detection, &meta.entries);
+    absent::adopt_sequences(&mut detection, &belongs);
+    let (tables, sequences) = absent::absent(&detection, &meta.entries);
     let tables = if tables.is_empty() { Vec::new() } else { own::tables(client, &tables).await? };
     let sequences = own::sequences(client, &sequences).await?;
-    let mut catalogue = Catalogue::new(meta, &belongs);
-    absent::add_absent(&mut catalogue, &leader.detection, &tables, &sequences)?;
-    absent::add_additions(&mut catalogue, &leader.detection, &members);
-    leader.detection.omitted.extend(others);
-    absent::add_additions(&mut catalogue, &leader.detection, &additions);
     let added = additions.iter().filter(|addition| addition.is_before_rows).map(|addition| addition.table);
     let theirs: Vec<u32> = tables.iter().map(|table| table.oid).chain(added).collect();
+    detection.omitted.extend(others);
     let mut users = own::users(client, &theirs).await?;
     users.extend(members::users(client, &members).await?);
-    let late = catalogue.early_with_dependents(&users);
-    let changed = changed::with_changed_rows(client, &mut leader.detection).await?;
-    for table in &changed {
-        catalogue.load_with(table.oid, &table.load);
-    }
-    let relations = &leader.detection.relations;
-    let of_extensions = relations.iter().filter(|r| r.extension.is_some()).map(|r| r.oid).collect();
-    catalogue.order_rows(&of_extensions, &refers);
-    let mut plan = plan::plan(&leader.detection, catalogue, reach, &tables, &changed, &refers)?;
-    plan.late = late;
+    let changed = changed::with_changed_rows(client, &mut detection).await?;
+    let planned = aside(move || {
+        let mut catalogue = Catalogue::new(meta, &belongs);
+        absent::add_absent(&mut catalogue, &detection, &tables, &sequences)?;
+        absent::add_additions(&mut catalogue, &detection, &members);
+        absent::add_additions(&mut catalogue, &detection, &additions);
+        let late = catalogue.early_with_dependents(&users);
+        for table in &changed {
+            catalogue.load_with(table.oid, &table.load);
+        }
+        let relations = &detection.relations;
+        let of_extensions = relations.iter().filter(|r| r.extension.is_some()).map(|r| r.oid).collect();
+        catalogue.order_rows(&of_extensions, &refers);
+        let mut plan = plan::plan(&detection, catalogue, reach, &tables, &changed, &refers)?;
+        plan.late = late;
+        Ok::<_, Error>((plan, detection, belongs))
+    });
+    let (mut plan, detection, belongs) = planned.await??;
+    leader.detection = detection;
     plan.event_triggers = event_triggers;
     if plan.catalogue.is_empty() && plan.schemas.iter().all(|schema| schema.tables.is_empty()) {
         plan.beside = Some(catalogue::other_databases(client).await?);

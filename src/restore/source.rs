@@ -20,6 +20,7 @@ use crate::runs::find;
 use crate::seal::decode::Decoding;
 use crate::seal::hash;
 use crate::seal::keys::Keys;
+use crate::shutdown::aside;
 use crate::sql::names::TableName;
 use crate::store::Store;
 
@@ -62,11 +63,13 @@ fn without_mark(run: &mut StoredRun, meta: &mut ArchiveMetadata) -> bool {
 impl Loaded {
     pub(crate) async fn read(store: Store, wanted: &str, keys: &Keys) -> Result<Self> {
         let found = find::trusted(&store, wanted, &keys.trust).await?;
-        let manifest_sha256 = hash::sha256(&found.bytes);
+        let bytes = found.bytes;
+        let manifest_sha256 = aside(move || hash::sha256(&bytes)).await?;
         let mut run = StoredRun::new(store, found.manifest, &keys.identities)?;
         let manifest = &run.manifest;
         let database = run.read(&manifest.database.object).await?;
-        let mut meta = head::read(&mut database.as_slice())
+        let mut meta = aside(move || head::read(&mut database.as_slice()))
+            .await?
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
         let script = run.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;

@@ -10,6 +10,7 @@ use crate::runs::pointer;
 use crate::runs::receipts::Verdicts;
 use crate::seal::hash;
 use crate::seal::sign::Trust;
+use crate::shutdown::aside;
 use crate::store::Store;
 
 /// A run that was found, with its manifest.
@@ -120,7 +121,8 @@ pub(crate) async fn load(store: &Store, name: &str) -> Result<Run> {
 pub(crate) async fn manifest(store: &Store, name: &str) -> Result<Option<Run>> {
     let key = layout::in_run(name, layout::MANIFEST);
     let Some(bytes) = store.get(&key).await.with_context(|| format!("read {key}"))? else { return Ok(None) };
-    let manifest = parse(&bytes).map_err(|error| error.context(&key))?;
+    let (parsed, bytes) = aside(move || (parse(&bytes), bytes)).await?;
+    let manifest = parsed.map_err(|error| error.context(&key))?;
     if manifest.run != name {
         return Err(Error::damage(format!("{key} is the manifest of run {:?}", manifest.run)));
     }

@@ -1,9 +1,9 @@
 //! A long way to the store: small objects of many schemas are under way together, as many as the round trip asks for and
 //! the server takes. And a long way to the database: what is small is restored many at a time.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::support::bucket::Bucket;
 use crate::support::pg;
@@ -145,4 +145,37 @@ fn many_small_tables_are_restored_in_few_requests_and_what_is_refused_is_known_b
     assert_eq!(cluster.psql(far, "SELECT count(*) FROM t150"), "0");
     cluster.drop_database(name);
     cluster.drop_database(far);
+}
+
+#[test]
+fn a_backup_begins_in_few_round_trips_to_its_database() {
+    let name = "distance few";
+    let cluster = database(name);
+    let folder = tempfile::tempdir().unwrap();
+    // Requests of the leader by the time at which they came.
+    let asked: Arc<Mutex<Vec<(Instant, String)>>> = Arc::default();
+    let noted = Arc::clone(&asked);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (one_way, mut pg_dump) = (Duration::from_millis(40), false);
+    let proxy = runtime.block_on(PgProxy::start(cluster, move |session, event| {
+        pg_dump |= session.application == "pgstow pg_dump";
+        match event {
+            Event::Begins => (session.application == "pgstow leader").then_some(pg_proxy::Fault::Latency(one_way)),
+            Event::Asks(sql) => {
+                if session.application == "pgstow leader" && !pg_dump {
+                    noted.lock().unwrap().push((Instant::now(), sql.to_owned()));
+                }
+                None
+            }
+            _ => None,
+        }
+    }));
+    let mut command = program::backup(cluster, name, &folder.path().join("store"));
+    expect_code(command.args(["--database-url", &proxy.url(&cluster.url(name))]), 0);
+    let asked = asked.lock().unwrap();
+    // What is sent without waiting for an answer comes together; an answer takes a round trip.
+    let waits = asked.windows(2).filter(|pair| pair[1].0 - pair[0].0 > one_way).count();
+    assert!(asked.iter().any(|(_, sql)| sql.contains("pg_export_snapshot")), "{asked:#?}");
+    assert!((4..24).contains(&waits), "{waits} round trips before pg_dump: {asked:#?}");
+    cluster.drop_database(name);
 }

@@ -3,11 +3,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
 use crate::support::judge;
 use crate::support::pg::{self, Cluster};
+use crate::support::pg_proxy::{Event, PgProxy};
 use crate::support::program::{self, Run, backup, expect_code, expect_failure};
 
 fn restore(cluster: &Cluster, database: &str, store: &Path) -> Command {
@@ -98,6 +101,67 @@ pub(crate) fn a_restore_goes_on_past_what_the_server_refuses_and_its_statements_
     // Asked to, it stops at the first.
     let (error, _) = expect_failure(restore(cluster, "broken_other", &store).args(["--create", "--exit-on-error"]), 1);
     assert!(error.contains("violates check constraint"), "{error}");
+}
+
+/// Large tables that refer to one: a sound key, one that rows break (with a comment), one that was never validated, and one
+/// to a partitioned table.
+const LARGE_KEYS: &str = "
+    CREATE TABLE hub (id int PRIMARY KEY, pad text DEFAULT repeat('x', 100)); INSERT INTO hub SELECT generate_series(1, 4000);
+    CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10000); INSERT INTO parts SELECT generate_series(1, 4000);
+    CREATE TABLE sound (id int CONSTRAINT \"the key\" REFERENCES hub DEFERRABLE, other int REFERENCES hub ON DELETE SET NULL, pad text DEFAULT repeat('x', 100));
+    INSERT INTO sound SELECT i, i FROM generate_series(1, 4000) i;
+    CREATE TABLE broken (id int CONSTRAINT breaks REFERENCES hub, pad text DEFAULT repeat('x', 100));
+    INSERT INTO broken SELECT i FROM generate_series(1, 4000) i; COMMENT ON CONSTRAINT breaks ON broken IS 'since May';
+    CREATE TABLE open (id int, pad text DEFAULT repeat('x', 100)); INSERT INTO open SELECT i FROM generate_series(1, 4001) i;
+    ALTER TABLE open ADD CONSTRAINT never FOREIGN KEY (id) REFERENCES hub NOT VALID;
+    CREATE TABLE to_parts (id int REFERENCES parts, pad text DEFAULT repeat('x', 100)); INSERT INTO to_parts SELECT i FROM generate_series(1, 4000) i;
+    SET session_replication_role = replica; INSERT INTO broken VALUES (9999)";
+
+#[test]
+pub(crate) fn keys_of_large_tables_are_validated_side_by_side_and_a_broken_one_is_reported_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    let (from, to) = ("large keys", "large keys again");
+    cluster.create_database(from);
+    cluster.psql(from, LARGE_KEYS);
+    expect_code(&mut backup(cluster, from, &store), 0);
+    let asked: Arc<[AtomicUsize; 2]> = Arc::default();
+    let counted = Arc::clone(&asked);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let proxy = runtime.block_on(PgProxy::start(cluster, move |_session, event| {
+        if let Event::Asks(sql) = event {
+            for (words, count) in ["VALIDATE CONSTRAINT", "REFERENCES"].iter().zip(counted.iter()) {
+                count.fetch_add(usize::from(sql.contains(words)), Ordering::SeqCst);
+            }
+        }
+        None
+    }));
+    let url = proxy.url(&cluster.url(to));
+    let (stdout, _) = expect_code(program::restore(cluster, &url, &store).args(["--create", "--json"]), 3);
+    let found = findings(&stdout);
+    let names: Vec<(&str, &str)> = found.iter().map(|(kind, name, _)| (kind.as_str(), name.as_str())).collect();
+    assert_eq!(names, [("fk constraint", "public.broken breaks"), ("comment", "public.CONSTRAINT breaks ON broken")]);
+    assert_eq!(asked[0].load(Ordering::SeqCst), 3, "of three large tables' keys");
+    let keys = "SELECT string_agg(conrelid::regclass || ' ' || conname || ' ' || convalidated || ' ' || pg_get_constraintdef(oid), E'\\n'
+                    ORDER BY conrelid::regclass::text, conname, convalidated) FROM pg_constraint WHERE contype = 'f'";
+    let without_broken =
+        |text: String| text.lines().filter(|line| !line.contains("breaks")).collect::<Vec<_>>().join("\n");
+    let restored = cluster.psql(to, keys);
+    assert!(!restored.contains("breaks"), "{restored}");
+    assert_eq!(restored, without_broken(cluster.psql(from, keys)));
+
+    // The statements complete it.
+    for name in [from, to] {
+        cluster.psql(name, "DELETE FROM broken WHERE id = 9999");
+    }
+    for (_, _, statement) in &found {
+        cluster.psql(to, &format!("SET search_path = ''; {statement}"));
+    }
+    judge::assert_same_database((cluster, from), (cluster, to));
+    cluster.drop_database(from);
+    cluster.drop_database(to);
 }
 
 #[test]

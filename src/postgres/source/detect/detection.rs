@@ -9,7 +9,7 @@ use crate::format::manifest::{Extension, Omitted};
 use crate::sql::names::quote;
 
 /// Everything the policy covers in one database.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Detection {
     /// Every covered schema, by name.
     pub(crate) schemas: Vec<SchemaInfo>,
@@ -29,7 +29,7 @@ pub(crate) struct Detection {
 
 /// The server, the database and the role.
 #[allow(clippy::struct_excessive_bools, reason = "independent facts about a server, not states")]
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct ServerInfo {
     /// `server_version_num`.
     pub(crate) version_num: u32,
