@@ -190,7 +190,8 @@ fn explain(words: &str, error: &libpgdump::Error) -> Failure {
         error.hint("install a pg_dump at least as new as the server and name its folder with --pg-bin-dir")
     } else if text.contains("permission denied") {
         error.hint("run `pgstow detect` to see what the role cannot read, and the statements that cure it")
-    } else if text.contains("invalid snapshot identifier") {
+    } else if text.contains("SET TRANSACTION SNAPSHOT") {
+        // The statement that failed, which no language changes: the snapshot is one of another server.
         error.hint(NAME_ONE)
     } else {
         error
