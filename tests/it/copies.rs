@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::signing::Key;
 use super::support::bucket::Bucket;
 use super::support::judge::assert_same_database;
 use super::support::pg;
+use super::support::process::succeed;
 use super::support::program::{Run, backup, expect_code, expect_failure, files, pgstow};
 
 fn copy(from: &Path, to: &Path) -> Command {
@@ -116,4 +118,41 @@ pub(crate) fn a_night_copies_into_another_server_and_one_that_is_away_fails_that
     let out = night("http://127.0.0.1:9", 1);
     assert!(out.contains("night, copy: the second store"), "{out}");
     assert!(out.lines().any(|line| line.starts_with("night ") && line.matches("ok").count() == 2), "{out}");
+}
+
+#[test]
+fn a_signed_run_is_signed_in_the_second_place_too() {
+    let cluster = pg::shared(pg::packaged());
+    cluster.create_database("copied_signed");
+    cluster.psql("copied_signed", "CREATE TABLE t AS SELECT generate_series(1, 100) n");
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let (ours, other) = (Key::make(), Key::make());
+    expect_code(backup(cluster, "copied_signed", &first).arg("--sign-key").arg(ours.file()), 0);
+    let run = Run::latest(&first);
+
+    // Only what is signed by a trusted key is copied.
+    let (error, _) = expect_failure(copy(&first, &second).args(["--trust", &other.public]), 4);
+    assert!(error.contains("which is not trusted") && !second.join("latest.json").exists(), "{error}");
+    expect_code(copy(&first, &second).args(["--trust", &ours.public]), 0);
+    let there = second.join("runs").join(&run.name);
+    let signature = |folder: &Path| fs::read(folder.join("manifest.json.minisig")).unwrap();
+    assert_eq!(signature(&run.folder), signature(&there));
+    succeed(Command::new("minisign").args(["-V", "-P", &ours.public, "-m"]).arg(there.join("manifest.json")));
+    let reading = |verb: &str, key: &Key| {
+        let mut command = pgstow();
+        command.args([verb, "--trust", &key.public, "--store"]).arg(&second);
+        command.env("PGSTOW_PG_BIN_DIR", cluster.bin_dir()).env("PGSTOW_DRILL_ON", cluster.url("postgres"));
+        command
+    };
+    expect_code(&mut reading("verify", &ours), 0);
+    expect_code(&mut reading("drill", &ours), 0);
+    let (error, _) = expect_failure(&mut reading("verify", &other), 4);
+    assert!(error.contains("which is not trusted"), "{error}");
+
+    // What is not signed does not get in beside it.
+    fs::remove_file(run.folder.join("manifest.json.minisig")).unwrap();
+    let third = folder.path().join("third");
+    let (error, _) = expect_failure(copy(&first, &third).args(["--trust", &ours.public]), 4);
+    assert!(error.contains("is not signed") && !third.join("latest.json").exists(), "{error}");
 }

@@ -10,13 +10,13 @@ use crate::support::process::succeed;
 use crate::support::program::{self, Run, expect_code, expect_failure, pgstow};
 
 /// A key pair made by the stock `minisign`.
-struct Key {
+pub(crate) struct Key {
     folder: tempfile::TempDir,
-    public: String,
+    pub(crate) public: String,
 }
 
 impl Key {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (secret, public) = (folder.path().join("key"), folder.path().join("key.pub"));
         succeed(Command::new("minisign").arg("-G").arg("-W").arg("-s").arg(&secret).arg("-p").arg(&public));
@@ -25,7 +25,7 @@ impl Key {
         Self { folder, public }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("key")
     }
 }
