@@ -8,7 +8,9 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::error::{Error, Result};
+use crate::fleet::passwords;
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::password::Source;
 use crate::seal::decrypt::Identities;
 use crate::seal::keys::Keys;
 use crate::seal::sign::{SigningKey, Trust};
@@ -279,6 +281,10 @@ pub struct SourceArgs {
         hide_env_values = true
     )]
     pub password_command: Option<String>,
+    /// Make a token of Amazon RDS or Aurora for each session and each program, and use it as the password: the role needs
+    /// rds_iam, the credentials rds-db:connect.
+    #[arg(long, help_heading = "Database", env = "PGSTOW_RDS_IAM")]
+    pub rds_iam: bool,
     /// Folder of pg_dump, pg_dumpall and pg_restore. Default: PATH, then the usual folders.
     #[arg(long, value_name = "DIR", help_heading = "Database", env = "PGSTOW_PG_BIN_DIR")]
     pub pg_bin_dir: Option<PathBuf>,
@@ -294,7 +300,15 @@ impl SourceArgs {
     /// Kind `Usage`.
     pub(crate) fn connection(&self) -> Result<ConnInfo> {
         let info = ConnInfo::resolve(self.database_url.as_deref())?;
-        Ok(info.with_password_command(self.password_command.as_deref()))
+        info.with_passwords(self.passwords()?)
+    }
+
+    /// The source of passwords that are made.
+    ///
+    /// # Errors
+    /// Kind `Usage`.
+    pub(crate) fn passwords(&self) -> Result<Option<Source>> {
+        passwords::source(self.password_command.as_deref(), self.rds_iam)
     }
 }
 

@@ -33,9 +33,10 @@ struct Document<'a> {
 /// # Errors
 /// Wrong usage; a signal; and, once everything is printed, that a check found an error.
 pub(crate) async fn run(arguments: Doctor, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
+    let passwords = arguments.source.passwords()?;
     let database = (!arguments.skip_database).then_some(Database {
         source: arguments.source.database_url,
-        password_command: arguments.source.password_command,
+        passwords,
         pg_bin_dir: arguments.source.pg_bin_dir,
         connect_timeout: arguments.source.connect_timeout,
         jobs: arguments.jobs,

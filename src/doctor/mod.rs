@@ -93,7 +93,7 @@ async fn look(
     let mut size = None;
     if let Some(asked) = &options.database {
         let info = ConnInfo::resolve(asked.source.as_deref())
-            .map(|info| info.with_password_command(asked.password_command.as_deref()))
+            .and_then(|info| info.with_passwords(asked.passwords.clone()))
             .map_err(|error| error.hint("to check the store alone: --skip-database"))?;
         size = Box::pin(database::examine(asked, &info, store, report)).await;
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::postgres::connect::password::Source;
 use crate::seal::sign::{SigningKey, Trust};
 use crate::store::Config;
 
@@ -23,8 +24,8 @@ pub(crate) struct Options {
 #[derive(Debug)]
 pub(crate) struct Database {
     pub(crate) source: Option<String>,
-    /// Prints the password of each session.
-    pub(crate) password_command: Option<String>,
+    /// Makes the password of each session.
+    pub(crate) passwords: Option<Source>,
     pub(crate) pg_bin_dir: Option<PathBuf>,
     pub(crate) connect_timeout: Duration,
     pub(crate) jobs: u16,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::fleet::file::{Section, Settings};
 use crate::fleet::keys::{Keys, STORE, Step, Takes};
+use crate::fleet::passwords;
 use crate::fleet::value::Item;
 use crate::format::layout;
 use crate::notify::Notifier;
@@ -46,29 +47,35 @@ impl Url {
     ///
     /// # Errors
     /// A reference that leads nowhere, a connection string that makes no sense.
-    async fn resolve(&self, password_command: Option<&Item>) -> Result<ConnInfo> {
+    async fn resolve(&self, settings: &[&Settings]) -> Result<ConnInfo> {
         match self {
-            Self::Given(item) => connection(item, password_command).await,
-            Self::OnServer { server, database } => {
-                Ok(connection(server, password_command).await?.with_database(database))
-            }
+            Self::Given(item) => connection(item, settings).await,
+            Self::OnServer { server, database } => Ok(connection(server, settings).await?.with_database(database)),
         }
     }
 }
 
-/// The setting that names the command which prints a password.
-pub(crate) const PASSWORD_COMMAND: &str = "password-command";
+/// The settings that name where passwords come from.
+const PASSWORD_COMMAND: &str = "password-command";
+const RDS_IAM: &str = "rds-iam";
 
-/// The connection behind a connection string of the file.
+/// The connection behind a connection string of the file; of the settings the nearest come first.
 ///
 /// # Errors
 /// A reference that leads nowhere, a connection string that makes no sense.
-pub(crate) async fn connection(url: &Item, password_command: Option<&Item>) -> Result<ConnInfo> {
-    let command = match password_command {
+pub(crate) async fn connection(url: &Item, settings: &[&Settings]) -> Result<ConnInfo> {
+    let named = |name: &str| settings.iter().find_map(|settings| settings.get(name)?.first());
+    let variable = |name: &str| std::env::var(name).ok();
+    let command = match named(PASSWORD_COMMAND) {
         Some(command) => Some(command.resolve().await?),
-        None => std::env::var("PGSTOW_PASSWORD_COMMAND").ok(),
+        None => variable("PGSTOW_PASSWORD_COMMAND"),
     };
-    Ok(ConnInfo::resolve(Some(&url.resolve().await?))?.with_password_command(command.as_deref()))
+    let rds_iam = match named(RDS_IAM) {
+        Some(wanted) => *wanted == Item::Plain("true".to_owned()),
+        None => variable("PGSTOW_RDS_IAM").is_some_and(|value| matches!(value.as_str(), "1" | "true" | "yes" | "on")),
+    };
+    let source = passwords::source(command.as_deref(), rds_iam)?;
+    ConnInfo::resolve(Some(&url.resolve().await?))?.with_passwords(source)
 }
 
 /// One step, with its settings.
@@ -160,8 +167,8 @@ impl Plan {
         })
     }
 
-    fn password_command(&self) -> Option<&Item> {
-        self.planned(Step::Backup)?.settings.get(PASSWORD_COMMAND)?.first()
+    fn settings(&self) -> Vec<&Settings> {
+        self.planned(Step::Backup).map(|planned| &planned.settings).into_iter().collect()
     }
 
     /// The connection of the database.
@@ -169,7 +176,7 @@ impl Plan {
     /// # Errors
     /// A reference that leads nowhere, a connection string that makes no sense.
     pub(crate) async fn connection(&self) -> Result<ConnInfo> {
-        self.url.resolve(self.password_command()).await
+        self.url.resolve(&self.settings()).await
     }
 
     /// The connection of its server, where it has one.
@@ -178,7 +185,7 @@ impl Plan {
     /// As [`Plan::connection`].
     pub(crate) async fn server_connection(&self) -> Result<Option<ConnInfo>> {
         match &self.server_url {
-            Some(url) => connection(url, self.password_command()).await.map(Some),
+            Some(url) => connection(url, &self.settings()).await.map(Some),
             None => Ok(None),
         }
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::fleet::file::{Database, File, Server};
 use crate::fleet::keys::Keys;
-use crate::fleet::plan::{PASSWORD_COMMAND, Plan, Subject, Url, connection};
+use crate::fleet::plan::{Plan, Subject, Url, connection};
 use crate::postgres::source::server;
 use crate::runs::select;
 
@@ -60,9 +60,7 @@ impl Roster {
 
     async fn add_server(&mut self, file: &File, server: &Server, keys: &Keys) -> Result<()> {
         let names = async {
-            let settings = [&server.section.settings, &file.defaults.settings];
-            let command = settings.into_iter().find_map(|settings| settings.get(PASSWORD_COMMAND)?.first());
-            let info = connection(&server.url, command).await?;
+            let info = connection(&server.url, &[&server.section.settings, &file.defaults.settings]).await?;
             server::databases(&info, CONNECT).await
         };
         let names = match names.await {

@@ -28,6 +28,7 @@ mod beside;
 mod contents;
 mod copies;
 mod credentials;
+mod database_token;
 mod detect;
 mod distance;
 mod doctor;

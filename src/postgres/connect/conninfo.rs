@@ -88,8 +88,8 @@ const FOREIGN: [&str; 9] = [
 pub(crate) struct ConnInfo {
     words: BTreeMap<String, String>,
     secrets: BTreeMap<String, Secret>,
-    /// Prints the password of each session.
-    password_command: Option<Secret>,
+    /// Makes the password of each session.
+    passwords: Option<password::Source>,
     own_money: bool,
     server: OneServer,
     /// Silence of a session that owes an answer after which its backend is looked at.
@@ -103,7 +103,7 @@ pub(crate) fn holds_secret(text: &str) -> bool {
     let mut info = ConnInfo {
         words: BTreeMap::new(),
         secrets: BTreeMap::new(),
-        password_command: None,
+        passwords: None,
         own_money: false,
         server: OneServer::default(),
         silence: None,
@@ -141,7 +141,7 @@ impl ConnInfo {
         let mut info = Self {
             words: BTreeMap::new(),
             secrets: BTreeMap::new(),
-            password_command: None,
+            passwords: None,
             own_money: false,
             server: OneServer::default(),
             silence: None,
@@ -276,30 +276,42 @@ impl ConnInfo {
         self.secrets.get("password")
     }
 
-    /// The same connection, whose password this command prints, again for each session and each program.
-    #[must_use]
-    pub(crate) fn with_password_command(mut self, command: Option<&str>) -> Self {
-        self.password_command =
-            command.filter(|command| !command.trim().is_empty()).map(|line| Secret(line.to_owned()));
-        self
-    }
-
-    /// The same connection with the password of this moment, where a command prints it.
+    /// The same connection, whose passwords come from there, again for each session and each program.
     ///
     /// # Errors
-    /// A command that fails, or prints nothing.
+    /// Kind `Usage` where a token would go to a server at a distance in the clear.
+    pub(crate) fn with_passwords(mut self, source: Option<password::Source>) -> Result<Self> {
+        let is_token = matches!(source, Some(password::Source::Token(_))) && !self.host().starts_with('/');
+        match self.get("sslmode") {
+            Some("prefer") if is_token => self.set("sslmode", "require"),
+            Some(mode @ ("allow" | "disable")) if is_token => {
+                return Err(Error::usage(format!("sslmode={mode} would send a token in the clear"))
+                    .hint("leave sslmode out, or say require, verify-ca or verify-full"));
+            }
+            _ => {}
+        }
+        self.passwords = source;
+        Ok(self)
+    }
+
+    /// The same connection with the password of this moment, where one is made.
+    ///
+    /// # Errors
+    /// A command that fails, or prints nothing; a token that cannot be made.
     pub(crate) async fn fresh(&self) -> Result<Self> {
         let mut fresh = self.clone();
-        if let Some(command) = &self.password_command {
-            let variables = [
-                ("PGHOST", self.host().to_owned()),
-                ("PGPORT", self.port().to_string()),
-                ("PGUSER", self.user().to_owned()),
-                ("PGDATABASE", self.database().to_owned()),
-            ];
-            let asked = password::ask(command, variables).await;
-            fresh.set("password", &asked.map_err(|error| error.context(format!("connect to {self}")))?);
-        }
+        let (host, port, user) = (self.host().to_owned(), self.port(), self.user().to_owned());
+        let made = match &self.passwords {
+            None => return Ok(fresh),
+            Some(password::Source::Command(line)) => {
+                let database = self.database().to_owned();
+                let variables =
+                    [("PGHOST", host), ("PGPORT", port.to_string()), ("PGUSER", user), ("PGDATABASE", database)];
+                password::ask(line, variables).await
+            }
+            Some(password::Source::Token(make)) => make(host, port, user).await,
+        };
+        fresh.set("password", &made.map_err(|error| error.context(format!("connect to {self}")))?);
         Ok(fresh)
     }
 

@@ -174,7 +174,7 @@ fn with_slash(endpoint: &str) -> String {
 }
 
 /// With one of the two variables alone the SDK goes on to ask Amazon's metadata service, and the error is about that.
-fn refuse_half_a_key() -> Result<()> {
+pub(super) fn refuse_half_a_key() -> Result<()> {
     let [id, secret] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, variable(name).is_some()));
     let (((set, true), (missing, false)) | ((missing, false), (set, true))) = (id, secret) else { return Ok(()) };
     Err(Error::usage(format!("{set} is set, {missing} is not")).hint(format!("set {missing} too, or unset {set}")))
@@ -190,7 +190,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// HTTP over rustls with the system's roots and those of `ca_file`; a proxy from the usual environment variables.
-fn http(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
+pub(super) fn http(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
     let mut trust = TrustStore::default();
     if let Some(path) = ca_file {
         let operation = || format!("read --s3-ca-file {}", path.display());

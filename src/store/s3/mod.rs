@@ -7,6 +7,7 @@
 
 pub(crate) mod attempt;
 pub(crate) mod client;
+pub(crate) mod database_token;
 pub(crate) mod delete;
 pub(crate) mod failure;
 mod flight;

@@ -75,7 +75,7 @@ impl Drop for Moto {
 }
 
 /// A program of infra/setup's environment for Python.
-fn tool(name: &str) -> PathBuf {
+pub fn tool(name: &str) -> PathBuf {
     let tools = std::env::var("PGSTOW_TOOLS").unwrap_or_else(|_unset| "/var/tmp/pgstow-tools".to_owned());
     PathBuf::from(tools).join("venv/bin").join(name)
 }
