@@ -110,6 +110,7 @@ fn manifest(run: &Run, leader: &Leader, plan: &Plan, gathered: Gathered, gaps: G
         status: if partial { Status::Partial } else { Status::Complete },
         started_at: rfc3339(run.started),
         finished_at: rfc3339(jiff::Timestamp::now()),
+        not_notified: run.options.not_notified.lock().map(|all| all.clone()).unwrap_or_default(),
         anomalies: Vec::new(),
         held: false,
         note: run.options.labels.note.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::pipeline::clock::Clock;
 
@@ -21,7 +21,7 @@ pub(crate) struct Counters {
     pub(crate) schemas: AtomicU64,
     /// The times of the stages that rows pass.
     pub(crate) clock: Arc<Clock>,
-    steps: Mutex<Vec<(&'static str, f64)>>,
+    steps: Mutex<Vec<(&'static str, Instant, Duration)>>,
     total: OnceLock<Total>,
 }
 
@@ -48,11 +48,11 @@ impl Counters {
     /// Notes that a step ended which began at `begun`.
     pub(crate) fn step(&self, name: &'static str, begun: Instant) {
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.push((name, begun.elapsed().as_secs_f64()));
+        steps.push((name, begun, begun.elapsed()));
     }
 
-    /// The steps that ended, with their seconds.
-    pub(crate) fn steps(&self) -> Vec<(&'static str, f64)> {
+    /// The steps that ended, each with its beginning and its time.
+    pub(crate) fn steps(&self) -> Vec<(&'static str, Instant, Duration)> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -164,6 +164,7 @@ async fn store_rows(
     tracing::info!(run = %run.name, database = %run.options.info.database(), store = %store.describe(), "backup started");
     let _watch = guest.watch(&run.options.info, &candidate.detection.server, look);
     let (mut leader, described) = lead::lead(&run, candidate).await?;
+    preflight::refuse_second(store, &run.options.labels).await?;
     if !run.options.partial.allowed {
         // New objects since the first detection can be as unreadable as the others.
         preflight::preflight(&leader.detection, false)?;

@@ -1,9 +1,10 @@
 //! The request for a run, checked: made by the command line, read by the engine.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::format::manifest::NotNotified;
 use crate::pipeline::rate::BytesPerSecond;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::runs::anomaly;
@@ -27,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) adopt: Adopt,
     /// Allows the Storage of the very project that is saved.
     pub(crate) allow_same_project: bool,
+    /// The notifications that have failed so far, for the manifest.
+    pub(crate) not_notified: Arc<Mutex<Vec<NotNotified>>>,
 }
 
 /// The form of the stored objects.
@@ -74,6 +77,8 @@ pub(crate) struct Labels {
     pub(crate) note: Option<String>,
     /// The name that all tasks of one start have.
     pub(crate) round: Option<String>,
+    /// True where a round has one run of a database: a second one is refused.
+    pub(crate) once: bool,
 }
 
 /// Which prefixes a run takes over that hold runs of another database, or of another server with the same identity.

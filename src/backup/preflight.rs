@@ -1,7 +1,7 @@
 //! Checks before the first byte: what the role cannot read, and whether the store is the right one. `doctor` asks the
 //! same questions.
 
-use crate::backup::options::Adopt;
+use crate::backup::options::{Adopt, Labels};
 use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;
@@ -76,6 +76,16 @@ fn check_lineage(store: &Store, last: &find::Run, place: &Place, adopt: Adopt) -
             "a server that took over for the other one: --adopt-prefix goes on here; --adopt-prefix=failover does so \
              after every failover",
         ))
+}
+
+/// Refuses a second run of a round. To be asked once the lock of store and database is held: the task that made the first
+/// one may have been killed, and its backup have come to its end all the same.
+pub(crate) async fn refuse_second(store: &Store, labels: &Labels) -> Result<()> {
+    let Some(round) = labels.round.as_ref().filter(|_| labels.once) else { return Ok(()) };
+    match newest(store).await.filter(|run| run.manifest.round.as_ref() == Some(round)) {
+        Some(run) => Err(Error::failed(format!("round {round} has run {} already", run.name))),
+        None => Ok(()),
+    }
 }
 
 /// The newest run with a manifest, as far as this key may look.

@@ -17,7 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::human;
 use crate::notify::event::{Event, Notification};
 use crate::notify::target::When;
-use crate::notify::{Delivery, Notifier};
+use crate::notify::telemetry::{self, Figure, Step, Trace};
+use crate::notify::{Delivery, Failures, Notifier};
 
 /// Lines of the log that a notification of a failure holds.
 const TAIL: usize = 60;
@@ -79,6 +80,8 @@ pub(crate) struct Ended {
     /// One sentence for a notification.
     pub(crate) message: String,
     pub(crate) figures: Vec<Metric>,
+    /// The steps that it took, as far as they are known.
+    pub(crate) steps: Vec<Step>,
     /// The text on stdout.
     pub(crate) text: String,
     /// The document of `--json`.
@@ -95,7 +98,18 @@ impl Ended {
     pub(crate) fn new(outcome: Outcome, text: String, json: &impl serde::Serialize) -> Result<Self> {
         let json = serde_json::to_value(json).map_err(|error| Error::failed(format!("write JSON: {error}")))?;
         let message = text.lines().next().unwrap_or_default().to_owned();
-        Ok(Self { outcome, event: None, name: None, run: None, message, figures: Vec::new(), text, json, late: None })
+        Ok(Self {
+            outcome,
+            event: None,
+            name: None,
+            run: None,
+            message,
+            figures: Vec::new(),
+            steps: Vec::new(),
+            text,
+            json,
+            late: None,
+        })
     }
 
     fn event(&self) -> Event {
@@ -118,8 +132,23 @@ pub(crate) async fn watch(
     global: &Global,
     work: impl Future<Output = Result<Ended>>,
 ) -> Result<Outcome> {
+    watch_with(arguments, command, global, Failures::default(), work).await
+}
+
+/// As [`watch`]; each notification of the start that fails is in `failures` as soon as it is known.
+///
+/// # Errors
+/// As [`watch`].
+pub(crate) async fn watch_with(
+    arguments: &AlarmArgs,
+    command: &'static str,
+    global: &Global,
+    failures: Failures,
+    work: impl Future<Output = Result<Ended>>,
+) -> Result<Outcome> {
     let begun = Instant::now();
-    let mut notifier = arguments.notifier()?;
+    let mut notifier = arguments.notifier()?.with_failures(failures);
+    let trace = Trace::begin(command);
     let with_store = |mut notification: Notification| {
         notification.store.clone_from(&global.store.store);
         notification
@@ -143,13 +172,30 @@ pub(crate) async fn watch(
         let figures = result.as_ref().map_or(&[][..], |ended| ended.figures.as_slice());
         metrics::write(file, command, &notification, figures);
     }
-    let deliveries = notifier.end(notification, kind).await;
+    let deliveries = tokio::join!(notifier.end(notification.clone(), kind), async {
+        if let Some(trace) = trace {
+            send(trace, &notification, result.as_ref().ok()).await;
+        }
+    })
+    .0;
     let ended = result?;
     print(&ended, &deliveries, global.json)?;
     match ended.late {
         Some(error) => Err(error),
         None => Ok(ended.outcome),
     }
+}
+
+/// Sends traces and metrics of a command that ended.
+async fn send(trace: Trace, notification: &Notification, ended: Option<&Ended>) {
+    let figures = ended.map_or(&[][..], |ended| ended.figures.as_slice());
+    let bound = if notification.event == Event::Interrupted { telemetry::BRIEF } else { telemetry::BOUND };
+    let steps = ended.map_or(&[][..], |ended| ended.steps.as_slice());
+    trace.end(notification, steps, &figures.iter().map(figure).collect::<Vec<_>>(), bound).await;
+}
+
+fn figure(metric: &Metric) -> Figure<'_> {
+    Figure { name: metric.name, help: metric.help, labels: &metric.labels, value: metric.value }
 }
 
 fn told_of_end(command: &str, ended: &Ended) -> Notification {

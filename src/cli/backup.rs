@@ -15,11 +15,16 @@ use crate::cli::metrics::{self, Metric};
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::Shown;
 use crate::cli::timings::Timings;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::fleet::child::SUPERVISED;
 use crate::format::manifest::Status;
 use crate::human;
+use crate::notify::Failures;
 use crate::notify::event::Event;
+use crate::notify::telemetry::Step;
 use crate::pipeline::rate::BytesPerSecond;
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::source::server::{self, Place};
 use crate::runs::anomaly;
 use crate::seal::encrypt::Recipients;
 use crate::shutdown::Shutdown;
@@ -137,24 +142,48 @@ const LOCK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration:
 /// The error that stopped the run; nothing was promoted and open uploads were aborted.
 pub(crate) async fn run(arguments: Backup, global: &Global, shutdown: &Shutdown) -> Result<Outcome> {
     let alarms = arguments.alarms.clone();
-    alarm::watch(&alarms, "backup", global, Box::pin(work(arguments, global, shutdown))).await
+    let failures = Failures::default();
+    let work = Box::pin(work(arguments, global, shutdown, Arc::clone(&failures)));
+    alarm::watch_with(&alarms, "backup", global, failures, work).await
 }
 
-async fn work(arguments: Backup, global: &Global, shutdown: &Shutdown) -> Result<Ended> {
+async fn work(arguments: Backup, global: &Global, shutdown: &Shutdown, failures: Failures) -> Result<Ended> {
+    let place = tokio::select! {
+        place = place(&arguments.source) => place?,
+        error = shutdown.requested() => return Err(error),
+    };
+    let ended = Box::pin(save(arguments, global, shutdown, failures)).await;
+    if let Some(place) = place {
+        place.leave().await;
+    }
+    ended
+}
+
+/// The place of the server for this backup, where `pgstow run` says that their number is limited.
+async fn place(source: &SourceArgs) -> Result<Option<Place>> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(server), Some(limit)) = (variable(server::PLACE), variable(server::PLACES)) else { return Ok(None) };
+    let info = ConnInfo::resolve(Some(&server))?.with_passwords(source.passwords()?)?;
+    let limit = limit.parse().map_err(|_number| Error::usage(format!("{} is no number", server::PLACES)))?;
+    Place::take(&info, source.connect_timeout, limit).await.map(Some)
+}
+
+async fn save(arguments: Backup, global: &Global, shutdown: &Shutdown, failures: Failures) -> Result<Ended> {
     let begun = Instant::now();
     let store = Store::open(&global.store).await?;
     let (allow_empty, timed, jobs) = (arguments.allow_empty, arguments.timings, arguments.jobs);
     let compression = arguments.compression.clone();
-    let options = options(arguments, global, begun)?;
+    let options = options(arguments, global, begun, failures)?;
     let counters = Arc::new(Counters::default());
     let progress = Shown::backup(global, &counters);
     let result = crate::backup::run(options, &store, &counters, shutdown).await;
     progress.end();
     let done = result?;
     let mut ended = ended(&done, allow_empty, &store.describe())?;
+    ended.steps = counters.steps().into_iter().map(|(name, begun, took)| Step { name, begun, took }).collect();
     if timed {
         let mut timings = Timings::new(&store, jobs, JOBS);
-        counters.steps().into_iter().for_each(|(name, seconds)| timings.step(name, seconds));
+        counters.steps().into_iter().for_each(|(name, _, took)| timings.step(name, took.as_secs_f64()));
         timings.writing(&counters.clock);
         let totals = &done.manifest.totals;
         let ratio = format!("{} became {}, twice", human::size(totals.raw_bytes), human::size(totals.stored_bytes / 2));
@@ -261,7 +290,7 @@ fn warnings(done: &Done, allow_empty: bool) -> Vec<String> {
 }
 
 /// The flags as the engine takes them.
-fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options> {
+fn options(arguments: Backup, global: &Global, begun: Instant, not_notified: Failures) -> Result<Options> {
     Ok(Options {
         info: arguments.source.connection()?,
         connect_timeout: arguments.source.connect_timeout,
@@ -287,13 +316,19 @@ fn options(arguments: Backup, global: &Global, begun: Instant) -> Result<Options
             becomes_latest: arguments.allow_partial_latest,
             may_be_empty: arguments.allow_empty,
         },
-        labels: Labels { note: arguments.note, round: arguments.round },
+        labels: Labels {
+            note: arguments.note,
+            round: arguments.round.filter(|round| !round.is_empty()),
+            // Of `pgstow run`, whose tasks may be started again. Who names a round without it makes the runs that he wants.
+            once: std::env::var_os(SUPERVISED).is_some(),
+        },
         odd: Odd {
             limits: anomaly::Limits { shrink: arguments.max_shrink.0, growth: arguments.max_growth.0 },
             hold: arguments.hold_on_anomaly,
         },
         adopt: arguments.adopt_prefix,
         allow_same_project: arguments.allow_same_project,
+        not_notified,
     })
 }
 

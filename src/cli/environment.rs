@@ -1,8 +1,9 @@
 //! The environment before anything is parsed: `.env`, values as containers and secrets bring them, names nobody knows.
 //!
 //! `.env` is read from the working directory only, and only where the caller or root owns it and nobody else can write
-//! to it: who can change it can send backups elsewhere. Of its lines only settings of this program, libpq and AWS are
-//! taken, and none that names a program or a file that names one: whoever can write a line must not get to run code.
+//! to it: who can change it can send backups elsewhere. Of its lines only settings of this program, libpq, AWS and
+//! OpenTelemetry are taken, and none that names a program or a file that names one: whoever can write a line must not get
+//! to run code.
 //! Nothing in it is expanded: a password arrives as it is written.
 
 use std::collections::BTreeSet;
@@ -26,6 +27,8 @@ const PROGRAMS: &[&str] =
 const NOT_FLAGS: &[&str] = &[
     "PGSTOW_SIGN_PASSWORD",
     crate::fleet::child::SUPERVISED,
+    crate::postgres::source::server::PLACE,
+    crate::postgres::source::server::PLACES,
     crate::notify::message::SECRET,
     crate::notify::mail::SMTP,
     crate::notify::mail::FROM,
@@ -37,11 +40,12 @@ const TEXTS: &[&str] = &["PGSTOW_SIGN_KEY"];
 /// Connection strings: no valid one stands in quotes.
 const URLS: &[&str] = &["DATABASE_URL", "SUPABASE_DB_URL", "PGSTOW_DATABASE_URL"];
 
-/// True for a variable that this program, libpq or the AWS SDK reads.
+/// True for a variable that this program, libpq, the AWS SDK or OpenTelemetry reads.
 fn is_setting(name: &str) -> bool {
     const PROXIES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"];
     name.starts_with("PG")
         || name.starts_with("AWS_")
+        || name.starts_with("OTEL_")
         || URLS.contains(&name)
         || name == "NO_COLOR"
         || PROXIES.contains(&name.to_ascii_uppercase().as_str())

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::fleet::child::{self, Ended, Relay};
 use crate::fleet::keys::{Keys, Step};
 use crate::fleet::plan::{Plan, Planned};
@@ -22,7 +22,8 @@ use crate::format::manifest::Anomaly;
 use crate::human;
 use crate::notify::event::{Event, Notification};
 use crate::notify::{Delivery, Notifier};
-use crate::postgres::source::server::{self, Place};
+use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::source::server;
 
 /// With a round, pause before a backup that failed is tried once more: that of a task which was killed may still be ending.
 const AGAIN: Duration = Duration::from_secs(8);
@@ -374,7 +375,12 @@ impl Night<'_> {
     async fn call(&self, plan: &Plan, step: Step, report: &mut Report) -> Result<Ended> {
         let mut call = plan.call(step.verb(), self.keys).await?;
         call.words.push("--json".to_owned());
-        let place = if step == Step::Backup { self.place(plan).await? } else { None };
+        if step == Step::Backup
+            && let Some((server, limit)) = self.place(plan).await?
+        {
+            call.env.push((server::PLACE.to_owned(), server.words().reveal().to_owned()));
+            call.env.push((server::PLACES.to_owned(), limit.to_string()));
+        }
         match (step, &report.run) {
             (Step::Backup, _) => {
                 call.env.push(("PGSTOW_ROUND".to_owned(), self.round.clone().unwrap_or_default()));
@@ -382,11 +388,7 @@ impl Night<'_> {
             (Step::Copy | Step::Verify | Step::Drill, Some(run)) => call.words.push(run.clone()),
             _ => {}
         }
-        let ended = child::run(&self.program, &plan.name, &call, &self.relay, &self.stop).await;
-        if let Some(place) = place {
-            place.leave().await;
-        }
-        let ended = ended?;
+        let ended = child::run(&self.program, &plan.name, &call, &self.relay, &self.stop).await?;
         if step == Step::Backup {
             let manifest: Value = serde_json::from_str(&ended.stdout).unwrap_or_default();
             report.run = manifest.get("run").and_then(Value::as_str).map(str::to_owned);
@@ -399,30 +401,24 @@ impl Night<'_> {
         Ok(ended)
     }
 
-    /// A place of the database's server, where their number is limited.
-    async fn place(&self, plan: &Plan) -> Result<Option<Place>> {
+    /// The server where the backup takes a place, and how many it has, where their number is limited. The process that makes
+    /// the backup holds the place: it outlives us for a moment where we are killed.
+    async fn place(&self, plan: &Plan) -> Result<Option<(ConnInfo, u16)>> {
         let Some(limit) = plan.per_server.or(self.per_server) else { return Ok(None) };
-        let info = if let Some(info) = plan.server_connection().await? {
-            info
-        } else {
-            // All databases of a server have to ask in one place.
-            let own = plan.connection().await?;
-            let common = own.with_database("postgres");
-            if server::reach(&common, CONNECT).await.is_ok() {
-                common
-            } else {
-                tracing::warn!(
-                    "{}: the database postgres of {own} cannot be reached: its server's limit counts only backups of this \
-                     database",
-                    plan.name
-                );
-                own
-            }
-        };
-        tokio::select! {
-            place = Place::take(&info, CONNECT, limit) => place.map(Some),
-            () = self.stop.cancelled() => Err(Error::new(Kind::Terminated, "the program was asked to end")),
+        if let Some(info) = plan.server_connection().await? {
+            return Ok(Some((info, limit)));
         }
+        // All databases of a server have to ask in one place.
+        let own = plan.connection().await?;
+        let common = own.with_database("postgres");
+        if server::reach(&common, CONNECT).await.is_ok() {
+            return Ok(Some((common, limit)));
+        }
+        tracing::warn!(
+            "{}: the database postgres of {own} cannot be reached: its server's limit counts only backups of this database",
+            plan.name
+        );
+        Ok(Some((own, limit)))
     }
 }
 

@@ -44,6 +44,10 @@ pub struct Manifest {
     /// The round that the run belongs to: the name that all tasks of one start of `pgstow run` have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<String>,
+    /// Notifications of the start that had failed when the manifest was written. Those that fail later stand in what the
+    /// command prints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_notified: Vec<NotNotified>,
     /// The anomalies of the run, beside the one that `latest` named when it was made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub anomalies: Vec<Anomaly>,
@@ -184,6 +188,17 @@ pub struct Extension {
     pub name: String,
     /// Its version there.
     pub version: String,
+}
+
+/// A notification that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotNotified {
+    /// The kind of the receiver and its host.
+    pub target: String,
+    /// The event.
+    pub event: String,
+    /// The failure.
+    pub error: String,
 }
 
 /// The program that made a run.

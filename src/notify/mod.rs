@@ -2,15 +2,16 @@
 //!
 //! [`target`] reads where to (`https://...`, `slack+https://...`, `mailto:...`), [`event`] is what is told, [`message`] puts it
 //! into the form that each receiver takes, [`send`] delivers it: retried, and bounded in time. A notification that
-//! fails is part of the answer of [`Notifier`], never a failure of the command.
+//! fails is part of the answer of [`Notifier`], never a failure of the command. [`telemetry`] tells a collector.
 
 pub(crate) mod event;
 pub(crate) mod mail;
 pub(crate) mod message;
 pub(crate) mod send;
 pub(crate) mod target;
+pub(crate) mod telemetry;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -18,6 +19,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use crate::error::{Kind, Result};
+use crate::format::manifest::NotNotified;
 use crate::notify::event::{Event, Notification};
 use crate::notify::message::Request;
 use crate::notify::send::Sender;
@@ -47,7 +49,12 @@ pub(crate) struct Notifier {
     started: Option<JoinHandle<Vec<Delivery>>>,
     /// Groups the start and the end of one command, where a receiver knows such a thing.
     id: String,
+    /// The failures of the start, each as soon as it is known.
+    failures: Failures,
 }
+
+/// Notifications that have failed so far.
+pub(crate) type Failures = Arc<Mutex<Vec<NotNotified>>>;
 
 impl Notifier {
     /// Reads the addresses.
@@ -58,7 +65,13 @@ impl Notifier {
         let addresses = addresses.iter().map(|address| address.trim()).filter(|address| !address.is_empty());
         let targets = addresses.map(Target::parse).collect::<Result<Vec<_>>>()?;
         let bytes: [u8; 16] = rand::random();
-        Ok(Self { targets: Arc::new(targets), when, started: None, id: uuid(bytes) })
+        Ok(Self { targets: Arc::new(targets), when, started: None, id: uuid(bytes), failures: Failures::default() })
+    }
+
+    /// Hands out each failure of the start as soon as it is known.
+    pub(crate) fn with_failures(mut self, failures: Failures) -> Self {
+        self.failures = failures;
+        self
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -71,8 +84,8 @@ impl Notifier {
             return;
         }
         start.id.clone_from(&self.id);
-        let (targets, when) = (Arc::clone(&self.targets), self.when);
-        self.started = Some(tokio::spawn(async move { tell(&targets, when, &start, BOUND).await }));
+        let (targets, when, failures) = (Arc::clone(&self.targets), self.when, Arc::clone(&self.failures));
+        self.started = Some(tokio::spawn(async move { tell(&targets, when, &start, BOUND, &failures).await }));
     }
 
     /// Tells of the end. Returns how all notifications went, that of the start included.
@@ -90,7 +103,7 @@ impl Notifier {
                 Err(_elapsed) => started.abort(),
             }
         }
-        deliveries.extend(tell(&self.targets, self.when, &end, bound).await);
+        deliveries.extend(tell(&self.targets, self.when, &end, bound, &self.failures).await);
         for failed in deliveries.iter().filter(|delivery| !delivery.ok) {
             let why = failed.error.as_deref().unwrap_or_default();
             tracing::warn!("{} was not told of {}: {why}", failed.target, failed.event.as_str());
@@ -99,7 +112,13 @@ impl Notifier {
     }
 }
 
-async fn tell(targets: &[Target], when: When, notification: &Notification, bound: Duration) -> Vec<Delivery> {
+async fn tell(
+    targets: &[Target],
+    when: When,
+    notification: &Notification,
+    bound: Duration,
+    failures: &Failures,
+) -> Vec<Delivery> {
     let sender = Sender::new();
     let tell = |target: &Target| {
         let request = message::request(target, when, notification);
@@ -114,6 +133,10 @@ async fn tell(targets: &[Target], when: When, notification: &Notification, bound
                 Ok(sent) => sent.err(),
                 Err(_elapsed) => Some(format!("no answer within {}", humantime::format_duration(bound))),
             };
+            if let (Some(error), Ok(mut failures)) = (&error, failures.lock()) {
+                let (target, event, error) = (target.clone(), event.as_str().to_owned(), error.clone());
+                failures.push(NotNotified { target, event, error });
+            }
             Some(Delivery { target, event, ok: error.is_none(), error })
         }
     };

@@ -19,27 +19,35 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Bytes of an answer that are read: what a receiver complains of.
 const ANSWER: usize = 300;
 
+/// A client for requests that are in memory.
+pub(crate) type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// A client that trusts the certificates of this machine.
+pub(crate) fn client() -> HttpsClient {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map(|builder| builder.with_root_certificates(roots).with_no_client_auth());
+    let connector = match config {
+        Ok(config) => hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config),
+        // Cannot be: ring has both versions of TLS. Without any certificate every https address is refused.
+        Err(_no_version) => hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(none()),
+    };
+    let connector = connector.https_or_http().enable_http1().build();
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
 /// Sends requests.
 pub(crate) struct Sender {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpsClient,
 }
 
 impl Sender {
     pub(crate) fn new() -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map(|builder| builder.with_root_certificates(roots).with_no_client_auth());
-        let connector = match config {
-            Ok(config) => hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config),
-            // Cannot be: ring has both versions of TLS. Without any certificate every https address is refused.
-            Err(_no_version) => hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(none()),
-        };
-        let connector = connector.https_or_http().enable_http1().build();
-        Self { client: Client::builder(TokioExecutor::new()).build(connector) }
+        Self { client: client() }
     }
 
     /// Sends, and again where the receiver does not answer, or says that it cannot now.
@@ -99,7 +107,7 @@ fn none() -> rustls::ClientConfig {
 }
 
 /// The innermost cause: it names no address.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;

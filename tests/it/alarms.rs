@@ -5,15 +5,17 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::support::moto::tool;
 use super::support::pg::{self, Cluster};
-use super::support::process::succeed_with;
-use super::support::program::{Going, Run, backup, expect_code, pgstow};
+use super::support::process::{succeed, succeed_with};
+use super::support::program::{Going, Run, backup, drill, expect_code, pgstow};
+use super::support::session::until;
 
 /// A request that a receiver got.
 #[derive(Debug, Clone)]
@@ -79,7 +81,7 @@ fn serve(stream: &TcpStream, kept: &Mutex<Vec<Got>>, script: &(dyn Fn(&str, usiz
         let number = {
             let mut kept = kept.lock().unwrap();
             let number = kept.iter().filter(|got: &&Got| got.path == path).count();
-            kept.push(Got { path: path.clone(), headers, body: String::from_utf8(body).unwrap() });
+            kept.push(Got { path: path.clone(), headers, body: String::from_utf8_lossy(&body).into_owned() });
             number
         };
         match script(&path, number) {
@@ -159,17 +161,48 @@ fn receivers_get_start_and_end_in_their_own_form() {
     assert!(after.iter().all(|got| !got.body.contains("HUNTER2")), "{after:?}");
 }
 
+/// The other commands that notify, each with a receiver that never answers, one that does so slowly, one that refuses and
+/// one that is not there.
+fn other_commands(cluster: &Cluster, folder: &Path, receiver: &Receiver) -> Vec<(&'static str, Going)> {
+    let store = folder.join("store");
+    expect_code(&mut backup(cluster, "alarms_fail", &store), 0);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut addresses: Vec<String> =
+        ["/never", "/slow", "/refused"].map(|path| receiver.url(&format!("/others{path}"))).into();
+    addresses.push(format!("http://{closed}/x"));
+    let text = "[defaults]\nstore = \"night\"\n[[database]]\nname = \"a\"\nurl = { env = \"A\" }\n";
+    fs::write(folder.join("pgstow.toml"), text).unwrap();
+    let verb = |verb: &'static str, words: &[&str]| {
+        let mut command = if verb == "drill" { drill(cluster, &store) } else { pgstow() };
+        if verb != "drill" {
+            command.arg(verb);
+        }
+        if matches!(verb, "verify" | "prune") {
+            command.arg("--store").arg(&store);
+        }
+        command.args(words).current_dir(folder).env("PGSTOW_NOTIFY", addresses.join(","));
+        command.env("A", cluster.url("alarms_fail")).env("PGSTOW_PG_BIN_DIR", cluster.bin_dir());
+        (verb, Going::start(&mut command))
+    };
+    vec![verb("verify", &[]), verb("drill", &[]), verb("prune", &["--keep-last", "9"]), verb("run", &[])]
+}
+
 #[test]
 pub(crate) fn a_receiver_that_fails_is_tried_again_and_never_fails_the_backup() {
     let cluster = database("alarms_fail");
     let folder = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(|path, number| match path {
-        "/never" => None,
+        "/never" | "/others/never" => None,
         "/second-time" => Some(if number % 2 == 0 { 503 } else { 200 }),
         "/broken" => Some(500),
+        "/others/slow" => {
+            std::thread::sleep(Duration::from_secs(3));
+            Some(200)
+        }
         _ => Some(403),
     });
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let others = other_commands(cluster, &folder.path().join("others"), &receiver);
     let mut command = backup(cluster, "alarms_fail", &folder.path().join("store"));
     let mut addresses: Vec<String> =
         ["/never", "/second-time", "/broken", "/forbidden?token=HUNTER2"].map(|path| receiver.url(path)).into();
@@ -185,6 +218,24 @@ pub(crate) fn a_receiver_that_fails_is_tried_again_and_never_fails_the_backup() 
     assert!(!out.contains("HUNTER2") && !err.contains("HUNTER2") && !out.contains("second-time"), "{out}{err}");
     let count = |path: &str| receiver.paths().iter().filter(|one| *one == path).count();
     assert_eq!((count("/second-time"), count("/broken"), count("/forbidden")), (4, 6, 2));
+    // What had failed of the start when the manifest was written stands there; the backup waited for none of them.
+    let manifest = Run::latest(&folder.path().join("store")).manifest;
+    let kept = manifest["not_notified"].as_array().unwrap();
+    let forbidden = kept.iter().find(|one| one["error"].as_str().unwrap().starts_with("HTTP 403"));
+    let forbidden = forbidden.unwrap_or_else(|| panic!("{kept:?}"));
+    assert_eq!(forbidden["event"], "start");
+    assert_eq!(forbidden["target"], format!("webhook at 127.0.0.1:{}", receiver.port));
+    assert!(kept.iter().all(|one| one["event"] == "start") && !manifest.to_string().contains("HUNTER2"), "{kept:?}");
+
+    // Verify, drill, prune, a whole night: each ends as it would, and says who was not told.
+    for (verb, going) in others {
+        let (out, _) = going.expect_code(0);
+        let failed: Vec<&str> = out.lines().filter(|line| line.contains("NOT NOTIFIED: ")).collect();
+        assert_eq!(failed.len(), 6, "{verb}: {out}");
+        assert!(failed.iter().filter(|line| line.contains("no answer within")).count() >= 2, "{verb}: {out}");
+        assert!(!out.contains("/others/slow"), "{out}");
+    }
+    assert_eq!(count("/others/slow"), 8, "a slow receiver is told once of each start and each end");
 
     // What makes no sense is said at once.
     for wrong in ["ftp://x/y", "mailto:nobody", "hc-ping.com/HUNTER2"] {
@@ -271,6 +322,64 @@ fn mail_goes_to_sendmail_and_metrics_and_ci_are_written() {
     assert!(err.contains("section_start:") && err.contains("section_end:"), "{err}");
 }
 
+/// A real SMTP server; it takes mail from `ops` with the right password, and says whether the session was encrypted.
+const SMTP: &str = r"
+import sys, ssl
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+class Keep:
+    async def handle_DATA(self, server, session, envelope):
+        with open(sys.argv[2], 'ab') as mails:
+            mails.write(f'SSL {session.ssl is not None} FROM {envelope.mail_from} TO {envelope.rcpt_tos}\n'.encode() + envelope.content)
+        return '250 kept'
+def known(server, session, envelope, mechanism, data):
+    return AuthResult(success=data.login == b'ops' and data.password == b's3cret/word')
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain(sys.argv[3] + '/crt', sys.argv[3] + '/key')
+Controller(Keep(), hostname='127.0.0.1', port=int(sys.argv[1]), tls_context=tls, authenticator=known, auth_required=True,
+           auth_require_tls=False).start()
+sys.stdin.read()
+";
+
+#[test]
+fn mail_goes_to_a_real_smtp_server() {
+    let cluster = database("alarms_smtp");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=localhost -addext \
+                 subjectAltName=DNS:localhost -keyout key -out crt";
+    succeed(Command::new("openssl").args(words.split_whitespace()).current_dir(folder.path()));
+    let port = pg::free_port();
+    let mut server = Command::new(tool("python3"));
+    server.args(["-c", SMTP, &port.to_string()]).arg(path("mails")).arg(folder.path());
+    let mut server = server.stdin(Stdio::piped()).spawn().unwrap();
+    until("the SMTP server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let tell = |url: &str, store: &str| {
+        let mut command = backup(cluster, "alarms_smtp", &path(store));
+        command.args(["--notify", "mailto:dba@example.com,ops@example.com", "--notify-on", "all"]);
+        command.env("PGSTOW_SMTP_URL", url).env("PGSTOW_MAIL_FROM", "backup <pgstow@example.com>");
+        expect_code(command.env("SSL_CERT_FILE", path("crt")), 0)
+    };
+    for (url, is_encrypted) in [
+        (format!("smtp://ops:s3cret%2Fword@127.0.0.1:{port}"), "False"),
+        (format!("smtp://ops:s3cret%2Fword@localhost:{port}?tls=required"), "True"),
+    ] {
+        let (out, _) = tell(&url, is_encrypted);
+        assert!(!out.contains("NOT NOTIFIED"), "{out}");
+        let mail = fs::read_to_string(path("mails")).unwrap();
+        fs::remove_file(path("mails")).unwrap();
+        let head = format!("SSL {is_encrypted} FROM pgstow@example.com TO ['dba@example.com', 'ops@example.com']\n");
+        let run = Run::latest(&path(is_encrypted)).name;
+        assert!(mail.starts_with(&head) && mail.contains(&run), "{mail}");
+        assert!(mail.contains("Subject: pgstow backup ok: alarms_smtp"), "{mail}");
+    }
+    let (out, err) = tell(&format!("smtp://ops:HUNTER2@127.0.0.1:{port}"), "wrong");
+    assert!(out.contains("NOT NOTIFIED: mail to dba@example.com") && !path("mails").exists(), "{out}");
+    assert!(!out.contains("HUNTER2") && !err.contains("HUNTER2"), "{err}");
+    drop(server.stdin.take());
+    server.wait().unwrap();
+}
+
 #[test]
 fn a_night_tells_of_each_database_once() {
     let cluster = database("alarms_night");
@@ -303,4 +412,95 @@ fn a_night_tells_of_each_database_once() {
     let round = receiver.got().into_iter().rfind(|got| got.path == "/round").unwrap();
     assert!(round.body.contains("1 of 2 databases did not end well: bad (backup failed)"), "{}", round.body);
     assert!(Path::new(&folder.path().join("good/latest.json")).exists());
+}
+
+/// The spans of the traces that a receiver got, and the attributes of a thing as JSON has them.
+fn spans(receiver: &Receiver) -> Vec<Value> {
+    let traces = receiver.got().into_iter().filter(|got| got.path == "/v1/traces");
+    let bodies = traces.map(|got| serde_json::from_str::<Value>(&got.body).unwrap());
+    bodies.flat_map(|body| body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap().clone()).collect()
+}
+
+fn attribute<'a>(thing: &'a Value, key: &str) -> &'a Value {
+    let all = thing["attributes"].as_array().unwrap();
+    &all.iter().find(|one| one["key"] == key).unwrap_or_else(|| panic!("{key}: {thing}"))["value"]
+}
+
+#[test]
+fn traces_and_metrics_go_to_the_collector_that_the_variables_name() {
+    const PARENT: (&str, &str) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let cluster = database("alarms_otel");
+    let folder = tempfile::tempdir().unwrap();
+    let store = |name: &str| folder.path().join(name);
+    let with = |mut command: Command, endpoint: &str| {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
+        command.env("OTEL_EXPORTER_OTLP_HEADERS", "x-token=hunter2").env("OTEL_RESOURCE_ATTRIBUTES", "team=dba");
+        command
+    };
+    // A collector that is away, one that fails and one that never answers cost a warning, and seconds.
+    let broken = Receiver::start(|path, _| (!path.starts_with("/never")).then_some(400));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let begun = Instant::now();
+    let never = Going::start(&mut with(backup(cluster, "alarms_otel", &store("never")), &broken.url("/never")));
+    for (name, endpoint, why) in
+        [("away", format!("http://{closed}"), "onnection refused"), ("broken", broken.url(""), "HTTP 400")]
+    {
+        let (out, err) = expect_code(&mut with(backup(cluster, "alarms_otel", &store(name)), &endpoint), 0);
+        assert!(err.contains("traces and metrics were not sent") && err.contains(why), "{name}: {err}{out}");
+        assert!(!err.contains("hunter2"), "{err}");
+    }
+
+    let collector = Receiver::start(|_, _| Some(200));
+    let mut command = with(backup(cluster, "alarms_otel", &store("store")), &collector.url(""));
+    let (_, err) = expect_code(command.env("TRACEPARENT", format!("00-{}-{}-01", PARENT.0, PARENT.1)), 0);
+    assert!(!err.contains("not sent"), "{err}");
+    let run = Run::latest(&store("store")).name;
+    let all = spans(&collector);
+    let root = all.iter().find(|span| span["name"] == "pgstow backup").unwrap();
+    assert_eq!((&root["traceId"], &root["parentSpanId"]), (&PARENT.0.into(), &PARENT.1.into()));
+    assert_eq!(attribute(root, "pgstow.run")["stringValue"], *run);
+    assert_eq!(attribute(root, "db.namespace")["stringValue"], "alarms_otel");
+    let time = |span: &Value, name: &str| span[name].as_str().unwrap().parse::<u64>().unwrap();
+    let (from, to) = (time(root, "startTimeUnixNano"), time(root, "endTimeUnixNano"));
+    for name in ["locks and catalogue", "rows", "manifest"] {
+        let step = all.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("{name}: {all:?}"));
+        assert_eq!((&step["traceId"], &step["parentSpanId"]), (&root["traceId"], &root["spanId"]));
+        let (begun, ended) = (time(step, "startTimeUnixNano"), time(step, "endTimeUnixNano"));
+        assert!(from <= begun && begun < ended && ended <= to, "{step} {root}");
+    }
+    let got = collector.got();
+    assert!(got.iter().all(|got| got.headers.contains("x-token: hunter2")), "{got:?}");
+    let metrics = got.iter().find(|got| got.path == "/v1/metrics").unwrap();
+    let metrics: Value = serde_json::from_str(&metrics.body).unwrap();
+    let resource = &metrics["resourceMetrics"][0]["resource"];
+    assert_eq!(attribute(resource, "service.name")["stringValue"], "pgstow");
+    assert_eq!(attribute(resource, "team")["stringValue"], "dba");
+    let values = metrics["resourceMetrics"][0]["scopeMetrics"][0]["metrics"].as_array().unwrap();
+    let rows = values.iter().find(|metric| metric["name"] == "pgstow.rows").unwrap_or_else(|| panic!("{values:?}"));
+    assert_eq!(rows["gauge"]["dataPoints"][0]["asDouble"], 100.0);
+
+    // A night and its steps are one trace; the failure of a step is that of its span. Protobuf is what is spoken by default.
+    let night = Receiver::start(|_, _| Some(200));
+    let text = "[defaults]\nstore = \"night\"\n[[database]]\nname = \"a\"\nurl = { env = \"A\" }\n";
+    fs::write(folder.path().join("pgstow.toml"), text).unwrap();
+    let mut command = pgstow();
+    command.arg("run").current_dir(folder.path()).env("A", cluster.url("not_there"));
+    expect_code(&mut with(command, &night.url("")), 1);
+    let all = spans(&night);
+    let named = |name: &str| all.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("{name}: {all:?}"));
+    let (run, step) = (named("pgstow run"), named("pgstow backup"));
+    assert_eq!((&step["traceId"], &step["parentSpanId"]), (&run["traceId"], &run["spanId"]));
+    assert!(step["status"]["code"] == 2 && step["status"]["message"].as_str().unwrap().contains("not_there"), "{step}");
+    let plain = Receiver::start(|_, _| Some(200));
+    let mut command = with(backup(cluster, "alarms_otel", &store("store")), &plain.url(""));
+    expect_code(command.env_remove("OTEL_EXPORTER_OTLP_PROTOCOL").env("OTEL_METRICS_EXPORTER", "none"), 0);
+    assert_eq!(plain.paths(), ["/v1/traces"]);
+    let got = &plain.got()[0];
+    assert!(
+        got.headers.contains("content-type: application/x-protobuf") && got.body.contains("pgstow backup"),
+        "{got:?}"
+    );
+
+    let (_, err) = never.expect_code(0);
+    assert!(err.contains("traces and metrics were not sent") && begun.elapsed() < Duration::from_mins(1), "{err}");
 }

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::support;
 use super::support::pg::{self, Cluster};
-use super::support::program::{Going, expect_code, expect_failure, json, pgstow};
+use super::support::pgbouncer::PgBouncer;
+use super::support::process::succeed;
+use super::support::program::{Going, drain, expect_code, expect_failure, json, pgstow};
+use super::support::session::until;
 
 /// `pgstow` with that file, in its folder.
 fn with(file: &Path, cluster: &Cluster, words: &[&str]) -> Command {
@@ -304,4 +308,67 @@ fn the_matrix_of_github_actions_has_every_database_in_one_line() {
     assert_eq!(run(&["--tasks", "2"]), "{\"include\":[{\"task\":\"1/2\"},{\"task\":\"2/2\"}]}\n");
     let (error, _) = expect_failure(pgstow().args(["run", "--task", "auto"]).current_dir(folder.path()), 2);
     assert!(error.contains("no scheduler says which task this is"), "{error}");
+}
+
+#[test]
+fn the_place_of_a_server_belongs_to_the_backup_itself() {
+    let cluster = Cluster::start(pg::packaged());
+    for name in ["one", "two"] {
+        cluster.create_database(name);
+        cluster.psql(name, "CREATE TABLE t AS SELECT n, repeat('x', 500) AS x FROM generate_series(1, 20000) n");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, stores) = (folder.path().join("pgstow.toml"), folder.path().join("stores"));
+    let write = |store: &str| {
+        let text = format!(
+            "[defaults]\nstore = \"{store}/{{database}}\"\nrate-limit = \"500kB\"\n[[server]]\nname = \"s\"\n\
+             url = {{ env = \"SERVER_URL\" }}\nall-databases = true\nexclude = [\"postgres\"]\nper-server = 1\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    write(&stores.display().to_string());
+    let readers = || {
+        let sql = "SELECT datname FROM pg_stat_activity WHERE application_name LIKE 'pgstow leader%' ORDER BY 1";
+        cluster.psql("postgres", sql)
+    };
+    // The program is killed; its backup, which does not get to run, still reads.
+    let task = Going::start(&mut with(&file, &cluster, &["run", "s/one", "--round", "r"]));
+    until("the backup of one", || readers() == "one");
+    let step = succeed(Command::new("pgrep").args(["-P", &task.pid().to_string()]));
+    let signal = |name: &str| succeed(Command::new("kill").arg(format!("-{name}")).arg(step.trim()));
+    signal("STOP");
+    task.signal("KILL");
+    task.end_alone();
+    let mut next = Going::start(&mut with(&file, &cluster, &["run", "s/two", "--round", "r"]));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgstow place'";
+    until("the next one waits", || cluster.psql("postgres", waits) == "2");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(next.runs() && readers() == "one");
+    signal("CONT");
+    until("the backup of two", || readers() == "two");
+    next.expect_code(0);
+    assert_eq!((runs(&stores.join("one")).len(), runs(&stores.join("two")).len()), (0, 1));
+
+    // A run of the round that comes to its end after somebody looked for it: the next one finds it once it has the lock.
+    let step = |code: i32| {
+        let mut command = support::program::backup(&cluster, "one", &stores.join("one"));
+        command.env("PGSTOW_SUPERVISED", "1").env("PGSTOW_ROUND", "r").stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take();
+        let err = drain(child.stderr.take().unwrap());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        drop(input);
+        err.join().unwrap()
+    };
+    step(0);
+    let made = runs(&stores.join("one"));
+    assert!(step(1).contains(&format!("round r has run {} already", made[0])));
+    assert_eq!(runs(&stores.join("one")), made);
+
+    // Behind a pooler that shares its sessions, a place would be nobody's, for ever.
+    let pooler = PgBouncer::start(&cluster, "transaction");
+    let mut command = with(&file, &cluster, &["run", "s/two"]);
+    let (out, _) = expect_code(command.env("SERVER_URL", pooler.url(&cluster, "postgres")), 1);
+    assert!(out.contains("transaction"), "{out}");
+    assert_eq!(cluster.psql("postgres", "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), "0");
 }

@@ -38,6 +38,7 @@ mod encryption;
 mod environment;
 mod fault_schedules;
 mod fleet;
+mod fleet_trial;
 mod forget;
 mod guest;
 mod guest_catalogue;

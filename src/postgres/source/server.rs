@@ -37,6 +37,10 @@ pub(crate) async fn reach(info: &ConnInfo, timeout: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Holds the connection to the server where a backup that `pgstow run` started takes its place, and the number of places.
+pub(crate) const PLACE: &str = "PGSTOW_PLACE";
+pub(crate) const PLACES: &str = "PGSTOW_PLACES";
+
 /// A place for one backup of a server. It is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -49,7 +53,8 @@ impl Place {
     /// # Errors
     /// When the server cannot be reached or asked, or no place got free for half a day.
     pub(crate) async fn take(info: &ConnInfo, timeout: Duration, limit: u16) -> Result<Self> {
-        let session = Session::connect(info, timeout, "place").await?;
+        // Behind a pooler that shares its sessions a lock would belong to nobody, and stay.
+        let session = Session::connect_unpooled(info, timeout, "place").await?;
         let (begun, mut spoken) = (Instant::now(), Instant::now());
         loop {
             for place in 0..limit {

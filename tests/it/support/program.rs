@@ -380,6 +380,12 @@ impl Going {
         super::fixture::Ended { code: status.code(), out, err }
     }
 
+    /// Waits for its end, but not for that of what it has started, which may have its output.
+    #[track_caller]
+    pub fn end_alone(mut self) {
+        self.child.wait().expect("a child can be waited for");
+    }
+
     /// Waits for its end, wants that exit code, returns stdout and stderr.
     #[track_caller]
     pub fn expect_code(mut self, code: i32) -> (String, String) {
