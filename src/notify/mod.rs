@@ -23,7 +23,7 @@ use crate::format::manifest::NotNotified;
 use crate::notify::event::{Event, Notification};
 use crate::notify::message::Request;
 use crate::notify::send::Sender;
-use crate::notify::target::{Target, When};
+use crate::notify::target::{Form, Target, When};
 
 /// Longest time that the notifications of one moment take, all attempts together.
 const BOUND: Duration = Duration::from_secs(20);
@@ -63,7 +63,16 @@ impl Notifier {
     /// Kind `Usage`.
     pub(crate) fn new(addresses: &[String], when: When) -> Result<Self> {
         let addresses = addresses.iter().map(|address| address.trim()).filter(|address| !address.is_empty());
-        let targets = addresses.map(Target::parse).collect::<Result<Vec<_>>>()?;
+        let mut targets: Vec<Target> = Vec::new();
+        for address in addresses {
+            // The commas of `mailto:one@x,two@y` separate receivers everywhere else.
+            match targets.last_mut() {
+                Some(Target { form: Form::Mail, address: all }) if address.parse::<lettre::Address>().is_ok() => {
+                    all.push_str(&format!(",{address}"));
+                }
+                _ => targets.push(Target::parse(address)?),
+            }
+        }
         let bytes: [u8; 16] = rand::random();
         Ok(Self { targets: Arc::new(targets), when, started: None, id: uuid(bytes), failures: Failures::default() })
     }

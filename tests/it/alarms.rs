@@ -333,7 +333,7 @@ class Keep:
             mails.write(f'SSL {session.ssl is not None} FROM {envelope.mail_from} TO {envelope.rcpt_tos}\n'.encode() + envelope.content)
         return '250 kept'
 def known(server, session, envelope, mechanism, data):
-    return AuthResult(success=data.login == b'ops' and data.password == b's3cret/word')
+    return AuthResult(success=data.login == b'ops' and data.password == b's3cret/word', handled=False)
 tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 tls.load_cert_chain(sys.argv[3] + '/crt', sys.argv[3] + '/key')
 Controller(Keep(), hostname='127.0.0.1', port=int(sys.argv[1]), tls_context=tls, authenticator=known, auth_required=True,
@@ -347,7 +347,7 @@ fn mail_goes_to_a_real_smtp_server() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=localhost -addext \
-                 subjectAltName=DNS:localhost -keyout key -out crt";
+                 subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout key -out crt";
     succeed(Command::new("openssl").args(words.split_whitespace()).current_dir(folder.path()));
     let port = pg::free_port();
     let mut server = Command::new(tool("python3"));
