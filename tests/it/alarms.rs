@@ -479,7 +479,7 @@ fn traces_and_metrics_go_to_the_collector_that_the_variables_name() {
     let rows = values.iter().find(|metric| metric["name"] == "pgstow.rows").unwrap_or_else(|| panic!("{values:?}"));
     assert_eq!(rows["gauge"]["dataPoints"][0]["asDouble"], 100.0);
 
-    // A night and its steps are one trace; the failure of a step is that of its span. Protobuf is what is spoken by default.
+    // A night and its steps are one trace; the failure of a step is that of its span. JSON is what is spoken by default.
     let night = Receiver::start(|_, _| Some(200));
     let text = "[defaults]\nstore = \"night\"\n[[database]]\nname = \"a\"\nurl = { env = \"A\" }\n";
     fs::write(folder.path().join("pgstow.toml"), text).unwrap();
@@ -496,10 +496,7 @@ fn traces_and_metrics_go_to_the_collector_that_the_variables_name() {
     expect_code(command.env_remove("OTEL_EXPORTER_OTLP_PROTOCOL").env("OTEL_METRICS_EXPORTER", "none"), 0);
     assert_eq!(plain.paths(), ["/v1/traces"]);
     let got = &plain.got()[0];
-    assert!(
-        got.headers.contains("content-type: application/x-protobuf") && got.body.contains("pgstow backup"),
-        "{got:?}"
-    );
+    assert!(got.headers.contains("content-type: application/json") && got.body.contains("pgstow backup"), "{got:?}");
 
     let (_, err) = never.expect_code(0);
     assert!(err.contains("traces and metrics were not sent") && begun.elapsed() < Duration::from_mins(1), "{err}");

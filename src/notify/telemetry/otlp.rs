@@ -1,4 +1,4 @@
-//! Traces and metrics over OTLP/HTTP (protobuf, or JSON by `OTEL_EXPORTER_OTLP_PROTOCOL`), by the crates of the
+//! Traces and metrics over OTLP/HTTP (JSON, or protobuf by `OTEL_EXPORTER_OTLP_PROTOCOL`), by the crates of the
 //! OpenTelemetry project and the HTTP client that is here already. Their exporters work on threads of their own, which have
 //! no reactor: the client hands each request to the runtime of the program.
 
