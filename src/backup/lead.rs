@@ -78,7 +78,7 @@ pub(crate) async fn lead(run: &Run, candidate: Candidate) -> Result<(Leader, Des
         };
         candidate.lock_store(&run.target.store.identity()).await?;
         let mut leader = candidate.lead(run.options.limits.lock_timeout).await?;
-        let again = match describe(run, &mut leader, &mut volatile).await? {
+        let again = match Box::pin(describe(run, &mut leader, &mut volatile)).await? {
             Ok(described) => return Ok((leader, described)),
             Err(again) => again,
         };

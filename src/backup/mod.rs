@@ -163,7 +163,7 @@ async fn store_rows(
     let run = Run { name, started, options, tools, child_options, target, counters: Arc::clone(counters), rate, place };
     tracing::info!(run = %run.name, database = %run.options.info.database(), store = %store.describe(), "backup started");
     let _watch = guest.watch(&run.options.info, &candidate.detection.server, look);
-    let (mut leader, described) = lead::lead(&run, candidate).await?;
+    let (mut leader, described) = Box::pin(lead::lead(&run, candidate)).await?;
     preflight::refuse_second(store, &run.options.labels).await?;
     if !run.options.partial.allowed {
         // New objects since the first detection can be as unreadable as the others.
