@@ -24,6 +24,7 @@ use crate::restore::options::Options;
 use crate::restore::quick::{SMALL_BYTES, Sizes};
 use crate::restore::validation::{Validation, in_two_steps, not_valid, validate};
 use crate::sql::names::quote;
+use crate::sql::statements::statements;
 
 /// An entry that was not made.
 #[derive(Debug)]
@@ -233,10 +234,28 @@ impl<'a> Executor<'a> {
 
     async fn privileges(&self, session: &Session, entries: &[&'a Entry]) -> Result<()> {
         if !self.options.has_privileges() {
-            return Ok(());
+            return self.revokes(session, entries).await;
         }
         self.make_all(session, entries).await?;
         self.grants(session).await
+    }
+
+    /// Takes from PUBLIC what PostgreSQL gives it on every new function, type or schema and the saved database had taken:
+    /// owners only is what is left then, not everybody.
+    async fn revokes(&self, session: &Session, entries: &[&'a Entry]) -> Result<()> {
+        for acl in entries.iter().filter(|entry| entry.desc == ObjectType::Acl) {
+            let all = statements(acl.defn.as_deref().unwrap_or_default());
+            for revoke in all.into_iter().filter(|s| s.starts_with("REVOKE ") && s.ends_with(" FROM PUBLIC")) {
+                match target::execute(session, revoke, "revoke from PUBLIC").await {
+                    Err(error) if is_refusal(&error) && !self.options.exit_on_error => {
+                        let (kind, name) = (findings::kind(acl), findings::name(acl));
+                        self.ledger.refused(&kind, &name, &error.cause(), &entry::by_hand(revoke), revoke);
+                    }
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gives the privileges of refused entries one by one.

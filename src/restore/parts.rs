@@ -34,6 +34,30 @@ pub(crate) fn exists(entry: &Entry, known: &BTreeSet<(String, String, String)>) 
     entry.desc == ObjectType::Schema && known.contains(&("schema".to_owned(), String::new(), tag(entry).to_owned()))
 }
 
+/// Takes out what would change a living database beyond what is restored into it: rights, comments and labels of schemas
+/// that exist, and default privileges for them or for all schemas. Returns their names.
+pub(crate) fn keep_living(entries: &mut Vec<&Entry>, known: &BTreeSet<(String, String, String)>) -> Vec<String> {
+    let is_there = |schema: &str| known.contains(&("schema".to_owned(), String::new(), schema.to_owned()));
+    let is_living = |entry: &&mut &Entry| match entry.desc {
+        ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel => {
+            namespace(entry).is_empty() && tag(entry).strip_prefix("SCHEMA ").is_some_and(is_there)
+        }
+        ObjectType::DefaultAcl => namespace(entry).is_empty() || is_there(namespace(entry)),
+        _ => false,
+    };
+    let mut names: Vec<String> = Vec::new();
+    entries.retain_mut(|entry| {
+        let living = is_living(&entry);
+        if living {
+            let of =
+                if namespace(entry).is_empty() { String::new() } else { format!(" in schema {}", namespace(entry)) };
+            names.push(format!("{} {}{of}", entry.desc.as_str().to_lowercase(), tag(entry)));
+        }
+        !living
+    });
+    names
+}
+
 /// True for a statistics object of a table that is neither in this part (`own`) nor in the target. `pg_dump -n` writes it
 /// with its table only.
 pub(crate) fn lacks_its_table(
@@ -213,24 +237,36 @@ impl Part {
                         == format!("{}.{}", crate::sql::names::quote(namespace(e)), crate::sql::names::quote(tag(e))))
         };
         let Some(own) = meta.entries.iter().find(is) else { return Vec::new() };
-        let belongs = |e: &&Entry| {
-            e.dependencies.contains(&own.dump_id)
-                && namespace(e) == namespace(own)
-                && tag(e).starts_with(tag(own))
-                && matches!(
-                    e.desc,
-                    ObjectType::Default
-                        | ObjectType::Constraint
-                        | ObjectType::CheckConstraint
-                        | ObjectType::FkConstraint
-                        | ObjectType::Trigger
-                        | ObjectType::Policy
-                        | ObjectType::Rule
-                        | ObjectType::Sequence
-                        | ObjectType::SequenceOwnedBy
-                )
+        let of_table = || meta.entries.iter().filter(|e| e.dependencies.contains(&own.dump_id));
+        // Of all tables that an entry depends on, its tag begins with the name of the one it stands on; that name may be
+        // the beginning of another one's.
+        let tables: HashMap<i32, &Entry> =
+            meta.entries.iter().filter(|e| e.desc == own.desc).map(|e| (e.dump_id, e)).collect();
+        let stands_on = |e: &Entry, table: &Entry| {
+            namespace(e) == namespace(table)
+                && tag(e).strip_prefix(tag(table)).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
         };
-        std::iter::once(own).chain(meta.entries.iter().filter(belongs)).collect()
+        let belongs = |e: &&Entry| match e.desc {
+            ObjectType::Default
+            | ObjectType::Constraint
+            | ObjectType::CheckConstraint
+            | ObjectType::FkConstraint
+            | ObjectType::Trigger
+            | ObjectType::Policy
+            | ObjectType::Rule => {
+                let all = e.dependencies.iter().filter_map(|id| tables.get(id)).filter(|table| stands_on(e, table));
+                all.max_by_key(|table| tag(table).len()).is_some_and(|table| table.dump_id == own.dump_id)
+            }
+            // Whatever they are called: columns may have been renamed since, and sequences made by hand.
+            ObjectType::Sequence | ObjectType::SequenceOwnedBy => true,
+            _ => false,
+        };
+        let owned: HashSet<i32> = of_table()
+            .filter(|e| e.desc == ObjectType::SequenceOwnedBy)
+            .flat_map(|e| e.dependencies.iter().copied())
+            .collect();
+        let sequences = meta.entries.iter().filter(|e| e.desc == ObjectType::Sequence && owned.contains(&e.dump_id));
+        std::iter::once(own).chain(of_table().filter(belongs)).chain(sequences).collect()
     }
 }
 

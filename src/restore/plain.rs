@@ -87,12 +87,14 @@ pub(crate) async fn restore(
         }
         return Err(error);
     }
+    let mut kept = Vec::new();
     if !part.is_whole() || options.destination == Destination::Existing {
         let known = target::known(&control).await?;
         entries.retain(|entry| !parts::exists(entry, &known));
         let own: HashSet<i32> = entries.iter().map(|entry| entry.dump_id).collect();
         entries.retain(|entry| !parts::lacks_its_table(entry, &meta.entries, &own, &known));
         if options.destination == Destination::Existing && options.has_definitions() {
+            kept = parts::keep_living(&mut entries, &known);
             checks::refuse_collisions(&control, &entries, &known, options)?;
         }
     }
@@ -102,6 +104,9 @@ pub(crate) async fn restore(
     entries.retain(|entry| !out.entries.contains(&entry.dump_id));
     let work = Work::new(options, progress, loaded, &out, (part, control), commits)?;
     work.note_unfinished(loaded);
+    for one in kept {
+        work.ledger.note(format!("left as it is here: {one}"));
+    }
     tracing::info!(run = %work.run.manifest.run, into = %work.info, "restore started");
     for one in &gone {
         work.ledger.lost("extension", &one.name, &extensions::line(one, &tables), &one.step);
@@ -259,6 +264,12 @@ impl Work<'_> {
     /// The settings, rights and comment of the database: those that rows and definitions may need, and the others.
     async fn database_settings(&self) -> Result<(Vec<String>, Vec<Late>)> {
         if !self.part.is_whole() || !self.options.has_definitions() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        if self.options.destination == Destination::Existing {
+            // Its users live by what it has.
+            self.ledger
+                .note("settings, limits, rights and comment of the database are left as they are here".to_owned());
             return Ok((Vec::new(), Vec::new()));
         }
         let mut all = Vec::new();

@@ -55,17 +55,23 @@ impl Work<'_> {
     }
 }
 
-/// True, as SQL, where the sequence of this entry belongs to one of these tables (literals).
+/// True, as SQL, where the sequence of this entry belongs to one of these tables (literals), and no other table takes its
+/// values from it.
 fn owned_by_emptied(entry: &Entry, emptied: &[String]) -> String {
     if emptied.is_empty() {
         return "false".to_owned();
     }
     let sequence = literal(&format!("{}.{}", quote(namespace(entry)), quote(tag(entry))));
+    let tables = format!(
+        "SELECT pg_catalog.to_regclass(n)::pg_catalog.oid FROM pg_catalog.unnest(ARRAY[{}]) n",
+        emptied.join(", ")
+    );
     format!(
         "EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.refclassid = 1259 AND d.deptype IN ('a', 'i')
-            AND d.objid = pg_catalog.to_regclass({sequence})
-            AND d.refobjid IN (SELECT pg_catalog.to_regclass(n)::pg_catalog.oid FROM pg_catalog.unnest(ARRAY[{}]) n))",
-        emptied.join(", ")
+            AND d.objid = pg_catalog.to_regclass({sequence}) AND d.refobjid IN ({tables}))
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d LEFT JOIN pg_catalog.pg_attrdef f ON d.classid = 2604 AND f.oid = d.objid
+          WHERE d.refclassid = 1259 AND d.refobjid = pg_catalog.to_regclass({sequence}) AND d.deptype = 'n'
+            AND (f.adrelid IS NULL OR f.adrelid NOT IN ({tables})))"
     )
 }
 

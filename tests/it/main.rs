@@ -47,6 +47,7 @@ mod hard_data;
 mod hostile_database;
 mod kill;
 mod left_out;
+mod living;
 mod manual;
 mod memory;
 mod messages;

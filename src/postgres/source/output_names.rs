@@ -21,7 +21,7 @@ const SCHEMAS: &str = "
     SELECT oid, nspname::pg_catalog.text FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_'";
 
 /// The kinds of oids that are printed as names: type, and the query for the names.
-const NAMED: [(&str, &str); 9] = [
+const NAMED: [(&str, &str); 12] = [
     (
         "regclass",
         "SELECT oid, relname::pg_catalog.text || '/' || relnamespace FROM pg_catalog.pg_class
@@ -36,19 +36,23 @@ const NAMED: [(&str, &str); 9] = [
     ),
     ("regnamespace", SCHEMAS),
     ("regrole", "SELECT oid, rolname::pg_catalog.text FROM pg_catalog.pg_roles"),
+    ("aclitem", "SELECT oid, rolname::pg_catalog.text FROM pg_catalog.pg_roles"),
+    ("regoper", "SELECT oid, oprname::pg_catalog.text || '/' || oprnamespace FROM pg_catalog.pg_operator"),
+    ("regoperator", "SELECT oid, oprname::pg_catalog.text || '/' || oprnamespace FROM pg_catalog.pg_operator"),
     ("regconfig", "SELECT oid, cfgname::pg_catalog.text || '/' || cfgnamespace FROM pg_catalog.pg_ts_config"),
     ("regdictionary", "SELECT oid, dictname::pg_catalog.text || '/' || dictnamespace FROM pg_catalog.pg_ts_dict"),
     ("regcollation", "SELECT oid, collname::pg_catalog.text || '/' || collnamespace FROM pg_catalog.pg_collation"),
 ];
 
-/// The columns of stored rows that are of such a type, and those of a type made from one (arrays, domains, composites),
-/// which cannot be searched. A name is printed with its schema, so `regnamespace` stands for all.
+/// The columns of stored rows that are of such a type, and those of a type made from one (arrays, domains, composites,
+/// ranges), which cannot be searched; nor can an aclitem. A name is printed with its schema, so `regnamespace` stands for all.
 const COLUMNS: &str = "
     WITH RECURSIVE made(kind, oid, direct) AS (
-        SELECT k.kind, pg_catalog.to_regtype('pg_catalog.' || k.kind)::pg_catalog.oid, true FROM unnest($1::pg_catalog.text[]) k(kind)
+        SELECT k.kind, pg_catalog.to_regtype('pg_catalog.' || k.kind)::pg_catalog.oid, k.kind <> 'aclitem' FROM unnest($1::pg_catalog.text[]) k(kind)
         UNION SELECT m.kind, t.oid, false FROM made m CROSS JOIN LATERAL (
             SELECT e.oid FROM pg_catalog.pg_type e WHERE e.typelem = m.oid
             UNION ALL SELECT d.oid FROM pg_catalog.pg_type d WHERE d.typbasetype = m.oid
+            UNION ALL SELECT u.id FROM pg_catalog.pg_range r, unnest(ARRAY[r.rngtypid, r.rngmultitypid]) u(id) WHERE r.rngsubtype = m.oid
             UNION ALL SELECT c.reltype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
              WHERE a.atttypid = m.oid AND a.attnum > 0 AND NOT a.attisdropped AND c.reltype <> 0 AND c.oid >= 16384) t)
     SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, a.attname::pg_catalog.text,

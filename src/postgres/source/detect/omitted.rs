@@ -35,7 +35,7 @@ UNION ALL
 SELECT 'replication slot', slot_name::text || ' (' || slot_type || ')' FROM pg_catalog.pg_replication_slots
     WHERE database = current_database() AND NOT temporary
 UNION ALL
-SELECT 'setting of all roles', 'ALTER ROLE ALL SET ' || c.setting FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) AS c(setting)
+SELECT 'setting of all roles', 'ALTER ROLE ALL SET ' || split_part(c.setting, '=', 1) FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) AS c(setting)
     WHERE s.setrole = 0 AND s.setdatabase = 0
 UNION ALL
 SELECT 'object among those of the system', pg_catalog.pg_describe_object(o.classid, o.oid, 0) FROM (
@@ -101,7 +101,7 @@ pub(crate) fn omitted(found: &[(String, String)], detection: &Detection) -> Vec<
             "invalid index" => "pg_dump leaves an invalid index out: REINDEX it, or create it again after a restore",
             "replication slot" => "slots belong to the server: create it again after a restore",
             "setting of all roles" => {
-                "pg_dumpall does not write settings of all roles: run this statement after a restore"
+                "pg_dumpall does not write settings of all roles, and the value may be a secret: keep it, and set it again after a restore"
             }
             "object among those of the system" => {
                 "pg_dump never describes what is in pg_catalog or information_schema: move it to a schema of your own"
