@@ -174,8 +174,11 @@ impl<'a> Executor<'a> {
             .map(|(e, _)| e)
             .collect();
         let (mut objects, mut privileges, mut views, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        // Behind foreign keys, whose check a policy of a table with forced row security would refuse.
+        let mut forced = Vec::new();
         for entry in own {
             match entry.desc {
+                ObjectType::RowSecurity => forced.push(entry),
                 ObjectType::Acl | ObjectType::DefaultAcl => privileges.push(entry),
                 ObjectType::MaterializedViewData => views.push(entry),
                 _ if is_event_trigger(entry) => last.push(entry),
@@ -200,6 +203,7 @@ impl<'a> Executor<'a> {
             }
         }
         self.again(first).await?;
+        self.make_all(first, &forced).await?;
         self.privileges(first, &privileges).await?;
         if self.options.has_rows() {
             self.at_once(sessions, &views).await?;
