@@ -22,7 +22,7 @@ use crate::format::manifest::{Manifest, Object, Volume};
 use crate::objects::read::Plain;
 use crate::objects::stored_run::StoredRun;
 use crate::objects::{read, turns};
-use crate::runs::{find, select};
+use crate::runs::{find, outside, select};
 use crate::seal::compress::Compression;
 use crate::seal::decode::Decoding;
 use crate::seal::keys::Keys;
@@ -97,7 +97,8 @@ pub(crate) struct Options {
 /// A run that is unknown, a folder that cannot be used, a store that fails; kind `Damage` where objects are damaged.
 pub(crate) async fn download(store: &Store, options: &Options) -> Result<Summary> {
     let started = Instant::now();
-    refuse_inside_store(store, &options.to)?;
+    outside::refuse_inside_store(store, &options.to)
+        .map_err(|error| error.hint("choose a folder outside with --to"))?;
     let found = find::trusted(store, &options.run, &options.keys.trust).await?;
     let run = if options.raw {
         StoredRun::as_stored(store.clone(), found.manifest)
@@ -235,34 +236,6 @@ fn stem<'a>(object: &'a Object, manifest: &Manifest) -> &'a str {
     let key = if manifest.encryption.is_some() { key.strip_suffix(".age").unwrap_or(key) } else { key };
     let suffix = manifest.compression.parse::<Compression>().map_or("", Compression::suffix);
     key.strip_suffix(suffix).unwrap_or(key)
-}
-
-/// Refuses a folder inside a directory store: its files would look like the store's own.
-fn refuse_inside_store(store: &Store, to: &Path) -> Result<()> {
-    let to = absolute(to)?;
-    let refused =
-        || Error::usage(format!("{} is inside a store", to.display())).hint("choose a folder outside with --to");
-    if let Some(own) = store.local_path()
-        && to.starts_with(absolute(own)?)
-    {
-        return Err(refused());
-    }
-    if to.ancestors().any(|folder| folder.join(layout::LATEST).is_file() && folder.join("runs").is_dir()) {
-        return Err(refused());
-    }
-    Ok(())
-}
-
-/// The real path, links followed, of a folder that need not exist yet.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    let path = std::path::absolute(path).map_err(|error| at(path, &error, "find"))?;
-    for existing in path.ancestors() {
-        if let Ok(real) = existing.canonicalize() {
-            let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
-            return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
-        }
-    }
-    Ok(path)
 }
 
 /// Makes the folder ready for this run, or says why it is not for it.

@@ -8,7 +8,7 @@
 //! - `fleet`: many databases from one file, each step a process of its own;
 //! - `drill`, `doctor`, `rescue`, `notify`: prove a run; check what could stop the next one; bring single rows back; tell
 //!   who is to know;
-//! - `restore`, `backup`, `verify`, `download`, `copy`, `peek`, `report`: the engines;
+//! - `restore`, `backup`, `verify`, `download`, `copy`, `peek`, `export`, `report`: the engines;
 //! - `objects`, `runs`: one object of a run, in both directions; the runs of a store;
 //! - `postgres`, [`store`]: connections, programs, the saved database and the target (tokio-postgres lives here only);
 //!   S3 (the AWS crates live in `store::s3` only) and directories;
@@ -24,6 +24,8 @@ pub(crate) mod doctor;
 pub(crate) mod download;
 pub(crate) mod drill;
 pub mod error;
+#[cfg(feature = "export")]
+pub(crate) mod export;
 pub(crate) mod fleet;
 pub mod format;
 #[cfg(test)]

@@ -60,6 +60,14 @@ pub(crate) fn primary_key(definition: &str, of: &TableName) -> Option<Vec<String
     Some(items(list).0.into_iter().filter_map(|column| statements::name(column).map(|(name, _)| name)).collect())
 }
 
+/// The name of a domain and the type that it is made of, where this statement makes one.
+#[cfg_attr(not(feature = "export"), allow(dead_code, reason = "only the export asks for domains"))]
+pub(crate) fn domain(definition: &str) -> Option<(TableName, String)> {
+    let (name, rest) = qualified(definition.trim_start().strip_prefix("CREATE DOMAIN ")?)?;
+    let base = kind(rest.trim_start().strip_prefix("AS ")?.trim_end().trim_end_matches(';'))?;
+    Some((name, base.to_owned()))
+}
+
 /// Reads one statement, where it makes a table or a composite type.
 fn read(statement: &str) -> Option<Definition> {
     let heads = ["CREATE TABLE ", "CREATE UNLOGGED TABLE ", "CREATE FOREIGN TABLE ", "CREATE TYPE "];
@@ -117,35 +125,62 @@ fn items(list: &str) -> (Vec<&str>, &str) {
     (found, "")
 }
 
-/// Name and type of a column. pg_dump writes its own words in capitals, types and names in small letters or quoted: so the
-/// type ends before the first word in capitals, and an item that begins with one is a constraint.
+/// Name and type of a column. An item that begins with a word in capitals is a constraint.
 fn column(item: &str) -> Option<(String, String)> {
-    let is_word = |text: &str| {
-        let word = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-        word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase())
-    };
     if is_word(item) {
         return None;
     }
     let (name, rest) = statements::name(item)?;
-    let rest = rest.trim_start();
+    kind(rest).map(|kind| (name, kind.to_owned()))
+}
+
+/// The type that a text begins with. pg_dump writes its own words in capitals, types and names in small letters or quoted: so
+/// the type ends before the first word in capitals.
+fn kind(text: &str) -> Option<&str> {
+    let text = text.trim_start();
     let (mut end, mut depth) = (0, 0_u32);
-    while let Some(byte) = rest.as_bytes().get(end) {
+    while let Some(byte) = text.as_bytes().get(end) {
         match byte {
             b'(' => depth += 1,
             b')' => depth = depth.saturating_sub(1),
-            b' ' if depth == 0 && rest.get(end + 1..).is_some_and(is_word) => break,
+            b' ' | b'\n' | b'\t' if depth == 0 && text.get(end..).is_some_and(|rest| is_word(rest.trim_start())) => {
+                break;
+            }
             _ => {}
         }
-        end += statements::token(rest.as_bytes(), end);
+        end += statements::token(text.as_bytes(), end);
     }
-    let kind = rest.get(..end)?.trim();
-    (!kind.is_empty() && !is_word(kind)).then(|| (name, kind.to_owned()))
+    let kind = text.get(..end)?.trim();
+    (!kind.is_empty() && !is_word(kind)).then_some(kind)
+}
+
+/// True for a text that begins with a word in capitals.
+fn is_word(text: &str) -> bool {
+    let word = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_base_of_a_domain_ends_before_its_constraints() {
+        for (text, base) in [
+            (
+                "CREATE DOMAIN s.\"d.\" AS numeric(5,2) NOT NULL DEFAULT 0\n\tCONSTRAINT c CHECK ((VALUE > 0));\n",
+                "numeric(5,2)",
+            ),
+            (
+                "CREATE DOMAIN s.\"d.\" AS character varying(20)\n\tCONSTRAINT \"C\" CHECK (true);",
+                "character varying(20)",
+            ),
+            ("CREATE DOMAIN s.\"d.\" AS o.other[];\n", "o.other[]"),
+        ] {
+            assert_eq!(domain(text), Some((TableName::new("s", "d."), base.to_owned())));
+        }
+        assert_eq!(domain("CREATE TYPE s.d AS (a integer);"), None);
+    }
 
     #[test]
     fn the_types_of_columns_are_read_whatever_names_and_defaults_hold() {

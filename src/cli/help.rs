@@ -62,6 +62,15 @@ const ENDINGS: &[Ending] = &[
         ],
     ),
     (
+        "export",
+        "export",
+        &[
+            "pgstow export --parquet ./parquet",
+            "pgstow export 20261122 --schema sales --table public.users --parquet s3://my-lake/app",
+            "pgstow export --parquet ./parquet --identity key.txt --json",
+        ],
+    ),
+    (
         "peek",
         "rescue",
         &[

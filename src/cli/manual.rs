@@ -52,6 +52,7 @@ macro_rules! page {
 const PAGES: &[Page] = &[
     page!("restore", "from a lost server back to a running database; parts of a run; stock tools"),
     page!("rescue", "after a wrong DELETE or UPDATE: single rows back; rows of a run on the screen"),
+    page!("export", "rows of a run as Parquet files, for DuckDB, Athena, Spark"),
     page!("tour", "the first steps, with the output of each"),
     page!("supabase", "back a Supabase project up, and restore into one"),
     page!("drill", "prove that a run can be restored"),

@@ -15,6 +15,8 @@ pub(crate) mod doctor;
 pub mod download;
 pub mod drill;
 pub mod environment;
+#[cfg(feature = "export")]
+pub(crate) mod export;
 pub mod fleet;
 pub mod forget;
 pub(crate) mod help;
@@ -53,6 +55,8 @@ use crate::cli::diff::Diff;
 use crate::cli::doctor::Doctor;
 use crate::cli::download::Download;
 use crate::cli::drill::Drill;
+#[cfg(feature = "export")]
+use crate::cli::export::Export;
 use crate::cli::fleet::config::ConfigCommand;
 use crate::cli::fleet::night::Run;
 use crate::cli::list::List;
@@ -114,6 +118,10 @@ pub enum Command {
     /// Fetch a run, or a part of it, as plain files, verified.
     #[command(after_help = help::ending("download"))]
     Download(Download),
+    /// Write the rows of a run as Parquet files, for DuckDB, Athena, Spark and their kin.
+    #[cfg(feature = "export")]
+    #[command(after_help = help::ending("export"))]
+    Export(Export),
     /// Show rows of a table of a run, without a database.
     #[command(after_help = help::ending("peek"), override_usage = "pgstow peek [OPTIONS] [RUN] <TABLE>")]
     Peek(Peeking),

@@ -45,6 +45,8 @@ pub async fn run(command: Command, global: Global, shutdown: Shutdown) -> Result
         Command::Drill(arguments) => Box::pin(drill::run(arguments, &global, &shutdown)).await,
         Command::Restore(arguments) => Box::pin(restore::run(arguments, &global, &shutdown)).await,
         Command::Copy(arguments) => Box::pin(copy::run(&arguments, &global, &shutdown)).await,
+        #[cfg(feature = "export")]
+        Command::Export(arguments) => Box::pin(crate::cli::export::run(arguments, &global, &shutdown)).await,
         Command::Prune(arguments) => Box::pin(prune::run(&arguments, &global, &shutdown)).await,
         Command::Verify(arguments) => Box::pin(verify::run(&arguments, &global, &shutdown)).await,
         other => tokio::select! {
@@ -88,5 +90,7 @@ async fn dispatch(command: Command, global: Global) -> Result<Outcome> {
         | Command::Prune(_)
         | Command::Restore(_)
         | Command::Verify(_) => Err(Error::failed("a command was dispatched twice")),
+        #[cfg(feature = "export")]
+        Command::Export(_) => Err(Error::failed("a command was dispatched twice")),
     }
 }

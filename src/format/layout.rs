@@ -25,6 +25,17 @@ pub const DATABASE: &str = "@database.dump";
 /// Stem of the archive of the large objects.
 pub const LARGE_OBJECTS: &str = "@large-objects.dump";
 
+/// Name of the list of an export's files; written last. An export is no part of a store.
+pub const EXPORT: &str = "export.json";
+/// What the name of an exported table ends in.
+pub const PARQUET: &str = ".parquet";
+
+/// Folder of the runs, below the prefix.
+pub const RUNS: &str = "runs/";
+
+/// Folder of the pins, below the prefix.
+pub const PINS: &str = "pins/";
+
 /// Folder of what `verify` and `drill` found out about runs, below the prefix.
 pub const RECEIPTS: &str = "receipts/";
 
@@ -153,6 +164,14 @@ pub fn table_sql(schema: &str, table: &str) -> String {
 #[must_use]
 pub fn table_index(schema: &str, table: &str) -> String {
     format!("{}/{}.index", folder(schema), stem(table))
+}
+
+/// Name of a table's file in an export: `<schema>/<table>.parquet`.
+#[must_use]
+pub fn table_parquet(schema: &str, table: &str) -> String {
+    let folder = folder(schema);
+    let folder = if folder.eq_ignore_ascii_case(EXPORT) { folder.replace('.', "=2E") } else { folder };
+    format!("{folder}/{}{PARQUET}", stem(table))
 }
 
 /// True for a run's name as pgstow makes them: `20261122T150405Z-1a2b3c`.

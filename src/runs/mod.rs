@@ -13,6 +13,7 @@ pub(crate) mod holders;
 pub(crate) mod inventory;
 pub(crate) mod lineage;
 pub(crate) mod listing;
+pub(crate) mod outside;
 pub(crate) mod pins;
 pub(crate) mod pointer;
 pub(crate) mod promote;
