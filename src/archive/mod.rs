@@ -12,5 +12,6 @@ pub(crate) mod partitions;
 pub(crate) mod reader;
 pub(crate) mod renamed;
 pub(crate) mod rows;
+pub(crate) mod schema_names;
 pub(crate) mod sql_reader;
 pub(crate) mod table_sql;

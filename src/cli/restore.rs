@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use crate::archive::schema_names::SchemaNames;
 use crate::cli::args::{Global, JOBS, RestoringArgs};
 use crate::cli::forget::ForgetArgs;
 use crate::cli::outcome::Outcome;
@@ -66,6 +67,13 @@ pub struct Restore {
     /// Make the role that restores the owner of everything, instead of the saved owners.
     #[arg(long)]
     pub no_owner: bool,
+    /// Give what belongs to role OLD in the run to NEW (repeatable). Privileges stay those of OLD.
+    #[arg(long, value_name = "OLD=NEW", value_parser = pair, conflicts_with = "no_owner")]
+    pub owner: Vec<(String, String)>,
+    /// Restore schema OLD of the run as NEW (repeatable), beside a living one. Refused, before anything is changed, where a
+    /// definition names the schema in a text or in the body of a function; --best-effort restores such ones as they are.
+    #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
+    pub rename_schema: Vec<(String, String)>,
     /// Do not restore privileges and default privileges.
     #[arg(long)]
     pub no_privileges: bool,
@@ -158,6 +166,8 @@ impl Restore {
                 (false, false) => Statistics::Rough,
             },
             allow_source: self.allow_source,
+            schema_names: SchemaNames(self.rename_schema.clone()),
+            owner_names: self.owner.clone(),
             jobs: self.means.jobs,
             pg_bin_dir: self.means.pg_bin_dir.clone(),
             ..Options::whole(target, self.means.connect_timeout)

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::io::SyncIoBridge;
 
 use crate::archive::rows::Rows;
+use crate::archive::schema_names::SchemaNames;
 use crate::archive::sql_reader::SqlReader;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Index, Object, Piece, Table};
@@ -76,8 +77,9 @@ impl StoredRun {
     pub(crate) async fn index(&self, schema: &str, table: &Table, stored: &Object) -> Result<(Index, Head)> {
         let bytes = self.read_with(stored, &self.decoding.uncompressed()).await?;
         let damaged = |why: String| Error::damage(format!("{}: {why}", stored.key));
-        let index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        crate::objects::index::check(&index, schema, table).map_err(damaged)?;
+        let mut index: Index = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        crate::objects::index::check(&index, self.schemas.saved(schema), table).map_err(damaged)?;
+        index.copy = self.schemas.renamed(&index.copy);
         if self.decoding.identities().is_none() {
             return Ok((index, Head::default()));
         }
@@ -93,11 +95,11 @@ impl StoredRun {
         let (send, rows) = mpsc::channel(PARTS);
         let (watch, stored) = self.watched(object);
         let (object, decoding) = (object.clone(), self.decoding.clone());
-        let traffic = Arc::clone(self.store.traffic());
+        let (traffic, schemas) = (Arc::clone(self.store.traffic()), Arc::clone(&self.schemas));
         let end = tokio::task::spawn_blocking(move || {
             let mut plain = Plain::new(stored, &decoding);
             let mut out = Out { traffic: &traffic, rows: Rows::default(), held: BytesMut::new(), send: &send };
-            let read = file(&mut plain, tell, &mut out);
+            let read = file(&mut plain, tell, &schemas, &mut out);
             let drained = match &read {
                 Ok(_) => std::io::copy(&mut plain, &mut std::io::sink()).map(drop).map_err(Error::from),
                 Err(error) => Err(error.clone()),
@@ -149,7 +151,12 @@ impl StoredRun {
 }
 
 /// Reads a SQL file; returns what follows the rows.
-fn file(plain: &mut Plain<'_>, tell: oneshot::Sender<Before>, out: &mut Out<'_>) -> Result<String> {
+fn file(
+    plain: &mut Plain<'_>,
+    tell: oneshot::Sender<Before>,
+    schemas: &SchemaNames,
+    out: &mut Out<'_>,
+) -> Result<String> {
     let mut sql = SqlReader::default();
     let (mut before, mut after) = (Vec::new(), Vec::new());
     let mut tell = Some(tell);
@@ -171,7 +178,9 @@ fn file(plain: &mut Plain<'_>, tell: oneshot::Sender<Before>, out: &mut Out<'_>)
                 && let Some(tell) = tell.take()
             {
                 // Nobody listens any more when the restore is ending; the next send finds out.
-                drop(tell.send(head(&before, sql.copy().unwrap_or_default())?));
+                let mut head = head(&before, sql.copy().unwrap_or_default())?;
+                head.copy = schemas.renamed(&head.copy);
+                drop(tell.send(head));
             }
         }
         let taken = out.push(rest)?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use libpgdump::format::ArchiveMetadata;
 
 use crate::archive::head;
+use crate::archive::schema_names::SchemaNames;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Object};
 use crate::objects::read::{self, Plain, Stored, Watch};
@@ -24,6 +25,8 @@ pub(crate) struct StoredRun {
     pub(crate) manifest: Arc<Manifest>,
     /// The way from stored bytes to plain ones.
     pub(crate) decoding: Decoding,
+    /// The schemas that have other names here than in the objects; the manifest has those from here.
+    pub(crate) schemas: Arc<SchemaNames>,
 }
 
 impl StoredRun {
@@ -33,12 +36,12 @@ impl StoredRun {
     /// As [`read::decoding`].
     pub(crate) fn new(store: Store, manifest: Manifest, identities: &Identities) -> Result<Self> {
         let decoding = read::decoding(&manifest, identities)?;
-        Ok(Self { store, manifest: Arc::new(manifest), decoding })
+        Ok(Self { store, manifest: Arc::new(manifest), decoding, schemas: Arc::default() })
     }
 
     /// A run whose objects are taken as they are stored.
     pub(crate) fn as_stored(store: Store, manifest: Manifest) -> Self {
-        Self { store, manifest: Arc::new(manifest), decoding: Decoding::AS_STORED }
+        Self { store, manifest: Arc::new(manifest), decoding: Decoding::AS_STORED, schemas: Arc::default() }
     }
 
     /// The stored bytes of an object, watched as they pass.

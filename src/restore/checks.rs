@@ -67,9 +67,10 @@ pub(crate) async fn refuse_source(session: &Session, manifest: &Manifest, option
 pub(crate) fn marked(run: &str, options: &Options) -> Option<String> {
     let marked = matches!(options.destination, Destination::Empty | Destination::Create);
     let alone = options.is_whole() && marked && options.has_definitions();
-    alone.then(
-        || if options.has_rows() { format!("{run}{}", options.forgets()) } else { format!("{run} --schema-only") },
-    )
+    alone.then(|| {
+        let rows = if options.has_rows() { options.forgets() } else { " --schema-only".to_owned() };
+        format!("{run}{rows}{}", options.renames())
+    })
 }
 
 /// The contents of a database that may be restored into.

@@ -61,7 +61,11 @@ impl LargeObjects {
         let Some(object) = object.filter(|_| is_wanted) else {
             return Ok(Self::default());
         };
-        Ok(Self::of(work.run.table_of_contents(object).await?.entries))
+        let mut found = Self::of(work.run.table_of_contents(object).await?.entries);
+        for (_, owner) in &mut found.owners {
+            *owner = work.options.owner(owner).to_owned();
+        }
+        Ok(found)
     }
 
     fn of(entries: Vec<Entry>) -> Self {

@@ -23,6 +23,7 @@ pub(crate) mod prepare;
 pub(crate) mod private_file;
 pub(crate) mod progress;
 pub(crate) mod quick;
+pub(crate) mod renaming;
 pub(crate) mod rights;
 pub(crate) mod roles;
 pub(crate) mod rows;
@@ -119,8 +120,9 @@ async fn restore(
     for path in private_file::sweep() {
         tracing::warn!("file {} was left by a killed process: removed", path.display());
     }
-    let loaded = Loaded::read(store, run, keys).await?;
+    let mut loaded = Loaded::read(store, run, keys).await?;
     checks::refuse_disagreements(&loaded, options).await?;
+    let options = &loaded.rename(options)?;
     if let Profile::Supabase { replace } = options.profile {
         let done = Box::pin(supabase::restore(options, replace, &loaded, progress, commits)).await;
         return match done {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::archive::schema_names::SchemaNames;
 use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::restore::forget::list::List;
@@ -142,6 +143,10 @@ pub(crate) struct Options {
     pub(crate) connect_timeout: Duration,
     /// Keys of rows that are erased after they came.
     pub(crate) forget: Option<Arc<List>>,
+    /// Schemas that get other names than in the run.
+    pub(crate) schema_names: SchemaNames,
+    /// Owners that others take the place of.
+    pub(crate) owner_names: Vec<(String, String)>,
 }
 
 impl Options {
@@ -167,6 +172,8 @@ impl Options {
             pg_bin_dir: None,
             connect_timeout,
             forget: None,
+            schema_names: SchemaNames(Vec::new()),
+            owner_names: Vec::new(),
         }
     }
 

@@ -37,7 +37,7 @@ use crate::restore::settings::Late;
 use crate::restore::source::{LeaveOut, Loaded, major};
 use crate::restore::wanted::Wanted;
 use crate::restore::work::{Report, Work};
-use crate::restore::{checks, database, entry, executor, parts, prepare, settings};
+use crate::restore::{checks, database, entry, executor, findings, parts, prepare, renaming, settings};
 use crate::sql::names::TableName;
 use crate::sql::statements::statements;
 
@@ -70,6 +70,7 @@ pub(crate) async fn restore(
     }
     let mut entries = part.entries(meta);
     entries.retain(|entry| !leave_out.entries.contains(&entry.dump_id));
+    renaming::refuse(&loaded.unrenamed, &entries, options)?;
     // Missing programs fail it before the target is touched.
     loaded.tools(options)?;
     let Prepared { control, found, created, unowned, gone, look } =
@@ -116,6 +117,11 @@ pub(crate) async fn restore(
         let step =
             "nothing, where text may sort by bytes; else make the database with another locale, and restore into it";
         work.ledger.lost("locale", "of the database", "the server does not have it: it was made with locale C", step);
+    }
+    for (entry, schema) in renaming::unrenamed_of(&loaded.unrenamed, &entries) {
+        let step = format!("change it by hand, where it means what was in {schema}");
+        let why = format!("it may name schema {schema} in a text or body, which stayed as it was");
+        work.ledger.lost(&findings::kind(entry), &findings::name(entry), &why, &step);
     }
     let role = Box::pin(work.all(found, &entries)).await?;
     Ok(work.finish(&role, started).await)

@@ -1,6 +1,6 @@
 //! A run that is going to be restored: its manifest, definitions and roles in memory, and what of it is left out.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use libpgdump::format::ArchiveMetadata;
@@ -33,6 +33,8 @@ pub(crate) struct Loaded {
     pub(crate) script: Script,
     /// The database that was saved held an unfinished restore: its mark was taken out of the entries.
     pub(crate) unfinished: bool,
+    /// Entries in which a schema still has its saved name, which is another here.
+    pub(crate) unrenamed: HashMap<i32, String>,
 }
 
 /// The note about a run of a database that held an unfinished restore.
@@ -74,7 +76,7 @@ impl Loaded {
         let script = run.read(&manifest.roles.object).await?;
         let script = Script::new(script, &manifest.roles.object.key)?;
         let unfinished = without_mark(&mut run, &mut meta);
-        Ok(Self { run, manifest_sha256, meta, script, unfinished })
+        Ok(Self { run, manifest_sha256, meta, script, unfinished, unrenamed: HashMap::new() })
     }
 
     /// Every disagreement of the manifest with what the run's own objects say they contain.

@@ -10,9 +10,9 @@ use std::fmt::Write as _;
 use crate::support::pg::tests as servers;
 use crate::{
     alarms, anomalies, backup_failures, backup_oracle, backup_policy, backup_snapshot, beside, copies, detect, doctor,
-    encryption, fault_schedules, fleet, forget, guest_frozen, hostile_database, peek, race, reading, rescue, restore,
-    restore_faults, restore_goes_on, restore_versions, retention, row_diff, secrets, signals, store_contract,
-    store_faults, tls, volumes,
+    encryption, export, fault_schedules, fleet, forget, guest_frozen, hostile_database, peek, race, reading, renames,
+    rescue, restore, restore_faults, restore_goes_on, restore_versions, retention, row_diff, secrets, signals,
+    store_contract, store_faults, tls, volumes,
 };
 
 /// One line of the table, or several.
@@ -106,6 +106,10 @@ const PROMISES: &[Promise] = &[
         peek::every_row_and_every_type_is_what_postgresql_says,
         peek::rows_are_chosen_by_value_and_the_object_is_read_no_further_than_they_are,
     ]),
+    Tried("restore: a schema beside the living one, under another name", tests![
+        renames::a_schema_of_the_run_stands_beside_the_living_one_under_another_name,
+    ]),
+    Tried("export: Parquet files that DuckDB reads as PostgreSQL wrote the rows", tests![export::every_value_is_what_postgresql_says]),
     Tried("rescue: rows of a wrong DELETE, with what they refer to", tests![
         rescue::rows_of_a_wrong_delete_come_back_with_what_they_refer_to_and_nothing_else_changes,
         rescue::every_type_comes_back_as_postgresql_wrote_it,

@@ -387,6 +387,35 @@ fn a_project_comes_back_in_a_new_one_and_what_does_not_is_listed() {
         let (_, told) = expect_code(&mut command(&saved.store, &project, odd), 2);
         assert!(told.contains("cannot be combined"), "{told}");
     }
+    single_rows_come_back(saved, &project);
+}
+
+/// `rescue` as `postgres`, which is no superuser there: items went with the orders that they refer to.
+fn single_rows_come_back(saved: &Saved, project: &Cluster) {
+    let answers = ["orders", "order_items"].map(|table| rows(&format!("public.{table}"), "t.*"));
+    admin(
+        project,
+        "DELETE FROM public.orders WHERE id <= 3;
+         UPDATE public.orders SET note = 'wrong' WHERE id = 10;
+         INSERT INTO public.orders (id, user_id, placed_at) SELECT 100000, id, now() FROM public.profiles LIMIT 1",
+    );
+    let rescue = |table: &str, words: &[&str]| -> Value {
+        let mut command = pgstow();
+        command.args(["rescue", "--table", table, "--to", &project.url("app"), "--json"]).args(words);
+        let (out, _) = expect_code(command.arg("--store").arg(&saved.store), 0);
+        serde_json::from_str(&out).unwrap()
+    };
+    let count = |report: &Value, kind: &str| report[kind]["count"].as_u64().unwrap();
+    let report = rescue("public.orders", &[]);
+    assert_eq!((count(&report, "missing"), count(&report, "changed"), count(&report, "extra")), (3, 1, 1), "{report}");
+    rescue("public.order_items", &["--apply", "missing", "--with-referenced"]);
+    rescue("public.orders", &["--apply", "changed"]);
+    let report = rescue("public.orders", &[]);
+    assert_eq!((count(&report, "missing"), count(&report, "changed"), count(&report, "extra")), (0, 0, 1));
+    admin(project, "DELETE FROM public.orders WHERE id = 100000");
+    for question in &answers {
+        same(saved, project, question);
+    }
 }
 
 #[test]
