@@ -12,6 +12,7 @@ use std::io::Cursor;
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{ArchiveData, Entry};
 
+use crate::archive::head;
 use crate::error::{Error, Result};
 
 /// The text behind the rows of a table's data block, as pg_dump writes it: without it `pg_restore -f - | psql` restores
@@ -23,6 +24,7 @@ const BLOCK_BLOBS: u8 = 3;
 
 /// The head of an archive: header and table of contents with these entries, no data.
 pub(crate) fn head(like: &ArchiveMetadata, entries: Vec<Entry>) -> Result<Vec<u8>> {
+    let failed = |error| Error::failed(format!("write an archive's table of contents: {error}"));
     let archive = ArchiveData {
         header: like.header.clone(),
         timestamp: like.timestamp.clone(),
@@ -34,9 +36,8 @@ pub(crate) fn head(like: &ArchiveMetadata, entries: Vec<Entry>) -> Result<Vec<u8
         blobs: HashMap::new(),
     };
     let mut out = Cursor::new(Vec::new());
-    libpgdump::format::custom::write_archive(&mut out, &archive)
-        .map_err(|error| Error::failed(format!("write an archive's table of contents: {error}")))?;
-    Ok(out.into_inner())
+    libpgdump::format::custom::write_archive(&mut out, &archive).map_err(failed)?;
+    head::encoded(out.into_inner(), &archive.entries).map_err(failed)
 }
 
 /// Writes the small pieces between the rows of data blocks.

@@ -15,7 +15,10 @@ pub(crate) fn referred_first<T, K: Eq + Hash + Clone>(
         to.entry(from).or_default().push(other);
     }
     let keys: Vec<K> = items.iter().map(key).collect();
-    let places: HashMap<&K, usize> = keys.iter().enumerate().map(|(at, key)| (key, at)).collect();
+    let mut places: HashMap<&K, Vec<usize>> = HashMap::new();
+    for (at, key) in keys.iter().enumerate() {
+        places.entry(key).or_default().push(at);
+    }
     let referred = |at: usize| keys.get(at).and_then(|key| to.get(key)).into_iter().flatten();
     let mut order = Vec::with_capacity(items.len());
     let mut seen = HashSet::new();
@@ -27,7 +30,8 @@ pub(crate) fn referred_first<T, K: Eq + Hash + Clone>(
                 order.push(at);
             } else if seen.insert(at) {
                 stack.push((at, true));
-                let mut others: Vec<usize> = referred(at).filter_map(|key| places.get(key).copied()).collect();
+                let mut others: Vec<usize> =
+                    referred(at).filter_map(|key| places.get(key)).flatten().copied().collect();
                 others.sort_unstable_by(|a, b| b.cmp(a));
                 stack.extend(others.into_iter().map(|other| (other, false)));
             }
@@ -50,6 +54,8 @@ mod tests {
         assert_eq!(ordered("abcd", &[]), "abcd");
         assert_eq!(ordered("abcd", &[('a', 'd')]), "dabc");
         assert_eq!(ordered("abcd", &[('a', 'd'), ('d', 'b'), ('a', 'c')]), "cbda");
+        let partitions: Vec<(char, u8)> = vec![('a', 1), ('b', 1), ('b', 2)];
+        assert_eq!(referred_first(partitions, |one| one.0, &[('a', 'b')]), [('b', 1), ('b', 2), ('a', 1)]);
         assert_eq!(ordered("abcd", &[('d', 'a'), ('c', 'b'), ('b', 'b'), ('b', 'x')]), "abcd");
     }
 

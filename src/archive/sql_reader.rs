@@ -7,6 +7,7 @@
 use crate::archive::rows::Rows;
 use crate::error::{Error, Result};
 use crate::seal::digest::Fingerprint;
+use crate::sql::letters::Letters;
 use crate::sql::statements::without_encoding;
 
 /// The beginning of every SQL file's last line; without it the file was cut off.
@@ -57,6 +58,7 @@ pub(crate) struct SqlReader {
     copy: Option<String>,
     rows: Rows,
     end: Option<String>,
+    letters: Letters,
 }
 
 /// The statement being read, kept only as long as it may be a COPY.
@@ -101,6 +103,7 @@ impl Default for SqlReader {
             copy: None,
             rows: Rows::default(),
             end: None,
+            letters: Letters::default(),
         }
     }
 }
@@ -145,6 +148,11 @@ impl SqlReader {
         self.copy.as_deref()
     }
 
+    /// The letters of the file's encoding, as far as it has said them.
+    pub(crate) const fn letters(&self) -> &Letters {
+        &self.letters
+    }
+
     /// The file ends here.
     ///
     /// # Errors
@@ -184,6 +192,9 @@ impl SqlReader {
                         text.push(byte);
                     }
                     return Ok(());
+                }
+                if *first_column {
+                    self.letters.learn(text);
                 }
                 self.end = (*first_column && text.starts_with(END.as_bytes()))
                     .then(|| String::from_utf8_lossy(text).into_owned());
@@ -332,9 +343,7 @@ impl SqlReader {
         if self.copy.is_some() {
             return Err(Error::damage("a second COPY statement"));
         }
-        let text = String::from_utf8(statement.text)
-            .map_err(|error| Error::damage(format!("COPY statement is no UTF-8: {error}")))?;
-        self.copy = Some(text);
+        self.copy = Some(self.letters.decode(&statement.text));
         self.state = State::CopyLineEnd;
         Ok(())
     }
@@ -343,14 +352,10 @@ impl SqlReader {
 /// True for `COPY ... FROM stdin;`, with or without the encoding of its rows.
 fn ends_in_from_stdin(text: &[u8]) -> bool {
     let tail = b"FROM STDIN";
-    let text = match std::str::from_utf8(text) {
-        Ok(text) => without_encoding(text).as_bytes(),
-        Err(_in_names) => text.strip_suffix(b";").unwrap_or(text),
-    };
-    text.len()
-        .checked_sub(tail.len())
-        .and_then(|start| text.get(start..))
-        .is_some_and(|end| end.eq_ignore_ascii_case(tail))
+    let text = Letters::default().decode(text);
+    let text = without_encoding(&text).as_bytes();
+    let end = text.len().checked_sub(tail.len()).and_then(|start| text.get(start..));
+    end.is_some_and(|end| end.eq_ignore_ascii_case(tail))
 }
 
 #[cfg(test)]

@@ -155,8 +155,8 @@ impl Drain<'_> {
         let mut tables: Vec<Option<Table>> = vec![None; plan.tables.len()];
         for (number, table) in plan.tables.iter().enumerate() {
             let inside = |error| stopped(error, at, Some(number));
-            let TableText { sql, copy } = self.texts.table(table);
-            let mut open = OpenTable::begin(&self.target, table, sql.before).await.map_err(inside)?;
+            let TableText { before, after, copy } = self.texts.table(table)?;
+            let mut open = OpenTable::begin(&self.target, table, before).await.map_err(inside)?;
             if let Some(rows) = &table.rows {
                 self.framing.begin_data(&mut between, rows.dump_id);
                 for chunk in &rows.chunks {
@@ -174,7 +174,7 @@ impl Drain<'_> {
             let (target, table) = (self.target.clone(), table.clone());
             finishing.spawn(async move {
                 let _place = place;
-                Ok((number, open.finish(&target, table, sql.after, copy).await?))
+                Ok((number, open.finish(&target, table, after, copy).await?))
             });
         }
         dump.text(between).await.map_err(outside)?;
@@ -385,9 +385,9 @@ struct OpenTable {
 }
 
 impl OpenTable {
-    async fn begin(target: &Target, plan: &PlannedTable, before: String) -> Result<Self, WriteError> {
+    async fn begin(target: &Target, plan: &PlannedTable, before: Vec<u8>) -> Result<Self, WriteError> {
         let mut sql = target.open(&plan.sql, plan.expected)?;
-        sql.text(before.into_bytes()).await?;
+        sql.text(before).await?;
         let is_large = plan.rows.as_ref().is_some_and(|rows| rows.chunks.len() > 1);
         let orders = plan.rows.iter().flat_map(|rows| &rows.key_columns).map(|column| column.field.order).collect();
         let pieces = is_large.then(|| Pieces::starting_at(sql.framed(), orders));
@@ -406,11 +406,11 @@ impl OpenTable {
         mut self,
         target: &Target,
         plan: PlannedTable,
-        after: String,
+        after: Vec<u8>,
         copy: Option<String>,
     ) -> Result<Table, WriteError> {
         let pieces = self.pieces.take().map(Pieces::finish).unwrap_or_default();
-        self.sql.text(after.into_bytes()).await?;
+        self.sql.text(after).await?;
         let file = self.sql.finish().await?;
         let index = if pieces.iter().map(|p| p.bytes).sum::<u64>() > INDEX_FROM {
             let copy = copy.ok_or_else(|| Error::failed(format!("{}: its COPY statement is missing", plan.name)))?;

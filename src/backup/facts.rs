@@ -3,11 +3,11 @@
 //! for each table, in which all of this is answered.
 
 use crate::archive::catalogue::{Belongs, ExtensionReach};
+use crate::backup::own_encoding;
 use crate::backup::run::Run;
 use crate::error::Result;
 use crate::format::manifest::Omitted;
 use crate::postgres::connect::conninfo::ConnInfo;
-use crate::postgres::connect::session::Session;
 use crate::postgres::programs::pg_dump;
 use crate::postgres::source::additions::Addition;
 use crate::postgres::source::leader::Leader;
@@ -64,16 +64,18 @@ pub(crate) async fn roles(run: &Run, leader: &Leader, settings: &str) -> Result<
     // pg_dump sets its own timeouts, pg_dumpall keeps those of the role, and no lock of roles is worth a long wait.
     let own = run.child_options.map(|own| format!(" {own} -c lock_timeout=60s")).unwrap_or_default();
     let info = run.options.info.with_options(&format!("{settings}{own}"));
-    watched(run, &leader.session, &info, leader.detection.server.reads_passwords).await
+    let script = watched(run, leader, &info).await?;
+    own_encoding::with_letters(run, script).await
 }
 
-async fn watched(run: &Run, leader: &Session, info: &ConnInfo, passwords: bool) -> Result<Vec<u8>> {
+async fn watched(run: &Run, leader: &Leader, info: &ConnInfo) -> Result<Vec<u8>> {
+    let server = &leader.detection.server;
     let (silence, application) = (run.options.limits.stall_timeout, pg_dump::roles_application(&run.name));
     for is_last in [false, true] {
         tokio::select! {
             biased;
-            roles = pg_dump::roles(&run.tools, info, passwords, &run.name) => return roles,
-            stuck = waiters::until_stuck(&leader.client, &application, silence) => stuck?,
+            roles = pg_dump::roles(&run.tools, info, server.reads_passwords, &run.name, &server.encoding) => return roles,
+            stuck = waiters::until_stuck(&leader.session.client, &application, silence) => stuck?,
         }
         if !is_last {
             tracing::warn!("{}; starting it again", pg_dump::lost("pg_dumpall", silence));

@@ -15,6 +15,7 @@ use libpgdump::{Entry, ObjectType};
 use crate::archive::catalogue::{PG_CLASS, namespace, tag, with_dependents};
 use crate::backup::facts;
 use crate::backup::facts::Facts;
+use crate::backup::own_encoding;
 use crate::backup::preflight::leave_out;
 use crate::backup::run::Run;
 use crate::error::{Error, Result};
@@ -28,6 +29,9 @@ use crate::postgres::source::vanished::Unlocked;
 use crate::postgres::source::{leader, vanished, waiters};
 use crate::sql::names::TableName;
 
+/// The encoding of a database that says nothing of its bytes.
+const NO_ENCODING: &str = "SQL_ASCII";
+const UTF8: &str = "UTF8";
 /// Attempts that a lock, or a failure without a visible cause, may cost.
 const ATTEMPTS: u32 = 3;
 /// Attempts while objects come and go: each one learns the names of some that do.
@@ -109,30 +113,30 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
     let excluded: Vec<Unlocked> = unlocked.iter().filter(known).cloned().collect();
     let mut arguments = leave_out(&leader.detection);
     arguments.extend(excluded.iter().map(|relation| format!("--exclude-table={}", relation.name.sql())));
-    let request = pg_dump::Request {
+    let own = leader.detection.server.encoding.clone();
+    let mut request = pg_dump::Request {
         snapshot: &leader.snapshot,
         lock_timeout: run.options.limits.lock_timeout,
-        encoding: if leader.detection.server.encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" },
+        encoding: if own == NO_ENCODING { NO_ENCODING } else { UTF8 },
         run: &run.name,
         options: settings.clone(),
         leave_out: arguments,
     };
-    let info = run.options.info.with_options(run.child_options.unwrap_or_default());
-    let (silence, application) = (run.options.limits.stall_timeout, pg_dump::application(&run.name));
-    let read = tokio::select! {
-        biased;
-        read = with_the_rest(run, leader, pg_dump::table_of_contents(&run.tools, &info, &request), &settings) => read?,
-        // pg_dump is gone by now: the end of its backend cannot become the reason.
-        blocked = blocked(run, leader) => {
-            let (backend, why) = blocked?;
-            waiters::end_backend(&leader.session.client, backend).await?;
-            return Ok(Err(Again::Failed(why)));
-        }
-        stuck = waiters::until_stuck(&leader.session.client, &application, silence) => {
-            stuck?;
-            return Ok(Err(Again::Failed(pg_dump::lost("pg_dump", silence))));
-        }
+    let mut read = match ask(run, leader, &request, &settings).await? {
+        Ok(read) => read,
+        Err(again) => return Ok(Err(again)),
     };
+    // Perhaps what it describes cannot be said in UTF-8: then it can in the database's own encoding, and nowhere else.
+    if let Err(Failure::Program(error)) = &read
+        && ![NO_ENCODING, UTF8].contains(&own.as_str())
+    {
+        request.encoding = &own;
+        let error = error.clone();
+        if let Ok(Ok(answer)) = ask(run, leader, &request, &settings).await? {
+            read = Ok(answer);
+            tracing::debug!("read again in {own}: {error}");
+        }
+    }
     let meta = match read {
         Ok(((meta, warnings), rest)) => {
             for warning in warnings {
@@ -145,6 +149,16 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
     };
     let seconds = asked.elapsed().as_secs_f64();
     let checker = run.short_session("check").await?;
+    let meta = match meta {
+        Ok((mut meta, rest)) if own == UTF8 => {
+            own_encoding::name_odd(leader, &mut meta);
+            Ok((meta, rest))
+        }
+        Ok((meta, rest)) if request.encoding == own && own != NO_ENCODING => {
+            Ok((own_encoding::definitions(leader, &checker, meta).await?, rest))
+        }
+        other => other,
+    };
     let judged = match meta {
         Ok((meta, (facts, roles))) => {
             let judged = without_vanished(leader, &checker, meta, &excluded, volatile).await;
@@ -196,6 +210,36 @@ async fn with_the_rest<T>(
         None => facts::roles(run, leader, settings).await?,
     };
     Ok(Ok((read, (facts, roles))))
+}
+
+/// The answer of pg_dump with its warnings, and what was asked beside it.
+type Asked = Result<((ArchiveMetadata, Vec<String>), (Facts, Vec<u8>)), Failure>;
+
+/// Asks pg_dump, and watches it; the outer error is final, the inner one a reason to start over.
+async fn ask(
+    run: &Run,
+    leader: &Leader,
+    request: &pg_dump::Request<'_>,
+    settings: &str,
+) -> Result<Result<Asked, Again>> {
+    let info = run.options.info.with_options(run.child_options.unwrap_or_default());
+    let (silence, application) = (run.options.limits.stall_timeout, pg_dump::application(&run.name));
+    tokio::select! {
+        biased;
+        read = with_the_rest(run, leader, pg_dump::table_of_contents(&run.tools, &info, request), settings) => {
+            Ok(Ok(read?))
+        }
+        // pg_dump is gone by now: the end of its backend cannot become the reason.
+        blocked = blocked(run, leader) => {
+            let (backend, why) = blocked?;
+            waiters::end_backend(&leader.session.client, backend).await?;
+            Ok(Err(Again::Failed(why)))
+        }
+        stuck = waiters::until_stuck(&leader.session.client, &application, silence) => {
+            stuck?;
+            Ok(Err(Again::Failed(pg_dump::lost("pg_dump", silence))))
+        }
+    }
 }
 
 /// Watches pg_dump's backend; returns when it has waited too long for a lock, with its process id and who holds it.

@@ -25,7 +25,9 @@ pub(crate) mod facts;
 pub(crate) mod guest;
 pub(crate) mod large_objects;
 pub(crate) mod lead;
+pub(crate) mod newer;
 pub(crate) mod options;
+pub(crate) mod own_encoding;
 pub(crate) mod plan;
 pub(crate) mod preflight;
 pub(crate) mod read;
@@ -148,6 +150,7 @@ async fn store_rows(
     let (place, tools, finished, child_options) =
         tokio::join!(place, tools, target::mark::refuse(client), pg_dump::backend_options(&candidate.session));
     let (tools, place) = (tools?, place?);
+    newer::say(&candidate.session, &candidate.detection, &tools, options.pg_bin_dir.as_deref()).await;
     finished?;
     preflight::preflight(&candidate.detection, options.partial.allowed)?;
     let target = Target {

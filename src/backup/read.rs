@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::archive::compose::Framing;
+use crate::archive::head;
 use crate::backup::chunks;
 use crate::backup::drain::{Drain, Stopped};
 use crate::backup::plan::{Plan, PlannedSchema};
@@ -41,6 +42,12 @@ pub(crate) async fn rows(run: &Run, leader: &Leader, plan: &Plan) -> Result<Stor
     let mut schemas = plan.schemas.clone();
     let mut done = BTreeMap::new();
     let mut readers = run.readers(leader);
+    // Statements in another encoding say that rows are in it too.
+    if let Some(letters) = head::letters(&plan.catalogue.meta.entries).filter(|own| own.encoding() != "SQL_ASCII") {
+        let encoding = Some(letters.encoding().to_owned());
+        schemas.iter_mut().flat_map(|schema| &mut schema.tables).for_each(|table| table.encoding.clone_from(&encoding));
+        readers.encoding = encoding;
+    }
     let mut damaged: Vec<(u32, Skipped)> = Vec::new();
     loop {
         match pass(run, leader, plan, &schemas, &mut done, &readers).await {

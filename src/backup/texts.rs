@@ -8,9 +8,10 @@ use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{Catalogue, ExtensionReach};
 use crate::archive::table_sql::{TableSql, Title};
-use crate::archive::{compose, table_sql};
+use crate::archive::{compose, head, table_sql};
 use crate::backup::plan::{Plan, PlannedSchema, PlannedTable};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::sql::letters::Letters;
 use crate::sql::statements::in_encoding;
 
 /// Makes the texts of the run's objects from the catalogue.
@@ -22,12 +23,15 @@ pub(crate) struct Texts {
     by_table: HashMap<u32, Vec<usize>>,
     /// The encoding of all rows, where it is not UTF-8.
     encoding: Option<String>,
+    /// The encoding of all definitions.
+    letters: Letters,
 }
 
 /// The text around the rows of a table, and its `COPY` statement where it has rows.
 #[derive(Debug)]
 pub(crate) struct TableText {
-    pub(crate) sql: TableSql,
+    pub(crate) before: Vec<u8>,
+    pub(crate) after: Vec<u8>,
     pub(crate) copy: Option<String>,
 }
 
@@ -37,6 +41,7 @@ impl Texts {
     pub(crate) fn new(plan: &Plan, encoding: Option<String>) -> Self {
         Self {
             encoding,
+            letters: head::letters(&plan.catalogue.meta.entries).unwrap_or_default(),
             catalogue: Arc::clone(&plan.catalogue),
             reach: Arc::clone(&plan.reach),
             by_table: plan.catalogue.numbers_by_table().into_iter().collect(),
@@ -58,7 +63,10 @@ impl Texts {
     }
 
     /// The text around the rows of a table.
-    pub(crate) fn table(&self, table: &PlannedTable) -> TableText {
+    ///
+    /// # Errors
+    /// A letter that the definitions' encoding does not have.
+    pub(crate) fn table(&self, table: &PlannedTable) -> Result<TableText> {
         let numbers = self.by_table.get(&table.oid).map_or(&[][..], Vec::as_slice);
         let entries = numbers.iter().filter_map(|at| self.catalogue.meta.entries.get(*at));
         let entries: Vec<Cow<'_, Entry>> = entries.map(|entry| self.encoded(entry)).collect();
@@ -69,7 +77,10 @@ impl Texts {
         };
         let title = Title { schema: &table.name.schema, table: &table.name.table, note: &note };
         let copy = entries.iter().find(|e| e.desc == ObjectType::TableData).and_then(|e| e.copy_stmt.clone());
-        TableText { sql: table_sql::compose(&self.catalogue.meta, title, &entries), copy }
+        let TableSql { before, after } = table_sql::compose(&self.catalogue.meta, title, &entries);
+        let absent = |c| Error::failed(format!("{}: {} has no letter {c:?}", table.name, self.letters.encoding()));
+        let encode = |text: String| self.letters.encode(&text).map_err(absent);
+        Ok(TableText { before: encode(before)?, after: encode(after)?, copy })
     }
 
     /// The entry whose statement says how rows are encoded: the entry itself where they are in UTF-8.

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use clap::builder::PossibleValue;
+use clap::builder::{OsStringValueParser, PossibleValue, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ use crate::postgres::connect::password::Source;
 use crate::seal::decrypt::Identities;
 use crate::seal::keys::Keys;
 use crate::seal::sign::{SigningKey, Trust};
+use crate::sql::letters::Letters;
 use crate::store::config::{Checksums, LockMode, Sse};
 use crate::store::{self, Store};
 
@@ -264,12 +265,24 @@ impl ValueEnum for LockMode {
     }
 }
 
+/// A connection string: names in it are bytes to the server, in whatever encoding.
+pub(crate) fn connection() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(|text| Letters::default().decode(text.as_encoded_bytes()))
+}
+
 /// The database to read.
 #[derive(Debug, Clone, Args)]
 pub struct SourceArgs {
     /// Connection string: a URL or `key=value` words, as libpq reads them. Also DATABASE_URL, SUPABASE_DB_URL,
     /// PGHOST...
-    #[arg(long, value_name = "URL", help_heading = "Database", env = "PGSTOW_DATABASE_URL", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "Database",
+        env = "PGSTOW_DATABASE_URL",
+        hide_env_values = true,
+        value_parser = connection()
+    )]
     pub database_url: Option<String>,
     /// Command that prints the password, or token, of the database: run by sh for each session and each program, with PGHOST,
     /// PGPORT, PGUSER and PGDATABASE set.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::cli::alarm::{self, AlarmArgs, Ended};
-use crate::cli::args::{Global, RestoringArgs};
+use crate::cli::args::{Global, RestoringArgs, connection};
 use crate::cli::forget::ForgetArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::Shown;
@@ -25,7 +25,7 @@ pub struct Drill {
     #[arg(default_value = "latest")]
     pub run: String,
     /// A database on the server where the scratch database is made: a URL or `key=value` words.
-    #[arg(long, env = "PGSTOW_DRILL_ON", hide_env_values = true)]
+    #[arg(long, env = "PGSTOW_DRILL_ON", hide_env_values = true, value_parser = connection())]
     pub on: String,
     /// Name of the scratch database, which must not exist. Default: made from the run's name.
     #[arg(long, env = "PGSTOW_SCRATCH_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]

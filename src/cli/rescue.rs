@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::archive::copy_text::Value;
-use crate::cli::args::{EXIT_CODES, Global, KeyArgs, duration};
+use crate::cli::args::{EXIT_CODES, Global, KeyArgs, connection, duration};
 use crate::cli::forget::ForgetArgs;
 use crate::cli::{output, rows};
 use crate::error::{Error, Result};
@@ -305,7 +305,7 @@ pub struct Rescue {
     #[arg(long)]
     pub table: String,
     /// The database with the live table: a URL or `key=value` words, as libpq reads them.
-    #[arg(long, env = "PGSTOW_RESCUE_TO", hide_env_values = true)]
+    #[arg(long, env = "PGSTOW_RESCUE_TO", hide_env_values = true, value_parser = connection())]
     pub to: String,
     /// Restore the table under this name instead, beside the live one: with its rows (those of --where), indexes, constraints
     /// and sequences, without foreign keys, triggers and privileges.

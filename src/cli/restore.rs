@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use crate::archive::schema_names::SchemaNames;
-use crate::cli::args::{Global, JOBS, RestoringArgs};
+use crate::cli::args::{Global, JOBS, RestoringArgs, connection};
 use crate::cli::forget::ForgetArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
@@ -28,7 +28,7 @@ pub struct Restore {
     #[arg(default_value = "latest")]
     pub run: String,
     /// The database to restore into: a URL or `key=value` words, as libpq reads them.
-    #[arg(long, env = "PGSTOW_RESTORE_TO", hide_env_values = true)]
+    #[arg(long, env = "PGSTOW_RESTORE_TO", hide_env_values = true, value_parser = connection())]
     pub to: String,
     /// Kind of the target, unless it is a plain database.
     #[arg(long, env = "PGSTOW_PROFILE", value_enum)]

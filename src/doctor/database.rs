@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::backup::newer::newer;
 use crate::backup::options::Adopt;
 use crate::backup::preflight::{check_prefix, refuse_same_project};
 use crate::doctor::findings::Report;
 use crate::doctor::options::Database;
-use crate::doctor::reach::{newer, one_server};
+use crate::doctor::reach::one_server;
 use crate::error::Result;
 use crate::human;
 use crate::postgres::connect::conninfo::ConnInfo;

@@ -178,7 +178,7 @@ fn file(
                 && let Some(tell) = tell.take()
             {
                 // Nobody listens any more when the restore is ending; the next send finds out.
-                let mut head = head(&before, sql.copy().unwrap_or_default())?;
+                let mut head = head(&sql.letters().decode(&before), sql.copy().unwrap_or_default());
                 head.copy = schemas.renamed(&head.copy);
                 drop(tell.send(head));
             }
@@ -192,13 +192,12 @@ fn file(
     if !out.rows.ended() {
         return Err(Error::damage(r"ends inside the rows, without \."));
     }
-    String::from_utf8(after).map_err(|error| Error::damage(format!("what follows the rows is not UTF-8: {error}")))
+    Ok(sql.letters().decode(&after))
 }
 
-fn head(before: &[u8], copy: &str) -> Result<Before> {
-    let text = std::str::from_utf8(before).map_err(|error| Error::damage(format!("is not UTF-8: {error}")))?;
+fn head(text: &str, copy: &str) -> Before {
     let end = text.rfind(copy).unwrap_or(text.len());
-    Ok(Before { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() })
+    Before { before: text.get(..end).unwrap_or_default().to_owned(), copy: copy.to_owned() }
 }
 
 fn whole_piece(plain: &mut Plain<'_>, tap: &crate::seal::hash::Tap, piece: &Piece, out: &mut Out<'_>) -> Result<()> {

@@ -12,6 +12,7 @@ use tokio_postgres::types::{FromSql, Type};
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
+use crate::sql::letters::sendable;
 
 /// A text as the server sends it. Names of roles, databases and tablespaces have the bytes of the database in which they
 /// were given, which may be no UTF-8: what is not becomes U+FFFD, as no name of a run has it.
@@ -52,7 +53,8 @@ pub(crate) async fn strings(client: &Client, sql: &str, doing: &str) -> Result<V
 
 /// Runs statements without results.
 pub(crate) async fn execute(session: &Session, sql: &str, doing: &str) -> Result<()> {
-    session.client.batch_execute(sql).await.map_err(|e| failure(&e).context(doing))
+    let sql = sendable(sql, session.encoding());
+    session.client.batch_execute(&sql).await.map_err(|e| failure(&e).context(doing))
 }
 
 /// Runs a statement whose parameters are numbers and columns of text.

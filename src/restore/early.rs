@@ -55,6 +55,7 @@ pub(crate) async fn look(session: &Session, options: &Options, loaded: &Loaded, 
         look.lacks.extend(collations(session, options, entries).await?);
     }
     look.lacks.extend(system_collations(session, entries).await?);
+    look.lacks.extend(dictionaries(session, options, entries).await?);
     if options.destination == Destination::Create {
         let lacks = locales(session, options, loaded, &encoding).await?;
         look.no_locale = !lacks.is_empty();
@@ -117,6 +118,25 @@ async fn collations(session: &Session, options: &Options, entries: &[&Entry]) ->
     });
     Ok(lacking.collect())
 }
+
+/// Text search dictionaries of the run whose files the server does not have, or cannot read.
+async fn dictionaries(session: &Session, options: &Options, entries: &[&Entry]) -> Result<Vec<Lack>> {
+    let made: Vec<&&Entry> = entries.iter().filter(|e| e.desc == ObjectType::TextSearchDictionary).collect();
+    let tries: Vec<Try> =
+        made.iter().map(|e| Try { schema: namespace(e).to_owned(), sql: e.defn.clone().unwrap_or_default() }).collect();
+    let answers = trial::all(session.info(), options.connect_timeout, &tries).await?;
+    let lacking = made.iter().zip(answers).filter_map(|(entry, answer)| {
+        // A template of an extension, say, is another question.
+        let why = answer.filter(|error| error.is_sqlstate(CONFIG_FILE_ERROR))?;
+        let hint = "copy the files of dictionaries (.dict, .affix, .stop, .ths, .syn, .rules) into the folder tsearch_data \
+                    that `pg_config --sharedir` names, from the server that was saved";
+        Some(Lack { thing: format!("dictionary {} ({})", findings::name(entry), why.cause()), hint: hint.to_owned() })
+    });
+    Ok(lacking.collect())
+}
+
+/// The state of a server that cannot read a file of a dictionary.
+const CONFIG_FILE_ERROR: &str = "F0000";
 
 const LOCALES: &str = "install the locales on the server (locale-gen, localedef; a build with ICU), restart it, and run \
     pg_import_system_collations() where the collation is the system's";

@@ -23,6 +23,7 @@ use crate::restore::grants::{Grant, give};
 use crate::restore::options::Options;
 use crate::restore::quick::{SMALL_BYTES, Sizes};
 use crate::restore::validation::{Validation, in_two_steps, not_valid, validate};
+use crate::sql::letters::sendable;
 use crate::sql::names::quote;
 use crate::sql::statements::statements;
 
@@ -53,6 +54,8 @@ pub(crate) struct Executor<'a> {
     roles: BTreeSet<String>,
     /// The extensions of the run, with their versions.
     extensions: &'a [Extension],
+    /// The encoding of the database that was saved.
+    encoding: &'a str,
     /// Some of them are left out.
     lacks_extensions: bool,
     /// Places in the archive, by number.
@@ -105,6 +108,7 @@ impl<'a> Executor<'a> {
             tablespaces: server.tablespaces,
             roles: server.roles,
             extensions: &manifest.extensions,
+            encoding: &manifest.source.encoding,
             lacks_extensions,
             order: all.iter().enumerate().map(|(at, e)| (e.dump_id, at)).collect(),
             by_id: all.iter().map(|e| (e.dump_id, e)).collect(),
@@ -529,12 +533,14 @@ impl<'a> Executor<'a> {
                 continue;
             }
             let defn = entry.defn.as_deref().unwrap_or_default().trim();
+            let defn = &sendable(defn, self.encoding);
             let step = if refused.why.sqlstate().is_some() {
                 entry::step(&refused.why, defn)
             } else {
                 entry::when_there(defn)
             };
-            self.ledger.refused(&findings::kind(entry), &findings::name(entry), &refused.why.cause(), &step, defn);
+            let (kind, name) = (findings::kind(entry), findings::name(entry));
+            self.ledger.refused(&kind, &name, &refused.why.cause(), &step, defn);
         }
         of_left_out
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::error::{Error, Result};
+use crate::sql::letters::Letters;
 use crate::sql::statements::{name, statements};
 
 /// The statements of a roles script.
@@ -13,11 +13,10 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// # Errors
-    /// Kind `Damage` where the script is not UTF-8.
-    pub(crate) fn new(bytes: Vec<u8>, key: &str) -> Result<Self> {
-        let text = String::from_utf8(bytes).map_err(|error| Error::damage(format!("{key}: is not UTF-8: {error}")))?;
-        Ok(Self { text })
+    /// The script in the encoding that it names.
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        let letters = Letters::of_script(bytes).map_or_else(Letters::default, |(_, letters)| letters);
+        Self { text: letters.decode(bytes) }
     }
 
     /// Names of the roles it makes.
@@ -129,7 +128,7 @@ mod tests {
 
     #[test]
     fn only_missing_roles_are_made_and_without_passwords() {
-        let script = Script::new(SCRIPT.as_bytes().to_vec(), "k").unwrap();
+        let script = Script::new(SCRIPT.as_bytes());
         let present: BTreeSet<String> = ["old", "other"].map(str::to_owned).into();
         assert_eq!(script.roles().len(), 2);
         assert_eq!(

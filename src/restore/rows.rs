@@ -155,7 +155,8 @@ impl Rows {
         if !of_extensions.is_empty() {
             let mut loader = self.session().await?;
             let keys = foreign_keys::all(loader.session()).await?;
-            for wanted in referred_first(of_extensions, &keys) {
+            let roots = foreign_keys::roots(loader.session()).await?;
+            for wanted in referred_first(of_extensions, &keys, &roots) {
                 if self.try_whole(&loader, &wanted).await? == Tried::Refused {
                     loader = self.session().await?;
                 }
@@ -201,7 +202,7 @@ impl Rows {
             tracing::warn!("the role may not set session_replication_role: triggers fire and foreign keys are checked");
         }
         let keys = foreign_keys::all(loader.session()).await?;
-        let tables = referred_first(tables, &keys);
+        let tables = referred_first(tables, &keys, &foreign_keys::roots(loader.session()).await?);
         loader.execute("BEGIN", "begin to load").await?;
         if replace {
             self.empty(&loader, &tables).await?;

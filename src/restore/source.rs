@@ -73,8 +73,7 @@ impl Loaded {
         let mut meta = aside(move || head::read(&mut database.as_slice()))
             .await?
             .map_err(|error| Error::damage(format!("{}: {error}", manifest.database.object.key)))?;
-        let script = run.read(&manifest.roles.object).await?;
-        let script = Script::new(script, &manifest.roles.object.key)?;
+        let script = Script::new(&run.read(&manifest.roles.object).await?);
         let unfinished = without_mark(&mut run, &mut meta);
         Ok(Self { run, manifest_sha256, meta, script, unfinished, unrenamed: HashMap::new() })
     }

@@ -1,5 +1,7 @@
 //! A table whose rows are to be loaded, and the order that foreign keys ask for.
 
+use std::collections::HashMap;
+
 use crate::archive::order;
 use crate::format::manifest::Table;
 use crate::postgres::target::foreign_keys::ForeignKey;
@@ -26,8 +28,15 @@ impl Wanted {
     }
 }
 
-/// Tables in the order of these foreign keys: those that are referred to first.
-pub(crate) fn referred_first(tables: Vec<Wanted>, keys: &[ForeignKey]) -> Vec<Wanted> {
-    let refers: Vec<_> = keys.iter().map(|key| (key.from.clone(), key.to.clone())).collect();
-    order::referred_first(tables, Wanted::table_name, &refers)
+/// Tables in the order of these foreign keys: those that are referred to first. A key of a partitioned table is one of
+/// every partition, by its topmost table in `roots`.
+pub(crate) fn referred_first(
+    tables: Vec<Wanted>,
+    keys: &[ForeignKey],
+    roots: &HashMap<TableName, TableName>,
+) -> Vec<Wanted> {
+    let root = |name: &TableName| roots.get(name).unwrap_or(name).clone();
+    let refers: Vec<_> = keys.iter().map(|key| (root(&key.from), root(&key.to))).collect();
+    let refers: Vec<_> = refers.into_iter().filter(|(from, to)| from != to).collect();
+    order::referred_first(tables, |wanted| root(&wanted.table_name()), &refers)
 }

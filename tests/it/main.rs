@@ -52,6 +52,7 @@ mod living;
 mod manual;
 mod memory;
 mod messages;
+mod own_encoding;
 mod password_command;
 mod peek;
 mod pg_faults;

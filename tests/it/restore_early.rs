@@ -30,17 +30,22 @@ fn finding(out: &str, kind: &str, name: &str) -> (String, String) {
     (one["why"].as_str().unwrap().to_owned(), one["step"].as_str().unwrap().to_owned())
 }
 
+/// The folder of the server's files that are no programs.
+fn share(cluster: &Cluster) -> PathBuf {
+    let output = output_with(Command::new(cluster.bin_dir().join("pg_config")).arg("--sharedir"), b"");
+    if output.status.success() {
+        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    } else {
+        cluster.bin_dir().join("../share")
+    }
+}
+
 /// Extensions made of SQL that are gone from the server when the test ends.
 struct Installed(Vec<PathBuf>);
 
 impl Installed {
     fn new(cluster: &Cluster, files: &[(&str, &str)]) -> Self {
-        let output = output_with(Command::new(cluster.bin_dir().join("pg_config")).arg("--sharedir"), b"");
-        let share = if output.status.success() {
-            PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
-        } else {
-            cluster.bin_dir().join("../share")
-        };
+        let share = share(cluster);
         let folder = tempfile::tempdir().unwrap();
         let mut paths = Vec::new();
         for (name, text) in files {
@@ -209,6 +214,9 @@ fn what_the_server_lacks_is_told_at_once_before_anything_is_made() {
     let preloaded = folder.path().join("preloaded.so");
     fs::copy(library("auto_explain.so"), &preloaded).unwrap();
     fs::set_permissions(&preloaded, fs::Permissions::from_mode(0o755)).unwrap();
+    let stop = share(&cluster).join("tsearch_data/pgstow_gone.stop");
+    fs::write(&stop, "the\n").unwrap();
+    fs::set_permissions(&stop, fs::Permissions::from_mode(0o644)).unwrap();
     cluster.psql("postgres", "CREATE DATABASE lacking TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en' LOCALE 'C'; CREATE ROLE lacked");
     let settings = format!("ALTER DATABASE lacking SET session_preload_libraries = '{}'", preloaded.display());
     cluster.psql(
@@ -216,26 +224,30 @@ fn what_the_server_lacks_is_told_at_once_before_anything_is_made() {
         &format!(
             "CREATE COLLATION pg_catalog.pgstow_gone FROM \"C\"; CREATE COLLATION own (provider = icu, locale = 'de');
              CREATE TABLE t (a text COLLATE pg_catalog.pgstow_gone, b text COLLATE own DEFAULT ' COLLATE pg_catalog.\"none\"'); INSERT INTO t VALUES ('x', 'y');
+             CREATE TEXT SEARCH DICTIONARY stops (TEMPLATE = simple, STOPWORDS = pgstow_gone); CREATE TEXT SEARCH DICTIONARY plain (TEMPLATE = simple);
              CREATE TABLE fine (a int); INSERT INTO fine VALUES (1); ALTER TABLE fine OWNER TO lacked; {settings}"
         ),
     );
     expect_code(&mut backup(&cluster, "lacking", &store), 0);
     fs::remove_file(&preloaded).unwrap();
+    fs::remove_file(&stop).unwrap();
     cluster.psql("postgres", "CREATE ROLE other; REASSIGN OWNED BY lacked TO other");
     cluster.psql("postgres", "ALTER DATABASE lacking RESET session_preload_libraries");
     cluster.psql("lacking", "REASSIGN OWNED BY lacked TO other; DROP ROLE lacked");
 
     let (error, told) = expect_failure(restore(&cluster, "lacking_copy", &store).arg("--create"), 1);
-    for word in ["collation pg_catalog.pgstow_gone", "preloaded.so", "role lacked"] {
+    for word in ["collation pg_catalog.pgstow_gone", "preloaded.so", "role lacked", "dictionary public.stops"] {
         assert!(error.contains(word), "{word}: {error}");
     }
     assert!(told.contains("install library") && told.contains("locale-gen") && told.contains("--roles"), "{told}");
+    assert!(told.contains("tsearch_data") && !error.contains("public.plain"), "{error}\n{told}");
     assert!(!error.contains("collation pg_catalog.none") && !error.contains("collation public.own"), "{error}");
     assert_eq!(cluster.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'lacking_copy'"), "0");
     let (out, _) =
         expect_code(restore(&cluster, "lacking_copy", &store).args(["--create", "--best-effort", "--json"]), 3);
     assert!(finding(&out, "table", "public.t").0.contains("pgstow_gone"), "{out}");
     assert!(finding(&out, "setting", "of the database").0.contains("library"), "{out}");
+    assert!(finding(&out, "text search dictionary", "public.stops").0.contains("pgstow_gone"), "{out}");
     assert_eq!(cluster.psql("lacking_copy", "SELECT a FROM fine"), "1");
 
     // A server that knows no such locales at all.

@@ -507,3 +507,34 @@ pub(crate) fn a_role_of_few_rights_gets_all_that_stock_tools_would_give_it_and_a
     }
     target.psql("postgres", "DROP ROLE plainly");
 }
+
+/// Where triggers cannot be turned off, foreign keys are checked as rows come: also those of partitioned tables.
+#[test]
+fn rows_come_in_the_order_of_foreign_keys_to_and_from_partitioned_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = pg::shared(15);
+    cluster.psql("postgres", "CREATE ROLE keyed LOGIN PASSWORD 'p'");
+    for name in ["keyed", "keyed copy"] {
+        cluster.create_database_with(name, "OWNER keyed");
+    }
+    cluster.psql(
+        "keyed",
+        "SET ROLE keyed; CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE x_low PARTITION OF root FOR VALUES FROM (0) TO (50) PARTITION BY RANGE (id);
+         CREATE TABLE x_lowest PARTITION OF x_low FOR VALUES FROM (0) TO (50); CREATE TABLE w_high PARTITION OF root FOR VALUES FROM (50) TO (100);
+         CREATE TABLE a_plain (id int REFERENCES root); CREATE TABLE b_root (id int REFERENCES root) PARTITION BY LIST (id);
+         CREATE TABLE b_leaf PARTITION OF b_root DEFAULT; CREATE TABLE c_leaf (id int REFERENCES w_high);
+         INSERT INTO root VALUES (1), (60); INSERT INTO a_plain VALUES (1), (60); INSERT INTO b_root VALUES (1), (60); INSERT INTO c_leaf VALUES (60)",
+    );
+    expect_code(&mut backup(cluster, "keyed", &store), 0);
+    let to = || program::restore(cluster, &cluster.url_as("keyed", "p", "keyed copy"), &store);
+    expect_code(to().arg("--schema-only"), 0);
+    let (_, err) = expect_code(to().arg("--data-only"), 0);
+    assert!(err.contains("session_replication_role"), "{err}");
+    judge::assert_same_database((cluster, "keyed"), (cluster, "keyed copy"));
+    for name in ["keyed", "keyed copy"] {
+        cluster.drop_database(name);
+    }
+    cluster.psql("postgres", "DROP ROLE keyed");
+}

@@ -6,8 +6,11 @@
 //! One file, since the order in which the sources overrule each other is the thing to read here: libpq's, word by word.
 //! Each source has a small parser; the files that they read are parsed in `environment` and `passfile`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use crate::postgres::connect::environment::Environment;
 use crate::postgres::connect::one_server::OneServer;
 use crate::postgres::connect::secret::Secret;
 use crate::postgres::connect::{passfile, password};
+use crate::sql::letters::{Letters, has_raw};
 
 /// Environment variables that may hold a whole connection string, in the order of preference.
 const URL_VARIABLES: [&str; 2] = ["DATABASE_URL", "SUPABASE_DB_URL"];
@@ -117,10 +121,11 @@ pub(crate) fn holds_secret(text: &str) -> bool {
 impl fmt::Display for ConnInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = self.host();
+        let (user, database) = (shown(self.user()), shown(self.database()));
         if host.contains(':') {
-            write!(f, "{}@[{host}]:{}/{}", self.user(), self.port(), self.database())
+            write!(f, "{user}@[{host}]:{}/{database}", self.port())
         } else {
-            write!(f, "{}@{host}:{}/{}", self.user(), self.port(), self.database())
+            write!(f, "{user}@{host}:{}/{database}", self.port())
         }
     }
 }
@@ -380,7 +385,7 @@ impl ConnInfo {
         for name in Self::child_env_unset() {
             command.env_remove(name);
         }
-        command.envs(self.child_env());
+        command.envs(self.child_env().into_iter().map(|(name, value)| (name, as_given(&value))));
     }
 
     /// The whole connection as `key=value` words, passwords included: for the environment of a process of our own.
@@ -574,7 +579,8 @@ impl ConnInfo {
         let system = environment.get("PGSYSCONFDIR").unwrap_or("/etc/postgresql-common");
         files.push(PathBuf::from(system).join("pg_service.conf"));
         for file in files {
-            let Ok(text) = std::fs::read_to_string(&file) else { continue };
+            let Ok(text) = std::fs::read(&file) else { continue };
+            let text = Letters::default().decode(&text);
             let mut lines = text.lines().map(str::trim);
             if !lines.any(|line| line == format!("[{name}]")) {
                 continue;
@@ -713,6 +719,21 @@ impl ConnInfo {
     }
 }
 
+/// A word of a connection as it was given, byte for byte.
+pub(crate) fn as_given(word: &str) -> OsString {
+    OsString::from_vec(Letters::default().encode(word).unwrap_or_else(|_never| word.as_bytes().to_vec()))
+}
+
+/// A word of a connection as a message can show it: bytes that are no UTF-8 in percent signs, as in a URL.
+fn shown(word: &str) -> Cow<'_, str> {
+    if !has_raw(word) {
+        return Cow::Borrowed(word);
+    }
+    let percent =
+        |bytes: &[u8]| percent_encoding::percent_encode(bytes, percent_encoding::NON_ALPHANUMERIC).to_string();
+    Cow::Owned(percent(as_given(word).as_bytes()))
+}
+
 /// Versions of TLS by libpq's names.
 const TLS_VERSIONS: [&str; 4] = ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"];
 
@@ -723,7 +744,7 @@ fn malformed(what: &str) -> Error {
     Error::usage(what).hint(PERCENT)
 }
 
-/// Percent-decodes; every `%` must begin two hex digits, the result must be UTF-8 without a NUL.
+/// Percent-decodes; every `%` must begin two hex digits, the result must be without a NUL.
 fn decode(text: &str) -> Result<String> {
     let bytes = text.as_bytes();
     let whole = bytes
@@ -734,13 +755,12 @@ fn decode(text: &str) -> Result<String> {
     if !whole {
         return Err(malformed("the database URL has a % that does not begin two hex digits"));
     }
-    let decoded = percent_encoding::percent_decode_str(text)
-        .decode_utf8()
-        .map_err(|_not_utf8| malformed("the database URL does not decode to UTF-8"))?;
+    // Names are bytes to the server: those that are not UTF-8 travel as they were given.
+    let decoded = Letters::default().decode(&percent_encoding::percent_decode_str(text).collect::<Vec<u8>>());
     if decoded.contains('\0') {
         return Err(malformed("the database URL contains %00"));
     }
-    Ok(decoded.into_owned())
+    Ok(decoded)
 }
 
 #[cfg(test)]

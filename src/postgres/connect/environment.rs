@@ -1,7 +1,10 @@
 //! The process's environment as connection parameters see it: empty variables count as unset, as in libpq.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+
+use crate::sql::letters::Letters;
 
 /// The process's environment as it was when asked, or a made-up one.
 #[derive(Default)]
@@ -12,7 +15,7 @@ pub(crate) struct Environment {
 impl Environment {
     pub(super) fn of_process() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
+            Some((name.into_string().ok()?, Letters::default().decode(value.as_bytes())))
         };
         Self { variables: std::env::vars_os().filter_map(text).collect() }
     }

@@ -21,6 +21,8 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::io::poll_read_buf;
 
+use crate::sql::letters::{Letters, has_raw};
+
 /// Rows from this size on wait for a grant.
 pub(crate) const GIANT: usize = 2 << 20;
 /// Messages above this size are passed on in pieces of [`PIECE`].
@@ -185,6 +187,26 @@ where
     is_over: bool,
     /// The last bytes that were sent while the server took rows.
     tail: BytesMut,
+    first: First,
+}
+
+/// The first message, which names role and database. The driver takes them as UTF-8; the server takes any bytes.
+enum First {
+    Expected,
+    /// What is left to send of it, instead of so many bytes of the driver's.
+    Sending(BytesMut, usize),
+    Sent,
+}
+
+/// The first message with the bytes that were given; `None` where the driver's is the same, or not whole.
+fn as_given(message: &[u8]) -> Option<BytesMut> {
+    let length = u32::from_be_bytes(*message.first_chunk()?) as usize;
+    let (_, body) = message.split_at_checked(HEADER - 1).filter(|_| length == message.len())?;
+    let text = std::str::from_utf8(body).ok().filter(|text| has_raw(text))?;
+    let body = Letters::default().encode(text).ok()?;
+    let mut given = BytesMut::from(&u32::try_from(body.len() + HEADER - 1).ok()?.to_be_bytes()[..]);
+    given.extend_from_slice(&body);
+    Some(given)
 }
 
 impl<S> Gated<S>
@@ -193,7 +215,19 @@ where
 {
     fn new(wire: Wire<S>, gate: Arc<Gate>) -> Self {
         let (held, lead, tail) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
-        Self { wire, gate, held, lead, body: 0, rest: 0, copies: 0, begun: 0, is_over: false, tail }
+        Self {
+            wire,
+            gate,
+            held,
+            lead,
+            body: 0,
+            rest: 0,
+            copies: 0,
+            begun: 0,
+            is_over: false,
+            tail,
+            first: First::Expected,
+        }
     }
 
     /// Passes bytes on as far as there is room.
@@ -262,6 +296,26 @@ impl<S> Gated<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    /// Sends these bytes, or what stands for them.
+    fn write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if matches!(self.first, First::Expected) {
+            self.first = as_given(bytes).map_or(First::Sent, |given| First::Sending(given, bytes.len()));
+        }
+        let wire = &mut self.wire;
+        let mut send = |bytes: &[u8]| match wire {
+            Wire::Plain(wire) => Pin::new(wire).poll_write(context, bytes),
+            Wire::Tls(wire) => Pin::new(wire).poll_write(context, bytes),
+        };
+        let First::Sending(given, count) = &mut self.first else { return send(bytes) };
+        while !given.is_empty() {
+            let sent = ready!(send(given))?;
+            given.advance(sent);
+        }
+        let count = *count;
+        self.first = First::Sent;
+        Poll::Ready(Ok(count))
+    }
+
     /// Reads more into what is held.
     fn fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.held.reserve(HELD);
@@ -327,10 +381,7 @@ where
         if !this.gate.is_asked.swap(true, Ordering::SeqCst) {
             this.gate.asked();
         }
-        let written = match &mut this.wire {
-            Wire::Plain(wire) => Pin::new(wire).poll_write(context, bytes),
-            Wire::Tls(wire) => Pin::new(wire).poll_write(context, bytes),
-        };
+        let written = this.write(context, bytes);
         note(&this.gate.is_blocked, written.is_pending());
         if let Poll::Ready(Ok(count)) = &written
             && this.gate.is_taking.load(Ordering::SeqCst)

@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::sql::letters::Letters;
+
 /// The connection that a line of the file has to match.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
@@ -25,11 +27,11 @@ pub(crate) fn password(file: &Path, wanted: Wanted<'_>) -> Option<String> {
         tracing::warn!("{} is ignored: others may read it (chmod 600 cures that)", file.display());
         return None;
     }
-    let Ok(text) = std::fs::read_to_string(file) else {
+    let Ok(text) = std::fs::read(file) else {
         tracing::warn!("{} cannot be read and is ignored", file.display());
         return None;
     };
-    find(&text, wanted)
+    find(&Letters::default().decode(&text), wanted)
 }
 
 fn find(text: &str, wanted: Wanted<'_>) -> Option<String> {

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
-use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::conninfo::{ConnInfo, as_given};
 use crate::postgres::connect::gate::{Connector, Gate};
 use crate::postgres::connect::tls;
 use crate::postgres::error::{explain, failure, is_tls};
@@ -190,6 +190,11 @@ impl Session {
         self.version_num
     }
 
+    /// The encoding of the database.
+    pub(crate) fn encoding(&self) -> &str {
+        &self.encoding
+    }
+
     /// The parameters of this very connection: of the one host, where several were given.
     #[must_use]
     pub(crate) const fn info(&self) -> &ConnInfo {
@@ -317,7 +322,7 @@ fn config(info: &ConnInfo, timeout: Duration, name: &str) -> Result<tokio_postgr
     config.keepalives_idle(seconds("keepalives_idle", 30)).keepalives_interval(seconds("keepalives_interval", 15));
     config.keepalives_retries(info.get("keepalives_count").and_then(|text| text.parse().ok()).unwrap_or(4));
     if let Some(password) = info.password() {
-        config.password(password.reveal());
+        config.password(as_given(password.reveal()).as_encoded_bytes());
     }
     if let Some(address) = info.get("hostaddr") {
         config.hostaddr(address.parse().map_err(|_not_an_address| Error::usage("hostaddr is not an IP address"))?);

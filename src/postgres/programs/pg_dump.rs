@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::archive::head;
 use crate::error::{Context as _, Error, Result};
-use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::conninfo::{ConnInfo, as_given};
 use crate::postgres::connect::one_server::NAME_ONE;
 use crate::postgres::connect::refuses_options;
 use crate::postgres::connect::session::Session;
@@ -36,7 +36,7 @@ pub(crate) struct Request<'a> {
     pub(crate) snapshot: &'a str,
     /// Longest wait for a lock; a waiting migration behind the leader's lock would otherwise block for ever.
     pub(crate) lock_timeout: Duration,
-    /// Encoding of names and text: `UTF8`, or `SQL_ASCII` for such a database.
+    /// Encoding of names and text: `UTF8`, or that of the database where UTF-8 cannot say them.
     pub(crate) encoding: &'a str,
     /// Startup options that give pg_dump the settings of a backup, where it would not have them by itself.
     pub(crate) options: String,
@@ -172,12 +172,6 @@ fn warnings(words: &str) -> Vec<String> {
 /// The reason for a failure, with what to do. Only hints are chosen by words: a server's may be in any language.
 fn explain(words: &str, error: &libpgdump::Error) -> Failure {
     let text = words.trim();
-    if let libpgdump::Error::InvalidUtf8(wrong) = error {
-        return Failure::Final(
-            Error::failed(format!("read the catalogue: a name or definition is not UTF-8: {wrong}"))
-                .hint("a SQL_ASCII database holds bytes of unknown encoding; rename what is not UTF-8, or give the database an encoding"),
-        );
-    }
     let error = if text.is_empty() {
         Error::failed(format!("pg_dump ended before its table of contents did: {error}"))
     } else {
@@ -215,13 +209,21 @@ fn first_error(words: &str) -> String {
     lines.join("; ").replace("pg_dump: ", "").replace("pg_dumpall: ", "")
 }
 
-/// The roles script of the cluster, `passwords` included where the role may read `pg_authid`.
+/// The roles script of the cluster, `passwords` included where the role may read `pg_authid`. A comment on a role may hold
+/// bytes that UTF-8 cannot say: then the script is in the encoding of the database, as it says itself.
 ///
 /// Memory: the script (some hundred bytes a role).
-pub(crate) async fn roles(tools: &PgTools, info: &ConnInfo, passwords: bool, run: &str) -> Result<Vec<u8>> {
+pub(crate) async fn roles(
+    tools: &PgTools,
+    info: &ConnInfo,
+    passwords: bool,
+    run: &str,
+    encoding: &str,
+) -> Result<Vec<u8>> {
     let mut attempt = 1;
     loop {
-        match dumpall(tools, info, passwords, run).await? {
+        let encoding = if attempt == 1 { "UTF8" } else { encoding };
+        match dumpall(tools, info, passwords, run, encoding).await? {
             Ok(script) => return Ok(script),
             Err(words) if attempt >= ROLES_ATTEMPTS => return Err(roles_failed(&words)),
             Err(words) => tracing::debug!("pg_dumpall failed and is tried again: {}", first_error(words.trim())),
@@ -235,13 +237,19 @@ fn roles_failed(words: &str) -> Error {
     Error::failed(format!("pg_dumpall failed: {}", first_error(words.trim())))
 }
 
-async fn dumpall(tools: &PgTools, info: &ConnInfo, passwords: bool, run: &str) -> Result<Result<Vec<u8>, String>> {
+async fn dumpall(
+    tools: &PgTools,
+    info: &ConnInfo,
+    passwords: bool,
+    run: &str,
+    encoding: &str,
+) -> Result<Result<Vec<u8>, String>> {
     let mut command = Command::new(tools.pg_dumpall());
-    command.args(["--roles-only", "--no-password", "--encoding=UTF8"]);
+    command.args(["--roles-only", "--no-password"]).arg(format!("--encoding={encoding}"));
     info.fresh().await?.apply(&mut command);
     command.env("PGAPPNAME", roles_application(run));
     // Without a database name pg_dumpall connects to `postgres`, which the role may not be allowed to.
-    command.arg(format!("--database={}", conninfo_database(info.database())));
+    command.arg(as_given(&format!("--database={}", conninfo_database(info.database()))));
     if !passwords {
         command.arg("--no-role-passwords");
     }

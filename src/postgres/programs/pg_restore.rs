@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use crate::error::{Context as _, Error, Result};
-use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::connect::conninfo::{ConnInfo, as_given};
 use crate::postgres::connect::refuses_options;
 use crate::postgres::connect::session::Session;
 use crate::postgres::programs::child::in_english;
@@ -126,7 +126,7 @@ impl PgRestore {
         if through_psql {
             command.args(["--file", "-"]);
         } else {
-            command.arg(format!("--dbname={}", database_word(self.info.database())));
+            command.arg(as_given(&format!("--dbname={}", database_word(self.info.database()))));
         }
         if let Input::File(path) = &input {
             command.arg(path);
@@ -165,7 +165,7 @@ impl PgRestore {
         let mut command = Command::new(self.tools.psql());
         command.args(["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]);
         self.environment(&mut command, options);
-        command.arg(format!("--dbname={}", database_word(self.info.database())));
+        command.arg(as_given(&format!("--dbname={}", database_word(self.info.database()))));
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut psql = Running::start(&mut command, "psql")?;
         let stdin = psql.child.stdin.take();

@@ -51,16 +51,8 @@ impl PgTools {
     /// # Errors
     /// `pg_dump` not found, and `pg_dump` too old, each with the version that is needed and how to get it.
     pub(crate) fn find(bin_dir: Option<&Path>, server_version_num: u32, whose: Whose) -> Result<Self> {
-        let folders = bin_dir.map_or_else(usual_folders, |folder| vec![folder.to_owned()]);
         let major = server_version_num / 10_000;
-        let mut found: Vec<Self> = Vec::new();
-        for folder in folders {
-            if let Some(tools) = Self::at(&folder)
-                && found.iter().all(|known| known.folder != tools.folder)
-            {
-                found.push(tools);
-            }
-        }
+        let found = Self::all(bin_dir);
         let best = found
             .iter()
             .filter(|tools| tools.major >= major)
@@ -72,6 +64,26 @@ impl PgTools {
             }
         }
         Ok(best.clone())
+    }
+
+    /// The newest programs of those that [`PgTools::find`] chooses from.
+    pub(crate) fn newest(bin_dir: Option<&Path>) -> Option<Self> {
+        let whole = |tools: &Self| tools.pg_dumpall().is_file() && tools.pg_restore().is_file();
+        Self::all(bin_dir).into_iter().filter(whole).max_by_key(|tools| (tools.major, tools.minor))
+    }
+
+    /// The programs of `bin_dir` alone if given, else of `PATH` and the usual folders.
+    fn all(bin_dir: Option<&Path>) -> Vec<Self> {
+        let folders = bin_dir.map_or_else(usual_folders, |folder| vec![folder.to_owned()]);
+        let mut found: Vec<Self> = Vec::new();
+        for folder in folders {
+            if let Some(tools) = Self::at(&folder)
+                && found.iter().all(|known| known.folder != tools.folder)
+            {
+                found.push(tools);
+            }
+        }
+        found
     }
 
     /// The programs of a folder; `None` without a `pg_dump` that prints its version.

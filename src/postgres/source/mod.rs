@@ -10,6 +10,7 @@ pub(crate) mod detect;
 pub(crate) mod health;
 pub(crate) mod large_objects;
 pub(crate) mod leader;
+pub(crate) mod letters;
 pub(crate) mod members;
 pub(crate) mod output_names;
 pub(crate) mod rows;

@@ -8,12 +8,12 @@ use tokio_postgres::{Client, Row};
 
 use crate::error::{Error, Result};
 use crate::postgres::error::failure;
-use crate::postgres::query::Lossy;
+use crate::sql::letters::Letters;
 use crate::sql::names::quote;
 
 /// The labels of the snapshot; those added later cannot be in its rows.
 const LABELS: &str = "
-    SELECT e.oid, n.nspname::pg_catalog.text || '.' || t.typname::pg_catalog.text, e.enumlabel::pg_catalog.text
+    SELECT e.oid, e.enumlabel::pg_catalog.text, n.nspname::pg_catalog.text || '.' || t.typname::pg_catalog.text
       FROM pg_catalog.pg_enum e JOIN pg_catalog.pg_type t ON t.oid = e.enumtypid
       JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace";
 
@@ -78,17 +78,18 @@ pub(crate) async fn refuse_renamed(snapshot: &Client, now: &Client) -> Result<()
     let kinds: Vec<&str> = NAMED.iter().map(|(kind, _)| *kind).collect();
     let (labels, later, columns) = tokio::try_join!(
         ask(snapshot, LABELS),
-        ask(now, "SELECT oid, enumlabel::pg_catalog.text FROM pg_catalog.pg_enum"),
+        ask(now, "SELECT oid, enumlabel::pg_catalog.text, '' FROM pg_catalog.pg_enum"),
         async {
             let columns = snapshot.query_typed(COLUMNS, &[(&kinds, Type::TEXT_ARRAY)]).await;
             columns.map_err(|e| failure(&e).context("list columns that hold names"))
         }
     )?;
-    let pair = |row: &Row, at: usize| (row.get::<_, u32>(0), row.get::<_, Lossy>(at).0);
-    let later: Vec<(u32, String)> = later.iter().map(|row| pair(row, 1)).collect();
-    let before: Vec<(u32, String)> = labels.iter().map(|row| pair(row, 2)).collect();
+    let pairs = |rows: &[Row]| -> Vec<(u32, String)> {
+        rows.iter().map(|row| (row.get(0), Letters::default().decode(row.get(1)))).collect()
+    };
+    let (later, before) = (pairs(&later), pairs(&labels));
     if let Some(label) = changed(&before, &later).into_iter().find(|label| label.after.is_some()) {
-        let of = labels.iter().find(|row| row.get::<_, u32>(0) == label.oid).map_or_else(String::new, |row| row.get(1));
+        let of = labels.iter().find(|row| row.get::<_, u32>(0) == label.oid).map_or_else(String::new, |row| row.get(2));
         return Err(renamed(&format!("label {:?} of type {of}", label.before), &label));
     }
     for (kind, names) in NAMED {
@@ -98,8 +99,8 @@ pub(crate) async fn refuse_renamed(snapshot: &Client, now: &Client) -> Result<()
         }
         // A schema's name is printed with all that is in it.
         for (names, is_schema) in [(names, false), (SCHEMAS, true)] {
-            let read = |rows: Vec<Row>| -> Vec<(u32, String)> { rows.iter().map(|row| pair(row, 1)).collect() };
-            let changed = changed(&read(ask(snapshot, names).await?), &read(ask(now, names).await?));
+            let names = format!("SELECT oid, name, '' FROM ({names}) q(oid, name)");
+            let changed = changed(&pairs(&ask(snapshot, &names).await?), &pairs(&ask(now, &names).await?));
             if changed.is_empty() {
                 continue;
             }
@@ -157,6 +158,11 @@ async fn used<'c>(
     Ok(changed.iter().find(|change| change.oid == oid))
 }
 
+/// Asks for oids, names and something more; names come as the bytes that they are, since some may have no equivalent in
+/// UTF-8.
 async fn ask(client: &Client, sql: &str) -> Result<Vec<Row>> {
-    client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("compare names with those of the snapshot"))
+    let sql = format!(
+        "SELECT oid, pg_catalog.decode(pg_catalog.replace(name, E'\\\\', E'\\\\\\\\'), 'escape'), more FROM ({sql}) a(oid, name, more)"
+    );
+    client.query_typed(&sql, &[]).await.map_err(|e| failure(&e).context("compare names with those of the snapshot"))
 }

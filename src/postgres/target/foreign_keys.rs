@@ -1,5 +1,7 @@
 //! Foreign keys as the system catalogues have them.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Client;
 
 use crate::archive::foreign_keys::ForeignKey as Declared;
@@ -44,6 +46,22 @@ pub(crate) struct ForeignKey {
 /// A connection that broke.
 pub(crate) async fn all(session: &Session) -> Result<Vec<ForeignKey>> {
     matching(session, "true", &[]).await
+}
+
+/// The topmost table of each partition.
+///
+/// # Errors
+/// A connection that broke.
+pub(crate) async fn roots(session: &Session) -> Result<HashMap<TableName, TableName>> {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, rn.nspname::pg_catalog.text, r.relname::pg_catalog.text
+                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(c.oid)
+                 JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+                WHERE c.relispartition AND c.relkind IN ('r', 'p', 'f')";
+    let rows = session.client.query_typed(sql, &[]).await.map_err(|e| failure(&e).context("read the partitions"))?;
+    let table =
+        |row: &tokio_postgres::Row, at: usize| TableName::new(row.get::<_, String>(at), row.get::<_, String>(at + 1));
+    Ok(rows.iter().map(|row| (table(row, 0), table(row, 2))).collect())
 }
 
 /// The foreign keys that refer from or to these tables (names as SQL) or to what they are partitions of, and that hold for

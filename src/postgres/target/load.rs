@@ -14,6 +14,7 @@ use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::seal::digest::Fingerprint;
+use crate::sql::letters::sendable;
 use crate::sql::names::quote;
 
 /// Makes the server look whether the client is there while it waits for something else.
@@ -69,7 +70,8 @@ impl Loader {
 
     /// Runs statements without results.
     pub(crate) async fn execute(&self, sql: &str, doing: &str) -> Result<()> {
-        self.session.client.batch_execute(sql).await.map_err(|e| failure(&e).context(doing))
+        let sql = sendable(sql, self.session.encoding());
+        self.session.client.batch_execute(&sql).await.map_err(|e| failure(&e).context(doing))
     }
 
     /// Takes the rows that come through `rows` by this `COPY ... FROM stdin` and returns how many the server counted.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::query::{Lossy, execute, strings};
+use crate::sql::letters::sendable;
 use crate::sql::names::{TableName, literal, quote};
 
 /// A schema of the target.
@@ -203,6 +204,7 @@ pub(crate) fn is_passing(error: &Error) -> bool {
 /// The server's.
 pub(crate) async fn transaction(session: &Session, sql: &str, doing: &str) -> Result<()> {
     let mut tries = 0;
+    let sql = sendable(sql, session.encoding());
     loop {
         let done = execute(session, &format!("BEGIN;\n{sql}\n;COMMIT"), doing).await;
         let Err(error) = &done else { return done };

@@ -14,6 +14,7 @@ use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::query::execute;
 use crate::postgres::target::project;
+use crate::sql::letters::sendable;
 
 /// Most transactions of one request: a hundredth of the round trips is as good as none of them, and a request that is
 /// cancelled has not got far.
@@ -134,7 +135,7 @@ async fn request(session: &Session, texts: &[&str]) -> (usize, Option<tokio_post
     let mark = format!("SELECT 1 AS {MARK}");
     let mut sql = mark.clone();
     for text in texts {
-        sql.extend([";BEGIN;\n", text, "\n;COMMIT;", &mark]);
+        sql.extend([";BEGIN;\n", &sendable(text, session.encoding()), "\n;COMMIT;", &mark]);
     }
     let mut marks = 0;
     let answers = match session.client.simple_query_raw(&sql).await {

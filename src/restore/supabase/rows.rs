@@ -110,7 +110,8 @@ impl Managed<'_> {
                     .to_owned(),
             );
             let mut loader = loader;
-            for table in referred_first(wanted, &keys) {
+            let roots = foreign_keys::roots(loader.session()).await?;
+            for table in referred_first(wanted, &keys, &roots) {
                 loader = self.one(loader, &table, false, &done).await?;
             }
             loader.close().await;
