@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use libpgdump::format::ArchiveMetadata;
 
+use crate::archive::catalogue::{namespace, tag};
 use crate::archive::head;
 use crate::backup::run::Run;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::Omitted;
 use crate::postgres::connect::session::Session;
 use crate::postgres::source::leader::Leader;
-use crate::postgres::source::letters::{bytes_of, learn};
-use crate::sql::letters::{Letters, letters_in};
-use crate::sql::names::literal;
+use crate::postgres::source::letters::{ODD_NAME, bytes_of, learn};
+use crate::sql::letters::{Letters, has_raw, letters_in};
+use crate::sql::names::{TableName, literal};
 
 /// Reads definitions that came in the database's own encoding as text, as far as they are.
 pub(crate) async fn definitions(
@@ -31,6 +32,11 @@ pub(crate) async fn definitions(
     used.extend(letters_in(encoding, &names).into_iter().map(<[u8]>::to_vec));
     learn_all(checker, &mut letters, used).await?;
     head::with_letters(&mut meta, &letters);
+    let odd = meta.entries.iter().find(|e| e.copy_stmt.as_deref().is_some_and(has_raw));
+    if let Some(table) = odd.map(|entry| TableName::new(namespace(entry), tag(entry))) {
+        let error = Error::failed(format!("the name of a column of {table} has bytes without an equivalent in UTF-8"));
+        return Err(error.hint(ODD_NAME));
+    }
     if head::letters(&meta.entries).is_some() {
         tracing::warn!(
             "definitions hold bytes without an equivalent in UTF8; definitions and rows are saved in {encoding}"

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use libpgdump::{Entry, ObjectType};
 
-use crate::archive::compose;
+use crate::archive::{compose, head};
 use crate::drill::receipt::Observations;
 use crate::drill::scratch::Scratch;
 use crate::error::Result;
@@ -46,16 +46,18 @@ pub(crate) async fn compare(
             || e.defn.as_deref().is_some_and(|defn| defn.starts_with("DO $pgstow"))
     };
     let kept = loaded.meta.entries.iter().filter(|e| !own(e) && !leave_out.entries.contains(&e.dump_id));
+    let encoding =
+        head::letters(&loaded.meta.entries).map_or_else(|| "UTF8".to_owned(), |own| own.encoding().to_owned());
     let archive = PrivateFile::new(&compose::head(&loaded.meta, kept.cloned().collect())?)?;
     let (saved, restored) = tokio::try_join!(
         pg_restore::definitions_of_archive(&tools, &archive.path),
-        pg_restore::definitions_of_database(&tools, scratch.info())
+        pg_restore::definitions_of_database(&tools, scratch.info(), &encoding)
     )?;
     if differences(&saved, &restored, DIFFER).is_empty() {
         return Ok(found);
     }
     scratch.anew(&loaded.meta.entries).await?;
-    match by_pg_restore(tools, &archive, scratch).await.map(|stock| differences(&stock, &restored, DIFFER)) {
+    match by_pg_restore(tools, &archive, scratch, &encoding).await.map(|stock| differences(&stock, &restored, DIFFER)) {
         Ok(left) if left.is_empty() => {
             found.notes.push("definitions: PostgreSQL prints some in other words once they were restored".to_owned());
             found.notes.extend(differences(&saved, &restored, REWORDED));
@@ -70,13 +72,13 @@ pub(crate) async fn compare(
 }
 
 /// The definitions as the database prints them after `pg_restore` alone has made them.
-async fn by_pg_restore(tools: PgTools, archive: &PrivateFile, scratch: &Scratch) -> Result<String> {
+async fn by_pg_restore(tools: PgTools, archive: &PrivateFile, scratch: &Scratch, encoding: &str) -> Result<String> {
     let info = scratch.info().clone();
     let stock = PgRestore { tools, info, server_version_num: scratch.server_version_num(), no_event_triggers: false };
     for section in ["--section=pre-data", "--section=post-data"] {
         stock.file("restore definitions by pg_restore alone", &[section], &archive.path).await?;
     }
-    pg_restore::definitions_of_database(&stock.tools, scratch.info()).await
+    pg_restore::definitions_of_database(&stock.tools, scratch.info(), encoding).await
 }
 
 /// The words before lines of definitions that differ: those of the saved text, and those of the restored one.

@@ -2,8 +2,10 @@
 //! say nothing about what is restored.
 
 use crate::error::Result;
+use crate::human;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
+use crate::sql::letters::{has_raw, sendable};
 use crate::sql::names::quote;
 use crate::sql::statements::name;
 
@@ -96,6 +98,14 @@ fn comes_first(statement: &str) -> bool {
 pub(crate) async fn taken(session: &Session, statements: Vec<String>) -> Result<Vec<String>> {
     let mut taken = Vec::with_capacity(statements.len());
     for statement in statements {
+        if has_raw(&statement) {
+            if session.encoding() == "UTF8" {
+                tracing::warn!("left out, since it holds bytes that UTF-8 cannot say: {}", human::plain(&statement));
+            } else {
+                taken.push(sendable(&statement, session.encoding()).into_owned());
+            }
+            continue;
+        }
         match setting(&statement) {
             Some(setting) if is_refused(&setting, &statement, session.server_version_num()) => {
                 tracing::warn!("left out, since this server knows one value of {setting} only: {statement}");

@@ -7,6 +7,7 @@ use crate::restore::options::Options;
 use crate::restore::rights;
 use crate::restore::rows::{Rows, compare};
 use crate::restore::wanted::Wanted;
+use crate::sql::letters::{Letters, sendable};
 use crate::sql::statements;
 
 impl Rows {
@@ -21,19 +22,25 @@ impl Rows {
         let taken = |text: &str| -> Vec<String> {
             let all = if self.no_owner { rights::without_owner(text) } else { statements::statements(text) };
             let kept = all.into_iter().filter(|s| options.has_privileges() || !is_privilege(s));
-            kept.map(str::to_owned).collect()
+            // Sessions speak UTF-8 whatever the file is in.
+            kept.filter(|s| !s.starts_with("SET client_encoding ")).map(str::to_owned).collect()
+        };
+        let encoding = &self.run.manifest.source.encoding;
+        let joined = |all: &[String]| {
+            let all: Vec<_> = all.iter().map(|statement| sendable(statement, encoding)).collect();
+            all.join(";\n")
         };
         let plain = project::plain_table_privileges(&wanted.name());
         let loader = self.session().await?;
         if wanted.table.kind != TableKind::Table {
             let text = self.run.read(&wanted.table.file).await?;
-            let text = String::from_utf8(text)
-                .map_err(|error| Error::damage(format!("{}: {error}", wanted.table.file.key)))?;
+            let letters = Letters::of_script(&text).map_or_else(Letters::default, |(_, letters)| letters);
+            let text = letters.decode(&text);
             let (privileges, mut made): (Vec<String>, Vec<String>) =
                 attach_late(taken(&text)).into_iter().partition(|s| is_privilege(s));
             made.push(plain);
             made.extend(privileges);
-            loader.execute(&format!("BEGIN;\n{};\nCOMMIT", made.join(";\n")), &doing).await?;
+            loader.execute(&format!("BEGIN;\n{};\nCOMMIT", joined(&made)), &doing).await?;
             loader.close().await;
             return Ok(Vec::new());
         }
@@ -49,7 +56,7 @@ impl Rows {
         let late: Vec<String> = before.extract_if(.., |statement| is_late(statement)).collect();
         let privileges: Vec<String> = before.extract_if(.., |statement| is_privilege(statement)).collect();
         before.push(plain);
-        loader.execute(&format!("BEGIN;\n{}", before.join(";\n")), &doing).await?;
+        loader.execute(&format!("BEGIN;\n{}", joined(&before)), &doing).await?;
         let after = if options.has_rows() {
             let counted = loader.copy(&head.copy, &mut flow.rows, &doing).await;
             let (fingerprint, after) = flow.finish().await?;
@@ -66,7 +73,7 @@ impl Rows {
         let mut after = taken(&after);
         let guards = after.extract_if(.., |s| is_privilege(s) || s.ends_with(" ENABLE ROW LEVEL SECURITY"));
         let guards: Vec<String> = guards.chain(privileges).collect();
-        loader.execute(&format!("{};\nCOMMIT", guards.join(";\n")), &doing).await?;
+        loader.execute(&format!("{};\nCOMMIT", joined(&guards)), &doing).await?;
         loader.close().await;
         Ok(attach_late(late.into_iter().chain(after).collect()))
     }

@@ -312,3 +312,34 @@ pub(crate) fn another_backup_that_runs_and_a_prefix_of_another_database_are_seen
     cluster.drop_database(name);
     cluster.drop_database("doctor other");
 }
+
+/// A newer pg_dump that is installed is named by the backup that does not use it, in the words of `doctor`.
+#[test]
+fn a_backup_names_a_newer_pg_dump_that_would_do_better() {
+    let versions = pg::versions();
+    let (old, new) = (versions[0], *versions.last().unwrap());
+    if old >= 17 || new < 17 {
+        return;
+    }
+    let cluster = Cluster::start(old);
+    cluster.create_database("blobs");
+    cluster.psql("blobs", "SELECT count(lo_create(0)) FROM generate_series(1, 100000)");
+    let better = format!("pg_dump {old} keeps each of 100000 large objects in memory: one of 17 or newer does not");
+    let document = examined(&mut doctor(&cluster, &cluster.url("blobs"), &[]), 0);
+    assert!(finding(&document, "pg_dump").1.contains(&better), "{document:#}");
+    let store = tempfile::tempdir().unwrap();
+    let folders = [pg::bin_dir(new), pg::bin_dir(old)];
+    let ended = |pg_bin_dir: Option<&std::path::Path>| {
+        let mut command = pgstow();
+        command.args(["backup", "--deadline", "3s"]).arg("--store").arg(store.path());
+        command
+            .args(pg_bin_dir.into_iter().flat_map(|folder| [std::ffi::OsStr::new("--pg-bin-dir"), folder.as_os_str()]));
+        command.env("DATABASE_URL", cluster.url("blobs")).env("PATH", std::env::join_paths(&folders).unwrap());
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let err = ended(None);
+    assert!(err.contains(&better) && err.contains("is installed: --pg-bin-dir"), "{err}");
+    // Where one folder was named, no other is a choice.
+    let err = ended(Some(&pg::bin_dir(old)));
+    assert!(!err.contains("is installed"), "{err}");
+}

@@ -20,6 +20,7 @@ use crate::postgres::programs::child::in_english;
 use crate::postgres::programs::pg_dump::drain_stderr;
 use crate::postgres::programs::tools::PgTools;
 use crate::postgres::settings;
+use crate::sql::letters::Letters;
 
 /// The line an older server does not know; it stands in the first lines of a script.
 const UNKNOWN: &[u8] = b"SET transaction_timeout = 0;\n";
@@ -51,16 +52,16 @@ pub(crate) async fn definitions_of_archive(tools: &PgTools, archive: &Path) -> R
     text(&mut command, "`pg_restore`").await
 }
 
-/// As [`definitions_of_archive`], of a database.
+/// As [`definitions_of_archive`], of a database, in that encoding.
 ///
 /// # Errors
 /// The error of the program.
-pub(crate) async fn definitions_of_database(tools: &PgTools, info: &ConnInfo) -> Result<String> {
+pub(crate) async fn definitions_of_database(tools: &PgTools, info: &ConnInfo, encoding: &str) -> Result<String> {
     let session = Session::connect(info, CONNECT, "definitions").await?;
     let info = info.with_options(&settings::differing(&session.client).await?);
     session.close().await;
     let mut command = Command::new(tools.pg_dump());
-    command.args(["--schema-only", "--no-password", "--encoding=UTF8"]);
+    command.args(["--schema-only", "--no-password"]).arg(format!("--encoding={encoding}"));
     info.apply(&mut command);
     command.env("PGTZ", "UTC");
     text(&mut command, "`pg_dump`").await
@@ -74,7 +75,7 @@ async fn text(command: &mut Command, name: &'static str) -> Result<String> {
         stdout.read_to_end(&mut text).await.with_context(|| format!("read from {name}"))?;
     }
     running.end().await?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(Letters::default().decode(&text))
 }
 
 /// The source of the archive.

@@ -12,10 +12,11 @@ pub(crate) mod queries;
 
 use tokio_postgres::Client;
 
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 pub(crate) use crate::postgres::source::detect::detection::{
     Detection, GapKind, RelKind, Relation, SchemaInfo, ServerInfo,
 };
+use crate::postgres::source::letters::ODD_NAME;
 
 /// Reads a database's catalogue, outside a transaction. Memory: about 300 bytes a relation.
 ///
@@ -43,6 +44,11 @@ pub(crate) async fn server(client: &Client) -> Result<ServerInfo> {
     queries::server(client, None).await.context("read the server")
 }
 
+/// Says what to do about a name that the server cannot say in UTF-8.
+fn odd_name(error: Error) -> Error {
+    if error.is_sqlstate("22P05") { error.hint(ODD_NAME) } else { error }
+}
+
 /// Sends all questions at once; the server answers them in their order, in the time of one or two round trips.
 async fn look(client: &Client, in_transaction_after: Option<&ServerInfo>) -> Result<Detection> {
     let (server, schemas, relations, extensions, large_objects, omitted) = tokio::join!(
@@ -56,9 +62,11 @@ async fn look(client: &Client, in_transaction_after: Option<&ServerInfo>) -> Res
     );
     // Behind a statement that fails in a transaction all others fail too: the first one says why.
     let server = server.context("read the server")?;
-    let schemas = schemas.context("list the schemas")?;
-    let (relations, privileges) =
-        relations.and_then(|rows| queries::relations_of(&rows, &server)).context("list the relations")?;
+    let schemas = schemas.map_err(odd_name).context("list the schemas")?;
+    let (relations, privileges) = relations
+        .and_then(|rows| queries::relations_of(&rows, &server))
+        .map_err(odd_name)
+        .context("list the relations")?;
     let extensions = extensions.context("list the extensions")?;
     let large_objects = large_objects.context("list the large objects")?;
     let omitted = omitted.context("find what a dump cannot contain")?;

@@ -8,6 +8,11 @@ use crate::error::Result;
 use crate::postgres::error::failure;
 use crate::sql::letters::Letters;
 
+/// The step where a name cannot be said in UTF-8: every session reads names so.
+pub(crate) const ODD_NAME: &str = "names of schemas, tables, columns and roles cannot be saved with bytes that have no \
+    equivalent in UTF-8: rename it (ALTER ... RENAME) in a session whose client_encoding is the database's own; pg_dump \
+    alone can save it meanwhile";
+
 /// The letters of one question: one without an equivalent makes the server refuse all of them.
 const AT_ONCE: usize = 512;
 
