@@ -226,7 +226,8 @@ pub struct Source {
     pub server_version: String,
     /// Version of the pg_dump that described the catalogue.
     pub pg_dump_version: String,
-    /// Encoding of the database; the objects are in UTF8 unless this is `SQL_ASCII`, or a table's `encoding` says so.
+    /// Encoding of the database; the objects are in UTF8 unless this is `SQL_ASCII`, or they say otherwise themselves: a table's
+    /// `encoding`, the `ENCODING` entry of an archive, the `SET client_encoding` of a script.
     pub encoding: String,
     /// The `lc_monetary` that amounts of `money` are written with; absent in runs that wrote them as the database does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
