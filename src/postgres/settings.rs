@@ -5,8 +5,12 @@
 //! that stops a dump or a load, stands in [`SET`] with the value that is used instead; every other one stands in
 //! [`JUDGED`] with the reason why it changes nothing. A test compares both lists with `pg_settings` of each version.
 //!
-//! Where the values are set: each session of ours sets all of [`SET`] that its server knows and its role may set
-//! ([`statement`]); pg_dump and pg_dumpall get in `PGOPTIONS` what differs from it on this server ([`differing`]), so
+//! A restore evaluates what users of the database wrote: checks, generated columns, expressions of indexes, queries of
+//! materialized views. Those mean what the database's own time zone and formats make of them, so a restore's sessions
+//! keep its values where that reads no text of a run otherwise ([`Own`]).
+//!
+//! Where the values are set: each session of ours sets all of [`SET`] that its server knows and its role may set, or of a
+//! restore those that are not the database's own ([`statement`], [`as_the_database`]); pg_dump and pg_dumpall get in `PGOPTIONS` what differs from it on this server ([`differing`]), so
 //! that a pooler that refuses startup options is asked for none where none is needed; pg_restore and psql get those
 //! with `load` ([`loading`]), and so does the script of RESTORE.md ([`for_every_server`]).
 
@@ -29,17 +33,35 @@ pub(crate) struct Setting {
     pub(crate) load: bool,
     /// True where only a superuser may set it.
     pub(crate) superuser: bool,
+    /// The part of it that the database itself decides where a restore evaluates what its users wrote.
+    pub(crate) own: Own,
     /// The reason.
     #[allow(dead_code, reason = "read by people, and by the test that wants one for each")]
     pub(crate) why: &'static str,
 }
 
+/// The sessions of a restore in which a setting has the value of the database, as it has in those of `pg_restore`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// In none.
+    Never,
+    /// Where queries of users are run and no text of a run is read: rows of a run, and definitions of pg_dump, would be
+    /// read otherwise than they were written.
+    Queries,
+    /// In all: it decides how values are written, and text of a run is read alike under every value.
+    Always,
+}
+
 const fn set(name: &'static str, value: &'static str, why: &'static str) -> Setting {
-    Setting { name, value, since: 14, load: false, superuser: false, why }
+    Setting { name, value, since: 14, load: false, superuser: false, own: Own::Never, why }
 }
 
 const fn for_load(setting: Setting) -> Setting {
     Setting { load: true, ..setting }
+}
+
+const fn own(own: Own, setting: Setting) -> Setting {
+    Setting { own, ..setting }
 }
 
 const fn since(major: u32, setting: Setting) -> Setting {
@@ -58,17 +80,17 @@ pub(crate) const MONEY: &str = "lc_monetary";
 #[rustfmt::skip]
 pub(crate) const SET: &[Setting] = &[
     // Values as text.
-    set("DateStyle", "ISO", "dates are written so that every style reads them alike"),
-    set("IntervalStyle", "postgres", "intervals are written so that every style reads them alike"),
-    set("extra_float_digits", "3", "floats are written with all their digits"),
-    set("bytea_output", "hex", "the same bytes each time, in definitions too"),
-    set("TimeZone", "UTC", "the same instant in the same words, in definitions too"),
-    for_load(set(MONEY, "C", "money is written and read with the currency sign, marks and decimals of a locale")),
-    for_load(set("array_nulls", "on", "when off, NULL in an array is read as the string NULL")),
+    own(Own::Always, set("DateStyle", "ISO", "dates are written so that every style reads them alike")),
+    own(Own::Always, set("IntervalStyle", "postgres", "intervals are written so that every style reads them alike")),
+    own(Own::Always, set("extra_float_digits", "3", "floats are written with all their digits")),
+    own(Own::Always, set("bytea_output", "hex", "the same bytes each time, in definitions too")),
+    own(Own::Always, set("TimeZone", "UTC", "the same instant in the same words, with its offset, in definitions too")),
+    own(Own::Queries, for_load(set(MONEY, "C", "money is written and read with the currency sign, marks and decimals of a locale"))),
+    own(Own::Queries, for_load(set("array_nulls", "on", "when off, NULL in an array is read as the string NULL"))),
     for_load(set("xmloption", "content", "when document, fragments of XML are not read")),
     for_load(set("standard_conforming_strings", "on", "literals of definitions mean the same everywhere; 19 knows no other value")),
-    for_load(set("quote_all_identifiers", "off", "names in definitions, and those that the script of RESTORE.md compares, are written in one way")),
-    for_load(set("transform_null_equals", "off", "when on, `x = NULL` in a definition becomes another expression")),
+    own(Own::Queries, for_load(set("quote_all_identifiers", "off", "names in definitions, and those that the script of RESTORE.md compares, are written in one way"))),
+    own(Own::Queries, for_load(set("transform_null_equals", "off", "when on, `x = NULL` in a definition becomes another expression"))),
     // Names.
     set("search_path", "", "no object of a user stands in for one of the system, and names are qualified"),
     // Which rows are read, and in which order.
@@ -334,10 +356,12 @@ pub(crate) const JUDGED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The statement that sets all of it that the server knows and the role may set.
+/// The statement that sets all of it that the server knows and the role may set; for sessions that restore (`restores`),
+/// without what is the database's own there.
 #[must_use]
-pub(crate) fn statement(own_money: bool) -> String {
-    let wanted = SET.iter().filter(|setting| !(own_money && setting.name == MONEY));
+pub(crate) fn statement(own_money: bool, restores: bool) -> String {
+    let is_own = |setting: &Setting| restores && setting.own == Own::Always || own_money && setting.name == MONEY;
+    let wanted = SET.iter().filter(|setting| !is_own(setting));
     let values: Vec<String> =
         wanted.map(|setting| format!("({}, {})", literal(setting.name), literal(setting.value))).collect();
     format!(
@@ -346,6 +370,21 @@ pub(crate) fn statement(own_money: bool) -> String {
          WHERE s.context = 'user' OR pg_catalog.current_setting('is_superuser') = 'on'",
         values.join(", ")
     )
+}
+
+/// The statements with which queries of users see the database's own settings until the end of the transaction.
+#[must_use]
+pub(crate) fn as_the_database() -> String {
+    let own = SET.iter().filter(|setting| setting.own != Own::Never);
+    own.map(|setting| format!("SET LOCAL {} TO DEFAULT;\n", setting.name)).collect()
+}
+
+/// The statements with which a session that restores writes values as a backup does, and those that end it.
+#[must_use]
+pub(crate) fn written_alike() -> (String, String) {
+    let own = || SET.iter().filter(|setting| setting.own == Own::Always);
+    let set = own().map(|setting| format!("SET {} = {}; ", setting.name, literal(setting.value))).collect();
+    (set, own().map(|setting| format!("RESET {}; ", setting.name)).collect())
 }
 
 /// The startup options (`PGOPTIONS`) with which another session of the same role in the same database has the values of

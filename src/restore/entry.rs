@@ -104,6 +104,8 @@ pub(crate) fn step(error: &Error, statement: &str) -> String {
         Some("42P07" | "42710" | "42723" | "42P06" | "42P16") => {
             "drop or rename what is there, where the run's is wanted, and restore again".to_owned()
         }
+        // What this server cannot do, or a parameter or value that it does not know: no role may run it here.
+        Some("0A000" | "22023") => format!("where the server can do it, run: {}", brief(statement)),
         // A missing object: tables, types and other objects, functions, columns, schemas.
         Some("42P01" | "42704" | "42883" | "42703" | "3F000") => when_there(statement),
         _ => by_hand(statement),
@@ -174,6 +176,11 @@ pub(crate) fn owned(entry: &Entry) -> Option<String> {
     let what = entry.drop_stmt.as_deref()?.trim().strip_prefix("DROP ")?.strip_suffix(';')?;
     let what = what.strip_prefix("PROCEDURAL ").unwrap_or(what);
     has_owner.then(|| what.to_owned())
+}
+
+/// True for the schema `public`, which is there before an entry is made: only its owner may be another one.
+pub(crate) fn is_public(entry: &Entry) -> bool {
+    entry.desc == ObjectType::Schema && entry.defn.as_deref().is_none_or(|defn| defn.starts_with("--"))
 }
 
 /// The words for an object in `GRANT ... ON`, and its name as SQL.

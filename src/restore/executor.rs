@@ -12,6 +12,7 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Extension, Manifest};
 use crate::postgres::connect::session::Session;
+use crate::postgres::settings;
 use crate::postgres::target;
 use crate::postgres::target::project;
 use crate::postgres::target::requests::Requests;
@@ -21,6 +22,7 @@ use crate::restore::extensions::{self, Moment};
 use crate::restore::findings::{self, Ledger};
 use crate::restore::grants::{Grant, give};
 use crate::restore::options::Options;
+use crate::restore::pieces;
 use crate::restore::quick::{SMALL_BYTES, Sizes};
 use crate::restore::validation::{Validation, in_two_steps, not_valid, validate};
 use crate::sql::letters::sendable;
@@ -313,10 +315,40 @@ impl<'a> Executor<'a> {
             let tried = before.len();
             let entries: Vec<&Entry> = before.into_values().map(|refused| refused.entry).collect();
             self.make_all(session, &entries).await?;
-            if self.refused().len() == tried {
+            if self.refused().len() == tried && !self.in_pieces(session).await? {
                 return Ok(());
             }
         }
+    }
+
+    /// Makes refused entries without those of their statements that the server does not take; true where it made one.
+    async fn in_pieces(&self, session: &Session) -> Result<bool> {
+        let all: Vec<(usize, &'a Entry)> =
+            self.refused().iter().filter(|(_, r)| is_refusal(&r.why)).map(|(at, r)| (*at, r.entry)).collect();
+        let mut some = false;
+        for (at, entry) in all {
+            let making = self.making(session, entry);
+            let what = (findings::kind(entry), findings::name(entry));
+            for whole in pieces::ways(entry, &making.sql) {
+                let Some(lost) = pieces::make(session, &whole, &what).await? else { continue };
+                self.refused().remove(&at);
+                self.note_owner(&making);
+                for (statement, error) in lost {
+                    let step = entry::step(&error, &statement);
+                    let kind = format!("statement of {}", what.0);
+                    self.ledger.refused(&kind, &what.1, &error.cause(), &step, &statement);
+                }
+                some = true;
+                break;
+            }
+        }
+        Ok(some)
+    }
+
+    /// An entry with the statements that make it here.
+    fn making(&self, session: &Session, entry: &'a Entry) -> Making<'a> {
+        let owner = self.owner(entry);
+        Making { entry, owner, sql: self.statement(session, entry, owner, method(entry)) }
     }
 
     /// Makes one entry; a refusal is kept.
@@ -338,10 +370,11 @@ impl<'a> Executor<'a> {
                 if self.lacks(entry) {
                     continue;
                 }
-                let owner = self.owner(entry);
-                let sql = self.statement(session, entry, owner, method(entry));
-                if !sql.trim().is_empty() {
-                    next.push_back(Making { entry, owner, sql });
+                let making = self.making(session, entry);
+                if making.sql.trim().is_empty() {
+                    self.note_owner(&making);
+                } else {
+                    next.push_back(making);
                 }
             }
             if next.is_empty() {
@@ -374,7 +407,7 @@ impl<'a> Executor<'a> {
     fn note_owner(&self, made: &Making<'_>) {
         let Making { entry, owner, .. } = made;
         if let (None, Some(saved)) = (owner, self.saved_owner(entry))
-            && saved != self.rights.role
+            && !self.belongs_to(entry, saved)
             && entry::owned(entry).is_some()
         {
             let why = self.cannot_give_to(saved).unwrap_or_default();
@@ -433,9 +466,17 @@ impl<'a> Executor<'a> {
         entry.owner.as_deref().filter(|owner| !self.options.ignores_owners() && !owner.is_empty())
     }
 
-    /// The role that an entry is given to, where that is another than the session's and can be.
+    /// True where an entry is a role's without being given to it: the session's own, unless it was there before.
+    fn belongs_to(&self, entry: &Entry, owner: &str) -> bool {
+        if entry::is_public(entry) {
+            return self.rights.owner_of_public.as_deref() == Some(owner);
+        }
+        owner == self.rights.role
+    }
+
+    /// The role that an entry is given to, where it does not belong to it by itself and can be given.
     fn owner<'e>(&self, entry: &'e Entry) -> Option<&'e str> {
-        let saved = self.saved_owner(entry).filter(|owner| *owner != self.rights.role);
+        let saved = self.saved_owner(entry).filter(|owner| !self.belongs_to(entry, owner));
         saved.filter(|owner| self.cannot_give_to(owner).is_none())
     }
 
@@ -455,6 +496,9 @@ impl<'a> Executor<'a> {
         // `-- *not* creating schema, since initdb creates it`: only its owner may be another one.
         let defn = if defn.starts_with("--") { "" } else { defn };
         let mut sql = String::new();
+        if entry.desc == ObjectType::MaterializedViewData {
+            sql.push_str(&settings::as_the_database());
+        }
         if let Some(method) = method.filter(|_| entry.relkind != Some('p')) {
             sql.push_str(&format!("SET LOCAL default_table_access_method = {};\n", quote(method)));
         }

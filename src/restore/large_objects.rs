@@ -16,10 +16,12 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Object;
 use crate::objects::read::Watch;
 use crate::postgres::connect::session::Session;
+use crate::postgres::target;
 use crate::postgres::target::project;
 use crate::restore::entry::{self, is_refusal};
 use crate::restore::executor::Executor;
 use crate::restore::grants::{Grant, give};
+use crate::restore::private_file::PrivateFile;
 use crate::restore::work::Work;
 use crate::seal::decode;
 use crate::sql::names::quote;
@@ -196,6 +198,26 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Makes the large objects empty where default privileges would open those that `pg_restore` makes; returns the list
+    /// of what is left to it.
+    async fn made_before(&self, object: &Object) -> Result<Option<PrivateFile>> {
+        if self.control.server_version_num() < 180_000 || !target::opens_large_objects(&self.control).await? {
+            return Ok(None);
+        }
+        let entries = self.run.table_of_contents(object).await?.entries;
+        let is_left = |e: &&Entry| {
+            !matches!(e.desc, ObjectType::Blob | ObjectType::BlobMetadata | ObjectType::Acl | ObjectType::SecurityLabel)
+        };
+        let left = entries.iter().filter(is_left).map(|e| format!("{};\n", e.dump_id)).collect::<String>();
+        let list = PrivateFile::new(left.as_bytes())?;
+        let session = Session::connect(&self.info, self.options.connect_timeout, "restore").await?;
+        for oids in LargeObjects::of(entries).oids.chunks(STATEMENTS_AT_ONCE) {
+            target::make_large_objects(&session, oids).await?;
+        }
+        session.close().await;
+        Ok(Some(list))
+    }
+
     /// Streams the large objects into `pg_restore`, as the role's own and without privileges. The end of the archive is
     /// held back until its SHA-256 was compared.
     pub(crate) async fn large_objects(&self, object: &Object) -> Result<()> {
@@ -210,7 +232,10 @@ impl Work<'_> {
             watch,
             damage: Arc::clone(&damage),
         };
+        let made = self.made_before(object).await?;
+        let list = made.as_ref().map(|list| format!("--use-list={}", list.path.display()));
         let mut arguments = vec!["--no-owner", "--no-privileges", "--no-security-labels"];
+        arguments.extend(list.as_deref());
         if self.run.manifest.large_objects.count <= BLOBS_AT_ONCE {
             arguments.push("--single-transaction");
         }

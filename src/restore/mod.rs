@@ -18,6 +18,7 @@ pub(crate) mod grants;
 pub(crate) mod large_objects;
 pub(crate) mod options;
 pub(crate) mod parts;
+pub(crate) mod pieces;
 pub(crate) mod plain;
 pub(crate) mod prepare;
 pub(crate) mod private_file;

@@ -207,8 +207,12 @@ impl Work<'_> {
         for line in extensions::other_versions(&self.control, &self.run.manifest.extensions).await? {
             self.ledger.note(line);
         }
-        for (table, statements) in after {
-            self.finish_table(&table, &statements).await?;
+        if !after.is_empty() {
+            let session = Session::connect(&self.info, self.options.connect_timeout, "restore").await?;
+            for (table, statements) in after {
+                self.finish_table(&session, &table, &statements).await?;
+            }
+            session.close().await;
         }
         self.set(last).await?;
         if let Some(mark) = &mut mark {
@@ -413,15 +417,20 @@ impl Work<'_> {
                 other => other?,
             }
         }
+        if checks.is_empty() {
+            return Ok(());
+        }
+        // Rows are checked with the settings of the database, which came after the control session.
+        let session = Session::connect(&self.info, self.options.connect_timeout, "restore").await?;
         for check in checks.iter().rev() {
-            let valid = match constraints::put_back(&self.control, check, true).await {
+            let valid = match constraints::put_back(&session, check, true).await {
                 Err(error) if is_refusal(&error) => error,
                 other => {
                     other?;
                     continue;
                 }
             };
-            let (why, then) = match constraints::put_back(&self.control, check, false).await {
+            let (why, then) = match constraints::put_back(&session, check, false).await {
                 Ok(()) => (format!("restored as NOT VALID: {}", valid.cause()), "change the rows that break it, then"),
                 Err(error) if is_refusal(&error) => (error.cause(), "make the constraint again; then"),
                 Err(error) => return Err(error),
@@ -435,6 +444,7 @@ impl Work<'_> {
                 &statement,
             );
         }
+        session.close().await;
         Ok(())
     }
 
@@ -459,15 +469,15 @@ impl Work<'_> {
 
     /// Indexes, constraints and the like of a single table: all in one transaction, or one by one where some are
     /// refused.
-    async fn finish_table(&self, table: &TableName, statements: &[String]) -> Result<()> {
+    async fn finish_table(&self, session: &Session, table: &TableName, statements: &[String]) -> Result<()> {
         let doing = format!("finish {table}");
         let together = statements.join(";\n");
-        match project::transaction(&self.control, &together, &doing).await {
+        match project::transaction(session, &together, &doing).await {
             Err(error) if is_refusal(&error) && !self.options.exit_on_error => {}
             other => return other,
         }
         for statement in statements {
-            match project::transaction(&self.control, statement, &doing).await {
+            match project::transaction(session, statement, &doing).await {
                 Err(error) if is_refusal(&error) => {
                     let step = entry::step(&error, statement);
                     self.ledger.refused("statement of", &table.to_string(), &error.cause(), &step, statement);

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::target::Rights;
 use crate::restore::options::Options;
-use crate::sql::names::in_comment;
+use crate::sql::names::{in_comment, quote};
 use crate::sql::statements::{name, statements};
 
 /// Things that are named one by one.
@@ -38,16 +38,19 @@ pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, options: &Options) -> 
     }
     let mut error = Error::failed(format!("role {} cannot restore {}", rights.role, lacking.join(", ")));
     if !owners.is_empty() {
-        let grants: Vec<String> = owners
-            .iter()
-            .map(|owner| {
-                let quote = crate::sql::names::quote;
-                format!("GRANT {} TO {}", quote(owner), quote(&rights.role))
-            })
-            .collect();
-        error = error
-            .hint("--no-owner gives everything to the role that restores")
-            .hint(format!("or let a superuser run: {}", grants.join("; ")));
+        let (superusers, others): (Vec<&String>, Vec<&String>) =
+            owners.iter().partition(|owner| rights.superusers.contains(*owner));
+        let grant = |owner: &&String| format!("GRANT {} TO {}", quote(owner), quote(&rights.role));
+        let grants: Vec<String> = others.iter().map(grant).collect();
+        error = error.hint("--no-owner gives everything to the role that restores");
+        if !grants.is_empty() {
+            error = error.hint(format!("or let a superuser run: {}", grants.join("; ")));
+        }
+        if !superusers.is_empty() {
+            let names = human::shortened(superusers.iter().map(|name| in_comment(name)), NAMED, ", ");
+            // Who may act as one may do everything: nothing to give away for a restore.
+            error = error.hint(format!("only a superuser can give things to a superuser ({names}): restore as one"));
+        }
     }
     if !things.is_empty() {
         error = error.hint("restore as a superuser, or parts of the run with --schema and --table");
@@ -59,7 +62,7 @@ pub(crate) fn refuse(entries: &[&Entry], rights: &Rights, options: &Options) -> 
 fn owners(entries: &[&Entry], rights: &Rights) -> BTreeSet<String> {
     let given =
         entries.iter().filter(|e| !matches!(e.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::Database));
-    // Rights on the schema `public` are refused with a warning only.
+    // The schema `public` is there, and is restored without its owner: listed, no reason to refuse everything.
     let owned = given.filter(|e| !(e.desc == ObjectType::Schema && tag(e) == "public"));
     owned.filter_map(|e| e.owner.clone()).filter(|owner| !owner.is_empty() && !rights.can_be.contains(owner)).collect()
 }

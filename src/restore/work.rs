@@ -81,7 +81,7 @@ impl<'a> Work<'a> {
         commits: TaskTracker,
     ) -> Result<Self> {
         let manifest = &loaded.run.manifest;
-        let info = options.target.with_own_money(manifest.source.lc_monetary.is_none());
+        let info = options.target.with_own_money(manifest.source.lc_monetary.is_none()).for_restoring();
         let pg_restore = PgRestore {
             tools: loaded.tools(options)?,
             info: info.clone(),

@@ -538,3 +538,109 @@ fn rows_come_in_the_order_of_foreign_keys_to_and_from_partitioned_tables() {
     }
     cluster.psql("postgres", "DROP ROLE keyed");
 }
+
+#[test]
+fn a_table_stands_with_its_rows_where_only_a_clause_of_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, newer) = (folder.path().join("store"), folder.path().join("newer"));
+    let (from, to) = (pg::shared(15), pg::shared(18));
+    from.create_database("clauses");
+    from.psql(
+        "clauses",
+        "CREATE TABLE t (a int, b text COMPRESSION lz4, c text STORAGE EXTERNAL); ALTER TABLE t ALTER b SET STATISTICS 77;
+         INSERT INTO t VALUES (1, repeat('x', 5000), 'c'); CREATE INDEX iu ON t (a); CREATE VIEW v AS SELECT * FROM t;
+         CREATE TABLE u (a int, tt t); INSERT INTO u SELECT 1, t FROM t; GRANT SELECT (a) ON t TO PUBLIC;
+         CREATE FUNCTION ff() RETURNS t LANGUAGE sql BEGIN ATOMIC SELECT * FROM t; END",
+    );
+    expect_code(&mut backup(from, "clauses", &store), 0);
+    let dump = |cluster: &Cluster, tables: &[&str]| {
+        let inserts = cluster.pg_dump(tables[0], &["--data-only", "--inserts"]);
+        inserts.lines().filter(|line| line.starts_with("INSERT")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (stdout, _) = expect_code(restore(to, "clauses_copy", &store).args(["--create", "--json"]), 3);
+    let lz4 = "ALTER TABLE ONLY public.t ALTER COLUMN b SET COMPRESSION lz4";
+    let expected = ("statement of table".to_owned(), "public.t".to_owned(), lz4.to_owned());
+    assert_eq!(findings(&stdout), [expected]);
+    assert!(!stdout.contains("as a role that may"), "no role may: {stdout}");
+    assert_eq!(dump(to, &["clauses_copy"]), dump(from, &["clauses"]));
+    let made = "SELECT (SELECT attstattarget || attstorage::text FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'b'),
+        (SELECT attstorage FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'c'), to_regclass('iu'), (SELECT count(*) FROM v),
+        to_regprocedure('ff()'), (SELECT attacl FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'a')";
+    assert_eq!(to.psql("clauses_copy", made), from.psql("clauses", made));
+
+    // A parameter that an older server does not know, among one that it does.
+    to.create_database("clauses_18");
+    to.psql(
+        "clauses_18",
+        "CREATE TABLE w (a int) WITH (fillfactor = 70, vacuum_max_eager_freeze_failure_rate = 0.1, autovacuum_enabled = off);
+         INSERT INTO w VALUES (1); ALTER TABLE w ADD CHECK (a > 0)",
+    );
+    expect_code(&mut backup(to, "clauses_18", &newer), 0);
+    let mut back = program::restore(to, &from.url("clauses_15"), &newer);
+    let (stdout, _) = expect_code(back.args(["--create", "--json"]), 3);
+    let rate = "ALTER TABLE public.w SET (vacuum_max_eager_freeze_failure_rate='0.1')";
+    assert_eq!(findings(&stdout), [("statement of table".to_owned(), "public.w".to_owned(), rate.to_owned())]);
+    let read = "SELECT array(SELECT unnest(reloptions) o ORDER BY o), (SELECT count(*) FROM w) FROM pg_class WHERE relname = 'w'";
+    assert_eq!(from.psql("clauses_15", read), "{autovacuum_enabled=off,fillfactor=70}|1");
+}
+
+#[test]
+fn large_objects_are_no_more_open_than_they_were_whatever_the_target_gives_to_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let cluster = Cluster::start(18);
+    cluster.create_database("blobs");
+    cluster.psql(
+        "blobs",
+        "CREATE ROLE lo_anon; CREATE ROLE lo_user; CREATE ROLE lo_owner; SELECT lo_from_bytea(55, 'secret'), lo_from_bytea(56, 'shared'),
+         lo_from_bytea(57, 'of another'), lo_from_bytea(58, 'the same as 55'); GRANT SELECT ON LARGE OBJECT 56 TO lo_user;
+         ALTER LARGE OBJECT 57 OWNER TO lo_owner; COMMENT ON LARGE OBJECT 58 IS 'said';
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON LARGE OBJECTS TO lo_user",
+    );
+    let read = "SELECT oid, lomowner::regrole, array(SELECT x::text FROM unnest(coalesce(lomacl, acldefault('L', lomowner))) x ORDER BY 1),
+        lo_get(oid), obj_description(oid, 'pg_largeobject') FROM pg_largeobject_metadata ORDER BY oid;
+        SELECT defaclobjtype, defaclacl FROM pg_default_acl ORDER BY 1";
+    let saved = cluster.psql("blobs", read);
+    expect_code(&mut backup(&cluster, "blobs", &store), 0);
+    cluster.create_database("open");
+    cluster.psql("open", "ALTER DEFAULT PRIVILEGES GRANT ALL ON LARGE OBJECTS TO lo_anon, PUBLIC");
+    // Each object with its privileges is committed by itself.
+    expect_code(restore(&cluster, "open", &store).arg("--into-existing"), 0);
+    let objects = |text: &str| text.lines().filter(|line| !line.starts_with('L')).collect::<Vec<_>>().join("\n");
+    assert_eq!(objects(&cluster.psql("open", read)), objects(&saved));
+    // The default privileges of the run come after its objects.
+    expect_code(restore(&cluster, "closed", &store).arg("--create"), 0);
+    assert_eq!(cluster.psql("closed", read), saved);
+    assert_eq!(cluster.pg_dump("closed", &[]), cluster.pg_dump("blobs", &[]));
+}
+
+#[test]
+fn the_owner_of_public_comes_back_or_is_listed_where_no_superuser_restores() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, other) = (folder.path().join("store"), folder.path().join("other"));
+    let cluster = Cluster::start(15);
+    for database in ["ow", "ow_super"] {
+        cluster.create_database(database);
+    }
+    cluster.psql("postgres", "CREATE ROLE ow_app LOGIN CREATEDB PASSWORD 'x'; ALTER DATABASE ow OWNER TO ow_app");
+    cluster.psql("ow", "ALTER SCHEMA public OWNER TO ow_app; SET ROLE ow_app; CREATE TABLE t (a int)");
+    expect_code(&mut backup(&cluster, "ow", &store), 0);
+    let owner = "SELECT nspowner::regrole FROM pg_namespace WHERE nspname = 'public'";
+    let as_app =
+        |database: &str, store: &Path| program::restore(&cluster, &cluster.url_as("ow_app", "x", database), store);
+    expect_code(as_app("ow_1", &store).arg("--create"), 0);
+    assert_eq!(cluster.psql("ow_1", owner), "ow_app");
+    assert_eq!(cluster.pg_dump("ow_1", &[]), cluster.pg_dump("ow", &[]));
+
+    // Another role's, which it cannot act as.
+    cluster
+        .psql("ow_super", "ALTER SCHEMA public OWNER TO postgres; SET ROLE ow_app; RESET ROLE; CREATE PUBLICATION pp");
+    expect_code(&mut backup(&cluster, "ow_super", &other), 0);
+    let (_, stderr) = expect_failure(as_app("ow_2", &other).arg("--create"), 1);
+    assert!(!stderr.contains("GRANT \"postgres\"") && stderr.contains("superuser"), "{stderr}");
+    let (stdout, _) = expect_code(as_app("ow_3", &other).args(["--create", "--best-effort", "--json"]), 3);
+    let owners: Vec<_> =
+        findings(&stdout).into_iter().filter(|one| one.0 == "ownership by" && one.1 == "postgres").collect();
+    assert_eq!(owners.len(), 1, "{stdout}");
+    assert!(stdout.contains("schema public"), "{stdout}");
+}

@@ -136,3 +136,74 @@ fn hostile_settings_of_database_and_role_change_no_value() {
     let drilled = expect_code(pgstow().args(["drill", "--on", &cluster.url("postgres"), "--store"]).arg(&store), 0);
     assert!(drilled.0.contains("PROVEN") || drilled.1.contains("PROVEN"), "{drilled:?}");
 }
+
+/// Rows, and what is computed of them with the settings of the database: views, checks, domains, stored columns, indexes.
+const COMPUTED: &str = r#"
+    CREATE TABLE e (id int, ts timestamptz, d date, i interval, b bytea, f float8, m money, a text);
+    INSERT INTO e VALUES (1, '2026-01-05 23:30:00-05', '2026-02-01', '1 day 2 hours', 'abc', 0.1::float8 + 0.2, 1234.5::numeric::money, 'x "y"'),
+        (2, '2026-01-06 08:05:00-05', '2026-01-06', '-3 mons -2 days', '\x00', 1e30, -1::numeric::money, 'z');
+    CREATE MATERIALIZED VIEW per_day AS SELECT ts::date AS day, count(*) FROM e GROUP BY 1;
+    CREATE MATERIALIZED VIEW txt AS SELECT id, ts::text ts, d::text d, i::text i, b::text b, f::text f, m::text m, to_char(ts, 'HH24') h,
+        quote_ident(a) q, ('{' || a || ',NULL}')::text[] arr FROM e WHERE id = 2;
+    CREATE TABLE hours (id int, ts timestamptz CHECK (extract(hour FROM ts) BETWEEN 8 AND 18));
+    INSERT INTO hours VALUES (1, '2026-01-05 17:30:00-05'), (2, '2026-01-06 08:05:00-05');
+    CREATE DOMAIN office AS timestamptz CHECK (extract(hour FROM VALUE) BETWEEN 8 AND 18);
+    CREATE TABLE dom (a office); INSERT INTO dom VALUES ('2026-01-05 17:30:00-05');
+    CREATE TABLE rated (id int CHECK (id > current_setting('app.rate')::int)); INSERT INTO rated VALUES (5);
+    CREATE FUNCTION day_of(timestamptz) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1::date::text';
+    CREATE TABLE stored (ts timestamptz, day text GENERATED ALWAYS AS (day_of(ts)) STORED);
+    INSERT INTO stored VALUES ('2026-01-05 23:30:00-05'); CREATE UNIQUE INDEX ON stored (day_of(ts));
+    CREATE TABLE parted (w timestamptz NOT NULL DEFAULT '2026-01-05 23:30:00-05') PARTITION BY RANGE (w);
+    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2026-01-01 00:00-05') TO ('2026-02-01 00:00-05');
+    INSERT INTO parted VALUES ('2026-01-01 00:00-05'), ('2026-01-31 23:59:59-05')
+"#;
+
+#[test]
+fn what_users_wrote_is_computed_with_the_settings_of_their_database() {
+    let cluster = Cluster::start_with_locales(pg::packaged(), &["es_AR"]);
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let store = folder.path().join("store");
+    cluster.create_database("own");
+    let settings = [
+        ("timezone", "America/New_York"),
+        ("datestyle", "SQL, DMY"),
+        ("bytea_output", "escape"),
+        ("intervalstyle", "iso_8601"),
+        ("extra_float_digits", "-3"),
+        ("lc_monetary", "es_AR.utf8"),
+        ("quote_all_identifiers", "on"),
+        ("array_nulls", "off"),
+        ("app.rate", "3"),
+    ];
+    for (name, value) in settings {
+        cluster.psql("postgres", &format!("ALTER DATABASE own SET {name} = '{value}'"));
+    }
+    cluster.psql("own", COMPUTED);
+    let values = |database: &str| {
+        let tables = ["per_day", "txt", "hours", "dom", "rated", "stored", "parted", "e"];
+        let each = tables.map(|table| cluster.psql(database, &format!("SELECT t FROM {table} t ORDER BY t::text")));
+        each.join("\n")
+            + &cluster.psql(database, "SELECT conname, convalidated FROM pg_constraint ORDER BY conname COLLATE \"C\"")
+    };
+    let saved = values("own");
+    assert!(
+        saved.contains("05/01/2026") && saved.contains("P-3M-2D") && saved.contains(",23)") || saved.contains("08"),
+        "{saved}"
+    );
+    expect_code(&mut program::backup(&cluster, "own", &store), 0);
+    let definitions = |database: &str| cluster.pg_dump(database, &[]).replace(database, "own");
+    let dumped = definitions("own");
+
+    expect_code(program::restore(&cluster, &cluster.url("own_copy"), &store).arg("--create"), 0);
+    assert_eq!(values("own_copy"), saved);
+    assert_eq!(definitions("own_copy"), dumped);
+    let drilled = expect_code(&mut program::drill(&cluster, &store), 0);
+    assert!(drilled.0.contains("PROVEN") || drilled.1.contains("PROVEN"), "{drilled:?}");
+
+    // A table by itself, and rows by themselves, into a database with those settings.
+    cluster.psql("own_copy", "DROP TABLE hours; TRUNCATE e, stored");
+    let mut single = program::restore(&cluster, &cluster.url("own_copy"), &store);
+    expect_code(single.args(["--into-existing", "--table", "public.hours"]), 0);
+    expect_code(program::restore(&cluster, &cluster.url("own_copy"), &store).args(["--data-only", "--truncate"]), 0);
+    assert_eq!(values("own_copy"), saved);
+}

@@ -95,6 +95,8 @@ pub(crate) struct ConnInfo {
     /// Makes the password of each session.
     passwords: Option<password::Source>,
     own_money: bool,
+    /// Its sessions evaluate what users wrote, with the database's own settings.
+    restores: bool,
     server: OneServer,
     /// Silence of a session that owes an answer after which its backend is looked at.
     silence: Option<Duration>,
@@ -109,6 +111,7 @@ pub(crate) fn holds_secret(text: &str) -> bool {
         secrets: BTreeMap::new(),
         passwords: None,
         own_money: false,
+        restores: false,
         server: OneServer::default(),
         silence: None,
         is_database_assumed: false,
@@ -148,6 +151,7 @@ impl ConnInfo {
             secrets: BTreeMap::new(),
             passwords: None,
             own_money: false,
+            restores: false,
             server: OneServer::default(),
             silence: None,
             is_database_assumed: false,
@@ -225,6 +229,18 @@ impl ConnInfo {
     #[must_use]
     pub(crate) fn with_own_money(&self, own: bool) -> Self {
         Self { own_money: own, ..self.clone() }
+    }
+
+    /// The same connection, whose sessions restore: what users of the database wrote is evaluated with its own settings.
+    #[must_use]
+    pub(crate) fn for_restoring(&self) -> Self {
+        Self { restores: true, ..self.clone() }
+    }
+
+    /// True where sessions keep what the database's own settings decide in a restore.
+    #[must_use]
+    pub(crate) const fn restores(&self) -> bool {
+        self.restores
     }
 
     /// True where amounts of `money` are written as database and role say.

@@ -1,5 +1,5 @@
 //! One connection to PostgreSQL, set up so that what it reads does not depend on the settings of server, database
-//! or role. Owns the task that moves its bytes; what is done in a session is its user's business.
+//! or role; what a restore evaluates in it does, as it did where it was saved. Owns the task that moves its bytes; what is done in a session is its user's business.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl Session {
         let sql = format!(
             "SET application_name = {}; SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {NO_PATH}; {}; {SET_UP}",
             crate::sql::names::literal(&application_name(name)),
-            settings::statement(self.info.own_money())
+            settings::statement(self.info.own_money(), self.info.restores())
         );
         let messages = match self.client.simple_query(&format!("{sql}, {STARTED}")).await {
             // All of it was one transaction.

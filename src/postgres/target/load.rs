@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
+use crate::postgres::settings;
 use crate::seal::digest::Fingerprint;
 use crate::sql::letters::sendable;
 use crate::sql::names::quote;
@@ -154,11 +155,18 @@ impl Loader {
 
     /// The fingerprint of what a `COPY ... TO STDOUT` gives, with the settings of a backup.
     pub(crate) async fn fingerprint(&self, statement: &str, doing: &str) -> Result<Fingerprint> {
+        let (alike, end) = settings::written_alike();
+        if self.session.info().restores() {
+            self.execute(&alike, doing).await?;
+        }
         let stream = self.session.client.copy_out(statement).await.map_err(|e| failure(&e).context(doing))?;
         let mut stream = std::pin::pin!(stream);
         let mut rows = Rows::default();
         while let Some(part) = stream.next().await {
             rows.feed(&part.map_err(|e| failure(&e).context(doing))?);
+        }
+        if self.session.info().restores() {
+            self.execute(&end, doing).await?;
         }
         Ok(*rows.fingerprint())
     }

@@ -96,6 +96,10 @@ pub(crate) struct Rights {
     pub(crate) extensions: BTreeSet<String>,
     /// It may create subscriptions.
     pub(crate) subscriptions: bool,
+    /// Roles of the server that may do everything.
+    pub(crate) superusers: BTreeSet<String>,
+    /// The owner of schema `public`.
+    pub(crate) owner_of_public: Option<String>,
 }
 
 /// Asks for that.
@@ -115,13 +119,50 @@ pub(crate) async fn rights(session: &Session) -> Result<Rights> {
     let extensions =
         "SELECT name::pg_catalog.text FROM pg_catalog.pg_available_extension_versions WHERE trusted OR NOT superuser
                       UNION SELECT extname::pg_catalog.text FROM pg_catalog.pg_extension";
+    let superusers = "SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles WHERE rolsuper";
+    let public = "SELECT pg_catalog.pg_get_userbyid(nspowner)::pg_catalog.text FROM pg_catalog.pg_namespace
+                   WHERE nspname = 'public'";
     Ok(Rights {
         role: row.get(0),
         superuser: row.get(1),
         subscriptions: row.get(2),
         can_be: strings(&session.client, &can_be, doing).await?.into_iter().collect(),
         extensions: strings(&session.client, extensions, doing).await?.into_iter().collect(),
+        superusers: strings(&session.client, superusers, doing).await?.into_iter().collect(),
+        owner_of_public: strings(&session.client, public, doing).await?.into_iter().next(),
     })
+}
+
+/// True where large objects that the session's role makes get other privileges than PostgreSQL's own (from 18 on).
+pub(crate) async fn opens_large_objects(session: &Session) -> Result<bool> {
+    let sql =
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_default_acl d JOIN pg_catalog.pg_roles r ON r.oid = d.defaclrole
+                               WHERE d.defaclobjtype = 'L' AND r.rolname = current_user)";
+    let row = session.client.query_typed_one(sql, &[]).await;
+    Ok(row.map_err(|e| failure(&e).context("find default privileges of large objects"))?.get(0))
+}
+
+/// Makes empty large objects, with PostgreSQL's own privileges whatever the default privileges are: nobody sees them with
+/// others.
+///
+/// # Errors
+/// The server's.
+pub(crate) async fn make_large_objects(session: &Session, oids: &[u32]) -> Result<()> {
+    let numbers = oids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let grantee =
+        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
+    let sql = format!(
+        "DO $pgstow_acl$ DECLARE s pg_catalog.text; n CONSTANT pg_catalog.oid[] := '{{{numbers}}}'; BEGIN
+          PERFORM pg_catalog.lo_create(oid) FROM pg_catalog.unnest(n) oid;
+          FOR s IN SELECT x.sql FROM pg_catalog.pg_largeobject_metadata o, LATERAL (
+              SELECT 1, 'REVOKE ALL ON LARGE OBJECT ' || o.oid || ' FROM ' || {grantee}
+                FROM pg_catalog.aclexplode(o.lomacl) a
+              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON LARGE OBJECT ' || o.oid || ' TO ' || {grantee}
+                FROM pg_catalog.aclexplode(pg_catalog.acldefault('L', o.lomowner)) a) x(step, sql)
+            WHERE o.oid = ANY (n) AND o.lomacl IS NOT NULL ORDER BY o.oid, x.step, x.sql
+          LOOP EXECUTE s; END LOOP; END $pgstow_acl$"
+    );
+    execute(session, &sql, "make large objects").await
 }
 
 /// True where objects that somebody makes here get other privileges than PostgreSQL's own.

@@ -442,8 +442,17 @@ impl Restoring<'_> {
     async fn rest(&self, mark: Option<&Mark>) -> Result<Option<String>> {
         let applier = self.applier();
         if self.work.options.has_rows() {
-            for entry in self.entries.iter().filter(|e| e.desc == ObjectType::MaterializedViewData) {
-                applier.make(entry).await?;
+            let views = self.entries.iter().filter(|e| e.desc == ObjectType::MaterializedViewData);
+            let views: Vec<&Entry> = views.copied().collect();
+            if !views.is_empty() {
+                // Their queries see the settings of the database, not those of the control session.
+                let session = Session::connect(&self.work.info, self.work.options.connect_timeout, "restore").await?;
+                target::execute(&session, SETTINGS, "set up the session").await?;
+                let applier = Applier { session: &session, ..self.applier() };
+                for entry in views {
+                    applier.make(entry).await?;
+                }
+                session.close().await;
             }
         }
         applier.default_privileges(self.entries).await?;
