@@ -26,6 +26,11 @@ fn findings(stdout: &str) -> Vec<(String, String, String)> {
     lost.iter().map(|one| (text(one, "kind"), text(one, "name"), text(one, "statement"))).collect()
 }
 
+/// All of a database as pg_dump writes it, without the key that each of its scripts has of its own.
+fn dumped(cluster: &Cluster, database: &str) -> Vec<String> {
+    cluster.pg_dump(database, &[]).lines().filter(|line| !line.contains("restrict ")).map(str::to_owned).collect()
+}
+
 /// Objects that PostgreSQL does not take back as they are, among others that it does.
 const BROKEN: &str = "
     CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, p int REFERENCES parent);
@@ -547,14 +552,14 @@ fn a_table_stands_with_its_rows_where_only_a_clause_of_it_is_refused() {
     from.create_database("clauses");
     from.psql(
         "clauses",
-        "CREATE TABLE t (a int, b text COMPRESSION lz4, c text STORAGE EXTERNAL); ALTER TABLE t ALTER b SET STATISTICS 77;
+        "CREATE TABLE t (a int, b text COMPRESSION lz4, c text); ALTER TABLE t ALTER c SET STORAGE EXTERNAL, ALTER b SET STATISTICS 77;
          INSERT INTO t VALUES (1, repeat('x', 5000), 'c'); CREATE INDEX iu ON t (a); CREATE VIEW v AS SELECT * FROM t;
          CREATE TABLE u (a int, tt t); INSERT INTO u SELECT 1, t FROM t; GRANT SELECT (a) ON t TO PUBLIC;
          CREATE FUNCTION ff() RETURNS t LANGUAGE sql BEGIN ATOMIC SELECT * FROM t; END",
     );
     expect_code(&mut backup(from, "clauses", &store), 0);
-    let dump = |cluster: &Cluster, tables: &[&str]| {
-        let inserts = cluster.pg_dump(tables[0], &["--data-only", "--inserts"]);
+    let dump = |cluster: &Cluster, database: &str| {
+        let inserts = cluster.pg_dump(database, &["--data-only", "--inserts"]);
         inserts.lines().filter(|line| line.starts_with("INSERT")).map(str::to_owned).collect::<Vec<_>>()
     };
     let (stdout, _) = expect_code(restore(to, "clauses_copy", &store).args(["--create", "--json"]), 3);
@@ -562,7 +567,7 @@ fn a_table_stands_with_its_rows_where_only_a_clause_of_it_is_refused() {
     let expected = ("statement of table".to_owned(), "public.t".to_owned(), lz4.to_owned());
     assert_eq!(findings(&stdout), [expected]);
     assert!(!stdout.contains("as a role that may"), "no role may: {stdout}");
-    assert_eq!(dump(to, &["clauses_copy"]), dump(from, &["clauses"]));
+    assert_eq!(dump(to, "clauses_copy"), dump(from, "clauses"));
     let made = "SELECT (SELECT attstattarget || attstorage::text FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'b'),
         (SELECT attstorage FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'c'), to_regclass('iu'), (SELECT count(*) FROM v),
         to_regprocedure('ff()'), (SELECT attacl FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'a')";
@@ -578,7 +583,7 @@ fn a_table_stands_with_its_rows_where_only_a_clause_of_it_is_refused() {
     expect_code(&mut backup(to, "clauses_18", &newer), 0);
     let mut back = program::restore(to, &from.url("clauses_15"), &newer);
     let (stdout, _) = expect_code(back.args(["--create", "--json"]), 3);
-    let rate = "ALTER TABLE public.w SET (vacuum_max_eager_freeze_failure_rate='0.1')";
+    let rate = r#"ALTER TABLE "public"."w" SET (vacuum_max_eager_freeze_failure_rate='0.1')"#;
     assert_eq!(findings(&stdout), [("statement of table".to_owned(), "public.w".to_owned(), rate.to_owned())]);
     let read = "SELECT array(SELECT unnest(reloptions) o ORDER BY o), (SELECT count(*) FROM w) FROM pg_class WHERE relname = 'w'";
     assert_eq!(from.psql("clauses_15", read), "{autovacuum_enabled=off,fillfactor=70}|1");
@@ -611,7 +616,7 @@ fn large_objects_are_no_more_open_than_they_were_whatever_the_target_gives_to_ne
     // The default privileges of the run come after its objects.
     expect_code(restore(&cluster, "closed", &store).arg("--create"), 0);
     assert_eq!(cluster.psql("closed", read), saved);
-    assert_eq!(cluster.pg_dump("closed", &[]), cluster.pg_dump("blobs", &[]));
+    assert_eq!(dumped(&cluster, "closed"), dumped(&cluster, "blobs"));
 }
 
 #[test]
@@ -630,17 +635,14 @@ fn the_owner_of_public_comes_back_or_is_listed_where_no_superuser_restores() {
         |database: &str, store: &Path| program::restore(&cluster, &cluster.url_as("ow_app", "x", database), store);
     expect_code(as_app("ow_1", &store).arg("--create"), 0);
     assert_eq!(cluster.psql("ow_1", owner), "ow_app");
-    assert_eq!(cluster.pg_dump("ow_1", &[]), cluster.pg_dump("ow", &[]));
+    assert_eq!(dumped(&cluster, "ow_1"), dumped(&cluster, "ow"));
 
     // Another role's, which it cannot act as.
-    cluster
-        .psql("ow_super", "ALTER SCHEMA public OWNER TO postgres; SET ROLE ow_app; RESET ROLE; CREATE PUBLICATION pp");
+    cluster.psql("ow_super", "ALTER SCHEMA public OWNER TO postgres; CREATE PUBLICATION pp; CREATE TABLE of_super ()");
     expect_code(&mut backup(&cluster, "ow_super", &other), 0);
     let (_, stderr) = expect_failure(as_app("ow_2", &other).arg("--create"), 1);
     assert!(!stderr.contains("GRANT \"postgres\"") && stderr.contains("superuser"), "{stderr}");
     let (stdout, _) = expect_code(as_app("ow_3", &other).args(["--create", "--best-effort", "--json"]), 3);
-    let owners: Vec<_> =
-        findings(&stdout).into_iter().filter(|one| one.0 == "ownership by" && one.1 == "postgres").collect();
-    assert_eq!(owners.len(), 1, "{stdout}");
+    assert!(findings(&stdout).iter().all(|one| one.0 == "ownership by" && one.1 == "postgres"), "{stdout}");
     assert!(stdout.contains("schema public"), "{stdout}");
 }

@@ -141,7 +141,7 @@ fn hostile_settings_of_database_and_role_change_no_value() {
 const COMPUTED: &str = r#"
     CREATE TABLE e (id int, ts timestamptz, d date, i interval, b bytea, f float8, m money, a text);
     INSERT INTO e VALUES (1, '2026-01-05 23:30:00-05', '2026-02-01', '1 day 2 hours', 'abc', 0.1::float8 + 0.2, 1234.5::numeric::money, 'x "y"'),
-        (2, '2026-01-06 08:05:00-05', '2026-01-06', '-3 mons -2 days', '\x00', 1e30, -1::numeric::money, 'z');
+        (2, '2026-01-06 08:05:00-05', '2026-01-06', '-3 mons -2 days', '\x00', 1e30, (-1)::numeric::money, 'z');
     CREATE MATERIALIZED VIEW per_day AS SELECT ts::date AS day, count(*) FROM e GROUP BY 1;
     CREATE MATERIALIZED VIEW txt AS SELECT id, ts::text ts, d::text d, i::text i, b::text b, f::text f, m::text m, to_char(ts, 'HH24') h,
         quote_ident(a) q, ('{' || a || ',NULL}')::text[] arr FROM e WHERE id = 2;
@@ -191,7 +191,10 @@ fn what_users_wrote_is_computed_with_the_settings_of_their_database() {
         "{saved}"
     );
     expect_code(&mut program::backup(&cluster, "own", &store), 0);
-    let definitions = |database: &str| cluster.pg_dump(database, &[]).replace(database, "own");
+    let definitions = |database: &str| {
+        let text = cluster.pg_dump(database, &[]);
+        text.lines().filter(|line| !line.contains("restrict ")).map(|line| line.to_owned() + "\n").collect::<String>()
+    };
     let dumped = definitions("own");
 
     expect_code(program::restore(&cluster, &cluster.url("own_copy"), &store).arg("--create"), 0);

@@ -41,8 +41,9 @@ pg_catalog.current_setting('server_encoding')";
 /// `pg_catalog`, and they would run with the rights of whoever asks.
 const NO_PATH: &str = "SET search_path = ''";
 
-/// The moment when the server was started: anybody may ask for it, unless that was revoked.
-const STARTED: &str = "pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())";
+/// The moment when the server was started: anybody may ask for it, unless that was revoked. A number whose text does not
+/// depend on the settings of a session.
+const STARTED: &str = "pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())::pg_catalog.numeric";
 
 /// One connection. Dropping it closes the socket at once, whatever was under way; the server then ends what it did.
 pub(crate) struct Session {
