@@ -6,19 +6,16 @@ use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::scratch::Mark;
-use crate::restore::roles::{Script, before_16};
+use crate::restore::make_roles::{self, attributes};
+use crate::restore::roles::Script;
 use crate::restore::settings;
 use crate::sql::names::{literal, quote};
-use crate::sql::statements::name;
 
 /// Makes the roles of the run that the server lacks, in one transaction: all of them carry the mark, or none is there.
 pub(crate) async fn make(session: &Session, script: &Script, mark: &Mark) -> Result<Observations> {
     let mut found = Observations::default();
     let present = target::server(session).await?.roles;
-    let mut statements = settings::taken(session, script.missing(&present, false)).await?;
-    if session.server_version_num() < 160_000 {
-        statements = statements.into_iter().map(before_16).collect();
-    }
+    let statements = settings::taken(session, script.missing(&present, false)).await?;
     let made: Vec<String> = script.roles().into_iter().filter(|role| !present.contains(role)).collect();
     if made.is_empty() {
         return Ok(found);
@@ -34,26 +31,22 @@ pub(crate) async fn make(session: &Session, script: &Script, mark: &Mark) -> Res
     }
     let mut statements: Vec<String> = statements.into_iter().map(harmless).collect();
     statements.extend(made.iter().map(|role| format!("COMMENT ON ROLE {} IS {}", quote(role), literal(mark.text()))));
-    target::execute(session, &format!("BEGIN; {}; COMMIT", statements.join(";\n")), "create the missing roles").await?;
+    let account = make_roles::make(session, statements, true).await?;
+    found.not_proven.extend(account.lost.iter().map(|lost| format!("{} {}: {}", lost.kind, lost.name, lost.why)));
+    found.notes.extend(account.notes);
     found.notes.push(format!("roles made for this drill and dropped at its end: {}", made.join(", ")));
     Ok(found)
 }
 
-/// The options of `ALTER ROLE x WITH ...`, and the role.
-fn options(statement: &str) -> Option<(String, &str)> {
-    let (role, rest) = name(statement.strip_prefix("ALTER ROLE ")?)?;
-    rest.starts_with(" WITH ").then_some((role, rest))
-}
-
 /// The role that a statement makes a superuser.
 fn superuser(statement: &str) -> Option<String> {
-    options(statement).filter(|(_, options)| options.contains(" SUPERUSER")).map(|(role, _)| role)
+    attributes(statement).filter(|(_, options)| options.contains(" SUPERUSER")).map(|(role, _)| role)
 }
 
 /// The statement without the rights to be a superuser and to log in. `pg_dumpall` writes the options in words of their
 /// own, before any text in quotes.
 fn harmless(statement: String) -> String {
-    let Some((_, options)) = options(&statement) else { return statement };
+    let Some((_, options)) = attributes(&statement) else { return statement };
     let begin = statement.strip_suffix(options).unwrap_or_default();
     format!("{begin}{}", options.replacen(" SUPERUSER", " NOSUPERUSER", 1).replacen(" LOGIN", " NOLOGIN", 1))
 }

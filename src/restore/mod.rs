@@ -16,6 +16,7 @@ pub(crate) mod findings;
 pub(crate) mod forget;
 pub(crate) mod grants;
 pub(crate) mod large_objects;
+pub(crate) mod make_roles;
 pub(crate) mod options;
 pub(crate) mod parts;
 pub(crate) mod pieces;

@@ -28,6 +28,7 @@ use crate::restore::entry::is_refusal;
 use crate::restore::executor::Executor;
 use crate::restore::extensions::{self, Moment};
 use crate::restore::forget::Forget;
+use crate::restore::make_roles::{Lost, Made};
 use crate::restore::options::{Content, Destination, Options, Statistics};
 use crate::restore::parts::Part;
 use crate::restore::prepare::Prepared;
@@ -73,7 +74,7 @@ pub(crate) async fn restore(
     renaming::refuse(&loaded.unrenamed, &entries, options)?;
     // Missing programs fail it before the target is touched.
     loaded.tools(options)?;
-    let Prepared { control, found, created, unowned, gone, look } =
+    let Prepared { control, found, created, unowned, roles, gone, look } =
         prepare::connect(options, loaded, &entries, &commits).await?;
     warn(manifest, &part, &control);
     let forget = options.forget.as_ref().map(|list| Forget::new(list, manifest, &meta.entries));
@@ -113,6 +114,7 @@ pub(crate) async fn restore(
         work.ledger.lost("extension", &one.name, &extensions::line(one, &tables), &one.step);
     }
     work.list_unowned(unowned);
+    work.list_roles(roles);
     if look.no_locale && created {
         let step =
             "nothing, where text may sort by bytes; else make the database with another locale, and restore into it";
@@ -227,6 +229,14 @@ impl Work<'_> {
         if let Some((owner, why)) = unowned {
             self.ledger.unowned(&owner, &why, format!("database {}", self.options.target.database()));
         }
+    }
+
+    /// Lists what could not be given to the roles that were made.
+    fn list_roles(&self, made: Made) {
+        for lost in made.lost {
+            self.ledger.refused(lost.kind, &lost.name, &lost.why, Lost::STEP, &lost.statement);
+        }
+        made.notes.into_iter().for_each(|note| self.ledger.note(note));
     }
 
     /// Says in the mark that only statistics are missing, once everything before is sure to stay.

@@ -19,13 +19,14 @@ use crate::restore::checks::Found;
 use crate::restore::early::{self, Look};
 use crate::restore::entry::is_refusal;
 use crate::restore::extensions::{self, Impossible};
+use crate::restore::make_roles::Made;
 use crate::restore::options::{Destination, Options, Roles};
 use crate::restore::parts::Part;
 use crate::restore::roles::Script;
 use crate::restore::source::Loaded;
 use crate::restore::wanted::Wanted;
 use crate::restore::work::Work;
-use crate::restore::{checks, database, rights, roles, settings};
+use crate::restore::{checks, database, make_roles, rights, settings};
 use crate::runs::listing::Listing;
 use crate::sql::names::{TableName, in_comment, quote};
 
@@ -47,6 +48,8 @@ pub(crate) struct Prepared {
     pub(crate) created: bool,
     /// The saved owner that the new database could not be given to, with the server's reason.
     pub(crate) unowned: Option<(String, String)>,
+    /// The account of the roles that were made.
+    pub(crate) roles: Made,
     /// Extensions that it cannot have.
     pub(crate) gone: Vec<Impossible>,
     /// The early look at its server.
@@ -88,14 +91,14 @@ pub(crate) async fn connect(
         let found = checks::refuse_full(&control, &manifest.run, options).await?;
         let server = target::server(&control).await?;
         let look = look(&control, options, loaded, entries, &server).await?;
-        make_roles(&control, options, script, &server, &look).await?;
+        let roles = make_roles(&control, options, script, &server, &look).await?;
         let gone = lacking_extensions(&control, options, loaded, entries, &server).await?;
-        return Ok(Prepared { control, found, created: false, unowned: None, gone, look });
+        return Ok(Prepared { control, found, created: false, unowned: None, roles, gone, look });
     }
     let maintenance = maintenance(options).await?;
     let server = target::server(&maintenance).await?;
     let look = look(&maintenance, options, loaded, entries, &server).await?;
-    make_roles(&maintenance, options, script, &server, &look).await?;
+    let roles = make_roles(&maintenance, options, script, &server, &look).await?;
     let created = !server.databases.contains(info.database());
     let mut unowned = None;
     if created {
@@ -108,7 +111,7 @@ pub(crate) async fn connect(
     checks::refuse_source(&control, manifest, options).await?;
     let found = checks::refuse_full(&control, &manifest.run, options).await?;
     let gone = lacking_extensions(&control, options, loaded, entries, &server).await?;
-    Ok(Prepared { control, found, created, unowned, gone, look })
+    Ok(Prepared { control, found, created, unowned, roles, gone, look })
 }
 
 /// Creates the database as its owner's; returns the owner who could not get it, with the server's reason. One statement
@@ -202,8 +205,14 @@ async fn lacking_extensions(
     Ok(gone)
 }
 
-async fn make_roles(session: &Session, options: &Options, script: &Script, server: &Server, look: &Look) -> Result<()> {
-    let Roles::Create { passwords } = options.roles else { return Ok(()) };
+async fn make_roles(
+    session: &Session,
+    options: &Options,
+    script: &Script,
+    server: &Server,
+    look: &Look,
+) -> Result<Made> {
+    let Roles::Create { passwords } = options.roles else { return Ok(Made::default()) };
     let mut statements = settings::taken(session, script.missing(&server.roles, passwords)).await?;
     let is_lost =
         |statement: &String| settings::libraries(statement).iter().any(|library| look.libraries.contains(library));
@@ -211,13 +220,9 @@ async fn make_roles(session: &Session, options: &Options, script: &Script, serve
         tracing::warn!("left out, since a library that it loads is not on this server: {statement}");
     }
     if statements.is_empty() {
-        return Ok(());
+        return Ok(Made::default());
     }
-    if session.server_version_num() < 160_000 {
-        statements = statements.into_iter().map(roles::before_16).collect();
-    }
-    let sql = format!("BEGIN; {}; COMMIT", statements.join(";\n"));
-    target::execute(session, &sql, "create the missing roles").await
+    make_roles::make(session, statements, !options.exit_on_error).await
 }
 
 impl Work<'_> {

@@ -56,30 +56,13 @@ impl Script {
     }
 }
 
-/// A membership in the words of a server before 16, which knows no other option than `ADMIN`: whether a member inherits
-/// is a property of the member there, and every member may `SET ROLE`. Other statements as they are.
-///
-/// `pg_dumpall` writes `GRANT a TO b WITH ADMIN OPTION, INHERIT TRUE, SET FALSE GRANTED BY c` for newer servers.
-pub(crate) fn before_16(statement: String) -> String {
-    let Some((_, _, rest)) = membership_with(&statement) else { return statement };
-    let Some(options) = rest.strip_prefix(" WITH ") else { return statement };
-    let (options, grantor) = options.split_once(" GRANTED BY ").map_or((options, None), |(o, g)| (o, Some(g)));
-    let lost: Vec<&str> = options.split(", ").filter(|option| option.ends_with(" FALSE")).collect();
-    if !lost.is_empty() {
-        tracing::warn!("without {}, which this server does not know of memberships: {statement}", lost.join(", "));
-    }
-    let grant = statement.strip_suffix(rest).unwrap_or(&statement);
-    let admin = if options.split(", ").any(|option| option == "ADMIN OPTION") { " WITH ADMIN OPTION" } else { "" };
-    format!("{grant}{admin}{}", grantor.map_or_else(String::new, |grantor| format!(" GRANTED BY {grantor}")))
-}
-
 /// The two roles of `GRANT a TO b ...`.
 pub(crate) fn membership(statement: &str) -> Option<(String, String)> {
     membership_with(statement).map(|(of, member, _)| (of, member))
 }
 
 /// Both, and what follows them.
-fn membership_with(statement: &str) -> Option<(String, String, &str)> {
+pub(crate) fn membership_with(statement: &str) -> Option<(String, String, &str)> {
     let (of, rest) = name(statement.strip_prefix("GRANT ")?)?;
     let (member, rest) = name(rest.strip_prefix(" TO ")?)?;
     Some((of, member, rest))
@@ -142,19 +125,6 @@ mod tests {
             ]
         );
         assert!(script.missing(&present, true)[1].contains("SCRAM"));
-    }
-
-    #[test]
-    fn memberships_are_said_in_the_words_of_older_servers() {
-        let said = |text: &str| before_16(text.to_owned());
-        assert_eq!(said("GRANT a TO b WITH INHERIT TRUE GRANTED BY c"), "GRANT a TO b GRANTED BY c");
-        assert_eq!(
-            said("GRANT \"a WITH b\" TO c WITH ADMIN OPTION, INHERIT FALSE, SET FALSE GRANTED BY \"d WITH e\""),
-            "GRANT \"a WITH b\" TO c WITH ADMIN OPTION GRANTED BY \"d WITH e\""
-        );
-        for same in ["GRANT a TO b", "ALTER ROLE x WITH LOGIN", "GRANT SET ON PARAMETER p TO x WITH GRANT OPTION"] {
-            assert_eq!(said(same), same);
-        }
     }
 
     #[test]

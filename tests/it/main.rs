@@ -67,6 +67,7 @@ mod restore_early;
 mod restore_faults;
 mod restore_goes_on;
 mod restore_mark;
+mod restore_roles;
 mod restore_supabase;
 mod restore_versions;
 mod retention;
