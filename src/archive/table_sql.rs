@@ -1,8 +1,10 @@
 //! The text of a table's SQL file around its rows: what `pg_dump -t` prints, made from pg_dump's own entries.
 //!
 //! The order is that of a plain dump (`pg_backup_archiver.c`): definitions, rows, sequence values, the rest in the
-//! order of the table of contents, then ACLs, then the refresh of a materialised view. Statements come from the
-//! entries; only owner and access-method statements are put together here, around names that pg_dump quoted.
+//! order of the table of contents, then ACLs, then the refresh of a materialised view. But nobody reads rows before all
+//! is made: what default privileges of the database gave is taken away, and row security stands, before the first row.
+//! Statements come from the entries; only owner and access-method statements are put together here, around names that
+//! pg_dump quoted.
 //!
 //! Nothing a name holds can leave a comment: line ends in comments become spaces. psql stops at the first error
 //! (`ON_ERROR_STOP`), so rows are never read as commands when their `COPY` failed.
@@ -11,7 +13,9 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType, Section};
 
 use crate::archive::catalogue::{namespace, tag};
-use crate::sql::names::{in_comment, plain_or_quoted, quote};
+use crate::sql::names::{TableName, in_comment, plain_or_quoted, quote};
+use crate::sql::privileges::plain_table_privileges;
+use crate::sql::statements::statements;
 
 /// Relation kind of a partitioned table in an entry (archive version 1.16 and newer).
 const PARTITIONED: char = 'p';
@@ -53,7 +57,22 @@ pub(crate) fn compose(meta: &ArchiveMetadata, title: Title<'_>, entries: &[&Entr
     for entry in first {
         printer.entry(entry);
     }
-    let mut rest = rest.iter();
+    if first.iter().any(|entry| makes(entry, title.table)) {
+        printer.line("-- Without what default privileges of this database gave; the grants of the run follow.");
+        let name = TableName::new(title.schema, title.table);
+        printer.line(&format!("{}\n", plain_table_privileges(&name.sql())));
+    }
+    let (security, rest): (Vec<&&Entry>, Vec<&&Entry>) =
+        rest.iter().partition(|entry| data.is_some() && entry.desc == ObjectType::RowSecurity);
+    // A table's owner who is bound by it could load no rows.
+    let forced = security.first().and_then(|_| first.iter().find_map(|entry| forced(entry)));
+    if let Some(table) = forced {
+        printer.line(&format!("{table} NO FORCE ROW LEVEL SECURITY;\n"));
+    }
+    for entry in security {
+        printer.entry(entry);
+    }
+    let mut rest = rest.into_iter();
     if data.is_some()
         && let Some(rows) = rest.next()
     {
@@ -66,6 +85,9 @@ pub(crate) fn compose(meta: &ArchiveMetadata, title: Title<'_>, entries: &[&Entr
     let before = std::mem::take(&mut printer.out);
     if data.is_some() {
         printer.out.push_str("\\.\n\n\n");
+    }
+    if let Some(table) = forced {
+        printer.line(&format!("{table} FORCE ROW LEVEL SECURITY;\n"));
     }
     for entry in rest.chain(&acls).chain(&refreshes) {
         printer.entry(entry);
@@ -199,6 +221,25 @@ impl<'a> Printer<'a> {
             self.line(&format!("ALTER {kind} {name} OWNER TO {};\n", plain_or_quoted(owner)));
         }
     }
+}
+
+/// True for the entry that makes the table itself: one of an extension has its privileges from there.
+fn makes(entry: &Entry, table: &str) -> bool {
+    let kinds = [
+        ObjectType::Table,
+        ObjectType::View,
+        ObjectType::MaterializedView,
+        ObjectType::ForeignTable,
+        ObjectType::Sequence,
+    ];
+    tag(entry) == table && kinds.contains(&entry.desc)
+}
+
+/// The beginning of the statement that binds a table's owner by row security, where its definition has one.
+fn forced<'a>(entry: &'a Entry) -> Option<&'a str> {
+    let all = statements(entry.defn.as_deref().unwrap_or_default());
+    let of = all.into_iter().filter(|one| one.starts_with("ALTER TABLE "));
+    of.filter_map(|one| one.strip_suffix(" FORCE ROW LEVEL SECURITY")).find(|one| !one.ends_with(" NO"))
 }
 
 /// Kind and quoted name of an object that has an owner of its own, from its `DROP` statement, as pg_dump wrote it.

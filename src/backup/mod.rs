@@ -33,6 +33,7 @@ pub(crate) mod preflight;
 pub(crate) mod read;
 pub(crate) mod restore_md;
 pub(crate) mod restore_md_extensions;
+pub(crate) mod restore_md_statements;
 pub(crate) mod run;
 pub(crate) mod texts;
 

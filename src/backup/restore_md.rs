@@ -9,13 +9,14 @@ use libpgdump::ObjectType;
 use crate::archive::catalogue::{namespace, with_dependents};
 use crate::backup::plan::Plan;
 use crate::backup::restore_md_extensions::Extensions;
+use crate::backup::restore_md_statements;
 use crate::backup::run::Run;
 use crate::format::manifest::{Object, Omitted, Schema, Skipped};
 use crate::human::{self, shell_quoted};
 use crate::postgres::settings;
 use crate::postgres::source::leader::Leader;
 use crate::seal::compress::Compression;
-use crate::sql::names::{in_comment, plain_or_quoted};
+use crate::sql::names::in_comment;
 
 /// The facts of the text.
 pub(crate) struct Facts<'a> {
@@ -170,33 +171,33 @@ fn definitions(facts: &Facts<'_>, extensions: &Extensions<'_>, list: &str, kept:
          set -Eeuo pipefail\n\
          : \"${{RUN:?folder with the files of this run}}\"\n\
          : \"${{DB:?connection string of the empty database}}\"\n{key_wanted}\
-         export PGOPTIONS='{options}'\n\
+         export PGOPTIONS='{options}' PGCLIENTENCODING=UTF8\n\
          work=$(mktemp -d) failed=0\n\
          trap 'rm -rf \"$work\"' EXIT\n\
          trap 'echo \"RESTORE.md: stopped at line $LINENO of the script: $BASH_COMMAND\" >&2\n  \
            echo \"Mend the cause, drop the database and make it again (roles may stay), and run all of this again.\" >&2' ERR\n\
          # One step; what PostgreSQL refuses of it is counted, and the others go on. The rest of a pipe is read to its end.\n\
          load() {{ pg_restore \"$@\" || failed=$((failed + 1)); }}\n\
-         piped() {{ local code=0; pg_restore \"$@\" || code=$?; cat > /dev/null; return \"$code\"; }}\n\n\
+         piped() {{ local code=0; pg_restore \"$@\" || code=$?; cat > /dev/null; return \"$code\"; }}\n\
+         {functions}\
          # A second restore on top of a first one would double its rows.\n\
          if [ \"$(psql -X -A -t -d \"$DB\" -c \"{NOT_EMPTY}\")\" = t ]; then\n  \
            echo 'RESTORE.md: the database has tables already: drop it, make it again, and run all of this again.' >&2\n  \
            exit 1\n\
          fi\n\n\
-         # Roles that are missing; those that exist are left as they are.\n\
-         HAVE=$(psql -X -A -t -d \"$DB\" -c 'SELECT quote_ident(rolname) FROM pg_roles')\n\
-         export HAVE\n\
-         {roles} | awk '\n  \
-           BEGIN {{ n = split(ENVIRON[\"HAVE\"], have, \"\\n\") }}\n  \
-           {{ for (i = 1; i <= n; i++)\n      \
-             if ($0 == \"CREATE ROLE \" have[i] \";\" || index($0, \"ALTER ROLE \" have[i] \" \") == 1) next\n    \
-             print }}' | psql -X -q -d \"$DB\"\n\n\
+         {roles}\
+         {database} > \"$work/database.dump\"\n\
+         {first}\
          # Definitions: extensions, schemas, types, functions, tables.\n\
-         {database} > \"$work/database.dump\"\n{tries}{list}\
+         {tries}{list}\
          load{kept} --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\n\
+         {closed}\
          # Rows, schema by schema, those with rows of extensions first. Not in parallel: these rows need their order.\n",
         options = settings::for_every_server(),
-        roles = print(facts, facts.roles),
+        functions = restore_md_statements::functions(),
+        roles = restore_md_statements::roles(&print(facts, facts.roles)),
+        first = restore_md_statements::before_definitions(),
+        closed = restore_md_statements::before_rows(facts.plan, !kept.is_empty()),
         database = print(facts, facts.database),
         tries = extensions.tries(shell_quoted),
     )
@@ -233,20 +234,10 @@ fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str, after: &str) -> S
         "\n# Sequence values, then indexes, constraints, triggers, policies, materialised views.\n\
          load{kept} --section=data -d \"$DB\" \"$work/database.dump\"\n\
          {silence}load{kept} --section=post-data{jobs} -d \"$DB\" \"$work/database.dump\"\n{after}\n\
-         # Settings, rights and comment of the database itself, under whatever name it has now.\n\
-         export NAME={name}\n\
-         pg_restore --create -l \"$work/database.dump\" |\n  \
-           grep -E '^[0-9]+; [0-9]+ [0-9]+ (DATABASE |(ACL|COMMENT|SECURITY LABEL) - DATABASE )' > \"$work/list\" || true\n\
-         pg_restore --create -L \"$work/list\" -f - \"$work/database.dump\" | awk '\n  \
-           !on {{ at = index($0, \" DATABASE \" ENVIRON[\"NAME\"] \" \")\n         \
-             on = at && /^(ALTER|GRANT|REVOKE|COMMENT|SECURITY)/ && !/ OWNER TO /\n         \
-             if (on) $0 = substr($0, 1, at) \"DATABASE :\\\"DBNAME\\\" \" substr($0, at + 11 + length(ENVIRON[\"NAME\"])) }}\n  \
-           on {{ print; open = (open + gsub(/\\047/, \"&\")) % 2; if (!open && /;$/) on = 0 }}' |\n  \
-           psql -X -q -v ON_ERROR_STOP=1 -d \"$DB\"\n\
-         psql -X -q -d \"$DB\" -c ANALYZE || echo 'RESTORE.md: not all statistics were gathered; autovacuum does it in time.' >&2\n\n\
+         {end}\
          # The end: 0 only when everything is there, 3 when a part is not.\n\
          if [ \"$failed\" -gt 0 ]; then\n  \
-           echo \"RESTORE.md: $failed steps had errors, named above by pg_restore; everything else is restored.\" >&2\n  \
+           echo \"RESTORE.md: $failed steps had errors, named above; everything else is restored.\" >&2\n  \
            echo \"Run the refused statements by hand; or mend the cause, drop the database and make it again, and start over.\" >&2\n  \
            exit 3\n\
          fi\n\
@@ -258,7 +249,7 @@ fn rest(facts: &Facts<'_>, left_out: &LeftOut<'_>, kept: &str, after: &str) -> S
         extensions_end = if facts.plan.has_extensions() { "[ \"$left\" -eq 0 ] || exit 3\n" } else { "" },
         jobs = post_data_jobs(facts),
         silence = if facts.plan.event_triggers { SILENCE } else { "" },
-        name = shell_quoted(&plain_or_quoted(&facts.leader.detection.server.database)),
+        end = restore_md_statements::at_the_end(),
     )
 }
 
@@ -388,7 +379,7 @@ fn gaps(facts: &Facts<'_>) -> String {
         let name = in_comment(&dependent.name);
         text.push_str(&format!("- {} `{name}`: {}\n", dependent.kind, in_comment(&dependent.reason)));
     }
-    let omitted = facts.omitted.iter().map(|o| (&*o.kind, format!("`{}`", o.name), &*o.reason));
+    let omitted = facts.omitted.iter().map(|o| (&*o.kind, format!("`{}`", in_comment(&o.name)), &*o.reason));
     for line in human::grouped(omitted, usize::MAX) {
         text.push_str(&format!("- {line}\n"));
     }

@@ -85,9 +85,9 @@ impl<'a> Extensions<'a> {
             if before.is_empty() {
                 before.push_str(&format!(
                     "# These want to know of a restore before anything else than schemas is made.\n\
-                     grep -E {SCHEMAS} \"$work/kept\" > \"$work/schemas\" || true\n\
+                     LC_ALL=C grep -aE {SCHEMAS} \"$work/kept\" > \"$work/schemas\" || true\n\
                      load -L \"$work/schemas\" --section=pre-data -d \"$DB\" \"$work/database.dump\"\n\
-                     grep -vE {SCHEMAS} \"$work/kept\" > \"$work/others\" && mv \"$work/others\" \"$work/kept\"\n"
+                     LC_ALL=C grep -avE {SCHEMAS} \"$work/kept\" > \"$work/others\" && mv \"$work/others\" \"$work/kept\"\n"
                 ));
             }
             let psql = "psql -X -q -v ON_ERROR_STOP=1 -o /dev/null -d \"$DB\"";

@@ -356,6 +356,22 @@ pub(crate) const JUDGED: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Settings that would stand in the way of the restore itself: they come last.
+pub(crate) const LAST: &[&str] = &[
+    "default_transaction_read_only",
+    "transaction_read_only",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "session_replication_role",
+    "role",
+    "session_authorization",
+    "event_triggers",
+    "default_transaction_isolation",
+    "default_transaction_deferrable",
+    "ignore_checksum_failure",
+    "zero_damaged_pages",
+];
+
 /// The statement that sets all of it that the server knows and the role may set; for sessions that restore (`restores`),
 /// without what is the database's own there.
 #[must_use]

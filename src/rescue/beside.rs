@@ -16,7 +16,6 @@ use crate::postgres::error::failure;
 use crate::postgres::target::ground;
 use crate::postgres::target::live::Live;
 use crate::postgres::target::load::{self, Loader};
-use crate::postgres::target::project;
 use crate::rescue::begin::Begun;
 use crate::rescue::forget;
 use crate::rescue::options::Options;
@@ -25,6 +24,7 @@ use crate::restore::forget::Forgotten;
 use crate::restore::rows::compare;
 use crate::restore::wanted::Wanted;
 use crate::sql::names::{TableName, quote};
+use crate::sql::privileges;
 use crate::sql::statements::{self, statements};
 use crate::store::Store;
 
@@ -115,7 +115,7 @@ async fn make_as(begun: &mut Begun, options: &Options, name: TableName) -> Resul
         let columns = lines::columns(&head.copy)
             .ok_or_else(|| Error::damage(format!("{}: {:?} is not a COPY statement", table.file.key, head.copy)))?;
         let (early, mut late): (Vec<&str>, Vec<&str>) =
-            statements(&head.before).into_iter().partition(|one| !is_late(one));
+            statements(&head.before).into_iter().filter(|one| !is_block(one)).partition(|one| !is_late(one));
         define(&begun.loader, &mut renamer, &name, &early).await?;
         let of = Wanted { schema: own.schema.clone(), table: table.clone() };
         let (rows, after) = load(&begun.loader, &name, &columns, flow, &of).await?;
@@ -166,6 +166,11 @@ async fn taken(loader: &Loader, name: &TableName) -> Result<BTreeSet<String>> {
     Ok(taken.into_iter().collect())
 }
 
+/// True for the block that takes away what default privileges gave, which is about the table of the run.
+fn is_block(statement: &str) -> bool {
+    statement.starts_with("DO ")
+}
+
 /// True for what is made once the rows are there.
 fn is_late(statement: &str) -> bool {
     let heads = ["CREATE INDEX ", "CREATE UNIQUE INDEX ", "SELECT "];
@@ -183,7 +188,7 @@ async fn define(loader: &Loader, renamer: &mut Renamer, name: &TableName, early:
             loader.execute(&new, &doing).await?;
         }
     }
-    loader.execute(&project::plain_table_privileges(&name.sql()), &doing).await
+    loader.execute(&privileges::plain_table_privileges(&name.sql()), &doing).await
 }
 
 /// Loads the rows of one object; returns their number and the text that follows them.
@@ -226,7 +231,7 @@ async fn finish(loader: &Loader, renamer: &mut Renamer, name: &TableName, late: 
             loader.execute(&new, &doing).await?;
         }
     }
-    loader.execute(&project::plain_table_privileges(&name.sql()), &doing).await?;
+    loader.execute(&privileges::plain_table_privileges(&name.sql()), &doing).await?;
     loader.execute(&format!("ANALYZE {}", name.sql()), &doing).await?;
     loader.execute("COMMIT", &doing).await
 }

@@ -27,6 +27,7 @@ use crate::restore::quick::{SMALL_BYTES, Sizes};
 use crate::restore::validation::{Validation, in_two_steps, not_valid, validate};
 use crate::sql::letters::sendable;
 use crate::sql::names::quote;
+use crate::sql::privileges;
 use crate::sql::statements::statements;
 
 /// An entry that was not made.
@@ -519,7 +520,7 @@ impl<'a> Executor<'a> {
         if self.default_privileges
             && !defn.is_empty()
             && let Some((word, name)) = entry::grantable(entry)
-            && let Some(plain) = project::plain_privileges(word, &name)
+            && let Some(plain) = privileges::plain_privileges(word, &name)
         {
             sql.push('\n');
             sql.push_str(&plain);

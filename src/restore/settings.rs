@@ -4,6 +4,7 @@
 use crate::error::Result;
 use crate::human;
 use crate::postgres::connect::session::Session;
+use crate::postgres::settings::LAST;
 use crate::postgres::target;
 use crate::sql::letters::{has_raw, sendable};
 use crate::sql::names::quote;
@@ -43,22 +44,6 @@ pub(crate) fn libraries(statement: &str) -> Vec<String> {
     let named = names.filter(|name| !name.is_empty() && *name != "DEFAULT");
     named.map(|name| if name.contains('/') { name.to_owned() } else { format!("{folder}{name}") }).collect()
 }
-
-/// Settings that would stand in the way of the restore itself: they come last.
-const LAST: &[&str] = &[
-    "default_transaction_read_only",
-    "transaction_read_only",
-    "session_preload_libraries",
-    "local_preload_libraries",
-    "session_replication_role",
-    "role",
-    "session_authorization",
-    "event_triggers",
-    "default_transaction_isolation",
-    "default_transaction_deferrable",
-    "ignore_checksum_failure",
-    "zero_damaged_pages",
-];
 
 /// The statement behind one that removes its setting, which puts the setting at the end of the list that PostgreSQL keeps
 /// of them (`GUCArrayAdd` and `GUCArrayDelete` in `guc.c`); `None` for a statement that sets nothing.

@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::format::manifest::TableKind;
-use crate::postgres::target::{load, project};
+use crate::postgres::target::load;
 use crate::restore::options::Options;
 use crate::restore::rights;
 use crate::restore::rows::{Rows, compare};
 use crate::restore::wanted::Wanted;
 use crate::sql::letters::{Letters, sendable};
+use crate::sql::privileges;
 use crate::sql::statements;
 
 impl Rows {
@@ -30,7 +31,7 @@ impl Rows {
             let all: Vec<_> = all.iter().map(|statement| sendable(statement, encoding)).collect();
             all.join(";\n")
         };
-        let plain = project::plain_table_privileges(&wanted.name());
+        let plain = privileges::plain_table_privileges(&wanted.name());
         let loader = self.session().await?;
         if wanted.table.kind != TableKind::Table {
             let text = self.run.read(&wanted.table.file).await?;
@@ -71,7 +72,7 @@ impl Rows {
             flow.finish().await?.1
         };
         let mut after = taken(&after);
-        let guards = after.extract_if(.., |s| is_privilege(s) || s.ends_with(" ENABLE ROW LEVEL SECURITY"));
+        let guards = after.extract_if(.., |s| is_privilege(s) || s.ends_with(" ROW LEVEL SECURITY"));
         let guards: Vec<String> = guards.chain(privileges).collect();
         loader.execute(&format!("{};\nCOMMIT", joined(&guards)), &doing).await?;
         loader.close().await;

@@ -2,4 +2,5 @@
 
 pub(crate) mod letters;
 pub(crate) mod names;
+pub(crate) mod privileges;
 pub(crate) mod statements;

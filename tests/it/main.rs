@@ -78,6 +78,7 @@ mod settings;
 mod signals;
 mod signing;
 mod standby;
+mod stock_restore;
 mod store_contract;
 mod store_faults;
 mod store_options;

@@ -1,6 +1,7 @@
 //! The database that is restored into: what it holds, what it lacks and what the role may do in it.
 
 pub(crate) mod constraints;
+pub(crate) mod defaults;
 pub(crate) mod foreign_keys;
 pub(crate) mod ground;
 pub(crate) mod live;

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::postgres::connect::session::Session;
 use crate::postgres::error::failure;
 use crate::postgres::query::{execute, strings};
+use crate::postgres::target::defaults;
 use crate::postgres::target::mark::MARK;
 use crate::sql::names::{TableName, literal, quote};
 
@@ -107,21 +108,7 @@ pub(crate) async fn loose_ends(session: &Session) -> Result<()> {
                 WHERE c.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                       WHERE d.classid = c.class::pg_catalog.oid AND d.objid = c.oid AND d.deptype = 'e')";
     run_all(session, &strings(client, sql, doing).await?).await?;
-    // A default privilege is gone when it says what it says by default.
-    let words = "CASE d.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' ELSE 'SCHEMAS' END";
-    let scope = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(d.defaclrole))
-                 || CASE WHEN d.defaclnamespace = 0 THEN '' ELSE ' IN SCHEMA ' || d.defaclnamespace::pg_catalog.regnamespace::pg_catalog.text END";
-    let grantee =
-        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
-    let sql = format!(
-        "SELECT {scope} || ' REVOKE ALL ON ' || {words} || ' FROM ' || {grantee}
-           FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(d.defaclacl) a
-         UNION ALL
-         SELECT {scope} || ' GRANT ' || a.privilege_type || ' ON ' || {words} || ' TO ' || {grantee}
-           FROM pg_catalog.pg_default_acl d, LATERAL pg_catalog.aclexplode(pg_catalog.acldefault(
-                CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)) a WHERE d.defaclnamespace = 0"
-    );
-    run_all(session, &strings(client, &sql, doing).await?).await?;
+    run_all(session, &strings(client, &defaults::taken_away(), doing).await?).await?;
     execute(session, "SELECT pg_catalog.lo_unlink(oid) FROM pg_catalog.pg_largeobject_metadata", doing).await?;
     execute(session, "SET synchronous_commit = on; RESET client_min_messages", doing).await
 }

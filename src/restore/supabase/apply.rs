@@ -20,6 +20,7 @@ use crate::restore::grants::Grant;
 use crate::restore::supabase::places::Map;
 use crate::restore::supabase::{places, platform};
 use crate::sql::names::quote;
+use crate::sql::privileges;
 use crate::sql::statements::name;
 
 /// The numbers of refused entries, known to all sessions.
@@ -237,7 +238,7 @@ impl Applier<'_> {
             sql = format!("SET LOCAL default_table_access_method = {};\n{sql}", quote(method));
         }
         if self.project.default_privileges
-            && let Some(plain) = grantable(entry).and_then(|(word, name)| project::plain_privileges(word, &name))
+            && let Some(plain) = grantable(entry).and_then(|(word, name)| privileges::plain_privileges(word, &name))
         {
             sql.push('\n');
             sql.push_str(&plain);
