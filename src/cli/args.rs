@@ -424,6 +424,10 @@ pub struct RestoringArgs {
     pub keys: KeyArgs,
 }
 
+/// The server counts in milliseconds, and takes 0 for no limit at all.
+pub(crate) const LOCK_TIMEOUTS: (Duration, Duration) =
+    (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
+
 /// The keys whose signatures are trusted.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TrustArgs {

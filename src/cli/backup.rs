@@ -10,7 +10,7 @@ use crate::backup::commit::{Done, Pointer};
 use crate::backup::counters::Counters;
 use crate::backup::options::{Adopt, Form, Labels, Limits, Odd, Options, Partial};
 use crate::cli::alarm::{self, AlarmArgs, Ended};
-use crate::cli::args::{Global, JOBS, SealArgs, SourceArgs, duration};
+use crate::cli::args::{Global, JOBS, LOCK_TIMEOUTS, SealArgs, SourceArgs, duration};
 use crate::cli::metrics::{self, Metric};
 use crate::cli::outcome::Outcome;
 use crate::cli::progress::Shown;
@@ -132,9 +132,6 @@ pub struct MaxBlock(Option<Duration>);
 fn max_block(text: &str) -> Result<MaxBlock, String> {
     if text == "none" { Ok(MaxBlock(None)) } else { duration(text).map(|limit| MaxBlock(Some(limit))) }
 }
-
-/// The server counts in milliseconds, and takes 0 for no limit at all.
-const LOCK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(i32::MAX as u64));
 
 /// Runs `pgstow backup`.
 ///

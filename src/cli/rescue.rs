@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::archive::copy_text::Value;
-use crate::cli::args::{EXIT_CODES, Global, KeyArgs, connection, duration};
+use crate::cli::args::{EXIT_CODES, Global, KeyArgs, LOCK_TIMEOUTS, connection, duration};
 use crate::cli::forget::ForgetArgs;
 use crate::cli::{output, rows};
 use crate::error::{Error, Result};
@@ -341,6 +341,9 @@ pub struct Rescue {
     /// When the server owed an answer for this long, ask it whether it is still at work; if not, the connection is lost.
     #[arg(long, env = "PGSTOW_STALL_TIMEOUT", default_value = "10m", value_parser = duration)]
     pub stall_timeout: Duration,
+    /// Longest wait for a lock of the live table.
+    #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub lock_timeout: Duration,
     /// The secret keys of an encrypted run.
     #[command(flatten)]
     pub keys: KeyArgs,
@@ -352,6 +355,7 @@ impl Rescue {
         Ok(Options {
             target: ConnInfo::resolve(Some(&self.to))?.with_silence(Some(self.stall_timeout)),
             connect_timeout: self.connect_timeout,
+            lock_timeout: self.lock_timeout.clamp(LOCK_TIMEOUTS.0, LOCK_TIMEOUTS.1),
             condition: self.r#where,
             key: self.key,
             apply: self.apply.map(|what| match what {

@@ -1,11 +1,12 @@
 //! `pgstow restore`: its flags, its call of the engine, its text and its JSON.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use crate::archive::schema_names::SchemaNames;
-use crate::cli::args::{Global, JOBS, RestoringArgs, connection};
+use crate::cli::args::{Global, JOBS, LOCK_TIMEOUTS, RestoringArgs, connection, duration};
 use crate::cli::forget::ForgetArgs;
 use crate::cli::outcome::Outcome;
 use crate::cli::output;
@@ -98,6 +99,9 @@ pub struct Restore {
     /// Gather full statistics at the end also where autovacuum would: by itself restore gathers rough ones there.
     #[arg(long, conflicts_with = "no_analyze")]
     pub full_analyze: bool,
+    /// Longest wait for a lock of a table that exists, when its rows are replaced or added to.
+    #[arg(long, env = "PGSTOW_LOCK_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub lock_timeout: Duration,
     /// Say at the end how long each step took, how long the stages waited for each other, how many requests were sent, and
     /// what was chosen; with --json as `timings`.
     #[arg(long, env = "PGSTOW_TIMINGS")]
@@ -169,6 +173,7 @@ impl Restore {
             schema_names: SchemaNames(self.rename_schema.clone()),
             owner_names: self.owner.clone(),
             jobs: self.means.jobs,
+            lock_timeout: self.lock_timeout.clamp(LOCK_TIMEOUTS.0, LOCK_TIMEOUTS.1),
             pg_bin_dir: self.means.pg_bin_dir.clone(),
             ..Options::whole(target, self.means.connect_timeout)
         })

@@ -66,7 +66,8 @@ impl Begun {
             tracing::info!("{} is not the database that run {} was made of", session.info(), manifest.run);
         }
         let loader = Loader::of(session);
-        loader.execute(BUFFERS, "set up the session").await?;
+        let waits = options.lock_timeout.as_millis();
+        loader.execute(&format!("{BUFFERS}; SET lock_timeout = {waits}"), "set up the session").await?;
         Ok(Self {
             source,
             loader,

@@ -36,6 +36,8 @@ pub(crate) struct Options {
     /// The database with the live table.
     pub(crate) target: ConnInfo,
     pub(crate) connect_timeout: Duration,
+    /// Longest wait for a lock of the live table.
+    pub(crate) lock_timeout: Duration,
     /// An SQL condition on the rows.
     pub(crate) condition: Option<String>,
     /// The columns by which rows are told apart; empty for the primary key.

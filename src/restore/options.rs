@@ -141,6 +141,8 @@ pub(crate) struct Options {
     pub(crate) pg_bin_dir: Option<PathBuf>,
     /// Longest time to connect.
     pub(crate) connect_timeout: Duration,
+    /// Longest wait for a lock of a table that exists.
+    pub(crate) lock_timeout: Duration,
     /// Keys of rows that are erased after they came.
     pub(crate) forget: Option<Arc<List>>,
     /// Schemas that get other names than in the run.
@@ -171,6 +173,7 @@ impl Options {
             jobs: 4,
             pg_bin_dir: None,
             connect_timeout,
+            lock_timeout: Duration::from_secs(30),
             forget: None,
             schema_names: SchemaNames(Vec::new()),
             owner_names: Vec::new(),

@@ -21,7 +21,7 @@ use crate::error::{Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
-use crate::postgres::target::mark::Mark;
+use crate::postgres::target::mark::{self, Mark};
 use crate::postgres::target::{EventTriggers, constraints, project};
 use crate::restore::checks::Found;
 use crate::restore::entry::is_refusal;
@@ -125,8 +125,13 @@ pub(crate) async fn restore(
         let why = format!("it may name schema {schema} in a text or body, which stayed as it was");
         work.ledger.lost(&findings::kind(entry), &findings::name(entry), &why, &step);
     }
-    let role = Box::pin(work.all(found, &entries)).await?;
-    Ok(work.finish(&role, started).await)
+    match Box::pin(work.all(found, &entries)).await {
+        Ok(role) => Ok(work.finish(&role, started).await),
+        Err(error) => {
+            work.close_mark().await;
+            Err(error)
+        }
+    }
 }
 
 /// Warns of an older server, and of partitioned tables whose rows were not asked for.
@@ -147,6 +152,7 @@ impl Work<'_> {
     async fn all(&self, found: Found, entries: &[&Entry]) -> Result<String> {
         let options = self.options;
         let saved = (&*self.run.manifest, !self.leave_out.extensions.is_empty());
+        self.bound_waits(&self.control).await?;
         let executor = Executor::new(&self.control, options, &self.ledger, &self.meta.entries, saved).await?;
         let role = executor.role().to_owned();
         let (first, mut last) = self.database_settings().await?;
@@ -224,6 +230,24 @@ impl Work<'_> {
         Ok(role)
     }
 
+    /// Notes in the mark of a restore that failed where its transactions end: what comes later is somebody else's.
+    async fn close_mark(&self) {
+        if !self.marked.load(Ordering::Relaxed) {
+            return;
+        }
+        let close = async {
+            target::execute(&self.control, "ROLLBACK", "close the mark of the restore").await?;
+            target::end_others(&self.control).await?;
+            match mark::find(&self.control.client).await? {
+                Some(mut mark) => mark.close(&self.control).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = close.await {
+            tracing::debug!("{error}");
+        }
+    }
+
     /// Lists the owner that the database could not be given to.
     fn list_unowned(&self, unowned: Option<(String, String)>) {
         if let Some((owner, why)) = unowned {
@@ -249,16 +273,18 @@ impl Work<'_> {
     /// Empties a database that holds an unfinished restore, and marks it.
     async fn begin(&self, found: Found) -> Result<Option<Mark>> {
         let old = match found {
-            Found::Unfinished(mark) => {
+            Found::Unfinished(mut mark) => {
                 target::end_others(&self.control).await?;
                 self.refuse_strangers(&mark).await?;
+                mark.reopen(&self.control).await?;
                 tracing::info!("an unfinished restore of this run is removed first");
                 let made = self.meta.entries.iter().filter(|e| e.desc == ObjectType::Extension);
                 target::wipe(&self.control, Some(&made.map(|e| tag(e).to_owned()).collect())).await?;
                 Some(mark)
             }
-            Found::Other(mark) => {
+            Found::Other(mut mark) => {
                 target::end_others(&self.control).await?;
+                mark.reopen(&self.control).await?;
                 tracing::warn!("an unfinished restore of run {} is removed first (--start-over)", mark.what);
                 target::wipe(&self.control, None).await?;
                 Some(mark)
@@ -266,7 +292,9 @@ impl Work<'_> {
             Found::Nothing | Found::Restored(_) => None,
         };
         let Some(what) = checks::marked(&self.run.manifest.run, self.options) else { return Ok(None) };
-        Mark::make(&self.control, &what, old).await.map(Some)
+        let mark = Mark::make(&self.control, &what, old).await?;
+        self.marked.store(true, Ordering::Relaxed);
+        Ok(Some(mark))
     }
 
     /// The last step, after which nothing is unfinished.
@@ -328,10 +356,26 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// True where others may work in the database meanwhile.
+    fn is_living(&self) -> bool {
+        self.options.destination == Destination::Existing || !self.options.has_definitions()
+    }
+
+    /// Bounds the waits for locks of others. A session that waited for another one of this restore so long keeps its
+    /// statement for the end, when only one is at work.
+    async fn bound_waits(&self, session: &Session) -> Result<()> {
+        if !self.is_living() {
+            return Ok(());
+        }
+        let sql = format!("SET lock_timeout = {}", self.options.lock_timeout.as_millis());
+        target::execute(session, &sql, "set up the session").await
+    }
+
     /// A session that makes definitions; a silent one sets no ordinary event trigger off.
     async fn definer(&self, silent: bool) -> Result<Session> {
         let session = Session::connect(&self.info, self.options.connect_timeout, "restore").await?;
         executor::set_up(&session, &self.meta.entries).await?;
+        self.bound_waits(&session).await?;
         if silent {
             target::execute(&session, "SET session_replication_role = replica", "keep event triggers silent").await?;
         }
@@ -344,9 +388,13 @@ impl Work<'_> {
     async fn post_data<'e>(&self, executor: &Executor<'e>, entries: &[&'e Entry]) -> Result<()> {
         let found = target::event_triggers(&self.control).await?;
         let silent = found == EventTriggers::Avoidable && self.part.is_whole();
-        let jobs = if found == EventTriggers::None || silent { self.options.jobs } else { 1 };
+        // The first refusal ends it: none of them may be a wait for one of our own.
+        let alone = self.is_living() && self.options.exit_on_error;
+        let jobs = if (found == EventTriggers::None || silent) && !alone { self.options.jobs } else { 1 };
         if jobs < self.options.jobs {
-            tracing::info!("event triggers fire here: indexes and constraints are made by one session");
+            tracing::info!(
+                "event triggers fire here, or the first refusal ends it: indexes and constraints are made by one session"
+            );
         }
         let mut sessions = Vec::new();
         for _session in 0..jobs {

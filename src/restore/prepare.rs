@@ -14,7 +14,7 @@ use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
 use crate::postgres::target::mark::Mark;
-use crate::postgres::target::{Server, project, wipe};
+use crate::postgres::target::{MARK, Server, strangers};
 use crate::restore::checks::Found;
 use crate::restore::early::{self, Look};
 use crate::restore::entry::is_refusal;
@@ -236,22 +236,36 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Refuses to remove what somebody put into a database whose restore was not finished: tables that the run does not
-    /// have, and rows beyond those of the run.
+    /// Refuses to remove what somebody put into a database whose restore was not finished: objects that the run does not
+    /// have, rows beyond those of the run, and whatever was written after the restore ended, where its mark says when.
     pub(crate) async fn refuse_strangers(&self, mark: &Mark) -> Result<()> {
         if self.options.start_over {
             return Ok(());
         }
-        let made: HashSet<TableName> = self.meta.entries.iter().map(|e| TableName::new(namespace(e), tag(e))).collect();
-        let present = wipe::relations(&self.control).await?;
-        let mut strangers: Vec<String> = present
+        let entries = &self.meta.entries;
+        // The arguments of a function are written in many ways: its name has to do.
+        let names = |e: &'_ Entry| -> Vec<TableName> {
+            let plain = tag(e).match_indices('(').filter_map(|(at, _)| tag(e).get(..at));
+            plain.chain([tag(e)]).map(|name| TableName::new(namespace(e), name)).collect()
+        };
+        let made: HashSet<TableName> = entries.iter().flat_map(names).collect();
+        let objects = strangers::objects(&self.control, MARK).await?;
+        let mut found: Vec<String> = objects
             .iter()
-            .filter(|name| !made.contains(*name))
-            .map(|name| format!("{name} is not in the run"))
+            .filter(|(_, name)| !made.contains(name))
+            .map(|(words, _)| format!("{words} is not in the run"))
             .collect();
-        let present: HashSet<&TableName> = present.iter().collect();
+        if strangers::large_objects(&self.control).await? > self.run.manifest.large_objects.count {
+            found.push("it has large objects that are not in the run".to_owned());
+        }
+        let closed = mark.closed();
+        if let Some(closed) = closed {
+            let changed = strangers::changed(&self.control, closed).await?;
+            found.extend(changed.iter().map(|words| format!("{words} was made or changed since")));
+        }
+        let present: HashSet<&TableName> = objects.iter().map(|(_, name)| name).collect();
         // Rows of hash partitions by an enumeration move between them: they count as those of the topmost table.
-        let above = partitions::parents(&self.meta.entries);
+        let above = partitions::parents(entries);
         let mut counts: BTreeMap<TableName, (u64, u64)> = BTreeMap::new();
         for wanted in self.part.tables(&self.run.manifest, false) {
             let name = wanted.table_name();
@@ -259,13 +273,16 @@ impl Work<'_> {
             let (here, saved) = counts.entry(root).or_default();
             *saved += wanted.table.rows;
             if present.contains(&name) {
-                let sql = format!("SELECT count(*) FROM ONLY {}", wanted.name());
-                let rows = project::count(&self.control, &sql, "count the rows of an unfinished restore").await?;
-                *here += u64::try_from(rows).unwrap_or(0);
+                let (rows, since) = strangers::rows(&self.control, &wanted.name(), closed).await?;
+                *here += rows;
+                if since > 0 {
+                    found.push(format!("{since} rows of {name} were written since"));
+                }
             }
         }
         let more = counts.iter().filter(|(_, (here, saved))| here > saved);
-        strangers.extend(more.map(|(name, _)| format!("{name} has rows that are not in the run")));
+        found.extend(more.map(|(name, _)| format!("{name} has rows that are not in the run")));
+        let strangers = found;
         if strangers.is_empty() {
             return Ok(());
         }

@@ -9,7 +9,7 @@
 //!
 //! One file, since the plan, the queue of pieces and the commits share the parked sessions: apart, none can be checked.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,14 +22,16 @@ use crate::format::manifest::Index;
 use crate::objects::flow::{Before, Flow, Head};
 use crate::objects::stored_run::StoredRun;
 use crate::postgres::connect::conninfo::ConnInfo;
+use crate::postgres::target::emptying::Emptied;
+use crate::postgres::target::foreign_keys::{ForeignKey, Known};
 use crate::postgres::target::load::Loader;
-use crate::postgres::target::project;
-use crate::postgres::target::{foreign_keys, load};
+use crate::postgres::target::{emptying, foreign_keys, load};
 use crate::restore::entry::is_refusal;
 use crate::restore::forget::Forget;
 use crate::restore::progress::Progress;
 use crate::restore::wanted::{Wanted, referred_first};
 use crate::seal::digest::Fingerprint;
+use crate::sql::names::TableName;
 use crate::sql::statements;
 
 /// Times a further session is asked for, a quarter of a second apart, before the restore fails.
@@ -69,6 +71,8 @@ pub(crate) struct Rows {
     pub(crate) progress: Arc<Progress>,
     /// Commits that must not be cut in the middle.
     pub(crate) commits: TaskTracker,
+    /// Longest wait for a lock of a table that exists.
+    pub(crate) lock_timeout: Duration,
     /// Rows that are erased again, where all come in one transaction.
     pub(crate) forget: Option<Arc<Forget>>,
     /// Go on without the rows of a new table that the server refuses.
@@ -203,18 +207,10 @@ impl Rows {
         }
         let keys = foreign_keys::all(loader.session()).await?;
         let tables = referred_first(tables, &keys, &foreign_keys::roots(loader.session()).await?);
-        loader.execute("BEGIN", "begin to load").await?;
-        if replace {
-            self.empty(&loader, &tables).await?;
-        }
-        for wanted in tables.iter().filter(|wanted| wanted.table.rows > 0) {
-            self.load_open(&loader, wanted, None).await.map_err(|error| error.hint("nothing was changed"))?;
-        }
-        if let Some(forget) = &self.forget {
-            forget.erase(loader.session()).await.map_err(|error| error.hint("nothing was changed"))?;
-        }
-        if replica {
-            refuse_dangling(&loader, &tables).await?;
+        if let Err(error) = self.in_one(&loader, &tables, replace, replica).await {
+            // Its locks go with it.
+            drop(loader);
+            return Err(self.with_holders(error, &tables).await);
         }
         // Not to be cut: what the server makes of a commit that was sent must be known.
         let committing = self.commits.spawn(async move {
@@ -223,6 +219,43 @@ impl Rows {
             Ok(())
         });
         committing.await.map_err(|error| Error::failed(format!("a commit broke: {error}")))?
+    }
+
+    /// The transaction of [`Self::all_or_nothing`], up to its commit. It waits for the locks of others, who live on, for
+    /// a bounded time.
+    async fn in_one(&self, loader: &Loader, tables: &[Wanted], replace: bool, replica: bool) -> Result<()> {
+        let begin = format!("BEGIN; SET LOCAL lock_timeout = {}", self.lock_timeout.as_millis());
+        loader.execute(&begin, "begin to load").await?;
+        let unchanged = |error: Error| error.hint("nothing was changed");
+        let keys = if replica { dangling(loader, tables, replace).await? } else { Vec::new() };
+        if replace {
+            self.empty(loader, tables, replica).await.map_err(unchanged)?;
+        }
+        for wanted in tables.iter().filter(|wanted| wanted.table.rows > 0) {
+            self.load_open(loader, wanted, None).await.map_err(unchanged)?;
+        }
+        if let Some(forget) = &self.forget {
+            forget.erase(loader.session()).await.map_err(unchanged)?;
+        }
+        refuse_dangling(loader, &keys).await
+    }
+
+    /// Adds who has the lock that was not to be had.
+    async fn with_holders(&self, error: Error, tables: &[Wanted]) -> Error {
+        if !error.is_sqlstate("55P03") {
+            return error;
+        }
+        let names: Vec<String> = tables.iter().map(Wanted::name).collect();
+        let held = async {
+            let loader = self.session().await?;
+            let held = emptying::holders(loader.session(), &names).await;
+            loader.close().await;
+            held
+        };
+        match held.await {
+            Ok(held) if !held.is_empty() => error.hint(format!("in the way: {}", held.join("; "))),
+            _ => error,
+        }
     }
 
     /// Reads the indexes of large tables and lines the work up.
@@ -479,27 +512,42 @@ impl Rows {
         Ok(())
     }
 
-    /// Removes what is in these tables, in the session's open transaction.
-    pub(crate) async fn empty(&self, loader: &Loader, tables: &[Wanted]) -> Result<()> {
+    /// Removes what is in these tables, in the session's open transaction, and nothing else: without the `replica` role
+    /// foreign keys act and triggers fire, so what they would change elsewhere is refused.
+    pub(crate) async fn empty(&self, loader: &Loader, tables: &[Wanted], replica: bool) -> Result<()> {
         let doing = "empty the tables";
         // Of some tables of extensions only some rows are saved: the others are the extension's own.
         let (partly, wholly): (Vec<&Wanted>, Vec<&Wanted>) = tables.iter().partition(|w| w.table.filter.is_some());
         let names: Vec<String> = wholly.iter().map(|wanted| wanted.name()).collect();
+        let saved: Vec<String> = partly.iter().map(|wanted| wanted.name()).collect();
+        if !replica {
+            refuse_actions(loader, &names, &saved).await?;
+            emptying::refuse_fires(loader.session(), &names, Emptied::Truncated, replica).await?;
+        }
+        emptying::refuse_fires(loader.session(), &saved, Emptied::Deleted, replica).await?;
         loader.execute("SAVEPOINT before", doing).await?;
         let only: Vec<String> = names.iter().map(|name| format!("ONLY {name}")).collect();
         let together = format!("TRUNCATE {}", only.join(", "));
         if !names.is_empty()
             && let Err(error) = loader.execute(&together, doing).await
         {
+            if !emptying::is_deletable(&error) {
+                return Err(error);
+            }
             tracing::debug!("{error}; emptying one table after the other");
             loader.execute("ROLLBACK TO before", doing).await?;
             for name in &names {
                 let doing = format!("empty {name}");
                 loader.execute("SAVEPOINT before", &doing).await?;
-                if loader.execute(&format!("TRUNCATE ONLY {name}"), &doing).await.is_err() {
-                    // Others refer to it; with triggers off its rows can be replaced all the same.
-                    let delete = format!("ROLLBACK TO before; DELETE FROM ONLY {name}");
-                    loader.execute(&delete, &doing).await?;
+                if let Err(error) = loader.execute(&format!("TRUNCATE ONLY {name}"), &doing).await {
+                    if !emptying::is_deletable(&error) {
+                        return Err(error);
+                    }
+                    // Others refer to it, or the role may only delete: its rows can be replaced all the same.
+                    loader.execute("ROLLBACK TO before", &doing).await?;
+                    let one = std::slice::from_ref(name);
+                    emptying::refuse_fires(loader.session(), one, Emptied::Deleted, replica).await?;
+                    loader.execute(&format!("DELETE FROM ONLY {name}"), &doing).await?;
                 }
                 loader.execute("RELEASE before", &doing).await?;
             }
@@ -663,13 +711,31 @@ impl Rows {
     }
 }
 
-/// Refuses to commit rows that refer to rows which do not exist.
-async fn refuse_dangling(loader: &Loader, tables: &[Wanted]) -> Result<()> {
+/// The foreign keys of these tables, each with the rows that refer to nothing before anything is changed: those are not
+/// the fault of this restore. Those that it removes itself are not asked for.
+async fn dangling(loader: &Loader, tables: &[Wanted], replace: bool) -> Result<Vec<(ForeignKey, Known)>> {
     let names: Vec<String> = tables.iter().map(Wanted::name).collect();
-    let mut dangling = Vec::new();
+    let removed: HashSet<TableName> =
+        tables.iter().filter(|w| replace && w.table.filter.is_none()).map(Wanted::table_name).collect();
+    let mut keys = Vec::new();
     for key in foreign_keys::touching(loader.session(), &names).await? {
         let doing = format!("check the references of {}", key.from);
-        let rows = project::count(loader.session(), &key.orphans, &doing).await?;
+        let before = if removed.contains(&key.from) {
+            Known::default()
+        } else {
+            foreign_keys::dangling(loader.session(), &key, &doing).await?
+        };
+        keys.push((key, before));
+    }
+    Ok(keys)
+}
+
+/// Refuses to commit rows that refer to rows which do not exist.
+async fn refuse_dangling(loader: &Loader, keys: &[(ForeignKey, Known)]) -> Result<()> {
+    let mut dangling = Vec::new();
+    for (key, before) in keys {
+        let doing = format!("check the references of {}", key.from);
+        let rows = foreign_keys::new_dangling(loader.session(), key, before, &doing).await?;
         if rows > 0 {
             let (name, from, to) = (&key.name, &key.from, &key.to);
             dangling.push(format!("{rows} rows of {from} would refer to rows that {to} does not have ({name})"));
@@ -681,6 +747,21 @@ async fn refuse_dangling(loader: &Loader, tables: &[Wanted]) -> Result<()> {
     Err(Error::failed(dangling.join("; "))
         .hint("restore the tables that they refer to as well, or first")
         .hint("nothing was changed"))
+}
+
+/// Refuses to empty tables whose rows take rows of other tables with them, or their values.
+async fn refuse_actions(loader: &Loader, wholly: &[String], partly: &[String]) -> Result<()> {
+    let acting = emptying::acting(loader.session(), wholly, partly).await?;
+    let Some((to, _, _)) = acting.first() else { return Ok(()) };
+    let tables: BTreeSet<&String> = acting.iter().map(|(_, from, _)| from).collect();
+    let said: Vec<String> = acting.iter().map(|(to, from, action)| format!("{from} ({action}, to {to})")).collect();
+    let words: Vec<String> = tables.iter().map(|table| format!("--table {table}")).collect();
+    Err(Error::usage(format!(
+        "empty {to}: the role may not set session_replication_role, so rows of other tables would change with it: {}",
+        said.join(", ")
+    ))
+    .hint(format!("replace those as well: add {}", words.join(" ")))
+    .hint("or let a role that may set session_replication_role restore, as a superuser may"))
 }
 
 /// True when a COPY statement names the table itself.

@@ -1,5 +1,6 @@
 //! A restore under way: everything its steps share, and the report that grows with them.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -62,6 +63,8 @@ pub(crate) struct Work<'a> {
     pub(crate) pg_restore: PgRestore,
     pub(crate) control: Session,
     pub(crate) commits: TaskTracker,
+    /// This restore marked the database, and made what it holds.
+    pub(crate) marked: AtomicBool,
     /// Takes what could not be restored.
     pub(crate) ledger: Ledger,
     pub(crate) report: Mutex<Report>,
@@ -90,7 +93,22 @@ impl<'a> Work<'a> {
         };
         let report = Mutex::new(Report { run: manifest.run.clone(), ..Report::default() });
         let (run, meta, ledger) = (&loaded.run, &loaded.meta, Ledger::default());
-        Ok(Self { options, progress, run, meta, leave_out, info, part, pg_restore, control, commits, ledger, report })
+        let marked = AtomicBool::new(false);
+        Ok(Self {
+            options,
+            progress,
+            run,
+            meta,
+            leave_out,
+            info,
+            part,
+            pg_restore,
+            control,
+            commits,
+            marked,
+            ledger,
+            report,
+        })
     }
 
     /// Notes a run of a database that held an unfinished restore.
@@ -151,6 +169,7 @@ impl<'a> Work<'a> {
             connect_timeout: self.options.connect_timeout,
             jobs: usize::from(self.options.jobs),
             tables,
+            lock_timeout: self.options.lock_timeout,
             forget: None,
             no_owner: self.options.ignores_owners(),
             in_pieces: self.options.destination == Destination::Scratch

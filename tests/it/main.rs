@@ -64,6 +64,7 @@ mod renames;
 mod rescue;
 mod restore;
 mod restore_early;
+mod restore_existing;
 mod restore_faults;
 mod restore_goes_on;
 mod restore_mark;

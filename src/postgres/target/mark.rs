@@ -34,6 +34,9 @@ pub(crate) const ENDINGS: u32 = 200;
 
 pub(crate) const ENDING: Duration = Duration::from_millis(50);
 
+/// The word before the transaction that a closed mark names, among what was present before.
+const CLOSED: &str = "pgstow: all transactions of the restore are before";
+
 /// The object that carries a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -95,6 +98,36 @@ impl Mark {
             Place::Comment => self.on_database(self.comment.as_deref()),
             Place::Schema => format!("DROP SCHEMA {MARK} CASCADE"),
         }
+    }
+
+    /// The transaction that all of the restore were before, where it ended by itself.
+    pub(crate) fn closed(&self) -> Option<u64> {
+        self.kept.iter().find(|(kind, _)| kind == CLOSED).and_then(|(_, number)| number.parse().ok())
+    }
+
+    /// Notes that no transaction from now on is one of the restore, whose other sessions have ended. A schema cannot say
+    /// it.
+    pub(crate) async fn close(&mut self, session: &Session) -> Result<()> {
+        if self.place == Place::Schema {
+            return Ok(());
+        }
+        let sql = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text";
+        let row = session.client.query_typed_one(sql, &[]).await;
+        let next: String = row.map_err(|e| failure(&e).context("close the mark of the restore"))?.get(0);
+        self.kept.retain(|(kind, _)| kind != CLOSED);
+        self.kept.insert((CLOSED.to_owned(), next));
+        let what = self.what.clone();
+        self.change(session, &what).await
+    }
+
+    /// Takes that note back, before anything is changed again.
+    pub(crate) async fn reopen(&mut self, session: &Session) -> Result<()> {
+        if self.closed().is_none() {
+            return Ok(());
+        }
+        self.kept.retain(|(kind, _)| kind != CLOSED);
+        let what = self.what.clone();
+        self.change(session, &what).await
     }
 
     /// Says something else in the mark.
@@ -287,9 +320,11 @@ mod tests {
     #[test]
     fn a_mark_is_read_back_with_the_comment_that_the_database_had() {
         for comment in [None, Some("two\nlines [\"x\"]".to_owned()), Some("[]".to_owned())] {
-            let kept = [("schema".to_owned(), "a \"b\"\n".to_owned())].into();
+            let closed = (CLOSED.to_owned(), "4294967297".to_owned());
+            let kept = [("schema".to_owned(), "a \"b\"\n".to_owned()), closed].into();
             let what = "20261122T150405Z-1a2b3c --schema-only".to_owned();
             let mark = Mark { what, kept, comment, place: Place::Comment, database: "x".to_owned() };
+            assert_eq!(mark.closed(), Some(4_294_967_297));
             assert_eq!(Mark::parse("x", &mark.text()), Some(mark));
         }
         assert_eq!(Mark::parse("x", "pgstow drill 1 of run 2"), None);

@@ -2,6 +2,7 @@
 
 pub(crate) mod constraints;
 pub(crate) mod defaults;
+pub(crate) mod emptying;
 pub(crate) mod foreign_keys;
 pub(crate) mod ground;
 pub(crate) mod live;
@@ -11,6 +12,7 @@ pub(crate) mod project;
 pub(crate) mod requests;
 pub(crate) mod scratch;
 pub(crate) mod staging;
+pub(crate) mod strangers;
 pub(crate) mod trial;
 pub(crate) mod types;
 pub(crate) mod wipe;

@@ -4,30 +4,13 @@ use std::collections::BTreeSet;
 
 use crate::error::Result;
 use crate::postgres::connect::session::Session;
-use crate::postgres::error::failure;
 use crate::postgres::query::{execute, strings};
 use crate::postgres::target::defaults;
 use crate::postgres::target::mark::MARK;
-use crate::sql::names::{TableName, literal, quote};
+use crate::sql::names::{literal, quote};
 
 /// Tables dropped in one statement: each needs some locks.
 pub(crate) const DROPPED_AT_ONCE: usize = 50;
-
-/// Tables, views and foreign tables that belong to no extension.
-///
-/// # Errors
-/// A connection that broke.
-pub(crate) async fn relations(session: &Session) -> Result<Vec<TableName>> {
-    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text
-                 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND c.oid >= 16384
-                  AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')
-                ORDER BY 1, 2";
-    let rows = session.client.query_typed(sql, &[]).await;
-    let rows = rows.map_err(|e| failure(&e).context("read the contents of the database"))?;
-    Ok(rows.iter().map(|row| TableName::new(row.get::<_, String>(0), row.get::<_, String>(1))).collect())
-}
 
 /// Empties a database that holds nothing but an unfinished restore. `extensions` are those the restore makes; where they
 /// are not known all go.
@@ -92,7 +75,8 @@ pub(crate) async fn wipe(session: &Session, extensions: Option<&BTreeSet<String>
     loose_ends(session).await
 }
 
-/// The rest in `public` and outside of schemas.
+/// The rest in `public` and outside of schemas. What belongs to something else goes with it, or stays with an extension that
+/// stays.
 pub(crate) async fn loose_ends(session: &Session) -> Result<()> {
     let client = &session.client;
     let doing = "remove an unfinished restore";
@@ -100,6 +84,8 @@ pub(crate) async fn loose_ends(session: &Session) -> Result<()> {
                       LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) i
                 WHERE d.refclassid = 2615 AND d.refobjid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public')
                   AND d.deptype = 'n' AND d.objid >= 16384 AND i.type NOT IN ('default acl', 'extension', 'index')
+                  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend o
+                                   WHERE o.classid = d.classid AND o.objid = d.objid AND o.deptype IN ('e', 'i'))
                 UNION ALL
                SELECT 'DROP ' || i.type || ' IF EXISTS ' || i.identity || ' CASCADE'
                  FROM (SELECT 2605, oid FROM pg_catalog.pg_cast UNION ALL SELECT 2612, oid FROM pg_catalog.pg_language

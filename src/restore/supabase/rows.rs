@@ -94,7 +94,7 @@ impl Managed<'_> {
                 |wanted: &&Wanted| self.project.tables.get(&wanted.table_name()).is_some_and(|table| table.emptyable);
             let emptied: Vec<Wanted> = wanted.iter().filter(may).cloned().collect();
             loader.execute("BEGIN", "empty the tables").await?;
-            self.rows.empty(&loader, &emptied).await?;
+            self.rows.empty(&loader, &emptied, replica).await?;
             loader.execute("COMMIT", "empty the tables").await?;
         }
         let keys = foreign_keys::all(loader.session()).await?;
@@ -342,9 +342,9 @@ impl Managed<'_> {
     /// Reports rows that refer to missing rows: possible where triggers were off and something was not loaded.
     async fn count_orphans(&self, keys: &[ForeignKey], done: &Done) -> Result<()> {
         let loaded = |table: &TableName| done.whole.contains(table) || done.partly.contains(table);
-        for key in keys.iter().filter(|k| loaded(&k.from) && !done.whole.contains(&k.to)) {
+        for key in keys.iter().filter(|k| k.is_validated && loaded(&k.from) && !done.whole.contains(&k.to)) {
             let doing = format!("count rows of {} that refer to nothing", key.from);
-            let orphans = match project::count(&self.work.control, &key.orphans, &doing).await {
+            let orphans = match project::count(&self.work.control, &key.count(), &doing).await {
                 Ok(orphans) => orphans,
                 Err(error) if is_rejection(&error) => {
                     self.ledger.note(format!("not checked: {}", error.message()));
@@ -355,7 +355,7 @@ impl Managed<'_> {
             if orphans > 0 {
                 let (name, from, to) = (&key.name, &key.from, &key.to);
                 let why = format!("{orphans} rows of {from} refer to rows that {to} does not have");
-                let step = format!("load what is missing in {to}, or delete them; found by: {}", key.orphans);
+                let step = format!("load what is missing in {to}, or delete them; found by: {}", key.count());
                 self.ledger.lost("references of", &format!("{from} ({name})"), &why, &step);
             }
         }
