@@ -256,7 +256,7 @@ fn entry(page: Option<PathBuf>, written: &Answer, status: &Answer) -> Entry {
         name: status.name.clone(),
         page: page.map(|page| page.display().to_string()),
         ok: status.exit_code == Some(0),
-        latest: serde_json::from_value(written.result["latest_run"].clone()).ok(),
+        latest: serde_json::from_value(written.result.get("latest_run").cloned().unwrap_or_default()).ok(),
         old_after: finished.zip(allowed).and_then(|(at, allowed)| at.checked_add(allowed).ok()),
         why: status.error.as_deref().or_else(|| found["reason"].as_str()).unwrap_or_default().to_owned(),
     }
