@@ -236,7 +236,7 @@ fn makes(entry: &Entry, table: &str) -> bool {
 }
 
 /// The beginning of the statement that binds a table's owner by row security, where its definition has one.
-fn forced<'a>(entry: &'a Entry) -> Option<&'a str> {
+fn forced(entry: &Entry) -> Option<&str> {
     let all = statements(entry.defn.as_deref().unwrap_or_default());
     let of = all.into_iter().filter(|one| one.starts_with("ALTER TABLE "));
     of.filter_map(|one| one.strip_suffix(" FORCE ROW LEVEL SECURITY")).find(|one| !one.ends_with(" NO"))

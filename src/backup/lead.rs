@@ -122,7 +122,7 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
         options: settings.clone(),
         leave_out: arguments,
     };
-    let mut read = match ask(run, leader, &request, &settings).await? {
+    let mut read = match Box::pin(ask(run, leader, &request, &settings)).await? {
         Ok(read) => read,
         Err(again) => return Ok(Err(again)),
     };
@@ -132,7 +132,7 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
     {
         request.encoding = &own;
         let error = error.clone();
-        if let Ok(Ok(answer)) = ask(run, leader, &request, &settings).await? {
+        if let Ok(Ok(answer)) = Box::pin(ask(run, leader, &request, &settings)).await? {
             read = Ok(answer);
             tracing::debug!("read again in {own}: {error}");
         }

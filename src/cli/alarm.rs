@@ -17,7 +17,8 @@ use crate::error::{Error, Kind, Result};
 use crate::human;
 use crate::notify::event::{Event, Notification};
 use crate::notify::target::When;
-use crate::notify::telemetry::{self, Figure, Step, Trace};
+use crate::notify::telemetry::Trace;
+use crate::notify::telemetry::context::{self, Figure, Step};
 use crate::notify::{Delivery, Failures, Notifier};
 
 /// Lines of the log that a notification of a failure holds.
@@ -189,7 +190,7 @@ pub(crate) async fn watch_with(
 /// Sends traces and metrics of a command that ended.
 async fn send(trace: Trace, notification: &Notification, ended: Option<&Ended>) {
     let figures = ended.map_or(&[][..], |ended| ended.figures.as_slice());
-    let bound = if notification.event == Event::Interrupted { telemetry::BRIEF } else { telemetry::BOUND };
+    let bound = if notification.event == Event::Interrupted { context::BRIEF } else { context::BOUND };
     let steps = ended.map_or(&[][..], |ended| ended.steps.as_slice());
     trace.end(notification, steps, &figures.iter().map(figure).collect::<Vec<_>>(), bound).await;
 }

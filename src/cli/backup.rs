@@ -21,7 +21,7 @@ use crate::format::manifest::Status;
 use crate::human;
 use crate::notify::Failures;
 use crate::notify::event::Event;
-use crate::notify::telemetry::Step;
+use crate::notify::telemetry::context::Step;
 use crate::pipeline::rate::BytesPerSecond;
 use crate::postgres::connect::conninfo::ConnInfo;
 use crate::postgres::source::server::{self, Place};

@@ -59,9 +59,9 @@ pub(crate) async fn run(arguments: Export, global: &Global, shutdown: &Shutdown)
     let summary = result?;
     let is_partial = summary.left_out.iter().any(|one| one.skipped);
     if global.json {
-        output::print_json(&summary)?
+        output::print_json(&summary)?;
     } else {
-        output::print(&text(&summary))?
+        output::print(&text(&summary))?;
     }
     Ok(if is_partial { Outcome::Partial } else { Outcome::Done })
 }

@@ -136,10 +136,10 @@ impl Column {
             Values::Double(all) => levels.write::<DoubleType>(writer, &all),
             Values::Bytes(bytes, ends) if self.kind.physical() == Physical::FIXED_LEN_BYTE_ARRAY => {
                 let one = |bytes: Bytes| FixedLenByteArray::from(ByteArray::from(bytes));
-                levels.write_bytes::<FixedLenByteArrayType>(writer, bytes.into(), &ends, one)
+                levels.write_bytes::<FixedLenByteArrayType>(writer, &bytes.into(), &ends, one)
             }
             Values::Bytes(bytes, ends) => {
-                levels.write_bytes::<ByteArrayType>(writer, bytes.into(), &ends, ByteArray::from)
+                levels.write_bytes::<ByteArrayType>(writer, &bytes.into(), &ends, ByteArray::from)
             }
         }
     }
@@ -161,7 +161,7 @@ impl Levels<'_> {
     fn write_bytes<T: DataType>(
         &self,
         writer: &mut SerializedColumnWriter<'_>,
-        bytes: Bytes,
+        bytes: &Bytes,
         ends: &[usize],
         one: impl Fn(Bytes) -> T::T,
     ) -> Result<()> {

@@ -72,13 +72,11 @@ impl Domains {
                 (is_list, declared) = (true, element);
                 continue;
             }
-            match self.base(declared) {
-                Some(base) => declared = base,
-                None => {
-                    let kind = scalar(declared);
-                    return if is_list { Kind::List(Box::new(kind)) } else { kind };
-                }
-            }
+            let Some(base) = self.base(declared) else {
+                let kind = scalar(declared);
+                return if is_list { Kind::List(Box::new(kind)) } else { kind };
+            };
+            declared = base;
         }
         Kind::Text
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Context as _, Error, Result};
 use crate::fleet::plan::Call;
-use crate::notify::telemetry;
+use crate::notify::telemetry::context;
 
 /// Lines of its log that are kept.
 const TAIL: usize = 60;
@@ -56,8 +56,8 @@ pub(crate) async fn run(
     let mut command = Command::new(program);
     command.args(&call.words).envs(call.env.iter().map(|(name, value)| (name, value)));
     command.env("PGSTOW_PROGRESS", "never").env(SUPERVISED, "1");
-    if let Some(context) = telemetry::context() {
-        command.env(telemetry::TRACEPARENT, context);
+    if let Some(context) = context::context() {
+        command.env(context::TRACEPARENT, context);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;

@@ -392,15 +392,18 @@ pub(crate) fn statement(own_money: bool, restores: bool) -> String {
 #[must_use]
 pub(crate) fn as_the_database() -> String {
     let own = SET.iter().filter(|setting| setting.own != Own::Never);
-    own.map(|setting| format!("SET LOCAL {} TO DEFAULT;\n", setting.name)).collect()
+    let all: Vec<String> = own.map(|setting| format!("SET LOCAL {} TO DEFAULT;\n", setting.name)).collect();
+    all.concat()
 }
 
 /// The statements with which a session that restores writes values as a backup does, and those that end it.
 #[must_use]
 pub(crate) fn written_alike() -> (String, String) {
     let own = || SET.iter().filter(|setting| setting.own == Own::Always);
-    let set = own().map(|setting| format!("SET {} = {}; ", setting.name, literal(setting.value))).collect();
-    (set, own().map(|setting| format!("RESET {}; ", setting.name)).collect())
+    let set: Vec<String> =
+        own().map(|setting| format!("SET {} = {}; ", setting.name, literal(setting.value))).collect();
+    let reset: Vec<String> = own().map(|setting| format!("RESET {}; ", setting.name)).collect();
+    (set.concat(), reset.concat())
 }
 
 /// The startup options (`PGOPTIONS`) with which another session of the same role in the same database has the values of

@@ -208,8 +208,8 @@ impl Work<'_> {
         let is_left = |e: &&Entry| {
             !matches!(e.desc, ObjectType::Blob | ObjectType::BlobMetadata | ObjectType::Acl | ObjectType::SecurityLabel)
         };
-        let left = entries.iter().filter(is_left).map(|e| format!("{};\n", e.dump_id)).collect::<String>();
-        let list = PrivateFile::new(left.as_bytes())?;
+        let left = entries.iter().filter(is_left).map(|e| format!("{};\n", e.dump_id)).collect::<Vec<_>>();
+        let list = PrivateFile::new(left.concat().as_bytes())?;
         let session = Session::connect(&self.info, self.options.connect_timeout, "restore").await?;
         for oids in LargeObjects::of(entries).oids.chunks(STATEMENTS_AT_ONCE) {
             target::make_large_objects(&session, oids).await?;

@@ -23,7 +23,7 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use crate::notify::event::Notification;
 use crate::notify::send::{self, HttpsClient};
-use crate::notify::telemetry::{CONTEXT, Figure, Step, TRACEPARENT, is_wanted};
+use crate::notify::telemetry::context::{CONTEXT, Figure, Step, TRACEPARENT, is_wanted};
 
 const NAME: &str = "pgstow";
 /// Bytes of an answer that are read.

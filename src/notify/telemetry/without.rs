@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::notify::event::Notification;
-use crate::notify::telemetry::{Figure, Step};
+use crate::notify::telemetry::context::{Figure, Step};
 
 /// Nothing: it cannot be made.
 #[derive(Debug)]

@@ -281,7 +281,7 @@ impl Restoring<'_> {
         }
         work.step("indexes and constraints", Box::pin(self.after())).await?;
         work.step("privileges", self.privileges()).await?;
-        let comment = work.step("the rest", self.rest(mark.as_ref())).await?;
+        let comment = work.step("the rest", Box::pin(self.rest(mark.as_ref()))).await?;
         if let Some(mark) = &mark {
             // Gone only when everything before is sure to stay.
             target::flush(&work.control).await?;
@@ -388,7 +388,7 @@ impl Restoring<'_> {
             }
             Ok::<(), Error>(())
         };
-        done.await
+        Box::pin(done).await
     }
 
     async fn sequences(&self) -> Result<()> {
