@@ -58,7 +58,7 @@ fn nothing_that_a_role_planted_becomes_a_statement_of_its_own() {
     let settings = |cluster: &Cluster, database: &str| {
         let sql = format!(
             "SELECT setrole::regrole, setconfig FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = setdatabase
-              WHERE datname = '{database}' OR setdatabase = 0 ORDER BY 1, 2"
+              WHERE datname = '{database}' OR setdatabase = 0 ORDER BY setrole::regrole::text, 2"
         );
         let granted = format!("SELECT datacl FROM pg_database WHERE datname = '{database}'");
         cluster.psql("postgres", &sql) + &cluster.psql("postgres", &granted)
@@ -116,7 +116,7 @@ const RIGHTS: &str = "
     CREATE FUNCTION app.secret() RETURNS integer LANGUAGE sql AS 'SELECT 1'; REVOKE ALL ON FUNCTION app.secret() FROM PUBLIC;
     CREATE TYPE app.y AS ENUM ('a'); CREATE TYPE app.hidden AS ENUM ('a'); REVOKE ALL ON TYPE app.hidden FROM PUBLIC;
     RESET ROLE; SELECT lo_from_bytea(55, 'secret');
-    CREATE TABLE app.\"x$pgstow_acl$ ''\"\"y\" (a integer);
+    CREATE TABLE app.\"x$pgstow_acl$ '\"\"y\" (a integer);
     ALTER DEFAULT PRIVILEGES FOR ROLE given_owner IN SCHEMA app GRANT SELECT ON TABLES TO given_owner, postgres;";
 
 /// The privileges of all of them; those that an object begins with are as good as none said.
@@ -208,7 +208,8 @@ fn settings_of_the_database_are_in_force_where_its_values_are_computed() {
     );
     cluster.psql(
         source,
-        "CREATE TABLE e (id integer CHECK (id > current_setting('app.rate')::integer), ts timestamptz CHECK (extract(hour from ts) BETWEEN 8 AND 18),
+        "SET timezone = 'America/New_York';
+         CREATE TABLE e (id integer CHECK (id > current_setting('app.rate')::integer), ts timestamptz CHECK (extract(hour from ts) BETWEEN 8 AND 18),
              d date CHECK (d::text ~ '^..[.]'), i interval, b bytea, f float8, CHECK (length(f::text) < 15));
          INSERT INTO e VALUES (5, '2026-01-05 17:30:00-05', '2026-01-05', '1 day 2 hours', 'abc', 1/3.0::float8),
              (6, '2026-01-06 08:05:00-05', '2026-01-06', '3 mons', '\\x00', 2/3.0::float8);
