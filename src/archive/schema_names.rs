@@ -154,6 +154,10 @@ impl<'a> Writer<'a> {
         while !rest.is_char_boundary(length) {
             length += 1;
         }
+        // Doubled, a quote is a part of the text.
+        while rest.starts_with('\'') && rest.as_bytes().get(length) == Some(&b'\'') {
+            length += token(rest.as_bytes(), length);
+        }
         let part = rest.get(..length).unwrap_or_default();
         if rest.starts_with('\n') || rest.starts_with(';') {
             self.is_path = false;

@@ -240,8 +240,8 @@ fn places_and_parts(run: &Run, out: &Path, folder: &Path) {
     let read = succeed_with(Command::new(tool("python3")).args(["-c", &read]), b"").stdout;
     assert_eq!(String::from_utf8(read).unwrap().trim(), "[('FF09', 'x')]");
     for place in [bucket.address("ascii"), bucket.address("ascii/runs/x")] {
-        let mut inside = bucket.command("ascii", &["export", "--parquet", &place, "--identity"]);
-        let (error, _) = expect_failure(inside.arg(&key.file), 2);
+        let mut inside = bucket.command("ascii", &["export", "--parquet", &place]);
+        let (error, _) = expect_failure(inside.arg("--identity").arg(&key.file), 2);
         assert!(error.contains("holds backups"), "{error}");
     }
 

@@ -50,7 +50,7 @@ fn dumped(cluster: &Cluster, database: &str, schema: &str) -> Vec<String> {
     dump.args(["--schema", schema, "-d", &cluster.url(database)]);
     let text = succeed(&mut dump);
     let shown = text.replace("\"shop_old\"", "shop").replace("shop_old", "shop");
-    let mut lines: Vec<String> = shown.lines().filter(|line| !line.starts_with("\\")).map(str::to_owned).collect();
+    let mut lines: Vec<String> = shown.lines().filter(|line| !line.starts_with('\\')).map(str::to_owned).collect();
     lines.sort();
     lines
 }
