@@ -44,7 +44,7 @@ pub(crate) fn memberships_come_back_without_grantors_that_cannot_act() {
          SET ROLE m_b; GRANT m_a TO m_c WITH ADMIN OPTION; SET ROLE m_c; GRANT m_a TO m_d WITH INHERIT FALSE; RESET ROLE;
          CREATE TABLE t (a int); ALTER TABLE t OWNER TO m_a",
     );
-    let (out, _) = expect_code(&mut drill(&target, store.path()).arg("--roles"), 0);
+    let (out, _) = expect_code(drill(&target, store.path()).arg("--roles"), 0);
     assert!(out.contains("memberships given by the role of this session"), "{out}");
     assert_eq!(target.psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'm\\_%'"), "0");
     expect_code(restore(&target, &target.url("app"), store.path()).args(["--create", "--roles"]), 0);

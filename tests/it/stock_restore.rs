@@ -47,8 +47,8 @@ fn nothing_that_a_role_planted_becomes_a_statement_of_its_own() {
     source.psql("postgres", &ROLES.replace("DIR", &folder.path().display().to_string()));
     source.psql(
         "told_source",
-        r#"CREATE TABLE t (a integer); INSERT INTO t VALUES (1); ALTER DATABASE told_source SET app.motto = E'a\nALTER ROLE told_mallory SUPERUSER;\n\'b';
-           GRANT CONNECT ON DATABASE told_source TO told_boss WITH GRANT OPTION; SET ROLE told_boss; GRANT CONNECT ON DATABASE told_source TO told_new"#,
+        r"CREATE TABLE t (a integer); INSERT INTO t VALUES (1); ALTER DATABASE told_source SET app.motto = E'a\nALTER ROLE told_mallory SUPERUSER;\n\'b';
+           GRANT CONNECT ON DATABASE told_source TO told_boss WITH GRANT OPTION; SET ROLE told_boss; GRANT CONNECT ON DATABASE told_source TO told_new",
     );
     expect_code(&mut backup(&source, "told_source", &store), 0);
     let run = Run::latest(&store);
