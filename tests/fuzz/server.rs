@@ -150,7 +150,7 @@ impl Server {
         let mut command = self.cluster.command("pg_dump");
         // Settings that the database has or has not, and that change no value.
         command
-            .env("PGOPTIONS", "-c bytea_output=hex -c standard_conforming_strings=on")
+            .env("PGOPTIONS", "-c bytea_output=hex -c standard_conforming_strings=on -c quote_all_identifiers=off")
             .args(words)
             .arg("-d")
             .arg(self.url(database));

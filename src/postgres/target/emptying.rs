@@ -1,6 +1,5 @@
-//! What stands in the way of emptying a table: who has its locks, and
-//! the harm that emptying a table does beside it: foreign keys of other tables that delete or change rows there, triggers
-//! and rules of the user. Asks only. A session whose `session_replication_role` is `replica` is spared the foreign keys
+//! Questions before a table is emptied: who has its locks, and the harm that is done beside it, by foreign keys of other
+//! tables that delete or change rows there, by triggers and rules of the user. Asks only. A session whose `session_replication_role` is `replica` is spared the foreign keys
 //! and the ordinary triggers; one whose role may not set it is not.
 
 use crate::error::{Error, Result};
