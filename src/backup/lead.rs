@@ -174,14 +174,20 @@ async fn describe(run: &Run, leader: &mut Leader, volatile: &mut Volatile) -> Re
     judged
 }
 
-/// Asks for the facts and the roles while pg_dump is at work; the roles after it,
-/// where connections are few.
+/// The end of pg_dump without an answer.
+enum Stop {
+    Failed(Failure),
+    Again(Again),
+    Broken(Error),
+}
+
+/// Asks for the facts and the roles while pg_dump is at work; the roles after it, where connections are few.
 async fn with_the_rest<T>(
     run: &Run,
     leader: &Leader,
-    pg_dump: impl Future<Output = Result<T, Failure>>,
+    pg_dump: impl Future<Output = Result<T, Stop>>,
     settings: &str,
-) -> Result<Result<(T, (Facts, Vec<u8>)), Failure>> {
+) -> Result<Result<(T, (Facts, Vec<u8>)), Stop>> {
     let mut pg_dump = std::pin::pin!(pg_dump);
     let mut beside = std::pin::pin!(async {
         let facts = facts::facts(run, leader).await?;
@@ -195,13 +201,13 @@ async fn with_the_rest<T>(
         biased;
         read = &mut pg_dump => match read {
             Ok(read) => (read, beside.await?),
-            Err(failure) => return Ok(Err(failure)),
+            Err(stop) => return Ok(Err(stop)),
         },
         beside = &mut beside => {
             let beside = beside?;
             match pg_dump.await {
                 Ok(read) => (read, beside),
-                Err(failure) => return Ok(Err(failure)),
+                Err(stop) => return Ok(Err(stop)),
             }
         }
     };
@@ -215,7 +221,7 @@ async fn with_the_rest<T>(
 /// The answer of pg_dump with its warnings, and what was asked beside it.
 type Asked = Result<((ArchiveMetadata, Vec<String>), (Facts, Vec<u8>)), Failure>;
 
-/// Asks pg_dump, and watches it; the outer error is final, the inner one a reason to start over.
+/// Asks pg_dump, and watches it as long as it runs; the outer error is final, the inner one a reason to start over.
 async fn ask(
     run: &Run,
     leader: &Leader,
@@ -224,21 +230,33 @@ async fn ask(
 ) -> Result<Result<Asked, Again>> {
     let info = run.options.info.with_options(run.child_options.unwrap_or_default());
     let (silence, application) = (run.options.limits.stall_timeout, pg_dump::application(&run.name));
-    tokio::select! {
-        biased;
-        read = with_the_rest(run, leader, pg_dump::table_of_contents(&run.tools, &info, request), settings) => {
-            Ok(Ok(read?))
+    let client = &leader.session.client;
+    let watched = async {
+        tokio::select! {
+            biased;
+            read = pg_dump::table_of_contents(&run.tools, &info, request) => read.map_err(Stop::Failed),
+            // pg_dump is gone by now: the end of its backend cannot become the reason.
+            blocked = blocked(run, leader) => {
+                let (backend, why) = blocked.map_err(Stop::Broken)?;
+                waiters::end_backend(client, backend).await.map_err(Stop::Broken)?;
+                Err(Stop::Again(Again::Failed(why)))
+            }
+            stuck = waiters::until_stuck(client, &application, silence) => {
+                stuck.map_err(Stop::Broken)?;
+                Err(Stop::Again(Again::Failed(pg_dump::lost("pg_dump", silence))))
+            }
         }
-        // pg_dump is gone by now: the end of its backend cannot become the reason.
-        blocked = blocked(run, leader) => {
-            let (backend, why) = blocked?;
-            waiters::end_backend(&leader.session.client, backend).await?;
-            Ok(Err(Again::Failed(why)))
-        }
-        stuck = waiters::until_stuck(&leader.session.client, &application, silence) => {
-            stuck?;
-            Ok(Err(Again::Failed(pg_dump::lost("pg_dump", silence))))
-        }
+    };
+    let stop = match with_the_rest(run, leader, watched, settings).await? {
+        Ok(all) => return Ok(Ok(Ok(all))),
+        Err(stop) => stop,
+    };
+    // The pg_dumpall beside it was ended; its connection may be one that froze.
+    waiters::end_program(client, &pg_dump::roles_application(&run.name)).await?;
+    match stop {
+        Stop::Failed(failure) => Ok(Ok(Err(failure))),
+        Stop::Again(again) => Ok(Err(again)),
+        Stop::Broken(error) => Err(error),
     }
 }
 

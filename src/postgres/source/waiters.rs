@@ -224,6 +224,14 @@ pub(crate) async fn end_backend(client: &Client, pid: i32) -> Result<()> {
     ended.map(drop).map_err(|e| failure(&e).context("end pg_dump's backend"))
 }
 
+/// Ends the backends of a program, by its application name.
+pub(crate) async fn end_program(client: &Client, application: &str) -> Result<()> {
+    let sql = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+                WHERE application_name = $1 AND usename = current_user AND pid <> pg_catalog.pg_backend_pid()";
+    let ended = client.query(sql, &[&application]).await;
+    ended.map(drop).map_err(|e| failure(&e).context("end a program's backend"))
+}
+
 /// The number of backends of a run.
 pub(crate) async fn backends(client: &Client, run: &str) -> Result<i64> {
     let sql = format!("SELECT count(*) {BACKENDS}");
