@@ -247,7 +247,7 @@ async fn ask(
             }
         }
     };
-    let stop = match with_the_rest(run, leader, watched, settings).await? {
+    let stop = match Box::pin(with_the_rest(run, leader, watched, settings)).await? {
         Ok(all) => return Ok(Ok(Ok(all))),
         Err(stop) => stop,
     };
