@@ -13,8 +13,7 @@ use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
 use crate::archive::catalogue::{PG_CLASS, namespace, tag, with_dependents};
-use crate::backup::facts;
-use crate::backup::facts::Facts;
+use crate::backup::facts::{self, Facts};
 use crate::backup::own_encoding;
 use crate::backup::preflight::leave_out;
 use crate::backup::run::Run;

@@ -146,12 +146,16 @@ async fn store_rows(
         preflight::check_prefix(store, &server.identity, &place, options.adopt).await?;
         Ok::<_, Error>(place)
     };
-    let tools = async { PgTools::find(options.pg_bin_dir.as_deref(), server.version_num, Whose::Server) };
+    let tools = PgTools::find(options.pg_bin_dir.as_deref(), server.version_num, Whose::Server);
+    let better = async {
+        if let Ok(tools) = &tools {
+            newer::say(&candidate.session, &candidate.detection, tools, options.pg_bin_dir.as_deref()).await;
+        }
+    };
     // Each waits for round trips of its own. The first of them that fails in this order is reported.
-    let (place, tools, finished, child_options) =
-        tokio::join!(place, tools, target::mark::refuse(client), pg_dump::backend_options(&candidate.session));
+    let (place, finished, child_options, ()) =
+        tokio::join!(place, target::mark::refuse(client), pg_dump::backend_options(&candidate.session), better);
     let (tools, place) = (tools?, place?);
-    newer::say(&candidate.session, &candidate.detection, &tools, options.pg_bin_dir.as_deref()).await;
     finished?;
     preflight::preflight(&candidate.detection, options.partial.allowed)?;
     let target = Target {

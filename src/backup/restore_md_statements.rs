@@ -2,7 +2,9 @@
 //! privileges, row security before the rows. Text of others is taken apart by whole statements, never by lines: any role
 //! can put line ends, quotes and psql's commands into its own settings, comments and names.
 
-use libpgdump::ObjectType;
+use std::collections::HashSet;
+
+use libpgdump::{Entry, ObjectType};
 
 use crate::backup::plan::Plan;
 use crate::human::shell_quoted;
@@ -59,12 +61,10 @@ pub(crate) fn before_rows(plan: &Plan, list: bool) -> String {
     if !entries.iter().any(|e| e.desc == ObjectType::RowSecurity) {
         return String::new();
     }
-    let is_forced = |id: &i32| {
-        let table = entries.iter().find(|e| e.dump_id == *id);
-        table.is_some_and(|e| e.defn.as_deref().unwrap_or_default().contains(" FORCE ROW LEVEL SECURITY"))
-    };
+    let binds_owner = |e: &&Entry| e.defn.as_deref().unwrap_or_default().contains(" FORCE ROW LEVEL SECURITY");
+    let tables: HashSet<i32> = entries.iter().filter(binds_owner).map(|e| e.dump_id).collect();
     let security = entries.iter().filter(|e| e.desc == ObjectType::RowSecurity);
-    let forced = security.filter(|e| e.dependencies.first().is_some_and(is_forced));
+    let forced = security.filter(|e| e.dependencies.first().is_some_and(|id| tables.contains(id)));
     let forced: Vec<String> = forced.map(|e| e.dump_id.to_string()).collect();
     let listed = if list { "cat \"$work/kept\"" } else { "pg_restore -l \"$work/database.dump\"" };
     let mut text = format!(

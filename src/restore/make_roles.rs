@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::human;
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
-use crate::restore::entry::is_refusal;
+use crate::restore::attempt::attempt;
 use crate::restore::roles::{membership, membership_with};
 use crate::sql::names::quote;
 use crate::sql::statements::name;
@@ -77,17 +77,8 @@ impl Making<'_> {
         self.memberships(&memberships).await
     }
 
-    /// Runs a statement; returns the server's refusal, after which the transaction goes on.
     async fn attempt(&self, statement: &str) -> Result<Option<Error>> {
-        let sql = format!("SAVEPOINT pgstow; {statement}; RELEASE SAVEPOINT pgstow");
-        match target::execute(self.session, &sql, DOING).await {
-            Err(error) if is_refusal(&error) => {
-                let back = "ROLLBACK TO SAVEPOINT pgstow; RELEASE SAVEPOINT pgstow";
-                target::execute(self.session, back, DOING).await?;
-                Ok(Some(error))
-            }
-            other => other.map(|()| None),
-        }
+        attempt(self.session, statement, DOING).await
     }
 
     fn lose(&mut self, kind: &'static str, name: String, refusal: Error, statement: String) -> Result<()> {

@@ -4,6 +4,7 @@
 //! run, its rows and the target stands in the files beside them. What is asked for is in [`options`], what came of it
 //! in the [`work::Report`]. Nothing here prints, and nothing knows the command line.
 
+pub(crate) mod attempt;
 pub(crate) mod board;
 pub(crate) mod checks;
 pub(crate) mod database;

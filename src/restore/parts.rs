@@ -38,24 +38,18 @@ pub(crate) fn exists(entry: &Entry, known: &BTreeSet<(String, String, String)>) 
 /// that exist, and default privileges for them or for all schemas. Returns their names.
 pub(crate) fn keep_living(entries: &mut Vec<&Entry>, known: &BTreeSet<(String, String, String)>) -> Vec<String> {
     let is_there = |schema: &str| known.contains(&("schema".to_owned(), String::new(), schema.to_owned()));
-    let is_living = |entry: &&mut &Entry| match entry.desc {
+    let is_living = |entry: &mut &Entry| match entry.desc {
         ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel => {
             namespace(entry).is_empty() && tag(entry).strip_prefix("SCHEMA ").is_some_and(is_there)
         }
         ObjectType::DefaultAcl => namespace(entry).is_empty() || is_there(namespace(entry)),
         _ => false,
     };
-    let mut names: Vec<String> = Vec::new();
-    entries.retain_mut(|entry| {
-        let living = is_living(&entry);
-        if living {
-            let of =
-                if namespace(entry).is_empty() { String::new() } else { format!(" in schema {}", namespace(entry)) };
-            names.push(format!("{} {}{of}", entry.desc.as_str().to_lowercase(), tag(entry)));
-        }
-        !living
-    });
-    names
+    let name = |entry: &Entry| {
+        let of = if namespace(entry).is_empty() { String::new() } else { format!(" in schema {}", namespace(entry)) };
+        format!("{} {}{of}", entry.desc.as_str().to_lowercase(), tag(entry))
+    };
+    entries.extract_if(.., |entry| is_living(entry)).map(name).collect()
 }
 
 /// True for a statistics object of a table that is neither in this part (`own`) nor in the target. `pg_dump -n` writes it

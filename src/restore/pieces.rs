@@ -8,6 +8,7 @@ use crate::archive::catalogue::{namespace, tag};
 use crate::error::{Error, Result};
 use crate::postgres::connect::session::Session;
 use crate::postgres::target;
+use crate::restore::attempt::attempt;
 use crate::restore::entry::is_refusal;
 use crate::sql::names::quote;
 use crate::sql::statements::statements;
@@ -72,13 +73,11 @@ pub(crate) async fn make(session: &Session, all: &[String], what: &(String, Stri
     let mut lost = Vec::new();
     let mut made = true;
     for (at, statement) in all.iter().enumerate() {
-        let optional = optional((at, statement));
-        let sql = if optional { format!("SAVEPOINT piece; {statement}; RELEASE piece") } else { statement.clone() };
-        match target::execute(session, &sql, &doing).await {
-            Err(error) if is_refusal(&error) && optional => {
-                target::execute(session, "ROLLBACK TO piece", &doing).await?;
-                lost.push((statement.clone(), error));
-            }
+        if optional((at, statement)) {
+            lost.extend(attempt(session, statement, &doing).await?.map(|error| (statement.clone(), error)));
+            continue;
+        }
+        match target::execute(session, statement, &doing).await {
             Err(error) if is_refusal(&error) => {
                 made = false;
                 break;

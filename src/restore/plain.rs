@@ -106,9 +106,7 @@ pub(crate) async fn restore(
     entries.retain(|entry| !out.entries.contains(&entry.dump_id));
     let work = Work::new(options, progress, loaded, &out, (part, control), commits)?;
     work.note_unfinished(loaded);
-    for one in kept {
-        work.ledger.note(format!("left as it is here: {one}"));
-    }
+    work.list_kept(kept);
     tracing::info!(run = %work.run.manifest.run, into = %work.info, "restore started");
     for one in &gone {
         work.ledger.lost("extension", &one.name, &extensions::line(one, &tables), &one.step);
@@ -120,11 +118,7 @@ pub(crate) async fn restore(
             "nothing, where text may sort by bytes; else make the database with another locale, and restore into it";
         work.ledger.lost("locale", "of the database", "the server does not have it: it was made with locale C", step);
     }
-    for (entry, schema) in renaming::unrenamed_of(&loaded.unrenamed, &entries) {
-        let step = format!("change it by hand, where it means what was in {schema}");
-        let why = format!("it may name schema {schema} in a text or body, which stayed as it was");
-        work.ledger.lost(&findings::kind(entry), &findings::name(entry), &why, &step);
-    }
+    work.list_unrenamed(loaded, &entries);
     match Box::pin(work.all(found, &entries)).await {
         Ok(role) => Ok(work.finish(&role, started).await),
         Err(error) => {
@@ -245,6 +239,22 @@ impl Work<'_> {
         };
         if let Err(error) = close.await {
             tracing::debug!("{error}");
+        }
+    }
+
+    /// Notes what a living database keeps.
+    fn list_kept(&self, kept: Vec<String>) {
+        for one in kept {
+            self.ledger.note(format!("left as it is here: {one}"));
+        }
+    }
+
+    /// Lists what may still name a schema that has another name now.
+    fn list_unrenamed(&self, loaded: &Loaded, entries: &[&Entry]) {
+        for (entry, schema) in renaming::unrenamed_of(&loaded.unrenamed, entries) {
+            let step = format!("change it by hand, where it means what was in {schema}");
+            let why = format!("it may name schema {schema} in a text or body, which stayed as it was");
+            self.ledger.lost(&findings::kind(entry), &findings::name(entry), &why, &step);
         }
     }
 

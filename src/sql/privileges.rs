@@ -3,6 +3,13 @@
 
 use crate::sql::names::literal;
 
+/// The grantee of an `aclexplode` with this alias, as SQL writes it as a name.
+pub(crate) fn grantee(of: &str) -> String {
+    format!(
+        "CASE {of}.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid({of}.grantee)) END"
+    )
+}
+
 /// A statement that gives a new object of the session's role the privileges that PostgreSQL itself gives, whatever the
 /// default privileges are: what a dump says of privileges begins from there. `word` is what `GRANT ... ON` calls it
 /// (`TABLE`, `SEQUENCE`, `TYPE`, `SCHEMA`; `ROUTINE` is every routine of the open transaction), `name` its name as SQL;
@@ -24,12 +31,13 @@ pub(crate) fn plain_privileges(word: &str, name: &str) -> Option<String> {
         "'ROUTINE ' || o.oid::pg_catalog.regprocedure::pg_catalog.text".clone_into(&mut on);
         "o.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid".clone_into(&mut which);
     }
+    let grantee = grantee("a");
     Some(anonymous(&format!(
         "DECLARE s pg_catalog.text; BEGIN
           FOR s IN SELECT x.sql FROM pg_catalog.{catalogue} o, LATERAL (
-              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+              SELECT 1, 'REVOKE ALL ON ' || {on} || ' FROM ' || {grantee}
                 FROM pg_catalog.aclexplode(o.{acl}) a
-              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+              UNION SELECT 2, 'GRANT ' || a.privilege_type || ' ON ' || {on} || ' TO ' || {grantee}
                 FROM pg_catalog.aclexplode(pg_catalog.acldefault('{letter}', o.{owner})) a) x(step, sql)
             WHERE {which} AND o.{acl} IS NOT NULL ORDER BY x.step, x.sql
           LOOP EXECUTE s; END LOOP; END;"
@@ -42,8 +50,7 @@ pub(crate) fn plain_table_privileges(name: &str) -> String {
     let table = format!("{}::pg_catalog.regclass", literal(name));
     let on =
         "CASE o.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END || o.oid::pg_catalog.regclass::pg_catalog.text";
-    let grantee =
-        "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END";
+    let grantee = grantee("a");
     anonymous(&format!(
         "DECLARE s pg_catalog.text; BEGIN
           FOR s IN SELECT x.sql FROM pg_catalog.pg_class o, LATERAL (

@@ -189,8 +189,9 @@ pub(crate) async fn users(client: &Client, members: &[Addition]) -> Result<HashS
                  LEFT JOIN pg_catalog.pg_constraint k ON d.classid = 2606 AND k.oid = d.objid";
     let rows = client.query(sql, &[&classes, &objects]).await;
     let rows = rows.map_err(|e| failure(&e).context("ask what needs the members of extensions"))?;
+    let own: HashSet<(u32, u32)> = members.iter().map(|member| member.object).collect();
     let users = rows.iter().map(|row| (row.get(0), row.get(1)));
-    Ok(users.filter(|user| members.iter().all(|member| member.object != *user)).collect())
+    Ok(users.filter(|user| !own.contains(user)).collect())
 }
 
 /// Members of other kinds that were given to an extension, which no statement of ours makes.

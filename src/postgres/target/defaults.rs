@@ -1,6 +1,8 @@
 //! The default privileges of a database as statements: those that take them away for the time of a restore, so that
 //! nothing that is made gets another privilege than the run says, and those that give them back.
 
+use crate::sql::privileges::grantee;
+
 /// The words before `GRANT` and `REVOKE`.
 const SCOPE: &str = "'ALTER DEFAULT PRIVILEGES FOR ROLE ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(d.defaclrole))
     || CASE WHEN d.defaclnamespace = 0 THEN '' ELSE ' IN SCHEMA ' || d.defaclnamespace::pg_catalog.regnamespace::pg_catalog.text END";
@@ -15,12 +17,6 @@ const BUILT_IN: &str = "pg_catalog.aclexplode(CASE WHEN d.defaclnamespace = 0 TH
 
 /// Those that the session's role may change.
 const MAY: &str = "pg_catalog.pg_has_role(d.defaclrole, 'USAGE')";
-
-fn grantee(of: &str) -> String {
-    format!(
-        "CASE {of}.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid({of}.grantee)) END"
-    )
-}
 
 /// A query for the statements that take them away: a default privilege is gone when it says what it says by default.
 #[must_use]

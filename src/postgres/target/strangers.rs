@@ -112,8 +112,8 @@ pub(crate) async fn objects(session: &Session, mark: &str) -> Result<Vec<(String
     Ok(rows.iter().map(|row| (row.get(0), name(row))).collect())
 }
 
-/// Some objects, in words (large objects are described by the number of `pg_largeobject`), that were made or changed since a restore closed its mark. Extensions, and what every database
-/// has, are not removed with it, and not counted.
+/// Some objects, in words, that were made or changed since a restore closed its mark. Extensions, and what every database
+/// has, are not removed with it, and not counted. Large objects are described by the number of `pg_largeobject`.
 pub(crate) async fn changed(session: &Session, closed: u64) -> Result<Vec<String>> {
     let all: Vec<String> = CATALOGUES
         .iter()
