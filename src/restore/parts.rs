@@ -16,6 +16,7 @@ use crate::restore::options::Options;
 use crate::restore::wanted::Wanted;
 use crate::runs::select;
 use crate::sql::names::TableName;
+use crate::sql::statements;
 
 /// A part of a run.
 #[derive(Debug, Default)]
@@ -40,7 +41,8 @@ pub(crate) fn keep_living(entries: &mut Vec<&Entry>, known: &BTreeSet<(String, S
     let is_there = |schema: &str| known.contains(&("schema".to_owned(), String::new(), schema.to_owned()));
     let is_living = |entry: &mut &Entry| match entry.desc {
         ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel => {
-            namespace(entry).is_empty() && tag(entry).strip_prefix("SCHEMA ").is_some_and(is_there)
+            let schema = || statements::name(tag(entry).strip_prefix("SCHEMA ")?);
+            namespace(entry).is_empty() && schema().is_some_and(|(schema, _)| is_there(&schema))
         }
         ObjectType::DefaultAcl => namespace(entry).is_empty() || is_there(namespace(entry)),
         _ => false,

@@ -10,6 +10,7 @@ use crate::support::program::{backup, expect_code, restore};
 const LIFE: &str = "SELECT datacl, datconnlimit, datdba::regrole, shobj_description(d.oid, 'pg_database'),
       (SELECT string_agg(setconfig::text, ' ') FROM pg_db_role_setting WHERE setdatabase = d.oid),
       (SELECT concat(nspowner::regrole, nspacl, obj_description(oid, 'pg_namespace')) FROM pg_namespace WHERE nspname = 'public'),
+      (SELECT concat(nspacl, obj_description(oid, 'pg_namespace')) FROM pg_namespace WHERE nspname = 'Of Both'),
       (SELECT count(*) FROM pg_default_acl) FROM pg_database d WHERE datname = current_database()";
 
 #[test]
@@ -22,7 +23,8 @@ fn a_restore_beside_living_things_leaves_the_database_and_its_schemas_as_they_ar
     cluster.psql(
         "living_saved",
         "CREATE TABLE newt (a int); CREATE SCHEMA fresh; CREATE TABLE fresh.t (a int); GRANT USAGE ON SCHEMA fresh TO living_anon;
-         COMMENT ON SCHEMA fresh IS 'made here'; GRANT CREATE ON SCHEMA public TO PUBLIC; COMMENT ON SCHEMA public IS 'of the run';
+         COMMENT ON SCHEMA fresh IS 'made here'; CREATE SCHEMA \"Of Both\"; COMMENT ON SCHEMA \"Of Both\" IS 'of the run';
+         GRANT ALL ON SCHEMA \"Of Both\" TO living_anon; CREATE TABLE \"Of Both\".other (a int); GRANT CREATE ON SCHEMA public TO PUBLIC; COMMENT ON SCHEMA public IS 'of the run';
          ALTER SCHEMA public OWNER TO living_anon; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO living_anon;
          ALTER DEFAULT PRIVILEGES IN SCHEMA fresh GRANT SELECT ON TABLES TO living_anon;
          REVOKE CONNECT ON DATABASE living_saved FROM PUBLIC; GRANT ALL ON DATABASE living_saved TO living_anon;
@@ -38,7 +40,7 @@ fn a_restore_beside_living_things_leaves_the_database_and_its_schemas_as_they_ar
             name,
             &format!(
                 "CREATE TABLE living (a int); REVOKE CREATE ON SCHEMA public FROM PUBLIC; COMMENT ON SCHEMA public IS 'ours';
-                 ALTER SCHEMA public OWNER TO living_app; COMMENT ON DATABASE {name} IS 'ours';
+                 CREATE SCHEMA \"Of Both\"; COMMENT ON SCHEMA \"Of Both\" IS 'ours'; ALTER SCHEMA public OWNER TO living_app; COMMENT ON DATABASE {name} IS 'ours';
                  ALTER DATABASE {name} SET search_path = 'public'"
             ),
         );
