@@ -57,8 +57,8 @@ struct Places {
     extensions: HashMap<u32, usize>,
     /// ACLs, comments and labels outside of schemas, by what they are attached to.
     attached: HashMap<i32, Vec<usize>>,
-    /// The same by tag.
-    tagged: HashMap<String, Vec<usize>>,
+    /// Those of schemas, by the schema.
+    about: HashMap<String, Vec<usize>>,
 }
 
 impl Places {
@@ -80,7 +80,9 @@ impl Places {
                 if let Some(first) = entry.dependencies.first() {
                     places.attached.entry(*first).or_default().push(at);
                 }
-                places.tagged.entry(tag(entry).to_owned()).or_default().push(at);
+                if let Some(schema) = about_schema(entry) {
+                    places.about.entry(schema).or_default().push(at);
+                }
             }
         }
         places
@@ -143,6 +145,14 @@ pub(crate) fn namespace(entry: &Entry) -> &str {
 #[must_use]
 pub(crate) fn tag(entry: &Entry) -> &str {
     entry.tag.as_deref().unwrap_or_default()
+}
+
+/// The schema that rights, a comment or a label of a schema are about: pg_dump writes it into the tag, as SQL.
+#[must_use]
+pub(crate) fn about_schema(entry: &Entry) -> Option<String> {
+    let is_about = is_attachment(&entry.desc) && namespace(entry).is_empty();
+    let text = tag(entry).strip_prefix("SCHEMA ").filter(|_| is_about)?;
+    Some(name(text).filter(|(_, rest)| rest.is_empty()).map_or_else(|| text.to_owned(), |(schema, _)| schema))
 }
 
 const fn is_prelude(desc: &ObjectType) -> bool {
@@ -362,8 +372,7 @@ impl Catalogue {
         let ids = heads.iter().filter_map(|at| self.meta.entries.get(*at)).map(|entry| entry.dump_id);
         let mut found: Vec<usize> = ids.filter_map(|id| places.attached.get(&id)).flatten().copied().collect();
         if own.is_none() {
-            let tags = [format!("SCHEMA {schema}"), format!("SCHEMA {}", crate::sql::names::quote(schema))];
-            found.extend(tags.iter().filter_map(|tag| places.tagged.get(tag)).flatten());
+            found.extend(places.about.get(schema).into_iter().flatten());
         }
         found.extend(heads);
         found.extend(&places.prelude);

@@ -5,6 +5,7 @@
 
 use libpgdump::{Entry, ObjectType};
 
+use crate::archive::catalogue::{about_schema, tag};
 use crate::sql::names::{literal, quote};
 use crate::sql::statements::{name, token};
 
@@ -30,11 +31,10 @@ impl SchemaNames {
             if entry.namespace.as_deref() == Some(from) {
                 entry.namespace = Some(to.clone());
             }
-            let is_own = |tag: &str| entry.desc == ObjectType::Schema && tag == from;
-            if entry.tag.as_deref().is_some_and(is_own) {
+            if entry.desc == ObjectType::Schema && tag(entry) == from {
                 entry.tag = Some(to.clone());
-            } else if entry.tag.as_deref().and_then(|tag| tag.strip_prefix("SCHEMA ")).is_some_and(|tag| tag == from) {
-                entry.tag = Some(format!("SCHEMA {to}"));
+            } else if about_schema(entry).is_some_and(|schema| schema == *from) {
+                entry.tag = Some(format!("SCHEMA {}", quote(to)));
             }
         }
         let is_text = matches!(entry.desc, ObjectType::Comment | ObjectType::SecurityLabel);

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use libpgdump::{Entry, ObjectType};
 
-use crate::archive::catalogue::{namespace, of_extensions, oid, tag};
+use crate::archive::catalogue::{about_schema, namespace, of_extensions, oid, tag};
 use crate::backup::plan::Plan;
 use crate::format::manifest::Extension;
 use crate::postgres::extensions::{Care, care};
@@ -138,9 +138,7 @@ fn of(entry: &Entry, plan: &Plan, entries: &[Entry]) -> HashSet<i32> {
         matches!(e.desc, ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel)
             && !e.dependencies.first().is_some_and(|id| made.contains(id))
             && schemas.iter().any(|name| {
-                namespace(e) == name.as_str()
-                    || (namespace(e).is_empty()
-                        && (tag(e) == format!("SCHEMA {name}") || tag(e) == format!("SCHEMA {}", quote(name))))
+                namespace(e) == name.as_str() || about_schema(e).is_some_and(|schema| schema == name.as_str())
             })
     };
     ids.extend(entries.iter().filter(is_attached).map(|e| e.dump_id));

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use libpgdump::format::ArchiveMetadata;
 use libpgdump::{Entry, ObjectType};
 
-use crate::archive::catalogue::{namespace, tag};
+use crate::archive::catalogue::{about_schema, namespace, tag};
 use crate::archive::partitions::parents;
 use crate::error::Result;
 use crate::format::manifest::{Manifest, Object, TableKind};
@@ -16,7 +16,6 @@ use crate::restore::options::Options;
 use crate::restore::wanted::Wanted;
 use crate::runs::select;
 use crate::sql::names::TableName;
-use crate::sql::statements;
 
 /// A part of a run.
 #[derive(Debug, Default)]
@@ -40,12 +39,8 @@ pub(crate) fn exists(entry: &Entry, known: &BTreeSet<(String, String, String)>) 
 pub(crate) fn keep_living(entries: &mut Vec<&Entry>, known: &BTreeSet<(String, String, String)>) -> Vec<String> {
     let is_there = |schema: &str| known.contains(&("schema".to_owned(), String::new(), schema.to_owned()));
     let is_living = |entry: &mut &Entry| match entry.desc {
-        ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel => {
-            let schema = || statements::name(tag(entry).strip_prefix("SCHEMA ")?);
-            namespace(entry).is_empty() && schema().is_some_and(|(schema, _)| is_there(&schema))
-        }
         ObjectType::DefaultAcl => namespace(entry).is_empty() || is_there(namespace(entry)),
-        _ => false,
+        _ => about_schema(entry).is_some_and(|schema| is_there(&schema)),
     };
     let name = |entry: &Entry| {
         let of = if namespace(entry).is_empty() { String::new() } else { format!(" in schema {}", namespace(entry)) };

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use libpgdump::{Entry, ObjectType};
 
-use crate::archive::catalogue::{namespace, tag};
+use crate::archive::catalogue::{about_schema, namespace, tag};
 use crate::postgres::target::project::Project;
 use crate::restore::entry::is_content_or_setting;
 use crate::restore::supabase::platform;
@@ -92,10 +92,7 @@ impl<'a> Map<'a> {
             _ if !namespace(entry).is_empty() => of_schema(namespace(entry)),
             ObjectType::Acl | ObjectType::Comment | ObjectType::SecurityLabel => match self.on(entry) {
                 Some(on) => self.place(on),
-                None => match tag(entry).strip_prefix("SCHEMA ") {
-                    Some(name) => of_schema(name.trim_matches('"')),
-                    None => Place::Elsewhere,
-                },
+                None => about_schema(entry).map_or(Place::Elsewhere, |schema| of_schema(&schema)),
             },
             _ => Place::Wide,
         }
